@@ -1,12 +1,14 @@
 """Errors of the user: one complete message, printed once."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 
+COMMANDS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PAUSE = 30.0  # seconds within which a launcher notices that the first process has exited and ends the others
 
 
@@ -65,6 +67,11 @@ def local_rank() -> int:
     if "RANK" not in os.environ:
         return 0
     return max(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+
+
+def without_commands(text: str) -> str:
+    """``text`` of lines, with control characters and direction marks escaped; line breaks and tabs stay."""
+    return COMMANDS.sub(lambda character: character[0].encode("unicode_escape").decode(), text)
 
 
 def printable(text: str) -> str:

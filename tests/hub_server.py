@@ -4,8 +4,9 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,6 +51,9 @@ class Hub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}  # uploaded, by SHA-256
         self.swap: dict[bytes, bytes] = {}
         self.asked: list[str] = []
+        self.headers: dict[str, str] = {}  # in the place of others
+        self.siblings: Any = None  # likewise
+        self.trickles = False
 
     def fetched(self, suffix: str) -> list[str]:
         """Return the downloads of files of which the name ends so."""
@@ -87,11 +91,15 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, headers, content = 404, {}, b"{}"
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+        for name, value in {"Content-Length": str(len(content)), **headers, **self.server.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            with suppress(OSError):
+                for byte in content if self.server.trickles else ():
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+                self.wfile.write(b"" if self.server.trickles else content)
 
     def _repository(self, name: str, writes: bool = False) -> Repository:
         repository, known = self.server.repositories.get(name), self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -110,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, name: str, revision: str | None = None) -> Any:
         repository = self._repository(name)
         commit = self._commit(repository, revision or "main")
-        siblings = [{"rfilename": file} for file in repository.commits[commit]]
+        siblings = self.server.siblings or [{"rfilename": file} for file in repository.commits[commit]]
         return _json({"id": name, "sha": commit, "private": repository.private, "siblings": siblings, "tags": []})
 
     def resolve(self, name: str, revision: str, file: str) -> Any:

@@ -5,9 +5,12 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.table import Table
+from rich.table import Table as Listed
 
 from dira_scale.machine.console import Console
+from dira_scale.pages.tables.cells import Cell, Table
+from dira_scale.pages.tables.page import as_csv, latex, markdown
+from dira_scale.pages.template import template
 from dira_scale.predict.tables import write_quarantine, write_rejected_names
 from dira_scale.shard.curate.verify import Damage, print_damages
 from dira_scale.storage.tables import as_written, harmless, read_table
@@ -22,7 +25,7 @@ def test_verify_shows_keys_escaped(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_tables_show_cells_escaped() -> None:
-    table = Table("key")
+    table = Listed("key")
     table.add_row(EVIL)
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=True, color_system=None)
@@ -43,6 +46,25 @@ def test_a_spreadsheet_computes_no_cell_and_our_reader_gets_it_back(tmp_path: Pa
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["file"], *([f"'{cell}"] for cell in CELLS[:4])])
     assert [row.cells["file"] for row in read_table(path, ["file"], "this test")] == CELLS[:4]
+
+
+def test_pages_and_tables_command_no_terminal(tmp_path: Path) -> None:
+    """They are looked at by cat and less, too."""
+    shown = r"a\x1b]52;c;b3du\x07\x9b31m\u202eb"
+    assert shown == SAFE and harmless([EVIL, "a\n\tb"]) == [shown, "a\n\tb"]
+    (tmp_path / "page.html.j2").write_text("<p>{{ text }}</p>")
+    assert template(tmp_path / "page.html.j2").render(text=EVIL + "<b>\n") == f"<p>{shown}&lt;b&gt;\n</p>"
+
+
+def test_a_sweeps_tables_are_text_to_markdown_spreadsheets_and_latex() -> None:
+    evil = f"=1+1<img src=x>\n\\input{{x}}{EVIL}"
+    table = Table("phase", evil, [evil], [evil], {(evil, evil): Cell(1.0, None, 1)})
+    for text in (markdown("sweep", [table]), as_csv([table]), latex([table])):
+        assert "\x1b" not in text and "\u202e" not in text
+    assert "<img" not in markdown("sweep", [table])
+    (row,) = csv.DictReader(io.StringIO(as_csv([table])))
+    assert row["row"].startswith("'=1+1")
+    assert not any(line.startswith("\\input") for line in latex([table]).splitlines())
 
 
 def test_tables_of_what_was_refused_are_harmless(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """One input as it is read: its image or volume, its mask, and why it cannot be used."""
 
 import errno
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -13,23 +13,35 @@ from dira_scale.archive.sources.base import Input, PaintedMask, SourceRecord
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.colour import RGB, ColourError, refuse_grey
+from dira_scale.imaging.files import DAMAGED
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_image, read_mask
-from dira_scale.imaging.rejection import OUT_OF_REACH, GeometryError, RejectedError
+from dira_scale.imaging.rejection import OUT_OF_REACH, RejectedError, rejects
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.storage.store import is_local
 
 LOOKED_AT = 8  # images
-COLOUR = "colour"  # the stage of images in colour where grey ones are stored, and the reverse
 
 
-@dataclass(eq=False)  # not frozen: a context manager that it passes through sets its traceback
-class QuarantinedError(Exception):
+class QuarantinedError(RejectedError):
     """An input that cannot become a sample, with stage and reason."""
 
-    stage: str
-    reason: str
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(stage, reason)
+        self.stage, self.reason = stage, reason
+
+
+@contextmanager
+def quarantines(stage: str, reason: str = DAMAGED) -> Iterator[None]:
+    """Turn RejectedError, and any other error of the input (``rejects``), into QuarantinedError."""
+    try:
+        with rejects(reason):
+            yield
+    except QuarantinedError:
+        raise
+    except RejectedError as error:
+        raise QuarantinedError(stage, str(error)) from error
 
 
 def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
@@ -39,23 +51,20 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
     image = item.record.image
     _check_as_listed(item.record)
     try:
-        if isinstance(image, Input):
-            read = image.read(recipe.reading)
-            if recipe.colour == RGB and isinstance(read, GreyImage):
-                refuse_grey(read.pixels)
-            return read
-        if recipe.dims == 3:
-            return read_volume(image, recipe.reading)
-        return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)
-    except GeometryError as error:
-        raise QuarantinedError("geometry", str(error)) from error
-    except ColourError as error:
-        raise QuarantinedError(COLOUR, str(error)) from error
+        with rejects(DAMAGED):
+            if isinstance(image, Input):
+                read = image.read(recipe.reading)
+                if recipe.colour == RGB and isinstance(read, GreyImage):
+                    refuse_grey(read.pixels)
+                return read
+            if recipe.dims == 3:
+                return read_volume(image, recipe.reading)
+            return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)
     except RejectedError as error:
         cause = error.__cause__
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
-        raise QuarantinedError("decode", str(error)) from error
+        raise QuarantinedError(error.stage, str(error)) from error
 
 
 def check_colour(items: Iterable[Item], recipe: Recipe) -> None:
@@ -69,7 +78,7 @@ def check_colour(items: Iterable[Item], recipe: Recipe) -> None:
             read_input(item, recipe)
             return
         except QuarantinedError as error:
-            refused = refused or error.reason if error.stage == COLOUR else refused
+            refused = refused or error.reason if error.stage == ColourError.stage else refused
     if refused:
         raise UserError(f"recipe.colour={recipe.colour}: the images are {refused}")
 
@@ -90,13 +99,11 @@ def mask_of(item: Item, source: GreyImage | Volume) -> np.ndarray | None:
     if mask is None:
         return None
     shape = source.pixels.shape[:2] if isinstance(source, GreyImage) else source.shape
-    try:
+    with quarantines("mask"):
         if isinstance(mask, PaintedMask):
             values = mask.paint(source)
         else:
             values = read_mask(mask) if isinstance(source, GreyImage) else read_volume_mask(mask, source)
-    except RejectedError as error:
-        raise QuarantinedError("mask", str(error)) from error
     if values.shape != shape:
         raise QuarantinedError("mask", "the mask is of another size than its image")
     return values
@@ -109,9 +116,11 @@ def check_shape(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) 
         raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels (recipe.min_side)")
     if len(shape) > 2 and depth < recipe.min_side and recipe.slices is None:
         raise QuarantinedError("check", f"fewer than {recipe.min_side} slices (recipe.min_side)")
-    if any(min(b.d, b.h, b.w) <= 0 for b in boxes):
+    if not all(min(b.d, b.h, b.w) > 0 for b in boxes):
         raise QuarantinedError("check", "a box without extent, or outside the image")
-    if any(min(b.z, b.y, b.x) < -1 for b in boxes) or any(
-        b.z + b.d > depth + 1 or b.y + b.h > height + 1 or b.x + b.w > width + 1 for b in boxes
+    if not all(
+        first >= -1 and first + extent <= side + 1
+        for b in boxes
+        for first, extent, side in ((b.z, b.d, depth), (b.y, b.h, height), (b.x, b.w, width))
     ):
         raise QuarantinedError("check", "a box reaches out of the image by more than a pixel")

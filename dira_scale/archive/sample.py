@@ -8,12 +8,11 @@ import xxhash
 
 from dira_scale.archive.deidentify import coarse
 from dira_scale.archive.plan import Item
-from dira_scale.archive.reading import QuarantinedError, check_shape, mask_of
+from dira_scale.archive.reading import check_shape, mask_of, quarantines
 from dira_scale.archive.recipe import Recipe
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, resize, shrink
-from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes import prepare
 from dira_scale.pixels.codecs import encode
@@ -21,6 +20,7 @@ from dira_scale.pixels.codecs import encode
 FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks
 
 
+@quarantines("check")
 def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
     """Return the sample of an input that was read. Raises QuarantinedError."""
     if isinstance(image, Volume):
@@ -48,10 +48,8 @@ def make_picture(
 def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
     """3D: crop, clip and resample per ``recipe.volume``, with mask and boxes. Raises QuarantinedError."""
     check_shape(source.shape, item.record.boxes, recipe)
-    try:
+    with quarantines("geometry"):
         made = prepare(source, mask_of(item, source), item.record.boxes, recipe.volume)
-    except RejectedError as error:
-        raise QuarantinedError("geometry", str(error)) from error
     check_shape(made.volume.shape, (), recipe)
     return made
 
@@ -89,10 +87,7 @@ def _row(
 
 
 def _encoded(pixels: np.ndarray, codec: str, quality: int) -> bytes:
-    """Payload bytes. Raises QuarantinedError for pixels that the codec cannot hold."""
-    try:
+    """Payload bytes. Raises QuarantinedError for pixels that the codec cannot hold: each has its own limits and errors,
+    such as JPEG's 65,500 pixels."""
+    with quarantines("encode", f"{codec} cannot hold it ({{}})"):
         return encode(pixels, codec, quality)
-    except MemoryError:
-        raise
-    except Exception as error:  # each codec has its own limits and errors, such as JPEG's 65,500 pixels
-        raise QuarantinedError("encode", f"{codec} cannot hold it ({type(error).__name__})") from error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dira_scale.archive.plan import Item, slice_key
-from dira_scale.archive.reading import QuarantinedError, read_input
+from dira_scale.archive.reading import QuarantinedError, quarantines, read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import FILLED, make_picture, prepared, sample_of
 from dira_scale.data.manifest.schema import POSITION, SLICE
@@ -17,7 +17,6 @@ from dira_scale.data.tar import Sample
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, GreyWindow, store
-from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes.prepare import SKIN
 from dira_scale.imaging.volumes.read import is_volume
@@ -138,9 +137,7 @@ def _slices_of(box: Box) -> range:
 
 
 EMPTY = "a slice without tissue"
-NO_HOUNSFIELD = (
-    "values that are hardly Hounsfield units (none below 0, or all within 100), as recipe.modality=CT reads them"
-)
+NO_HOUNSFIELD = "values that are hardly Hounsfield units (none below 0, or all within 100), as"
 
 
 class Noted(NamedTuple):
@@ -162,7 +159,8 @@ def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused | Note
     try:
         image = read_input(item, recipe)
         if isinstance(image, Volume) and recipe.modality == "CT" and not may_be_hounsfield(image):
-            yield Noted(NO_HOUNSFIELD)
+            said = item.record.modality == "CT"
+            yield Noted(f"{NO_HOUNSFIELD} {'its header says CT' if said else 'recipe.modality=CT reads them'}")
         if isinstance(image, Volume):
             yield from map(Noted, image.notes)
         if recipe.slices is None:
@@ -179,10 +177,8 @@ def _slices(item: Item, source: GreyImage | Volume, recipe: Recipe) -> Iterator[
     assert isinstance(source, Volume)
     if source.voxels.ndim == 4:
         raise QuarantinedError("check", "a volume of several channels: slices have one")
-    try:
+    with quarantines("geometry"):
         volume, mask, boxes = with_square_pixels(*prepared(item, source, recipe))
-    except RejectedError as error:
-        raise QuarantinedError("geometry", str(error)) from error
     for cut in axial_slices(volume, mask, boxes, recipe.slices.every, recipe.bits, recipe.reading.modality):
         key = slice_key(item.key, cut.z)
         try:
@@ -191,6 +187,7 @@ def _slices(item: Item, source: GreyImage | Volume, recipe: Recipe) -> Iterator[
             yield Refused(key, rejection.stage, rejection.reason)
 
 
+@quarantines("check")
 def _sample(item: Item, key: str, cut: Slice, filled: int, recipe: Recipe) -> Sample:
     sample = make_picture(item, cut.image, cut.mask, cut.boxes, recipe)
     facts = {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"} | ({FILLED: str(filled)} if filled else {})

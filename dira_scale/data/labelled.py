@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from dira_scale.data.batch import unit_interval
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
-from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.planes import resize
 
 
@@ -62,7 +61,7 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
         row = int(self.rows[index])
-        pixels = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
+        pixels = self.dataset.pixels(row)
         if self.size is not None:
             pixels = resize(pixels, (0, 0, *pixels.shape[:2]), self.size)
         else:

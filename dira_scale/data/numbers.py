@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
+from dira_scale.data.config import MOST_GRADES
 from dira_scale.data.labels import columns_of, stored_values
 from dira_scale.errors import UserError
 
@@ -111,9 +112,9 @@ class Grades(Numbers):
             raise UserError(f"task.label=null: {', '.join(self.names)} are numbers: name the one that is graded")
         super()._check(values, where, remedy, learned)
         known = values[~np.isnan(values)]
-        highest = np.inf if self.grades is None else self.grades - 1
+        highest = (self.grades or MOST_GRADES) - 1
         if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:
-            range_ = "0, 1, 2, …" if self.grades is None else f"0 to {highest} (task.grades={self.grades})"
+            range_ = f"0 to {highest}" + ("" if self.grades is None else f" (task.grades={self.grades})")
             raise UserError(
                 f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}: learn it by "
                 f"task=regression, or {remedy}"

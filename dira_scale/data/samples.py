@@ -14,6 +14,7 @@ import xxhash
 
 from dira_scale.data.labels import Columns
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.dataset import CHECKSUM, ReadInto
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
@@ -25,7 +26,6 @@ from dira_scale.pixels.crops import darkest, fill, fill_from_bricks
 from dira_scale.pixels.headers import Payload
 
 T = TypeVar("T")
-ReadInto = Callable[[memoryview, int], int]
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
@@ -202,7 +202,7 @@ class Samples:
         except OSError as error:
             raise self.damaged(sample, error) from error
         if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:
-            raise self.damaged(sample, DecodeError("checksum differs from the manifest's"))
+            raise self.damaged(sample, DecodeError(CHECKSUM))
         return payload
 
     def mask(self, sample: int) -> np.ndarray | None:
@@ -232,23 +232,15 @@ class Samples:
     def mask_sides(self, sample: int) -> tuple[int, ...]:
         """Return the sides of one image's mask, in pixels."""
         number, row = self._place(sample)
-        return tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
+        return self.datasets[number].sides(row)
 
     def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
         """What ``cut`` makes of the bricks of a volume, or its mask. Raises UserError, as :meth:`damaged`."""
         number, row = self._place(sample)
-        record = self.datasets[number].index.records[row]
-        first, size = (int(record[f"mask_{name}" if mask else name]) for name in ("offset", "size"))
-        shape = self.mask_sides(sample) if mask else self.shape(sample)
 
         def attempt() -> T:
             with self.opened(number, row) as read_into:
-
-                def fetch(start: int, buffer: memoryview) -> None:
-                    if start + len(buffer) > size or read_into(buffer, first + start) != len(buffer):
-                        raise BrickError("the shard, or its row in the manifest, ends inside it")
-
-                return cut(Bricks(shape, np.dtype(np.uint8 if mask else np.int16), size, fetch))
+                return cut(self.datasets[number].bricks(row, mask, read_into))
 
         try:
             try:
@@ -283,12 +275,7 @@ class Samples:
     def damaged(self, sample: int, cause: Exception | str, mask: bool = False) -> UserError:
         """The error that says where a sample, or its ``mask``, lies that cannot be read."""
         number, row = self._place(sample)
-        dataset = self.datasets[number]
-        where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('mask_offset' if mask else 'offset', row)}"
-        return UserError(
-            f"{self.name(sample)} ({where}) cannot be read: {'its mask: ' * mask}{cause}; "
-            "copy the shard again from its origin, or shard again"
-        )
+        return self.datasets[number].damaged(row, cause, mask)
 
     def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
         return self.datasets[dataset].read_into(row, new)

@@ -11,7 +11,6 @@ as the run's own test split was.
     results.json        the network, the data, the figures, as a run's (evaluation.results). Written last
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -35,7 +34,7 @@ from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, counted, nearest, print_line
 from dira_scale.evaluate.config import Evaluation
 from dira_scale.evaluation.config import require_masks
-from dira_scale.evaluation.journal import check_same
+from dira_scale.evaluation.journal import is_complete
 from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
@@ -50,7 +49,7 @@ from dira_scale.pages.template import template
 from dira_scale.pages.verdict import Headline
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
-from dira_scale.storage.owned import check_own, own
+from dira_scale.storage.owned import own
 from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 
@@ -120,10 +119,7 @@ def make(cfg: DictConfig) -> None:
     seen = {"crops": trained.about["evaluate"]["crops"]} if supervision.pooled else {"window": window}
     about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash, **seen}
     about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
-    with as_user_error(out, "out"):
-        begun = check_own(out, KIND, "out")
-    if begun and (out / FILE).is_file():
-        check_same(out, json.loads((out / FILE).read_text()), about)
+    if is_complete(out, KIND, FILE, about):
         print_line(f"{out} is complete: nothing is left to evaluate")
         return
     part = Part.of(dataset, config.data.split)

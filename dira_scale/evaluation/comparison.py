@@ -12,8 +12,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dira_scale.errors import UserError
 from dira_scale.evaluation.encoders import common_name
 from dira_scale.evaluation.results import read_results
@@ -27,7 +25,7 @@ from dira_scale.metrics.statistics.weighted import Statistic, average
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.files import recorded_yaml
+from dira_scale.runs.files import read_yaml
 from dira_scale.runs.identity import identity, seedless
 from dira_scale.tasks.config import task_of
 from dira_scale.tasks.supervision import Chosen
@@ -167,7 +165,7 @@ def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evalua
 def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
     """Return the fine-tuning run in ``run``. ``output``: what was computed of its network, the run itself or not."""
     description = read_description(run)
-    config = recorded_yaml(run / "config.yaml")
+    config = read_yaml(run / "config.yaml")
     keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
     return Finished(keys, description.network.start, config, output, description)
 
@@ -177,7 +175,7 @@ def finished_by(varied: Mapping[str, Any], output: Path) -> Finished:
 
     Keys of the phase that has trained it come without the phase's name, as where its runs are compared.
     """
-    run = Path(recorded_yaml(output / "config.yaml")["run"])
+    run = Path(read_yaml(output / "config.yaml")["run"])
     of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
     return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)
 
@@ -226,7 +224,7 @@ def _grouped(runs: list[Finished]) -> list[Finished]:
 def _pretraining(start: str) -> str:
     """What pretraining runs share that differ in their seeds alone; of other weights their path."""
     try:
-        config = yaml.safe_load(config_file(Path(start)).read_text())
+        config = read_yaml(config_file(Path(start)))
         return seedless(config, read_description(Path(start)).execution)
     except (UserError, OSError):
         return start

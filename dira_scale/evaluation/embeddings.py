@@ -18,24 +18,29 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
+from dira_scale.runs.files import inside, read_json
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
+from dira_scale.storage.text import brief
 
 FILE, FORMAT = "_embedding.json", 1  # readers of a folder of Parquet files pass over names with an underscore
 KIND = b"dira_scale.embedding"  # in the schema's metadata
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 SMALLEST, LARGEST, PARTS = 64, 4096, 256  # rows of a part; parts of a dataset, between these
 PART_BYTES = 2**26  # of maps in a part
+MOST_LABELS, MOST_CLASSES = Within(0, 2**16), Within(1, 2**16)
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,10 @@ class Weights:
         licence: None: unknown.
     """
 
-    kind: str
+    kind: Literal["run", "init", "random"]
     encoder: str
     stage: str | None
-    step: int | None
+    step: STEP | None
     seed: int | None
     hash: str
     licence: str | None = None
@@ -66,8 +71,8 @@ class EmbeddedDataset:
     hash: str
     modality: str
     licence: str
-    label_names: list[str]
-    classes: dict[str, list[str]]
+    label_names: Annotated[list[str], MOST_LABELS]
+    classes: dict[str, Annotated[list[str], MOST_CLASSES]]
 
     @property
     def flags(self) -> list[Flag]:
@@ -93,18 +98,18 @@ class About:
     weights: Weights
     dataset: EmbeddedDataset
     split: str
-    size: list[int]
+    size: Annotated[list[SIDE], Within(1, 3)]
     mean: list[float]
     deviation: list[float]
-    level: int | str
-    width: int
-    dtype: str
+    level: STEP | str
+    width: CHANNELS
+    dtype: Literal["float32", "float16"]
     precision: str
-    rows: int
-    part_rows: int
+    rows: Annotated[int, Within(1, 2**40)]
+    part_rows: Annotated[int, Within(1, LARGEST)]
     pooling: str
     window: list[float] = field(default_factory=list)
-    sides: list[int] = field(default_factory=list)
+    sides: Annotated[list[SIDE], Within(0, 3)] = field(default_factory=list)
     format: int = FORMAT
 
     @property
@@ -153,14 +158,16 @@ class About:
         path = folder / FILE
         if not path.is_file():
             return None
+        content, repair = read_json(path, dict[str, Any]()), f"remove {folder}, and call embed again"
+        if (version := content.get("format")) != FORMAT:
+            raise UserError(f"{path} is of format {version}, this dira_scale reads {FORMAT}: {repair}")
         try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']}, this dira_scale reads {FORMAT}")
-            weights, dataset = Weights(**content["weights"]), EmbeddedDataset(**content["dataset"])
-            return cls(**content | {"weights": weights, "dataset": dataset})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error!r}), or of another version: remove {folder}") from error
+            about: About = Shape(repair, printable=False).of(cls, content)
+        except UserError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        if math.prod(about.shape) > VIEW or len(about.sides) == 1:
+            raise UserError(f"{path} is damaged: sides is {about.sides} of width {about.width}; {repair}")
+        return about
 
     def difference(self, other: "About") -> str:
         """The first key, with both values, in which the rows of two folders differ; empty if there is none."""
@@ -262,18 +269,12 @@ class Embeddings:
         root = Path(folder)
         if (about := About.read(root)) is None:
             raise UserError(f"{key}={root} has no {FILE}: name a folder that embed wrote")
-        if missing := missing_parts(root, about):
-            done = f"{about.parts - len(missing)} of {about.parts} parts"
-            raise UserError(f"{key}={root} has {done}: the command of embed that began it makes the others")
-        tables = []
-        for part in range(about.parts):
-            try:
-                tables.append(table := pq.read_table(file := part_file(root, part)))
-            except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{file} is damaged ({error}): remove it, and call embed again") from error
-            if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
-                raise UserError(f"{file} is not of {root / FILE}: remove it, and call embed again")
-        return cls(root, about, pa.concat_tables(tables))
+        there = sum(1 for _ in root.glob("part-*.parquet"))  # before as many are looked for as a stranger's file says
+        done = there if there < about.parts else about.parts - len(missing_parts(root, about))
+        if done < about.parts:
+            done_of = f"{done} of {about.parts} parts"
+            raise UserError(f"{key}={root} has {done_of}: the command of embed that began it makes the others")
+        return cls(root, about, pa.concat_tables([_part(root, about, part) for part in range(about.parts)]))
 
     @property
     def hash(self) -> str:
@@ -313,6 +314,26 @@ class Embeddings:
     def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         stored = self.table[name].combine_chunks().flatten().to_numpy()
         return np.asarray(stored.reshape(len(self.table), *shape))
+
+
+def _part(root: Path, about: About, part: int) -> pa.Table:
+    """Raises UserError for a file that is damaged, or not as ``about`` says."""
+    file, again, span = inside(part_file(root, part)), "remove it, and call embed again", about.span(part)
+    try:
+        table = pq.read_table(file)
+        if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
+            raise UserError(f"{file} is not of {root / FILE}: {again}")
+        table = table.cast(about.schema)
+        lists = [table["labels"], *(table[name] for name in (about.column, *about.places))]
+        whole = len(table) == span.stop - span.start and not any(
+            column.null_count or column.combine_chunks().flatten().null_count for column in lists
+        )
+        labels = pc.all(pc.equal(pc.list_value_length(table["labels"]), len(about.dataset.label_names))).as_py()
+        if not (whole and labels) or any(table[name].null_count for name in ("key", "patient", "split")):
+            raise ValueError("rows are missing, or values in them")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{file} is damaged ({brief(str(error))}): {again}") from error
+    return table
 
 
 def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any]]:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from omegaconf import DictConfig
@@ -50,8 +51,8 @@ def open_source(cfg: DictConfig) -> FeatureSource:
     else:
         encoder, start = _started(cfg, input)
         name, licence = Path(cfg.init).name, start.licence if start else None
-        kind, seed = ("init", None) if start else ("random", cfg.seed)
-        weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
+        kind: Literal["init", "random"] = "init" if start else "random"
+        weights = Weights(kind, encoder.name, None, None, None if start else cfg.seed, weights_hash(encoder), licence)
     normalise_input(encoder, input)
     (level,) = levels(cfg.layer, encoder).values()
     if cfg.what == MAP and cfg.layer == LAST and encoder.patch:

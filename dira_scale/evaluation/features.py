@@ -10,7 +10,6 @@ from typing import Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-import xxhash
 from torch import Tensor
 
 from dira_scale.data.batch import CHANNELS_LAST, unit_interval
@@ -140,14 +139,9 @@ class Images:
         sides = [float(column(name)[row]) for name in SIDES[self.dataset.info.dims]]
         whole = Crop((*len(sides) * [0.0], *sides), len(sides) * (False,))
         try:
-            if xxhash.xxh3_64_hexdigest(payload) != column("xxh3")[row]:
-                raise DecodeError("checksum differs from the manifest's")
             fill(payload, column("codec")[row], [whole], [image], self.dataset.shape(row))
         except DecodeError as error:
-            raise UserError(
-                f"{self.dataset.root}: sample {column('key')[row]} in shard {column('shard')[row]} cannot be read: "
-                f"{error}; copy the shard again from its origin, or shard again"
-            ) from error
+            raise self.dataset.damaged(row, error) from error
 
 
 def _readable(images: StoredImages, filled: Sequence[Future[None]]) -> StoredImages:

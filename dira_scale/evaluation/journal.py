@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.storage.atomic import remedy
+from dira_scale.runs.files import read_json
+from dira_scale.storage.atomic import as_user_error, remedy
+from dira_scale.storage.owned import check_own
 
 FILE = ".unfinished.jsonl"
 
@@ -63,6 +65,18 @@ def rows_are_kept(out: Path) -> Iterator[None]:
             f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
             "the same command again"
         ) from error
+
+
+def is_complete(out: Path, kind: str, file: str, about: Mapping[str, Any]) -> bool:
+    """Whether ``out`` has the results ``about``, whose ``file`` is written last. Writes nothing.
+
+    Raises UserError if it is not a folder of this ``kind``, or has other results.
+    """
+    with as_user_error(out, "out"):
+        begun = check_own(out, kind, "out")
+    if complete := begun and (out / file).is_file():
+        check_same(out, read_json(out / file, dict[str, Any]()), about)
+    return complete
 
 
 def check_same(out: Path, begun: Mapping[str, Any], about: Mapping[str, Any]) -> None:

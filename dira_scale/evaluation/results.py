@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from dira_scale.errors import UserError
 from dira_scale.metrics.figure import Figure, plain
-from dira_scale.runs.files import read_json, recorded_yaml
+from dira_scale.runs.files import read_json, read_yaml
 from dira_scale.runs.shape import STEP, Within
 
 FILE = "results.json"
@@ -107,4 +107,4 @@ def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, A
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
         for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None
     )  # fmt: skip
-    return figures, recorded_yaml(output / "config.yaml")
+    return figures, read_yaml(output / "config.yaml")

@@ -181,7 +181,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     """What an export says in ``predict.json`` of a fine-tuned run and its checkpoint: without paths, ready for JSON.
 
     ``conversion``: the recipe of its first dataset; None if that is gone. Thresholds and temperatures are there if they
-    were chosen for this checkpoint. Raises UserError for another run.
+    were chosen for this checkpoint. Raises UserError for another run, and for what cannot be such a file's.
     """
     described, config = reader.description, reader.config
     require_finetuned(str(reader.folder), described)
@@ -190,7 +190,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     datasets = [data.info for data in reader.datasets()]
     judged = read_results(reader.folder)
     judged = judged if judged.get("step") == step else {}
-    return {
+    about: dict[str, Any] = {
         "network": reader.folder.resolve().name,
         "stage": stage,
         "step": step,
@@ -209,6 +209,8 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "temperatures": judged.get("temperatures"),
         "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
     }
+    Shape("restore its config.yaml", printable=False).of(About, about)
+    return about
 
 
 def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
@@ -254,7 +256,8 @@ def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
         )
-    return read_json(folder / FILE, {}, About), read_tensors(folder / WEIGHTS, "run")
+    # As hf download leaves an export, its files are links into the Hub's cache.
+    return read_json((folder / FILE).resolve(), {}, About), read_tensors(folder / WEIGHTS, "run")
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -262,5 +265,4 @@ def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors, state, stage = reader.load(None)
     prefix = f"{reader.description.tensors.module}."
     about = about_run(reader, stage, state["step"])
-    Shape("restore its config.yaml", printable=False).of(About, about)
     return about, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

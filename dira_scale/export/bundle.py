@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from importlib.metadata import version
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from dira_scale import __version__
 from dira_scale.errors import UserError, require
 from dira_scale.evaluation.config import WHOLE
+from dira_scale.evaluation.trained import REPAIR
 from dira_scale.export.exported import Exported, TrainedNetwork
 from dira_scale.export.volume_formats import swinunetr_state
+from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.models.translations import other_axes
 from dira_scale.models.volume.swinunetr import SwinEncoder
+from dira_scale.runs.shape import Shape
 
 BUNDLE = "monai_bundle"
 LICENSE, README, MODEL = "bundle/LICENSE", "bundle/docs/README.md", "bundle/models/model.pt"
@@ -48,18 +52,31 @@ def to_monai_bundle(network: TrainedNetwork) -> Exported:
     if isinstance(network.encoder, SwinEncoder):
         state = {name: other_axes(name, tensor) for name, tensor in swinunetr_state(network.encoder, unet).items()}
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, file)
-    parts = {METADATA: metadata(network), INFERENCE: inference(network)}
+    parts = {METADATA: as_text(metadata(network)), INFERENCE: inference(network)}
     files = {name: (json.dumps(content, indent=4) + "\n").encode() for name, content in parts.items()}
     code = "import monai.bundle\n\n"
     code += f'monai.bundle.run(config_file="{INFERENCE}", bundle_root="bundle", dataset_dir="IN", output_dir="OUT")'
     return Exported(files | {MODEL: file.getvalue()}, code, use="Needs pytorch-ignite and nibabel.")
 
 
+def as_text(value: Any) -> Any:
+    """Return ``value`` with texts that stay texts where MONAI parses them.
+
+    It takes ``$`` at a text's start for code, ``@`` and ``%`` there for references, which a quote before them prevents;
+    and ``@`` and ``%`` before ``#`` or ``::`` anywhere, between which a space comes.
+    """
+    if isinstance(value, dict):
+        return {key: as_text(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [*map(as_text, value)]
+    return re.sub("^(?=[$@%])", "'", re.sub("(?<=[@%])(?=#|::)", " ", value)) if isinstance(value, str) else value
+
+
 def metadata(network: TrainedNetwork) -> dict[str, Any]:
     """``metadata.json``, by MONAI's schema."""
     assert network.about is not None
     conversion, size = network.about["conversion"], _sides(network)
-    modality = conversion.get("modality") or "unknown"
+    modality = str(conversion.get("modality") or "unknown")
     image = {"type": "image", "is_patch_data": True, "dtype": "float32", "spatial_shape": size}
     kind = {"format": "hounsfield" if modality == "CT" else "magnitude", "modality": modality}
     inputs = image | kind | {"num_channels": 1, "value_range": [0, 1], "channel_def": {"0": "image"}}
@@ -82,7 +99,8 @@ def metadata(network: TrainedNetwork) -> dict[str, Any]:
 def inference(network: TrainedNetwork) -> dict[str, Any]:
     """``inference.json``: masks of all NIfTI files of ``dataset_dir``, on their grids, in ``output_dir``."""
     classes, size = network.classes, network.run.input.size
-    chosen = dict(network.run.network.architecture) | {"weights": None}
+    chosen = repr(dict(network.run.network.architecture) | {"weights": None})
+    chosen = chosen.replace("@", r"\x40").replace("%", r"\x25")  # which MONAI would read in a text, too
     definition: Any = f"$(lambda ours: ours.build_network(ours.build_encoder({tuple(size)}), {classes}))"
     definition += f"(architecture({chosen}))"
     if isinstance(network.encoder, SwinEncoder):
@@ -129,17 +147,18 @@ def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
     """How a file becomes what the network saw: axes (ours lead to superior, posterior, left), spacing, values 0 to 1.
     It is not cropped, nor smoothed where it shrinks."""
     assert network.about is not None
-    stored, volume = network.about["stored"], network.about["conversion"]["volume"]
+    stored = network.about["stored"]
+    volume: VolumeSettings = Shape(REPAIR).of(VolumeSettings, network.about["conversion"]["volume"], "volume.")
     own, made = _own(network), [_of("LoadImage", "image", ensure_channel_first=True)]
     made.append(_of("Orientation", "image", axcodes="SPL" if own else "LPS"))
-    if clip := volume.get("clip"):
-        ends = dict(zip(("a_min", "a_max", "b_min", "b_max"), 2 * [*clip], strict=True))
+    if volume.clip:
+        ends = dict(zip(("a_min", "a_max", "b_min", "b_max"), 2 * volume.clip, strict=True))
         made.append(_of("ScaleIntensityRange", "image", **ends, clip=True))
-    if spacing := stored.get("spacing") or volume.get("spacing"):
-        each = spacing if isinstance(spacing, list) else 3 * [spacing]
+    if spacing := stored.get("spacing") or volume.spacing:
+        each = 3 * [spacing] if isinstance(spacing, float | int) else [*spacing]
         made.append(_of("Spacing", "image", pixdim=each[:: 1 if own else -1], mode="bilinear", scale_extent=True))
     scaled = {"b_min": 0, "b_max": 1, "clip": True}
-    if known := stored.get("range") or volume.get("range"):
+    if known := stored.get("range") or volume.range:
         return [*made, _of("ScaleIntensityRange", "image", a_min=known[0], a_max=known[1], **scaled)]
     lower, upper = PERCENTILES
     return [*made, _of("ScaleIntensityRangePercentiles", "image", lower=lower, upper=upper, **scaled)]

@@ -1,7 +1,6 @@
 """The model card beside exported weights: data, training, how to load them, limits."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +11,8 @@ from dira_scale.models.hub import name_of
 from dira_scale.models.start import in_one
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import TrainingData
+from dira_scale.storage.text import without_tags
 
-TAG = re.compile("<(?=[A-Za-z/!?])")  # begins HTML, which names of other people may hold
 TITLES = {
     "timm": "timm, the encoder",
     "huggingface": "A folder for Hugging Face, by timm",
@@ -54,7 +53,7 @@ class Card:
         use, compute, evaluation, authors, citation = self.release.sections()
         before, after = [self._what(), use, self._limits()], [*outputs, self._data(), self._training()]
         after += [compute, evaluation, authors, citation]
-        before, after = ([TAG.sub("&lt;", section) for section in sections] for sections in (before, after))
+        before, after = ([*map(without_tags, sections)] for sections in (before, after))
         return "\n\n".join([self._front(), *before, self._loading(), *after]) + "\n"
 
     def _front(self) -> str:
@@ -143,7 +142,7 @@ class Card:
         given = {1: "grey", 3: "red, green and blue"}.get(taken, f"{taken} channels")
         ends = f" (stored values, clipped to {window[0]:g} to {window[1]:g})" if window else ""
         if names:
-            given, repeated = TAG.sub("&lt;", f"the channels {', '.join(names)}, each"), ", 0 where it is lacking"
+            given, repeated = without_tags(f"the channels {', '.join(names)}, each"), ", 0 where it is lacking"
         elif channels > taken:
             repeated = f", repeated to {'three' if channels == 3 else channels} channels"
             repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -26,8 +27,10 @@ from dira_scale.models.hub import CARD, push
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.choice import BEST, LATEST, check_stage
 from dira_scale.runs.description import Description, read_description
+from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader, TrainingData
 from dira_scale.storage.owned import check_own
+from dira_scale.storage.text import last_parts
 from dira_scale.tasks.config import FINETUNE
 
 PROBE = "probe.json"
@@ -66,12 +69,12 @@ def evaluated(folder: Path, run: Path) -> str:
 
 
 def _probed(folder: Path, run: Path) -> str:
-    content = json.loads((folder / PROBE).read_text())
+    content = read_json(folder / PROBE, dict[str, Any]())
     runs = content["config"]["run"] or []
     _check(folder, run, [runs] if isinstance(runs, str) else runs)
     tables = overviews(from_json(content["figures"]))
     shown = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
-    return "\n".join([*shown, *(f"- {note}" for note in content["notes"])])
+    return "\n".join([*shown, *(f"- {last_parts(note)}" for note in content["notes"])])
 
 
 def _finetuned(folder: Path, run: Path) -> str:

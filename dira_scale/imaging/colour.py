@@ -13,6 +13,8 @@ VIVID, FEW = 1 / 16, 0.01  # a coloured pixel's channels differ by more of the r
 class ColourError(RejectedError):
     """An image in colour where grey ones are stored, or the reverse."""
 
+    stage = "colour"
+
 
 def refuse_colour(rgb: np.ndarray, top: int) -> None:
     """Raise ColourError for [H, W, 3] from 0 to ``top`` in colour: a side marker, or the noise of a JPEG, is none."""

@@ -1,4 +1,4 @@
-"""Opening image files: any failure caused by the file becomes RejectedError, whatever the library raised."""
+"""Opening image files: whatever a reader raises on what is in one becomes RejectedError, as ``rejection`` decides."""
 
 import contextlib
 import os
@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.storage import store
-from dira_scale.storage.store import as_os_error, is_local, with_errno
+from dira_scale.storage.store import is_local, with_errno
 
+DAMAGED = "damaged or cut short ({})"
 BLOCK = 2**17  # bytes fetched at a time when reading an object's header
 
 
@@ -20,11 +21,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """The file, open for reading (an object is fetched completely).
 
     Raises:
-        RejectedError: the file is empty, or is itself unreadable.
+        RejectedError: the file is empty, or is itself unreadable, or the caller's reading of it fails.
         OSError, MemoryError: it could not be read now; not the file's fault.
     """
     try:
-        with contextlib.ExitStack() as closing, warnings.catch_warnings():
+        with contextlib.ExitStack() as closing, warnings.catch_warnings(), rejects(DAMAGED):
             warnings.simplefilter("ignore")  # decoders' warnings quote header values
             with rejects("the file cannot be read ({})"):
                 file = closing.enter_context(store.open_file(path))
@@ -38,10 +39,24 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def opened_for_header(path: Path) -> Iterator[BinaryIO]:
-    """The file; from an object store, only the parts that are read are fetched. Raises as ``opened``."""
+    """A file whose DICOM header is read; from a store only what is read is fetched. Raises as ``opened``."""
     few = {} if is_local(path) else {"block_size": BLOCK}
-    with rejects("the file cannot be read ({})"), as_os_error(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
-        yield file
+    with contextlib.ExitStack() as closing, rejects("DICOM header is damaged ({})"):
+        with rejects("the file cannot be read ({})"), with_errno(path):
+            file = closing.enter_context(path.open("rb", **few))  # type: ignore[call-overload]
+        yield file if is_local(path) else _Fetched(file, path)  # type: ignore[misc]
+
+
+class _Fetched:
+    """A store's file: what its library raises while bytes are fetched is OSError, and so not the file's fault."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        with with_errno(self._path):
+            return self._file.read(size)
 
 
 def size_of(path: Path) -> int:

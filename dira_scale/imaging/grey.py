@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.pixels.limits import MAX_PIXELS
+from dira_scale.pixels.limits import MAX_PIXELS, MAX_SPACING
 
 FLAT = "all pixels are equal"
 
@@ -89,7 +89,8 @@ def shrink(image: GreyImage, max_side: int | None) -> GreyImage:
     pixels = resize(image.pixels, max_side / max(h, w), PIL.Image.Resampling.BILINEAR)
     spacing = image.spacing
     if spacing:
-        spacing = (spacing[0] * h / pixels.shape[0], spacing[1] * w / pixels.shape[1])
+        y, x = spacing[0] * h / pixels.shape[0], spacing[1] * w / pixels.shape[1]
+        spacing = (y, x) if max(y, x) <= MAX_SPACING else None
     return replace(image, pixels=pixels, spacing=spacing)
 
 

@@ -64,16 +64,15 @@ def _read_dicom(file: BinaryIO, bits: int, burned_in: str, number: int, colour: 
     if burned_in != "keep":
         check_header(dicom.header)
     frame = dicom.frame(number)
-    with rejects("damaged or cut short ({} in DICOM decoding)"):
-        if frame.colours is not None and frame.top is not None:
-            values = chosen(colour, frame.colours, lambda: frame.values, frame.top)
-            return store(values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
-        for values, window in windowed(frame.header, frame.values, frame.step, ~frame.padding):
-            black = window.high if frame.inverted else window.low
-            filled = np.where(frame.padding, black, values) if frame.padding.any() else values
-            image = store(filled, window, bits, spacing(frame.header), frame.inverted)
-            if not image.flat:
-                return image
+    if frame.colours is not None and frame.top is not None:
+        values = chosen(colour, frame.colours, lambda: frame.values, frame.top)
+        return store(values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
+    for values, window in windowed(frame.header, frame.values, frame.step, ~frame.padding):
+        black = window.high if frame.inverted else window.low
+        filled = np.where(frame.padding, black, values) if frame.padding.any() else values
+        image = store(filled, window, bits, spacing(frame.header), frame.inverted)
+        if not image.flat:
+            return image
     raise RejectedError(FLAT)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
+from dira_scale.errors import UserError
+
 # These errors are caused by the file or its name and are permanent. Any other system failure (a disk or network that
 # drops out, too many open files, no memory) stops the run, which can be resumed later.
 OUT_OF_REACH = {
@@ -20,28 +22,38 @@ OF_THE_FILE = OUT_OF_REACH | {
 
 
 class RejectedError(Exception):
-    """A file that cannot become a sample. The reason leaves the hospital, so it names no path or value of the file."""
+    """A file that cannot become a sample. The reason leaves the hospital, so it names no path or value of the file.
+
+    Attributes:
+        stage: of a conversion that it is counted under.
+    """
+
+    stage = "decode"
 
 
 class GeometryError(RejectedError):
     """The voxels can be read, but their positions do not form a volume."""
 
+    stage = "geometry"
 
-def is_machine_failure(error: BaseException) -> bool:
-    """Whether ``error`` is the machine's fault, not the file's."""
+
+def ends_all(error: Exception) -> bool:
+    """Whether ``error`` would meet the next file, too: the disk or memory fails, or the user must change something.
+    Anything else is of the file that was read, whatever its decoder raises."""
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in OF_THE_FILE  # decoders raise OSError without errno
-    return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError | UserError)
 
 
 @contextlib.contextmanager
 def rejects(reason: str) -> Iterator[None]:
-    """Turn any exception caused by the file into RejectedError(``reason``); ``{}`` in it becomes the error's type."""
+    """Turn any exception but those that ``ends_all`` names into RejectedError(``reason``); ``{}`` in it becomes the
+    error's type. KeyboardInterrupt and SystemExit go through: they are no Exception."""
     try:
         yield
     except RejectedError:
         raise
-    except Exception as error:  # decoders raise many types on bytes they cannot read
-        if is_machine_failure(error):
+    except Exception as error:
+        if ends_all(error):
             raise
         raise RejectedError(reason.format(type(error).__name__)) from error

@@ -9,7 +9,6 @@
     environment.json    versions, commit, machine
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -29,7 +28,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
+from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.probe_figures import rich_table
 from dira_scale.evaluation.stored import Stored, read_ahead
@@ -45,6 +44,7 @@ from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
 
 FOLDER = "pictures"
+KIND = "localizations"  # of the folder
 HEIGHT, GAP, LINE, TEXT = 384, 6, 2, 13  # pixels
 TRUE, PREDICTED = (90, 220, 90), {"yellow": (255, 210, 60), "blue": (80, 170, 255)}  # of the intensities in turn
 OPAQUE = 0.45  # the map, where it is 255
@@ -137,15 +137,14 @@ def make(cfg: DictConfig) -> None:
     about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
     about |= {"labels": [*cases.labels], "intensities": config.intensities, "thresholds": config.thresholds}
     about |= {"pictures": config.pictures}
-    if (out / FILE).is_file():
-        check_same(out, json.loads((out / FILE).read_text()), about)
+    if is_complete(out, KIND, FILE, about):
         print_line(f"{out} is complete: nothing is left to do")
         return
     judged = Part(dataset, config.data.split, frozenset(case.patient for case in cases.images))
     leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])
     localizer = Localizer(trained, dataset, config.data.split, config.intensities)
     with rows_are_kept(out):
-        own(out, "localizations", "out")
+        own(out, KIND, "out")
         (out / FOLDER).mkdir(exist_ok=True)
         with journal(out, about) as rows:
             write_atomic(out / CONFIG, yaml.safe_dump(asdict(config), sort_keys=False))

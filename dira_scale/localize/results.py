@@ -17,7 +17,7 @@ from dira_scale.metrics.statistics.bootstrap import bootstrap
 from dira_scale.metrics.statistics.intervals import ABOUT
 from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_mean
-from dira_scale.runs.files import recorded_yaml
+from dira_scale.runs.files import read_yaml
 from dira_scale.storage.atomic import write_atomic
 
 FILE, BOXES, CONFIG = "results.json", "boxes.parquet", "config.yaml"
@@ -116,7 +116,7 @@ def cells(figures: Sequence[Figure]) -> list[list[str]]:
 def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
     """Return the figures of a finished folder for sweeps, as ``accuracy/LABEL/THRESHOLD``, and its configuration."""
     pairs = ((f"{figure.metric}/{figure.name}", figure.value) for figure in figures_of(output).values())
-    return pairs, recorded_yaml(output / CONFIG)
+    return pairs, read_yaml(output / CONFIG)
 
 
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:

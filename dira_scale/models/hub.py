@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeGuard
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError, local_rank, print_line
+from dira_scale.models.hub_client import checked_client
 from dira_scale.runs.files import read_yaml
 from dira_scale.storage.owned import MARK
 
@@ -101,13 +102,10 @@ def pinned(where: str, key: str) -> str:
     """
     if not is_hub(where) or (asked := Address.of(where, key)).pinned:
         return where
-    from huggingface_hub import HfApi, constants
-
     repository, revision = asked.repository, asked.revision
     try:
         with _answered(where, key):
-            info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            file = asked.file or _chosen([each.rfilename for each in info.siblings or ()], where, key)
+            file = asked.file or _chosen(_names(repository, revision), where, key)
             commit = _fetch(repository, file, revision).parents[file.count("/")].name
     except NotReachedError as error:
         folder = _cached(asked)
@@ -209,6 +207,17 @@ def _chosen(names: Collection[str], where: str, key: str) -> str:
     )
 
 
+def _names(repository: str, revision: str | None) -> list[str]:
+    """Return the names of a repository's files. Raises ValueError for an answer that does not list them."""
+    from huggingface_hub import HfApi, constants
+
+    try:
+        info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return [str(each.rfilename) for each in info.siblings or ()]
+    except (TypeError, AttributeError, LookupError) as error:
+        raise ValueError(f"{constants.ENDPOINT} answers with no list of files: it is no Hub") from error
+
+
 def _fetch(repository: str, file: str, revision: str | None) -> Path:
     """Return the path of the file in the cache, fetched with the card. The cache notes which commit a branch is."""
     from huggingface_hub import hf_hub_download
@@ -249,6 +258,7 @@ def _answered(where: str, key: str) -> Iterator[None]:
     """Turn what the Hub refuses into UserError, one line, and no answer into NotReachedError."""
     from huggingface_hub import constants, errors
 
+    checked_client()
     hub, login = constants.ENDPOINT, "log in (hf auth login) or set HF_TOKEN"
     page = f"{hub}/{Address.of(where, key).repository}"
     refusals: dict[type[Exception], str] = {  # the first that fits

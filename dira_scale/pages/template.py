@@ -4,12 +4,20 @@ import re
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from dira_scale.errors import counted, duration
+from dira_scale.errors import counted, duration, without_commands
+from dira_scale.storage.text import last_parts
 
 IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|/jpeg|=|\.\w)")  # the word, in no key and no address
+
+
+class _Page(Template):
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        """The page, in which no text of a stranger commands the terminal that shows the file."""
+        return without_commands(super().render(*args, **kwargs))
 
 
 @cache  # a page that is watched is made again and again
@@ -23,6 +31,8 @@ def template(file: Path) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "rate": rate, "code": _code, "counted": counted}
+    environment.filters["last_parts"] = last_parts
+    environment.template_class = _Page
     return environment.get_template(file.name)
 
 

@@ -14,8 +14,6 @@ b2nd    blosc2 bricks, LZ4HC     8, 16       volumes; lossless; a crop reads its
 import io
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import imagecodecs
 import numpy as np
@@ -25,9 +23,6 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.pixels import bricks, headers, png
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.headers import Payload
-
-if TYPE_CHECKING:
-    import blosc2  # imported lazily below: images do not need it
 
 
 class DecodeError(ValueError):
@@ -111,22 +106,9 @@ def _decode_npy(payload: Payload, new: Allocate) -> np.ndarray:
 
 
 def _decode_bricks(payload: Payload, new: Allocate) -> np.ndarray:
-    import blosc2
+    import blosc2  # images do not need it
 
     return blosc2.ndarray_from_cframe(headers.frame(payload))[...]
-
-
-def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
-    """The b2nd array at byte ``offset`` of ``file``; a slice such as ``array[2:66, 0:64, 0:64]`` reads only its bricks.
-
-    Raises DecodeError when there is none.
-    """
-    import blosc2
-
-    try:
-        return blosc2.open(str(file), mode="r", offset=offset)
-    except (ValueError, RuntimeError) as error:
-        raise DecodeError(str(error)) from error
 
 
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)

@@ -45,7 +45,8 @@ def outlined(plane: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequenc
     pen = ImageDraw.Draw(picture)
     for y, x, height, width in boxes:
         corner = left + x * fit, top + y * fit
-        pen.rectangle((*corner, corner[0] + width * fit - 1, corner[1] + height * fit - 1), outline=BOX, width=LINE)
+        across, down = max(0, width * fit - 1), max(0, height * fit - 1)  # a pixel at least
+        pen.rectangle((*corner, corner[0] + across, corner[1] + down), outline=BOX, width=LINE)
     return np.asarray(picture)
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, TM, PersonName
 from torch import Tensor
 
 from dira_scale import __version__
@@ -45,6 +45,8 @@ UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfRefer
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 SCHEME = "99DIRA_SCALE"  # of the codes of classes, whose meanings only their names say
 LONGEST = 64  # characters of a text (LO)
+LONGEST_NAME = 5 * LONGEST  # of a person's (PN), in three alphabets
+UNDATED = "19000101", "000000"  # of content, which must have a date
 NOT_A_PIXEL = "format=dicomseg: slices at uneven distances, missing or shifted: the mask is on straightened ones"
 
 
@@ -91,7 +93,7 @@ class DicomImages:
 
     def _frame(self, path: Path, key: str, number: str) -> "Frame":
         """The stand-in of the file ``number`` of an image. Raises RejectedError."""
-        with rejects("DICOM header is damaged ({})"), opened(path) as file:
+        with opened(path) as file:
             wanted = (*IDENTITY, *UIDS, *GEOMETRY, "SOPClassUID", "Rows", "Columns", "NumberOfFrames")
             header, _ = read_elements(file, wanted)
             if int(header.get("NumberOfFrames") or 1) > 1:
@@ -102,7 +104,9 @@ class DicomImages:
             for name in (*IDENTITY, *UIDS):
                 setattr(made, name, "")
                 with suppress(ValueError):
-                    value = "" if self.anonymous else str(header.get(name) or "")
+                    value = "" if self.anonymous else header.get(name) or ""
+                    if not isinstance(value, str | PersonName) or len(value := str(value)) > LONGEST_NAME:
+                        raise ValueError(name)
                     REFUSED.get(name, str)(value)
                     setattr(made, name, value)
             if self.anonymous:
@@ -145,6 +149,11 @@ class DicomImages:
             )  # fmt: skip
             for each in (*made.DimensionIndexSequence, *made.DimensionOrganizationSequence):  # else a random one
                 each.DimensionOrganizationUID = uid_of(self.identity, key, "dimensions")
+            # Not of now: the same prediction is the same file.
+            made.ContentDate, made.ContentTime = made.StudyDate or UNDATED[0], made.StudyTime or UNDATED[1]
+            del made.InstanceCreationDate, made.InstanceCreationTime
+            for each in made.get("ContributingEquipmentSequence", ()):
+                each.pop("ContributionDateTime", None)
             for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
                 if "SliceThickness" not in measures:  # unknown, but its reader looks for it
                     measures.SliceThickness = None

@@ -36,7 +36,7 @@ from dira_scale.distributed.processes import default_workers
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.config import SLIDING, require_masks
-from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
+from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.rounds import rounds, share, together
 from dira_scale.evaluation.stored import dense, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
@@ -54,6 +54,7 @@ from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own
 
 logger = logging.getLogger(__name__)
+KIND = "predictions"  # of the folder
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,10 @@ class Prediction:
         images = _images(config, self.trained, self.workers)
         if self.masks and len({*images.targets}) < len(images.targets):
             twice = Counter(images.targets).most_common(1)[0][0]
-            raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
+            cause, remedy = "names=source", "use names=keys"
+            if isinstance(images, DatasetImages):
+                cause, remedy = f"{images.dataset.root} has a key twice", "shard again, or copy it from its origin"
+            raise UserError(f"{cause}: two images would have the mask {twice}; {remedy}")
         seen = {"window": self.window} if self.masks else {"crops": self.trained.about["evaluate"]["crops"]}
         written = {"format": config.format, "probabilities": config.probabilities or None} if self.masks else {}
         about = {name: self.trained.about[name] for name in ("network", "stage", "step")}
@@ -154,14 +158,12 @@ class Prediction:
 
     def is_complete(self) -> bool:
         """Raises UserError if it has another prediction."""
-        if complete := (self.out / ABOUT).is_file():
-            check_same(self.out, json.loads((self.out / ABOUT).read_text()), self.about)
-        return complete
+        return is_complete(self.out, KIND, ABOUT, self.about)
 
     def begin(self, stack: ExitStack) -> Journal:
         """Make the folder, or go on with it. Raises UserError."""
         with rows_are_kept(self.out):
-            own(self.out, "predictions", "out")
+            own(self.out, KIND, "out")
             return stack.enter_context(journal(self.out, self.about))
 
     def parts(self, done: Mapping[str, Row]) -> tuple[list[range], int]:
@@ -215,7 +217,10 @@ class Prediction:
         """As the run's masks were evaluated; the row of what is written."""
         trained, geometry, name = self.trained, image.geometry, self.images.targets[number]
         size, batch, task = trained.size, self.config.batch, trained.supervision
-        found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))[None]
+        try:
+            found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))[None]
+        except DecodeError as error:
+            return {"stage": "decode", "reason": str(error)}
         overlap = self.config.format == DICOMSEG
         mask = task.segments(found).numpy()[0] if overlap else task.answers(found, trained.chosen)[0]
         arrays = {MASKS: mask} | ({PROBABILITIES: found.numpy()[0]} if self.config.probabilities else {})

@@ -11,7 +11,7 @@ from rich.progress import track
 from dira_scale import __version__
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.selection import nested_draws
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError, nearest, without_commands
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
 from dira_scale.evaluation.probe_figures import (
     AUC,
@@ -35,6 +35,7 @@ from dira_scale.probe.sources import Computed, Labelled, Stored
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
 from dira_scale.storage.owned import check_own, own
+from dira_scale.storage.text import without_tags
 
 RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
 NOT_RANDOM = (
@@ -84,7 +85,8 @@ def compare_and_show(cfg: DictConfig) -> None:
     lines = ["# Probe", "", *intro, "", *(f"- {note}" for note in result.notes[1:]), ""]
     with as_user_error(out, "out"):
         titled = sum(others, shown + first)
-        write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)]))
+        page = "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)])
+        write_atomic(out / "probe.md", without_commands(without_tags(page)))
     console.print(f"probe.json and probe.md in {out}", markup=False, highlight=False)
 
 

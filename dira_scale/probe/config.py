@@ -1,6 +1,5 @@
 """The schema of ``configs/probe.yaml``. Reading it needs no torch."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS
+from dira_scale.runs.files import read_json
 from dira_scale.tasks.classes import check_classes
 
 PROBES = ("linear", "knn", "sgd")
@@ -82,7 +82,7 @@ def refuse_other_figures(out: Path, cfg: DictConfig) -> None:
     """Raise UserError where the default ``out`` has the figures of other embeddings or runs, which would vanish."""
     if cfg.out or not (out / "probe.json").is_file():
         return
-    there = json.loads((out / "probe.json").read_text())["config"]
+    there = read_json(out / "probe.json", dict[str, Any]()).get("config") or {}
     for key in ("embeddings", "run", "init"):
         if there.get(key) != (here := OmegaConf.to_container(cfg).get(key)):  # type: ignore[union-attr]
             raise UserError(

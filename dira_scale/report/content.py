@@ -1,7 +1,6 @@
 """What a report shows of a run. Missing parts are listed, never made up."""
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from dira_scale.runs.checkpoint import StoredCheckpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import Row, RunReader, TrainingData
 from dira_scale.runs.remarks import RECOGNISED
+from dira_scale.storage.text import last_parts
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training
@@ -86,7 +86,7 @@ class RunContent:
         text = self.status.get("reason") or ""
         for folder in (self.config.get("run"), self.folder):
             text = text.replace(f"{folder}/", "")
-        return re.sub(r"(?<![\w.])~?/(?=\S)(?:[^\s/]+/)*", "", text)
+        return last_parts(text)
 
 
 def read_run(folder: Path) -> RunContent:

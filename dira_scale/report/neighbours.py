@@ -66,6 +66,9 @@ def page(folder: str, shards: str) -> str:
     if hashes[0] != hashes[1]:
         raise UserError(f"data.shards={shards} has other images ({hashes[1][:12]}) than embeddings={folder} is of "
                         f"({hashes[0][:12]}): name the dataset that was embedded")  # fmt: skip
+    if len(rows := rows_of(dataset, about.split)) != about.rows:
+        raise UserError(f"embeddings={folder} has {about.rows} rows, and data.shards={shards} {len(rows)} images in "
+                        f"{about.split}: call embed again")  # fmt: skip
     if about.sides:
         raise UserError(f"embeddings={folder} holds maps: name a folder that embed what=pooled wrote")
     if lost := int((~np.isfinite(embeddings.values)).any(1).sum()):
@@ -79,7 +82,6 @@ def page(folder: str, shards: str) -> str:
     asked = drawn[:ASKED]
     found, similarities = nearest_of_others(embeddings.values, owners, asked, k)
     first = np.sort(np.unique(owners[asked], return_index=True)[1])[:SHOWN]  # a patient is shown once
-    rows = rows_of(dataset, about.split)
     shared = shares(names, labels, owners, asked, found)
     return template(Path(__file__).with_name("neighbours.html.j2")).render(
         about=about,

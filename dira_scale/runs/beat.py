@@ -10,7 +10,7 @@ from typing import Any
 
 from dira_scale.distributed.timings import TIMINGS
 
-# What is known about a holder that has created its file but not yet written to it.
+# What is known about a holder whose file is empty yet: on file systems without links it is filled after it is made.
 JUST_TAKEN: dict[str, Any] = {
     "host": "unknown host", "numbering": None, "pid": 0, "beat": -1, "released": False, "slurm_job": None,
 }  # fmt: skip

@@ -11,6 +11,7 @@ import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.runs.shape import Shape
+from dira_scale.storage.owned import is_inside
 
 T = TypeVar("T", bound=dict[str, Any] | list[Any])
 DAMAGED = (ValueError, RecursionError, yaml.YAMLError)  # what a text raises that is not YAML or JSON, or is too deep
@@ -32,18 +33,24 @@ class Status(TypedDict, total=False):
     reason: str | None
 
 
+def inside(path: Path, folder: Path | None = None) -> Path:
+    """``path``, a file of what a command has written into ``folder``, by default the file's own. The one way to it.
+
+    Raises UserError for a link that leaves the folder: a stranger's would put a file of yours into pages and texts.
+    """
+    if not is_inside(path, folder := folder or path.parent):
+        raise UserError(f"{path} is a link that leaves {folder}: put the file itself there")
+    return path
+
+
 def read_text(path: Path, most: int) -> str:
-    """A file's text. Raises ValueError if it has more than ``most`` bytes or is not UTF-8, OSError as reading does."""
-    with path.open("rb") as file:
+    """The text of a file :func:`inside` its folder. Raises ValueError if it has more than ``most`` bytes or is not
+    UTF-8, UserError, OSError as reading does."""
+    with inside(path).open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"more than {most:,} bytes")
     return content.decode()
-
-
-def recorded_yaml(path: Path) -> Any:
-    """A file's content, where many runs are read; aliases are refused. Raises OSError and DAMAGED."""
-    return _plain_yaml(path.read_text())
 
 
 def _plain_yaml(text: str) -> Any:
@@ -105,7 +112,7 @@ def read_rows(path: Path, rate: str) -> tuple[list[dict[str, Any]], int]:
     A running run may be writing the last line, which is not counted. ``rate``: what each row of ``train`` has.
     Raises UserError for a file of more than 4 GiB.
     """
-    if path.is_file() and path.stat().st_size > MOST_ROWS:
+    if path.is_file() and inside(path).stat().st_size > MOST_ROWS:
         raise UserError(f"{path} is damaged (more than {MOST_ROWS:,} bytes): restore the file")
     rows = [_row(line, rate) for line in _lines(path) if line.endswith("\n")]
     return [row for row in rows if row], rows.count({})
@@ -163,4 +170,4 @@ def _reason(error: BaseException) -> str:
     """One line: YAML's errors have several, the file's text among them."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -25,7 +25,8 @@ from dira_scale.runs.exit_codes import TRY
 from dira_scale.runs.identity import differences, execution, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 from dira_scale.storage.atomic import write_atomic, write_json
-from dira_scale.storage.owned import own
+from dira_scale.storage.owned import check_own, is_inside, own
+from dira_scale.storage.store import is_local
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,18 @@ class RunFolder:
         self._execution = described.execution if described else execution("pretrain")
         elsewhere = config.get("checkpoint", {}).get("folder")
         self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
+        with _as_user_error(folder):
+            check_own(folder, "run", "run")
+        if elsewhere is not None:
+            if is_local(self.checkpoints) and is_inside(folder, self.checkpoints):
+                raise UserError(f"checkpoint.folder={elsewhere} is run={folder}, or has it inside: name another folder")
+            with checkpoint.as_user_error(self.checkpoints):
+                check_own(self.checkpoints, "checkpoints", "checkpoint.folder")
+        with _as_user_error(folder):
+            own(folder, "run", "run")
         if elsewhere is not None:
             with checkpoint.as_user_error(self.checkpoints):
                 own(self.checkpoints, "checkpoints", "checkpoint.folder")
-        with _as_user_error(folder):
-            own(folder, "run", "run")
         with checkpoint.as_user_error(self.checkpoints):
             checkpoint.make_folder(self.checkpoints)
             self._refuse_other_run(config)

@@ -75,12 +75,11 @@ class Lease:
             write_json(self.path, self._content | {"released": True})
 
     def _take(self) -> None:
-        """Create this number's file, which only one process can, then fill it."""
+        """Create this number's file, which only one process can."""
         try:
-            self.path.touch(exist_ok=False)
+            write_json(self.path, self._content, new=True)
         except FileExistsError as error:
             raise UserError(f"{self.folder.parent}: another process has just started on this run") from error
-        write_json(self.path, self._content)
 
     def _keep(self) -> None:
         while not self._stop.wait(TIMINGS.beat):

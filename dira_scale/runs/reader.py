@@ -16,7 +16,7 @@ from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.runs.choice import BEST, LATEST, Chosen, chosen_checkpoint
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
-from dira_scale.runs.files import read_json, read_rows, read_status, read_yaml
+from dira_scale.runs.files import inside, read_json, read_rows, read_status, read_yaml
 from dira_scale.runs.lora import merged
 from dira_scale.runs.shape import STEP, Shape
 from dira_scale.storage.owned import is_inside
@@ -107,7 +107,7 @@ class RunReader:
 
     def restoration(self) -> list[Row]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
-        return read_json(self.folder / "pictures/restoration.json", [], list[Restored])
+        return read_json(inside(self.folder / "pictures/restoration.json", self.folder), [], list[Restored])
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""

@@ -77,7 +77,8 @@ class Shape:
     def _keys(self, kind: Any, value: dict[str, Any], key: str) -> Any:
         hints, needed = _hints(kind)
         differing = needed - value.keys() | (set() if is_typeddict(kind) else value.keys() - hints.keys())
-        if name := min(differing, default=""):
+        if differing:
+            name = min(differing)
             raise UserError(f"{key}{name} is {'missing' if name in hints else 'unknown'}; {self.repair}")
         values = {name: self.of(hints.get(name, Any), each, f"{key}{name}.") for name, each in value.items()}
         return values if is_typeddict(kind) else kind(**values)
@@ -100,7 +101,7 @@ def _hints(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     if is_typeddict(kind):
         return hints, frozenset(kind.__required_keys__)
     hints = {each.name: hints[each.name] for each in fields(kind)}
-    return hints, frozenset(each.name for each in fields(kind) if each.default is MISSING)
+    return hints, frozenset(each.name for each in fields(kind) if each.default is each.default_factory is MISSING)
 
 
 def check_settings(kind: type, given: Mapping[str, Any], repair: str) -> None:

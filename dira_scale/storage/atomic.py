@@ -19,14 +19,14 @@ FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def write_atomic(
-    path: Path, content: str | bytes, check: Callable[[], None] = lambda: None, private: bool = False
+    path: Path, content: str | bytes, check: Callable[[], None] = lambda: None, private: bool = False, new: bool = False
 ) -> None:
     """Write a file, unless ``check``, called right before it becomes visible, raises.
 
     On a disk: write to a temporary name beside ``path``, flush, rename. In a store: one request. Only its owner can
-    read a ``private`` file on a disk.
+    read a ``private`` file on a disk. One that is ``new`` there replaces none.
 
-    Raises OSError.
+    Raises OSError; FileExistsError where a file that must be new is there, as for all but one of several processes.
     """
     data = content.encode() if isinstance(content, str) else content
     if not is_local(path):
@@ -41,10 +41,20 @@ def write_atomic(
             file.flush()
             os.fsync(file.fileno())
         check()
-        temporary.replace(path)
+        (_link if new else Path.replace)(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # a partial file must not take space on a full disk
     sync_folder(path.parent)
+
+
+def _link(written: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(written)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, where a reader may see the file empty
+        path.touch(exist_ok=False)
+        written.replace(path)
 
 
 def open_new(path: Path, private: bool = False) -> BinaryIO:
@@ -72,9 +82,9 @@ def process_namespace() -> str | None:
         return None
 
 
-def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None) -> None:
+def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None, new: bool = False) -> None:
     """``value`` as indented JSON, by :func:`write_atomic`."""
-    write_atomic(path, json.dumps(value, indent=1) + "\n", check)
+    write_atomic(path, json.dumps(value, indent=1) + "\n", check, new=new)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import asyncio
 import errno
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,18 +71,23 @@ def fetch(path: Path, most: int) -> bytes:
 
 
 def _steady(path: Path, blocks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
-    """Yield the blocks, unless they trickle."""
-    since, received = time.monotonic(), 0
     with with_errno(path, StoppedError):
-        for block in blocks:
+        for block in steady(blocks):
             if stop.is_set():
                 raise StoppedError
-            received += len(block)
-            if time.monotonic() - since > PATIENCE.silence:
-                if received < PATIENCE.least:
-                    raise TimeoutError(f"only {received} bytes in {PATIENCE.silence:g} s")
-                since, received = time.monotonic(), 0
             yield block
+
+
+def steady(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the blocks. Raises TimeoutError when they trickle."""
+    since, received = time.monotonic(), 0
+    for block in blocks:
+        received += len(block)
+        if time.monotonic() - since > PATIENCE.silence:
+            if received < PATIENCE.least:
+                raise TimeoutError(f"only {received} bytes in {PATIENCE.silence:g} s")
+            since, received = time.monotonic(), 0
+        yield block
 
 
 def _from_disk(path: Path, start: int, size: int) -> Iterator[bytes]:

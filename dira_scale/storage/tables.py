@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError, nearest, without_commands
 from dira_scale.storage.excel import SUFFIX, open_table
 from dira_scale.storage.text import LONGEST, brief, lines_of
 
@@ -39,7 +39,7 @@ def read_table(
     ``advice`` what to do about a column), or has a line with more cells than the header.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path} is a folder: name the table in it" if path.is_dir() else f"{path}: no such file")
     delimiter = _delimiter(path)
     with lines_of(path) as lines:
         reader, first_line = csv.reader(lines, delimiter=delimiter), 1  # of the row being read
@@ -79,13 +79,18 @@ def read_table(
 
 
 def harmless(row: Iterable[Any]) -> list[Any]:
-    """The cells of a table to write: foreign text that a spreadsheet would compute is quoted, as is usual, by ``'``."""
-    return [f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell for cell in row]
+    """The cells of a table to write: foreign text that a spreadsheet would compute is quoted, as is usual, by ``'``;
+    what would command a terminal is escaped."""
+    return [_harmless(cell) if isinstance(cell, str) else cell for cell in row]
 
 
 def as_written(cell: str) -> str:
     """A cell before :func:`harmless`."""
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _harmless(cell: str) -> str:
+    return without_commands(f"'{cell}" if _is_formula(cell) else cell)
 
 
 def _is_formula(cell: str) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,16 @@ def lines_of(path: Path) -> Iterator[Lines]:
     """The lines of ``path``, read lazily. Raises OSError; iterating may raise UnicodeDecodeError."""
     with open_table(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
         yield Lines(text)
+
+
+def last_parts(text: str) -> str:
+    """``text`` for a page, which may be passed on: of its absolute paths only the last part."""
+    return re.sub(r"(?<![\w.:/])~?/(?=\S)(?:[^\s/]+/)*", "", text)
+
+
+def without_tags(text: str) -> str:
+    """``text`` of Markdown in which nothing begins HTML, which names of other people may hold."""
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def brief(what: str) -> str:

@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from dira_scale.errors import print_line
-from dira_scale.runs.files import recorded_yaml
+from dira_scale.runs.files import inside, read_json, read_yaml
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import is_done
@@ -143,12 +143,13 @@ class Results:
 def write_results(path: Path) -> Results:
     """Write the results of the sweep in ``path``. Raises UserError if there is no sweep."""
     results, parquet = read_results(path), io.BytesIO()
-    own(path, "a sweep", "folder")
     pq.write_table(results.table, parquet)
-    write_atomic(path / "results.parquet", parquet.getvalue())
-    if results.spread:
-        write_json(path / "spread.json", results.spread)
-    write_atomic(path / "results.md", results.text)
+    with as_user_error(path, "folder"):
+        own(path, "a sweep", "folder")
+        write_atomic(path / "results.parquet", parquet.getvalue())
+        if results.spread:
+            write_json(path / "spread.json", results.spread)
+        write_atomic(path / "results.md", results.text)
     return results
 
 
@@ -236,7 +237,7 @@ def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, A
 
 def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """The last row of each stage and split: ``STAGE/SPLIT/loss``."""
-    lines = (output / "metrics.jsonl").read_text().splitlines()
+    lines = inside(output / "metrics.jsonl").read_text().splitlines()
     last = {(row["stage"], row["split"]): row for row in map(json.loads, lines)}
     figures = (
         (f"{stage}/{split}/{key}", value)
@@ -244,13 +245,13 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
         for key, value in row.items()
         if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
     )
-    return figures, recorded_yaml(output / "config.yaml")
+    return figures, read_yaml(output / "config.yaml")
 
 
 def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``, of numbers ``r2/…``, of masks ``dice/…``, of classes ``accuracy/…`` too;
     the encoder's name where there are several of a kind."""
-    content = json.loads((output / "probe.json").read_text())
+    content = read_json(output / "probe.json", dict[str, Any]())
     names: dict[str, set[str]] = {}
     for figure in content["figures"]:
         names.setdefault(figure["kind"], set()).add(figure["encoder"])
@@ -267,7 +268,7 @@ def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
 def from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """Every number in the JSON files that another command has left: ``FILE/KEY/KEY``."""
     files = sorted(output.glob("*.json"))
-    return (figure for file in files for figure in _numbers(json.loads(file.read_text()), file.stem)), {}
+    return (figure for file in files for figure in _numbers(json.loads(inside(file).read_text()), file.stem)), {}
 
 
 def _numbers(value: Any, name: str) -> Figures:

@@ -14,7 +14,7 @@ from dira_scale.config.files import roots
 from dira_scale.config.overrides import Arguments, key_of
 from dira_scale.errors import UserError
 from dira_scale.runs.exit_codes import DONE
-from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import own
 from dira_scale.sweep.check import check_machines, check_runs, rehearse
 from dira_scale.sweep.command_line import read
@@ -71,7 +71,8 @@ def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: Dic
     if config.dry_run:
         _show(folder, config, runs, now)
         return DONE
-    own(folder.path, "a sweep", "folder")
+    with as_user_error(folder.path, "folder"):
+        own(folder.path, "a sweep", "folder")
     return carry_out(folder, config, runs, starting, lambda started: record(folder, cfg, runs, started))
 
 

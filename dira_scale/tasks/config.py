@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import chosen_class
-from dira_scale.config.schema import Schema, above, at_least, one_of
-from dira_scale.data.config import COUNTS_AS
+from dira_scale.config.schema import Schema, above, at_least, one_of, within
+from dira_scale.data.config import COUNTS_AS, MOST_GRADES
 from dira_scale.errors import UserError, nearest
 from dira_scale.runs.shape import Within
 from dira_scale.tasks.classes import check_classes
@@ -252,7 +252,7 @@ class OrdinalTask(TaskConfig):
     facts: ClassVar[type] = GradeFacts
     loss: list[str] = one_of("corn")
     label: str | None = None
-    grades: int | None = at_least(2, None)
+    grades: int | None = within(2, MOST_GRADES, None)
 
     def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.numbers import Grades, NumberChoice

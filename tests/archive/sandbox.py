@@ -106,7 +106,8 @@ def convert(sandbox: Path, out: str, dims: int) -> Conversion:
     assert ended.returncode == 0, (ended.stdout[-2000:], ended.stderr[-4000:])
     # Beside what `shard` itself says of a long or bad run, only libtiff may print: neither the file nor a value.
     expected = (
-        r"shard: (warning: \d+ of the first|sharding: \d+ of)|tempfile\.tif: |\w+(Decode|SetupState|FetchNormalTag): "
+        r"shard: (warning: \d+ of the first|(listing|sharding): \d+ of)|tempfile\.tif: "
+        r"|\w+(Decode|SetupState|FetchNormalTag): "
     )
     lines = [line for line in ended.stderr.splitlines() if not re.match(expected, line)]
     assert not lines, lines

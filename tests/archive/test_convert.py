@@ -170,7 +170,7 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
         ("decode", "damaged or cut short (OSError in PNG decoding)"),
         ("decode", "the file is empty"),
         ("list", "no row in the CSV of labels"),
-        ("list", "the file cannot be read (FileNotFoundError)"),
+        ("list", "named in the CSV, not there"),
         ("mask", "damaged or cut short (OSError in PNG decoding)"),
         ("mask", "the mask is of another size than its image"),
     ]

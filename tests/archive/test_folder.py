@@ -90,6 +90,7 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
         ({"images": "labels.csv"}, "recipe.images=.*labels.csv: a file; name the folder that it is in"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
+        ({"labels": "."}, "is a folder: name the table in it"),
         ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),

@@ -120,7 +120,7 @@ def test_a_network_takes_the_channels_that_it_has_learned(tmp_path: Path) -> Non
     "column, value, words",
     [
         ("low", [0.0, NAN], "low and high are not of the same channels"), ("high", [5.0], "high is not of 2 channels"),
-        ("low", [900.0, 10.0], "low is above high"), ("low", [NAN, NAN], "not of the same channels, or of none"),
+        ("low", [900.0, 10.0], "low is not below high"), ("low", [NAN, NAN], "not of the same channels, or of none"),
         ("low", [-math.inf, 1.0], "low is not finite"), ("low", [None, 1.0], "not of the same channels, or of none"),
         ("channels", 3, "channels is not 2"), ("low", None, "rows without low"),
     ],

@@ -42,6 +42,11 @@ def rows_of(count: int) -> list[Row]:
     return rows
 
 
+def box(**sides: float | None) -> list[Row]:
+    """A box of the image's first pixel."""
+    return [{"label": "a", "y": 0, "x": 0, "h": 1, "w": 1, "z": 0, "d": 1} | sides]
+
+
 def put(folder: Path, rows: list[Row], times: int = 1, **described: Any) -> Path:
     """A dataset of ``rows``, ``times`` over, without shards."""
     (folder / "set").mkdir(exist_ok=True)
@@ -191,13 +196,29 @@ FAULTS: dict[str, tuple[Row, str]] = {
     # A stranger's: keys that leave a folder, sizes that take gigabytes, numbers that are none.
     "a path": ({"key": "../../x"}, "a key that is not of letters"),
     "a long key": ({"key": "a" * 300}, "a key that is not of letters"),
+    "a key like an option": ({"key": "-rf"}, "a key that is not of letters"),
     "no height": ({"height": 0}, "height is 0, not from 1"),
     "a huge width": ({"width": 2**31 - 1}, "width is 2147483647, not from 1"),
     "many pixels": ({"height": 2**14, "width": 2**13}, "an image of 1.34e+08 pixels, more than 67108864"),
     "bits": ({"bits": 77}, "bits is 77, not 8 or 16"),
-    "a low above high": ({"low": 1e9}, "low is above high"),
+    "a low above high": ({"low": 1e9}, "low is not below high"),
+    "a low as high": ({"low": 999.5}, "low is not below high"),
     "an infinite high": ({"high": float("inf")}, "high is not finite"),
     "an infinite spacing": ({"spacing": [1.0, float("inf")]}, "spacing is not finite"),
+    "no spacing": ({"spacing": []}, "spacing is not of 2 numbers"),
+    "a spacing of three": ({"spacing": [1.0] * 3}, "spacing is not of 2 numbers"),
+    "a spacing of 0": ({"spacing": [1.0, 0.0]}, "spacing is not above 0 and at most 1000 mm"),
+    "a negative spacing": ({"spacing": [-1.0, 1.0]}, "spacing is not above 0 and at most 1000 mm"),
+    "a spacing of a mile": ({"spacing": [1.0, 1.6e6]}, "spacing is not above 0 and at most 1000 mm"),
+    "half a spacing": ({"spacing": [1.0, None]}, "spacing is not finite"),
+    "a box beyond": ({"boxes": box(x=300)}, "a box that is not inside its image"),
+    "a box before": ({"boxes": box(y=-40)}, "a box that is not inside its image"),
+    "a huge box": ({"boxes": box(h=1e30)}, "a box that is not inside its image"),
+    "a box of NaN": ({"boxes": box(w=float("nan"))}, "a box that is not inside its image"),
+    "a box without a side": ({"boxes": box(h=None)}, "a box that is not inside its image"),
+    "a box of negative extent": ({"boxes": box(h=-1)}, "a box that is not inside its image"),
+    "a box of a volume": ({"boxes": box(z=90)}, "a box that is not inside its image"),
+    "the last of two boxes": ({"boxes": [*box(), *box(x=300)]}, "a box that is not inside its image"),
     "an infinite label": ({"labels": [0.0, float("inf")]}, "a label is infinite"),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from data.conftest import row_of, write_dataset
+from xxhash import xxh3_64_hexdigest
 
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 
@@ -27,8 +28,9 @@ def dataset(tmp_path: Path) -> Path:
         shard = f"{split}-000000.tar"
         facts = {
             "split": split, "patient": f"p{number}", "codec": "png", "shard": shard, "offset": len(shards[shard]),
-            "size": len(payload), "height": 4, "width": 5, "low": 0.0, "high": 255.0, "xxh3": f"{number:016x}",
-            "labels": [float(number), float("nan")], "attributes": {"sex": "F"}, "boxes": [BOX],
+            "size": len(payload), "height": 4, "width": 5, "low": 0.0, "high": 255.0,
+            "xxh3": xxh3_64_hexdigest(payload), "labels": [float(number), float("nan")],
+            "attributes": {"sex": "F"}, "boxes": [BOX],
         }  # fmt: skip
         shards[shard] += payload
         if number == 1:

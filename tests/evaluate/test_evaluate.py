@@ -105,6 +105,7 @@ def test_a_run_on_its_own_test_split_and_its_export_on_other_data(
     assert content["leak"]["verdict"] == "no leak" and f"trained on by run={run}" in printed
     assert (content["step"], content["network"]) == (results(run)["step"], "run")
     assert auroc.in_words() in page and "ROC curves, test split" in page and "no patient of split test of shown" in page
+    assert str(tmp_path) not in page and "was trained on by run=run" in page
     assert dict(evaluated(out)[0]) == {k: v for k, v in evaluated(run)[0] if k.startswith("test/")}
     assert evaluated(out)[1]["data"]["split"] == "test"
 

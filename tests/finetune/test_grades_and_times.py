@@ -16,6 +16,7 @@ from torch import Tensor
 from dira_scale.api import export
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.numbers import Grades, Times
+from dira_scale.errors import UserError
 from dira_scale.evaluate import main as evaluate
 from dira_scale.evaluation.comparison import compared
 from dira_scale.finetune import main
@@ -154,6 +155,7 @@ def test_a_run_from_shards_to_figures_and_predictions(
     [
         ([*TASKS["ordinal"], "task.label=months"], "has the value 1"),
         ([*TASKS["ordinal"], "task.grades=3"], "has the value 3, and grades are 0 to 2 (task.grades=3)"),
+        ([*TASKS["ordinal"], "task.grades=1001"], "task.grades=1001: must be from 2 to 1000"),
         (["task=ordinal"], "task.label=null: grade, months are numbers: name the one that is graded"),
         ([*TASKS["survival"], "task.event=grade"], "event 'grade' is "),
         (["task=survival", "task.time=months"], "task.event"),
@@ -166,3 +168,10 @@ def test_what_is_no_grade_or_event_is_refused(
     assert main([*TINY, *words, f"data.shards={graded}", f"run={tmp_path / 'run'}"]) == 2
     assert printed in (said := capsys.readouterr().err) and "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_grade_decides_no_memory() -> None:
+    """Each is an output: 2^24 of them would take gigabytes."""
+    Grades(("grade",))._check(np.array([[0.0], [999.0]]), "here", "name another", True)
+    with pytest.raises(UserError, match=r"'grade' has the value 1e\+09, and grades are 0 to 999: learn it by"):
+        Grades(("grade",))._check(np.array([[0.0], [1e9]]), "here", "name another", True)

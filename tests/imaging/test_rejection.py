@@ -1,6 +1,7 @@
 """A bad file is a verdict; a disk, a network or a memory that fails is not."""
 
 import errno
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from dira_scale.archive.sample import sample_of
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.errors import UserError
 from dira_scale.imaging import read
-from dira_scale.imaging.files import size_of
+from dira_scale.imaging.files import opened, opened_for_header, size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.shard.convert import convert
 from dira_scale.storage import store
@@ -99,3 +100,35 @@ def test_a_file_that_may_not_be_read_is_found_out_when_it_is_listed(
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(RejectedError, match=r"cannot be read .PermissionError"):
         size_of(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("error", [UserError("x"), KeyboardInterrupt(), SystemExit(), OSError(errno.ENOSPC, "x")])
+def test_what_would_meet_the_next_file_too_ends_all(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    for reading in (opened, opened_for_header):
+        with pytest.raises(type(error)), reading(tmp_path / "x"):
+            raise error
+
+
+def test_whatever_else_a_reader_raises_is_the_files_fault(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    for reading in (opened, opened_for_header):
+        for error in (NotImplementedError, RecursionError, SystemError, KeyError, AssertionError, StopIteration):
+            with pytest.raises(RejectedError, match=f"damaged .*{error.__name__}"), reading(tmp_path / "x"):
+                raise error
+
+
+def test_in_a_store_a_damaged_header_is_not_the_networks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.locate("memory://damaged/x.dcm", "x")
+    path.write_bytes(b"x" * 200)
+    with pytest.raises(RejectedError, match="NotImplementedError"), opened_for_header(path):
+        raise NotImplementedError
+
+    class Failing(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise LookupError("whatever a store's library raises")
+
+    monkeypatch.setattr(type(path), "open", lambda *_, **__: Failing())
+    with pytest.raises(OSError, match="LookupError") as caught, opened_for_header(path) as file:
+        file.read(1)
+    assert caught.value.errno == errno.EIO

@@ -26,6 +26,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize import main
 from dira_scale.localize.cases import cases_of, check
+from dira_scale.storage.owned import own
 
 __all__ = ["make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")
@@ -113,6 +114,22 @@ def test_boxes_of_volumes_are_where_the_middle_that_is_seen_is(tmp_path: Path, s
     (picture,) = (tmp_path / "out" / "pictures").iterdir()
     colours = np.asarray(Image.open(picture)).reshape(-1, 3)
     assert (colours == (90, 220, 90)).all(1).any() and (colours == (80, 170, 255)).all(1).any()
+
+
+def test_a_folder_of_the_users_is_refused_whatever_it_has(
+    tmp_path: Path, seeing: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing(8, 8, 8)
+    volume = np.full((8, 8, 8), 1000, np.int16)
+    dataset = make_volumes(tmp_path / "shards", [volume], test=1, boxes=[[box("bright", 1, 1, 1, 3, 3, 3)]])
+    words = [f"run={tmp_path}", f"data.shards={dataset.root}", f"out={(out := tmp_path / 'out')}"]
+    out.mkdir()
+    (out / "results.json").write_text("mine")
+    assert main(words) == 2 and "holds files that this command has not written" in capsys.readouterr().err
+    (out / "results.json").unlink()
+    own(out, "localizations", "out")
+    (out / "results.json").write_text("{")
+    assert main(words) == 2 and "results.json is damaged" in capsys.readouterr().err
 
 
 def test_published_boxes_are_those_of_the_shrunken_image(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.models.architecture import architecture
 from dira_scale.models.bounded import BESIDE, as_large_as
+from dira_scale.models.encoder import build_encoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.reader import RunReader
@@ -54,6 +55,27 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_takes_memory(mon
     monkeypatch.setattr("dira_scale.models.bounded.BESIDE", BESIDE // 64)  # which many small layers reach sooner
     with pytest.raises(UserError, match=r"a.json describes a larger network"), as_large_as([], "a.json"):
         nn.ModuleList(nn.Linear(1, 1) for _ in range(10**9))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [("vit_tiny_patch16_224", {"depth": 10**6}, 224), ("vit_tiny_patch16_224", {"depth": 10**10}, 224),
+     ("maxvit_tiny_tf_224", {}, 8192)],
+)  # fmt: skip
+def test_a_network_that_takes_many_steps_is_refused_after_as_many_as_its_weights_need(
+    name: str, arguments: dict[str, int], size: int
+) -> None:
+    """A depth that is read as a million numbers, and tables that are filled in a loop: both without much memory."""
+    steps = [torch.empty(2**15) for _ in range(176)]
+    with pytest.raises(UserError, match=r"a.json describes a larger network"), as_large_as(steps, "a.json"):
+        build_encoder(name, size=size, arguments=arguments)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_tiny_patch16_224", "maxvit_tiny_tf_224"])
+def test_a_network_of_its_own_weights_is_built(name: str) -> None:
+    weights = build_encoder(name, size=224).state_dict().values()
+    with as_large_as(weights, "a.json"):
+        build_encoder(name, size=224)
 
 
 HUGE: list[tuple[str, Any]] = [("channels", 60_000), ("decoder_channels", [10**6] * 5), ("outputs", ["x"] * 10**5)]

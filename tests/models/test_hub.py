@@ -23,6 +23,7 @@ from dira_scale.models import hub as client
 from dira_scale.models.architecture import architecture
 from dira_scale.models.network import Encoder
 from dira_scale.models.start import start_weights
+from dira_scale.storage.retry import PATIENCE
 
 NAME, WHERE = "test_resnet", "hf://org/net"
 CARD = b"---\nlicense: apache-2.0\n---\n# A card\n"
@@ -129,6 +130,40 @@ def test_a_file_that_is_not_the_hubs_is_refused(hub: Hub) -> None:
     asked_anew()
     with pytest.raises(UserError, match="is not the file of the Hub"):
         start_weights(WHERE, encoder())
+
+
+PATHS = ["../../../../../out", "other", "a" * 39, "A" * 40, ""]
+OF_THE_CACHE = {"cache", "hub", "CACHEDIR.TAG", ".locks", "models--org--net", "blobs", "refs", "snapshots", "main",
+                "model.safetensors"}  # fmt: skip
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_server_names_no_path(hub: Hub, tmp_path: Path, header: str, status: int) -> None:
+    """huggingface_hub makes files of its names: of a commit's also for a file that is not there."""
+    where = WHERE if status == 200 else f"{WHERE}/other.safetensors"
+    for path in PATHS if header == "X-Repo-Commit" or status == 200 else ():
+        hub.headers = {header: path if header == "X-Repo-Commit" else f'"{path}"'}
+        with pytest.raises(UserError, match=r"127.0.0.1 names a (commit|file) '.*', which is no hash: it is no Hub"):
+            client.pinned(where, "init")
+        made = {path.name for path in tmp_path.rglob("*") if not re.fullmatch(r"[0-9a-f]{40,64}(\.lock)?", path.name)}
+        assert made <= OF_THE_CACHE, made
+        asked_anew()
+
+
+@pytest.mark.parametrize("siblings", [3, [3], [{}], [{"rfilename": 3}]])
+def test_what_is_no_list_of_files_is_one_line(hub: Hub, siblings: object) -> None:
+    hub.siblings = siblings
+    with pytest.raises(UserError, match=r"answers with no list of files: it is no Hub|has no file .safetensors"):
+        client.pinned(WHERE, "init")
+
+
+@pytest.mark.parametrize("where", [WHERE, f"{WHERE}/model.safetensors"])
+def test_a_server_that_trickles_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr(PATIENCE, "silence", 0.2)
+    hub.trickles = True
+    with pytest.raises(UserError, match=r"is not reached \(only \d+ bytes in 0.2 s\)"):
+        client.local(where, "init")
 
 
 def test_which_file_is_loaded(hub: Hub) -> None:

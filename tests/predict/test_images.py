@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from archive.conftest import recipe
+from archive.mutants.elements import radiographs, with_unknown_vr
 from archive.sources.miniatures_3d import body, write_nifti
 from data.conftest import make_dataset
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.archive.reading import QuarantinedError
 from dira_scale.archive.recipe import Recipe
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
@@ -39,6 +41,20 @@ def test_volumes_of_a_folder_are_not_cropped_to_masks_and_boxes(crop: dict[str, 
     made = Recipe.from_config(recipe("lits", images=str(tmp_path), volume=volume))
     images = FolderImages(str(tmp_path), made.identity(Hasher(PUBLIC_KEY)), 3, "keys", None, 1)
     assert images.load(0).stored.sides == (36, 40, 50)
+
+
+def test_a_file_of_which_an_element_is_damaged_is_quarantined(tmp_path: Path) -> None:
+    for number, (keyword, content) in enumerate(with_unknown_vr(radiographs(0))):
+        (tmp_path / f"{number}{keyword}").write_bytes(content)
+    made = Recipe.from_config(recipe("folder", images=str(tmp_path), burned_in="refuse"))
+    images = FolderImages(str(tmp_path), made.identity(Hasher(PUBLIC_KEY)), 2, "source", None, 1)
+    reasons = set()
+    for item in range(len(images.keys)):
+        try:
+            images.load(item)
+        except QuarantinedError as error:
+            reasons.add(error.reason)
+    assert "damaged or cut short (NotImplementedError)" in reasons
 
 
 def test_the_key_that_was_typed_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, get_args, get_type_hints
 import nibabel
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,7 @@ from dira_scale.api import export, shard
 from dira_scale.config.compose import compose
 from dira_scale.data.config import as_stored
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.schema import SCHEMA
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
 from dira_scale.evaluation.journal import FILE as UNFINISHED
@@ -185,6 +189,15 @@ def test_masks_of_odd_images_are_of_their_sources_size(discs: Path, tmp_path: Pa
     assert len(names) == 3 and all(len(name) == len(24 * "0" + ".png") for name in names)
     assert "c.png" in (tmp_path / "hashed.rejected.csv").read_text()
     assert "c.png" not in (tmp_path / "hashed" / "quarantine.csv").read_text()
+
+    wrong = shutil.copytree(discs, tmp_path / "wrong") / "manifest.parquet"  # a payload of another size than its row
+    rows = pq.read_table(wrong).to_pylist()
+    rows[0]["height"] += 1
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), wrong)
+    asked = [f"run={run}", f"data.shards={wrong.parent}", "data.split=all", f"out={tmp_path / 'partly'}"]
+    assert predict(asked) == 0
+    (refused,) = table(tmp_path / "partly" / "quarantine.csv")
+    assert (refused["key"], refused["stage"]) == (rows[0]["key"], "decode") and "its header says" in refused["reason"]
 
 
 def conversion_of_discs(tmp_path: Path, **recipe: Any) -> Path:

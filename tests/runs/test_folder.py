@@ -139,6 +139,38 @@ def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> No
     held.release()
 
 
+def test_a_process_that_is_killed_while_it_takes_a_run_leaves_no_empty_lease(tmp_path: Path) -> None:
+    """Nobody would know whose it was: the next process waited a minute for a sign of life."""
+    hold = f"from pathlib import Path; from dira_scale.runs.lease import Lease; Lease(Path({str(tmp_path)!r}))"
+    for call in ("os.fsync", "os.link"):
+        code = f"import os; {call} = lambda *_, **__: os._exit(9); {hold}"
+        finish([sys.executable, "-c", code], code=9)
+        assert not [*(tmp_path / "leases").glob("[0-9]*")]
+    held = Lease(tmp_path)
+    assert held.number == 1
+    held.release()
+
+
+def test_a_lease_is_taken_without_links_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    held = Lease(tmp_path)
+    assert json.loads(held.path.read_text())["pid"] == os.getpid()
+    held.release()
+
+
+@pytest.mark.parametrize("where", ["run", "run/..", "run/checkpoints/../"])
+def test_checkpoints_that_have_the_run_inside_are_refused_before_anything_is_written(
+    tmp_path: Path, where: str
+) -> None:
+    config = CONFIG | {"checkpoint": {"folder": str(tmp_path / where)}}
+    with pytest.raises(UserError, match=r"checkpoint.folder=.* is run=.*, or has it inside"):
+        RunFolder(tmp_path / "run", config)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same machine, same host name, processes numbered by themselves: its process 2**22 would be nobody here."""
     monkeypatch.setattr(TIMINGS, "beat", 0.1)

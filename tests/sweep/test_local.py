@@ -92,6 +92,12 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert main(words) == 0 and len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    kept = [word for word in words if not word.startswith("folder=")]
+    assert main([*kept, "folder=/proc/sweep"]) == 2
+    assert "/proc/sweep cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
 def test_a_run_has_as_many_threads_as_cores_were_asked_for(words: list[str], tmp_path: Path) -> None:
     item = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
     (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(item)

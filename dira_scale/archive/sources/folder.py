@@ -31,6 +31,7 @@ from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, folder_at, objects_below, resolve_links
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
+NOT_THERE = "named in the CSV, not there"
 CHUNK = 1024  # files per round of the threads
 
 
@@ -142,7 +143,9 @@ class Folder:
         try:
             size, header = size_of(path) if size is None else size, header_of(path)
         except RejectedError as error:
-            return [self._completed(replace(record, rejected=str(error)), listed.row, {})]
+            absent = listed.row is not None and isinstance(error.__cause__, FileNotFoundError)
+            reason = NOT_THERE if absent else str(error)
+            return [self._completed(replace(record, rejected=reason), listed.row, {})]
         record = self._completed(replace(record, size=size), listed.row, header)
         if "frames" not in header or record.rejected:
             return [record]

@@ -230,6 +230,15 @@ def _is_text(value: object) -> bool:
 
 
 def _regex(glob: str) -> "re.Pattern[str]":
-    """Groups: the folder above, then what stands in the place of each ``*``, which matches no ``/``."""
-    parts = {"*": "([^/]*)", "?": "[^/]"}
-    return re.compile("((?:.*/)?)" + "".join(parts.get(each) or re.escape(each) for each in glob))
+    """Groups: the folder above, then what stands in the place of the first ``*``; a ``*`` matches no ``/``.
+
+    Behind the first ``*`` the parts between two are where they are met first, and never tried elsewhere: else the time
+    would grow exponentially with their number.
+    """
+    first, *parts = ("".join("[^/]" if each == "?" else re.escape(each) for each in part) for part in glob.split("*"))
+    if parts:
+        first += f"([^/]*){parts.pop(0)}"
+    if parts:
+        last = parts.pop()
+        first += "".join(f"(?>[^/]*?{part})" for part in parts) + f"[^/]*{last}"
+    return re.compile(f"((?:.*/)?){first}")

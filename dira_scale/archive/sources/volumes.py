@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
-from dira_scale.archive.sources.folder import CHUNK, Folder, Listed
+from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, Listed
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Ball, Box
 from dira_scale.imaging.files import size_of
@@ -149,10 +149,7 @@ class Volumes(Folder):
         """The rejected record of a CSV row without a volume."""
         listed, reason = self.listed[path], "a folder without a DICOM series"
         if not path.is_dir():
-            try:
-                reason = "hidden, or a mask of another row" if size_of(path) >= 0 else ""
-            except RejectedError as error:
-                reason = str(error)
+            reason = "hidden, or a mask of another row" if self._exists(path) else NOT_THERE
         return self._completed(SourceRecord(listed.name, path, labels=listed.labels, rejected=reason), listed.row, {})
 
     def _unlisted(self, name: str) -> Listed:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dira_scale.errors import UserError
 
-PART = ".part"
+PART, LOCK = ".part", "lock"
 OURS = re.compile(r".+-[0-9a-f]{16}-(?P<size>\d+)\.\w+(?P<part>\.part)?")
 MB = 10**6
 
@@ -132,7 +132,7 @@ class CacheFolder:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -177,6 +177,12 @@ class CacheFolder:
             f"the disk of the cache {self.folder} is full: {free / MB:.1f} MB are free, {(size - present) / MB:.1f} MB "
             "are needed, and nothing of the cache is left to remove: free some, or name another disk in data.cache"
         )
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether ``folder`` has files of a cache alone, as one that was made before folders were marked."""
+    names = [path.name for path in folder.iterdir()]
+    return bool(names) and all(name == LOCK or OURS.fullmatch(name) for name in names)
 
 
 def _in_use(entry: Entry) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dira_scale.data.cache.folder import CacheFolder
+from dira_scale.data.cache.folder import CacheFolder, is_cache
 from dira_scale.errors import UserError
+from dira_scale.storage.owned import own
 from dira_scale.storage.store import is_local, locate
 
 GB = 10**9
@@ -49,13 +50,15 @@ class CacheSettings:
     def open(self) -> CacheFolder:
         """The folder, made if need be, with its bound in bytes.
 
-        Raises UserError if it cannot be written to, or belongs to another user.
+        Raises UserError if it cannot be written to, belongs to another user, or holds other files than a cache's.
         """
         folder = self.location
         try:
             folder.mkdir(mode=0o700 if self.folder is None else 0o777, parents=True, exist_ok=True)
             if self.folder is None and folder.stat().st_uid != os.getuid():  # anyone may write to the system's folder
                 raise PermissionError(f"{folder} belongs to another user")
+            if not is_cache(folder):
+                own(folder, "cached shards", "data.cache")
             cache = CacheFolder(folder, 0)
             room = shutil.disk_usage(folder).free + cache.used()
         except OSError as error:

@@ -4,16 +4,17 @@ import re
 from collections.abc import Mapping
 from functools import reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dira_scale.data.manifest.schema import INFO_FILE
 from dira_scale.pixels.codecs import CODECS
-from dira_scale.pixels.limits import MAX_CHANNELS, MAX_PIXELS, MAX_VOXELS
+from dira_scale.pixels.limits import MAX_CHANNELS, MAX_PIXELS, MAX_SPACING, MAX_VOXELS
 
 SHARD = re.compile(r"(?:[^/\0]{1,255}/)*[^/\0]{1,250}\.(?:tar|beton)")  # relative to the dataset's folder
 SPLIT = re.compile(r"[\w-]{1,200}", re.ASCII)
-KEY = r"^[0-9A-Za-z_-][0-9A-Za-z_.-]{0,249}$"  # names of files that `predict` and `convert` write
+KEY = r"^[0-9A-Za-z_][0-9A-Za-z_.-]{0,249}$"  # names of files that `predict` and `convert` write
 LONGEST_TEXT = 1000
 NEVER_NULL = (
     "key", "split", "patient", "shard", "offset", "size", "codec", "channels", "height", "width", "bits", "low", "high",
@@ -39,17 +40,44 @@ def _wrong_range(table: pa.Table, channels: int) -> str | None:
         lacking, both = (pc.is_nan(end).to_numpy().reshape(-1, channels) for end in ends)
         if (lacking != both).any() or lacking.all(1).any():
             return "low and high are not of the same channels, or of none"
-        ends = [pc.if_else(pc.is_nan(end), 0.0, end) for end in ends]
+        ends = [pc.if_else(pc.is_nan(end), lacked, end) for end, lacked in zip(ends, (0.0, 1.0), strict=True)]
     for name, column in zip(("low", "high"), ends, strict=True):
         if column.null_count or not pc.all(pc.is_finite(column)).as_py():
             return f"{name} is not finite"
-    return "low is above high" if pc.any(pc.greater(*ends)).as_py() else None
+    return None if pc.all(pc.less(*ends)).as_py() else "low is not below high"
+
+
+def _wrong_lengths(table: pa.Table, dims: int) -> str | None:
+    """The first fault of ``spacing`` and ``affine``, where a row has them."""
+    for name, count in (("spacing", dims), ("affine", 16)):
+        lengths, values = pc.list_value_length(table[name]), pc.list_flatten(table[name]).to_numpy()
+        if pc.any(pc.not_equal(lengths, count)).as_py():
+            return f"{name} is not of {count} numbers"
+        if not np.isfinite(values).all():
+            return f"{name} is not finite"
+        if name == "spacing" and not ((values > 0) & (values <= MAX_SPACING)).all():
+            return f"spacing is not above 0 and at most {MAX_SPACING:g} mm"
+    return None
+
+
+def _wrong_boxes(table: pa.Table, sides: Mapping[str, str]) -> str | None:
+    """The first fault of boxes; ``sides``: the column of an image's side by the axis. Conversions let a box reach out
+    by a pixel of the source, of which resampling makes several."""
+    boxes = table["boxes"].combine_chunks()
+    row, every = pc.list_parent_indices(boxes).to_numpy(), boxes.flatten()
+    for axis, extent in zip("zyx", "dhw", strict=True):
+        first, size = (pc.struct_field(every, name).to_numpy(zero_copy_only=False) for name in (axis, extent))
+        side = table[sides[axis]].to_numpy()[row] if axis in sides else np.ones(len(row))
+        out = np.maximum(2, side / 4)
+        if not ((first >= -out) & (size >= 0) & (first + size <= side + out)).all():  # nor NaN
+            return "a box that is not inside its image"
+    return None
 
 
 def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
     """The first value that no sample has, and for which memory would be taken, or files written elsewhere."""
     if not pc.all(pc.match_substring_regex(table["key"], KEY)).as_py():
-        return "a key that is not of letters, digits, '_', '-' and '.'"
+        return "a key that is not of letters, digits, '_', '-' and '.', or does not begin with one of the first three"
     if fault := _wrong_range(table, channels):
         return fault
     sides = ["height", "width"] if dims == 2 else ["depth", "height", "width"]
@@ -63,9 +91,8 @@ def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
     most = MAX_PIXELS if dims == 2 else MAX_VOXELS
     if (largest := pc.max(count).as_py()) > most:
         return f"an image of {largest:.3g} {'pixels' if dims == 2 else 'voxels'}, more than {most}"
-    for name in ("spacing", "affine"):
-        if name in table.column_names and not pc.all(pc.is_finite(pc.list_flatten(table[name])), min_count=0).as_py():
-            return f"{name} is not finite"
+    if fault := _wrong_lengths(table, dims) or _wrong_boxes(table, dict(zip("xyz", reversed(sides), strict=False))):
+        return fault
     if pc.any(pc.is_inf(pc.list_flatten(table["labels"])), min_count=0).as_py():
         return "a label is infinite"
     return None

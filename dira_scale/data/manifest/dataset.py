@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
 from dira_scale.data.manifest.index_files import index_of
@@ -17,8 +18,12 @@ from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError, DimensionsError
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.codecs import DecodeError, decode, open_bricks
+from dira_scale.pixels.bricks import BrickError, Bricks
+from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.storage.store import as_os_error, is_local, locate
+
+ReadInto = Callable[[memoryview, int], int]  # fills a buffer from an offset; returns how many bytes it got
+CHECKSUM = "checksum differs from the manifest's"
 
 
 class ShardedDataset:
@@ -214,17 +219,25 @@ class ShardedDataset:
         """Labels as yes and no, float32 [n, F] in the order of ``info.flags``; NaN = unknown, -1 = uncertain."""
         return as_flags(self.labels(rows), self.info.flags)
 
+    def sides(self, row: int) -> tuple[int, ...]:
+        """[H, W] of an image, [Z, Y, X] of a volume: what its mask must hold."""
+        return tuple(int(self.column(name)[row]) for name in SIDES[self.info.dims])
+
     def shape(self, row: int) -> tuple[int, ...]:
         """[H, W] or [H, W, C] of an image, [Z, Y, X] or [C, Z, Y, X] of a volume: what its payload must hold."""
-        sides = tuple(int(self.column(name)[row]) for name in SIDES[self.info.dims])
+        sides = self.sides(row)
         channels = int(self.column("channels")[row])
         if channels == 1:
             return sides
         return (*sides, channels) if self.info.dims == 2 else (channels, *sides)
 
     def read(self, row: int) -> bytes:
-        """The encoded image of ``row``, by one positioned read."""
-        return self._read(row, "offset", "size")
+        """The encoded image of ``row``, by one positioned read. Raises DatasetError unless its checksum is the
+        manifest's."""
+        payload = self._read(row, "offset", "size")
+        if xxhash.xxh3_64_intdigest(payload) != self.checksums[row]:
+            raise self.damaged(row, CHECKSUM)
+        return payload
 
     def read_into(self, row: int, new: Allocate) -> memoryview:
         """Read a row's bytes as ``read`` does, into memory that ``new`` makes."""
@@ -234,7 +247,7 @@ class ShardedDataset:
             raise self._cut_short(row)
         return payload
 
-    def reader(self, row: int) -> Callable[[memoryview, int], int]:
+    def reader(self, row: int) -> ReadInto:
         """Fills a buffer from an offset in the shard of ``row``; returns how many bytes it got."""
         return self._file(row).read_into
 
@@ -246,35 +259,61 @@ class ShardedDataset:
         """Whether a row, or each of several rows [n], has a mask."""
         return self.index.records["mask_size"][rows] != NO_MASK
 
-    def voxels(self, row: int) -> Any:
-        """The volume of ``row``, [Z, Y, X] or [C, Z, Y, X]; slicing a local b2nd reads only the bricks needed."""
-        shard, codec = self.file(self.cell("shard", row)), self.cell("codec", row)
-        if codec == "b2nd" and is_local(shard):
-            return open_bricks(shard, self.cell("offset", row))
-        return decode(self.read(row), codec, self.shape(row))
+    def bricks(self, row: int, mask: bool = False, read_into: ReadInto | None = None) -> Bricks:
+        """The bricks of a volume, or of its mask; ``read_into``: instead of the shard's own :meth:`reader`."""
+        record, read = self.index.records[row], read_into or self.reader(row)
+        first, size = (int(record[f"mask_{name}" if mask else name]) for name in ("offset", "size"))
+
+        def fetch(start: int, buffer: memoryview) -> None:
+            if start + len(buffer) > size or read(buffer, first + start) != len(buffer):
+                raise BrickError("the shard, or its row in the manifest, ends inside it")
+
+        kind = np.dtype(np.uint8 if mask else np.int16)
+        return Bricks(self.sides(row) if mask else self.shape(row), kind, size, fetch)
+
+    def pixels(self, row: int) -> np.ndarray:
+        """An image, [H, W] or [H, W, C]; a volume that is not in bricks. Raises DatasetError for a damaged one."""
+        try:
+            return decode(self.read(row), self.cell("codec", row), self.shape(row))
+        except DecodeError as error:
+            raise self.damaged(row, error) from error
+
+    def voxels(self, row: int, depths: slice = slice(None)) -> np.ndarray:
+        """The slices ``depths`` of a volume, [Z, Y, X] or [C, Z, Y, X]; of one in bricks, from those that have them,
+        each checked. Raises DatasetError for a damaged one."""
+        if self.cell("codec", row) != "b2nd":
+            return self.pixels(row)[..., depths, :, :]
+        shape = self.shape(row)
+        part = slice(*depths.indices(shape[-3])[:2]), slice(0, shape[-2]), slice(0, shape[-1])
+        try:
+            whole = self.bricks(row).cut([part])[0]
+        except (BrickError, DecodeError) as error:
+            raise self.damaged(row, error) from error
+        return whole if len(shape) == 4 else whole[0]
 
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the
         middle one: of several channels those that it has, side by side."""
-        try:
-            if self.info.dims == 3:
-                voxels = self.voxels(row)
-                depth = voxels.shape[-3] // 2 if depth is None else depth
-                planes = np.asarray(voxels[(slice(None),) * (len(voxels.shape) - 3) + (depth,)])
-                middle = planes.reshape(-1, *planes.shape[-2:])
-            else:
-                middle = decode(self.read(row), self.cell("codec", row), self.shape(row))
-                middle = np.moveaxis(middle, -1, 0) if middle.ndim == 3 else middle[None]
-        except DecodeError as error:
-            raise self.damaged(row) from error
+        if self.info.dims == 3:
+            depth = self.sides(row)[0] // 2 if depth is None else depth
+            planes = self.voxels(row, slice(depth, depth + 1))
+            middle = planes.reshape(-1, *planes.shape[-2:])
+        else:
+            pixels = self.pixels(row)
+            middle = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
         low, high = (np.broadcast_to(end, len(middle))[:, None, None] for end in self.range(row))
-        scaled = np.clip((np.asarray(middle, np.float32) - low) / np.where(high > low, high - low, 1), 0, 1)
+        scaled = np.clip((np.asarray(middle, np.float32) - low) / (high - low), 0, 1)
         if self.info.dims == 2 and len(scaled) > 1:
             return np.moveaxis(scaled, 0, -1)
         return np.concatenate(scaled[~np.isnan(low[:, 0, 0])], axis=1)
 
-    def damaged(self, row: int) -> DatasetError:
-        return DatasetError(f"sample {self.cell('key', row)} of {self.root} is damaged: shard verify lists all damage")
+    def damaged(self, row: int, cause: Exception | str, mask: bool = False) -> DatasetError:
+        """The error that says where a sample, or its ``mask``, lies that cannot be read."""
+        where = f"shard {self.cell('shard', row)}, offset {self.cell('mask_offset' if mask else 'offset', row)}"
+        return DatasetError(
+            f"{self.root}: sample {self.cell('key', row)} ({where}) cannot be read: {'its mask: ' * mask}{cause}; "
+            "copy the shard again from its origin, or shard again (shard verify lists all damage)"
+        )
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
         record = self.index.records[row]

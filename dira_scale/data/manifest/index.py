@@ -21,22 +21,13 @@ from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, DatasetError
 from dira_scale.pixels.codecs import CODECS
 
-INDEX_VERSION = 2  # raise it when records, checks or the file's layout change
+INDEX_VERSION = 3  # raise it when records, checks or the file's layout change
 CODEC_NAMES = sorted(CODECS)
 SIDES = {2: ("height", "width"), 3: ("depth", "height", "width")}  # columns, in an array's order of axes
 CHECKED = (
-    "key",
-    "split",
-    "patient",
-    "shard",
-    "codec",
-    "xxh3",
-    "labels",
-    "spacing",
-    "affine",
-    "mask_offset",
+    "key", "split", "patient", "shard", "codec", "xxh3", "labels", "spacing", "affine", "boxes", "mask_offset",
     "mask_size",
-)
+)  # fmt: skip
 NO_MASK = -1
 
 

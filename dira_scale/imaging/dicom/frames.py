@@ -122,8 +122,7 @@ class DicomFile:
 
     def plane(self, number: int) -> Plane | None:
         """The plane of frame ``number``; None if the file does not fully specify it."""
-        with rejects("DICOM position, orientation or spacing is damaged ({})"):
-            return plane_of(self.frame_header(number))
+        return plane_of(self.frame_header(number))
 
     def frame(self, number: int = 0) -> Decoded:
         """Decode frame ``number`` (from 0)."""

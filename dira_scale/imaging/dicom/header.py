@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from dira_scale.imaging.files import opened_for_header
-from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.rejection import RejectedError
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers
 
@@ -50,16 +50,15 @@ def is_dicom(file: BinaryIO) -> bool:
 def read_header(file: BinaryIO) -> dict[str, str]:
     """The elements of ``HEADER`` that are present and not blank, ``modality``, and ``frames``, if there are several.
 
-    Raises RejectedError, also for pixels of 1 bit: each frame would be an input that is refused later.
+    Raises RejectedError for pixels of 1 bit: each frame would be an input that is refused later.
     """
-    with rejects("DICOM header is damaged ({})"):
-        header, rest = read_elements(file, [*HEADER.values(), "Modality", "NumberOfFrames", "BitsAllocated"])
-        if header.get("BitsAllocated") == 1:
-            raise RejectedError(ONE_BIT)
-        values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
-        known = {name: str(value).strip() for name, value in values.items() if value is not None}
-        if (frames := count_frames(header, rest)) > 1:
-            known["frames"] = str(frames)
+    header, rest = read_elements(file, [*HEADER.values(), "Modality", "NumberOfFrames", "BitsAllocated"])
+    if header.get("BitsAllocated") == 1:
+        raise RejectedError(ONE_BIT)
+    values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
+    known = {name: str(value).strip() for name, value in values.items() if value is not None}
+    if (frames := count_frames(header, rest)) > 1:
+        known["frames"] = str(frames)
     return {name: value for name, value in known.items() if value}
 
 

@@ -8,7 +8,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dira_scale.imaging.dicom.frames import DicomFile, Plane
 from dira_scale.imaging.dicom.header import read_elements
-from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.rejection import RejectedError
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"  # SOP class
 MAX_SEGMENT = 255  # the largest value of a mask
@@ -27,10 +27,9 @@ def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
 
     Raises RejectedError.
     """
-    with rejects("DICOM header is damaged ({})"):
-        kind, _ = read_elements(file, ["SOPClassUID"])
-        if kind.get("SOPClassUID") != SEGMENTATION:
-            raise RejectedError("a DICOM mask that is not a segmentation (SEG)")
+    kind, _ = read_elements(file, ["SOPClassUID"])
+    if kind.get("SOPClassUID") != SEGMENTATION:
+        raise RejectedError("a DICOM mask that is not a segmentation (SEG)")
     segmentation = _Segmentation(file)
     for number in range(segmentation.count):
         yield segmentation.segment_frame(number)
@@ -41,8 +40,7 @@ class _Segmentation(DicomFile):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, ("SegmentationType", "MaximumFractionalValue"))
-        with rejects("not a DICOM segmentation, or damaged ({})"):  # pydicom decodes values lazily
-            self.kind = str(self.header.get("SegmentationType") or "").strip()
+        self.kind = str(self.header.get("SegmentationType") or "").strip()
         bits = {"BINARY": 1, "FRACTIONAL": 8}.get(self.kind)
         if bits is None or bits != self.header.BitsAllocated:
             raise RejectedError("a DICOM segmentation that is neither BINARY of 1 bit nor FRACTIONAL of 8")
@@ -53,20 +51,19 @@ class _Segmentation(DicomFile):
         plane = self.plane(number)
         if plane is None:
             raise RejectedError("a DICOM segmentation without position, orientation or spacing of its frames")
-        with rejects("not a DICOM segmentation, or damaged ({})"):
-            groups = [*self.header.get("SharedFunctionalGroupsSequence", []),
-                      self.header.PerFrameFunctionalGroupsSequence[number]]  # fmt: skip
-            (segment,) = {
-                int(item.ReferencedSegmentNumber)
-                for group in groups
-                for item in group.get("SegmentIdentificationSequence", [])
-            }
-            if not 1 <= segment <= MAX_SEGMENT:
-                raise RejectedError(f"a DICOM segmentation of more than {MAX_SEGMENT} segments")
-            if self.kind == "BINARY":
-                return SegmentFrame(plane, segment, self._bits(number))
-            values, _ = self._stored(number)
-            return SegmentFrame(plane, segment, values.astype(int) * 2 >= int(self.header.MaximumFractionalValue))
+        groups = [*self.header.get("SharedFunctionalGroupsSequence", []),
+                  self.header.PerFrameFunctionalGroupsSequence[number]]  # fmt: skip
+        (segment,) = {
+            int(item.ReferencedSegmentNumber)
+            for group in groups
+            for item in group.get("SegmentIdentificationSequence", [])
+        }
+        if not 1 <= segment <= MAX_SEGMENT:
+            raise RejectedError(f"a DICOM segmentation of more than {MAX_SEGMENT} segments")
+        if self.kind == "BINARY":
+            return SegmentFrame(plane, segment, self._bits(number))
+        values, _ = self._stored(number)
+        return SegmentFrame(plane, segment, values.astype(int) * 2 >= int(self.header.MaximumFractionalValue))
 
     def _bits(self, number: int) -> np.ndarray:
         """Frames are packed bit by bit, least significant bit first (PS3.5 8.1.1)."""

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from dira_scale.imaging.grey import GreyWindow, own_range
-from dira_scale.pixels.limits import MAX_SPACING
+from dira_scale.pixels.limits import MAX_SPACING, MIN_SPACING
 
 
 def find_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def spacing(header: Dataset) -> tuple[float, float] | None:
             y, x = (float(value) for value in header.get(name))
         except (TypeError, ValueError):
             continue
-        if 0 < y <= MAX_SPACING and 0 < x <= MAX_SPACING:
+        if min(y, x) >= MIN_SPACING and max(y, x) <= MAX_SPACING:
             return y, x
     return None
 

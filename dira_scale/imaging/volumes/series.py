@@ -9,7 +9,7 @@ import numpy as np
 from dira_scale.imaging.burned_in import check_header
 from dira_scale.imaging.dicom import DicomFile, Plane
 from dira_scale.imaging.files import opened
-from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
+from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
@@ -70,7 +70,6 @@ class Series:
         return (None, geometry.grid.turned()) if isinstance(geometry, Stack) else (geometry, geometry.turned())
 
 
-@rejects("DICOM header is damaged ({})")
 def _check(dicom: DicomFile, settings: ReadSettings) -> None:
     kind = dicom.header.get("Modality") or settings.modality
     if kind != settings.modality and settings.modality in MODALITIES:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
 from dira_scale.imaging.files import opened_for_header
-from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.regrid import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
@@ -43,21 +43,20 @@ def head_of(path: Path) -> Head | None:
     with opened_for_header(path) as file:
         if not is_dicom(file):
             return None
-        with rejects("DICOM header is damaged ({})"):
-            header, _ = read_elements(file, [*HEADER.values(), *ALSO.values(), *PARTS, *GEOMETRY_AND_IDENTITY])
+        header, _ = read_elements(file, [*HEADER.values(), *ALSO.values(), *PARTS, *GEOMETRY_AND_IDENTITY])
 
-            def text(tag: str) -> str:
-                return str(header.get(tag) or "").strip()
+        def text(tag: str) -> str:
+            return str(header.get(tag) or "").strip()
 
-            return Head(
-                {name: text(tag) for name, tag in {**HEADER, **ALSO}.items() if text(tag)},
-                text("SeriesInstanceUID"),
-                text("SOPInstanceUID"),
-                plane_of(header),
-                (text("Rows"), text("Columns")),
-                tuple(map(text, PARTS)),
-                int(text("NumberOfFrames") or 1) > 1,
-            )
+        return Head(
+            {name: text(tag) for name, tag in {**HEADER, **ALSO}.items() if text(tag)},
+            text("SeriesInstanceUID"),
+            text("SOPInstanceUID"),
+            plane_of(header),
+            (text("Rows"), text("Columns")),
+            tuple(map(text, PARTS)),
+            int(text("NumberOfFrames") or 1) > 1,
+        )
 
 
 class FoundSeries(NamedTuple):

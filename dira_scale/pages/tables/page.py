@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from dira_scale import __version__
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, printable, without_commands
 from dira_scale.metrics.statistics.significance import holm
 from dira_scale.pages.tables import figures
 from dira_scale.pages.tables.cells import ENOUGH, LEVEL, Cell, Table
 from dira_scale.pages.tables.papers import CITATIONS, PaperTable
 from dira_scale.pages.tables.read import SweepContent
 from dira_scale.pages.template import template
+from dira_scale.storage.tables import harmless
+from dira_scale.storage.text import without_tags
 
 # What LaTeX takes for something else, or does not have in the encoding that it begins with.
 LATEX = {character: rf"\{character}" for character in "&%$#_{}"}
@@ -30,7 +32,7 @@ def markdown(name: str, tables: Sequence[Table]) -> str:
         head, *body = _cells(table)
         lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)] + [""]
         lines += [line for note in table.notes for line in (note, "")]
-    return "\n".join(lines)
+    return without_commands(without_tags("\n".join(lines)))
 
 
 def as_csv(tables: Sequence[Table]) -> str:
@@ -51,7 +53,7 @@ def as_csv(tables: Sequence[Table]) -> str:
                 against = [twin.n, twin.difference, twin.p, twin.p_holm] if twin else [None] * 4
                 paper = [published.mean, published.std] if published else [None] * 2
                 runs = " ".join(cell.runs) if cell else ""
-                writer.writerow([table.title, table.metric, row, column, *ours, *against, *paper, runs])
+                writer.writerow(harmless([table.title, table.metric, row, column, *ours, *against, *paper, runs]))
     return text.getvalue()
 
 
@@ -61,7 +63,7 @@ def latex(tables: Sequence[Table]) -> str:
     for table in tables:
         head, *body = _cells(table)
         lines = [
-            rf"% {table.title}: {table.metric}. {table.claims()}",
+            printable(f"% {table.title}: {table.metric}. {table.claims()}"),
             rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
         ]
         lines += [r"\toprule", _line(head), r"\midrule", *map(_line, body), r"\bottomrule", r"\end{tabular}", ""]
@@ -96,10 +98,8 @@ def _text(cell: Cell | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return (
-        " & ".join(re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], cell) for cell in cells)
-        + r" \\"
-    )
+    signs = "|".join(map(re.escape, LATEX))
+    return " & ".join(re.sub(signs, lambda found: LATEX[found[0]], printable(cell)) for cell in cells) + r" \\"
 
 
 THEIRS = {"AUROC": "AUC", "accuracy": "Accuracy"}  # our names of metrics, where papers have others

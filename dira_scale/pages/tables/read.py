@@ -19,7 +19,7 @@ from dira_scale.metrics.statistics.significance import Comparison, compare
 from dira_scale.metrics.statistics.spread import Result, Spread
 from dira_scale.pages.tables.cells import Cell, RandomTwin, Table
 from dira_scale.pages.tables.runs import SweepRun, ids_of
-from dira_scale.runs.files import read_json, recorded_yaml
+from dira_scale.runs.files import read_json, read_yaml
 
 Figure = Mapping[str, Any]  # of probe.json
 TRAINED, BASELINES = ("run", "init"), ("random", "pixels")
@@ -200,7 +200,7 @@ def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tu
 
 def _config_fraction(output: Path) -> float:
     """Return the share of labels of what was fine-tuned; where a command looks at such a run, of that run."""
-    config = recorded_yaml(output / "config.yaml")
+    config = read_yaml(output / "config.yaml")
     if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
-        config = recorded_yaml(tuned)
+        config = read_yaml(tuned)
     return float(config.get("data", {}).get("fraction") or 1.0)

@@ -15,6 +15,7 @@ import xxhash
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.data.manifest.schema import POSITION, SLICE
 from dira_scale.errors import counted
+from dira_scale.pixels.bricks import BrickError
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.storage.store import open_file
 
@@ -186,13 +187,15 @@ class Stats:
 
     def mask(self, row: int) -> np.ndarray | None:
         """uint8 [H, W] or [D, H, W]; None without one."""
-        payload = self.dataset.read_mask(row)
-        axes = ["depth", "height", "width"][-self.info.dims :]
-        sides = tuple(int(self.dataset.cell(axis, row)) for axis in axes)
+        payload, sides = self.dataset.read_mask(row), self.dataset.sides(row)
+        if payload is None:
+            return None
         try:
-            return None if payload is None else decode(payload, "png" if self.info.dims == 2 else "b2nd", sides)
-        except DecodeError as error:
-            raise self.dataset.damaged(row) from error
+            if self.info.dims == 2:
+                return decode(payload, "png", sides)
+            return self.dataset.bricks(row, mask=True).cut([tuple(slice(0, side) for side in sides)])[0][0]
+        except (BrickError, DecodeError) as error:
+            raise self.dataset.damaged(row, error, mask=True) from error
 
     @cached_property
     def _looked_at(self) -> tuple[np.ndarray, int]:

@@ -105,7 +105,8 @@ def tile(stats: Stats, row: int) -> np.ndarray:
         if mask is not None and mask.any():
             depth = int((mask > 0).sum((1, 2)).argmax())
         elif boxes:
-            depth = int(boxes[0]["z"] + boxes[0]["d"] / 2)
+            last = stats.dataset.cell("depth", row) - 1  # a box may reach out of its volume by a little
+            depth = min(max(0, int(boxes[0]["z"] + boxes[0]["d"] / 2)), last)
         boxes = [box for box in boxes if depth is not None and box["z"] < depth + 1 and box["z"] + box["d"] > depth]
         mask = None if mask is None or depth is None else mask[depth]
     picture = (stats.dataset.picture(row, depth) * 255).astype(np.uint8)

@@ -3,11 +3,13 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from archive.mutants.bombs import bombs
 from archive.mutants.damage import Mutant, damaged, files
+from archive.mutants.elements import mutants, radiographs, scans
 from archive.mutants.liars import array_liars, dicom_liars, nifti_liars, raster_liars, text_liars
 from archive.mutants.places import companions, places
 from archive.mutants.valid import series
@@ -15,11 +17,13 @@ from archive.mutants.valid import series
 SEED = 7
 
 
-def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, outside: Path) -> Iterator[Mutant]:
-    """Mutants of the images (``array`` is 2D) or volumes in ``valid``, 200 of them damaged copies.
+def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, outside: Path, count: int) -> Iterator[Mutant]:
+    """Mutants of the images (``array`` is 2D) or volumes in ``valid``, 200 of them damaged copies; and ``count`` DICOM
+    files in which an element that is read is another.
 
     Some name ``outside``, a file that nobody may read.
     """
+    yield from islice(mutants(radiographs(SEED) if array.ndim == 2 else scans(SEED), SEED), count)
     yield from bombs(array.ndim)
     yield from array_liars(array)
     name = "8.png" if array.ndim == 2 else "x.nii"

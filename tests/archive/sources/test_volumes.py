@@ -129,7 +129,7 @@ def test_a_row_may_name_a_file_a_folder_or_a_slice(
         "mr 1.2": "slices of one series in several rows of the CSV, or not in all",
         "none 1.3": "no row in the CSV of labels",
         "a.nii.gz": None,
-        "gone.nii.gz": "the file cannot be read (FileNotFoundError)",
+        "gone.nii.gz": "named in the CSV, not there",
     }
     series = records["ct 1.1"]
     assert (series.patient, series.split, series.labels, series.mask) == ("P1", "train", (1.0,), mask)

@@ -441,6 +441,19 @@ def test_what_is_chosen_and_refused(cut_up, server, cache):
         CacheSettings("/dev/null/x").open()
 
 
+def test_a_folder_of_the_users_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match=r"data.cache=.* holds files that this command has not written, such as mine"):
+        CacheSettings(str(tmp_path)).open()
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
+    old = tmp_path / "old"  # from before folders were marked
+    old.mkdir()
+    for name in ("lock", "train-000000-0123456789abcdef-77.tar", "train-000001-0123456789abcdef-77.tar.part"):
+        (old / name).write_bytes(b"")
+    for folder in (old, tmp_path / "new", tmp_path / "new"):
+        assert CacheSettings(str(folder)).open().folder == folder
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -7,10 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from data.volumes import make, random_volumes
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.pixels.outlines import COLOURS, fitted
+from dira_scale.data.manifest.schema import SCHEMA
+from dira_scale.pixels.outlines import COLOURS, fitted, outlined
 from dira_scale.shard import main
 from dira_scale.shard.curate.stats import Stats, oddities
 from dira_scale.shard.curate.stats_page import TILE, render_dataset, tile
@@ -129,3 +133,39 @@ def test_the_page_needs_nothing_else(path: Path, capsys: pytest.CaptureFixture[s
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", html) and html.count("<svg") == 3
     assert html == render_dataset(Stats(ShardedDataset.open(path)))  # the same dataset, the same page
     assert not np.isin(["nan", "None"], re.findall(r">([^<]*)<", html)).any()
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("codec", ["b2nd", "npy"])
+def test_volumes_that_are_damaged_or_of_another_size_are_told_in_a_line(
+    tmp_path: Path, codec: str, mask: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is decoded before a checksum is compared: blosc2 would take gigabytes, or raise whatever it likes."""
+    dataset = make(tmp_path / "ds", random_volumes(2), codec)
+    shard, place = dataset.file("train-000000.tar"), "mask_offset" if mask else "offset"
+    whole, words = shard.read_bytes(), ["stats", f"path={dataset.root}"]
+    start, size = (int(dataset.index.records[0][name]) for name in (place, place.replace("offset", "size")))
+    rng = np.random.default_rng(0)
+    told = []
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for at in start + rng.integers(0, size, 20):
+            damaged[at] ^= 0xFF
+        shard.write_bytes(damaged)
+        if main(words):  # else none of the bytes is looked at
+            (line,) = capsys.readouterr().err.splitlines()
+            told.append(line)
+            assert "ds: sample v0 (shard train-000000.tar, offset" in line and ("its mask: " in line) == mask
+    assert len(told) > 20
+    shard.write_bytes(whole)
+    rows = pq.read_table(dataset.root / "manifest.parquet").to_pylist()
+    rows[0]["depth"] += 40
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), dataset.root / "manifest.parquet")
+    assert main(words) == 2 and "ds: sample v0 (shard" in capsys.readouterr().err
+
+
+def test_a_thin_box_and_one_at_the_edge_are_drawn(tmp_path: Path) -> None:
+    thin = outlined(np.zeros((1500, 48), np.uint8), None, [(700, 20, 1, 1)], TILE)
+    assert thin.any()
+    edge = {"label": "a", "y": 0.0, "x": 0.0, "h": 5.0, "w": 5.0, "z": 17.2, "d": 0.6}  # out by less than a voxel
+    assert tile(Stats(make(tmp_path / "ds", random_volumes(2), boxes=[[edge], [edge]])), 1).shape == (TILE, TILE, 3)

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
-from dira_scale.pixels.codecs import DecodeError, decode
 
 SIDE = 64  # pixels of the small versions
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth
@@ -71,18 +70,18 @@ def thumbnail(dataset: ShardedDataset, row: int) -> np.ndarray:
     channel, low, high = dataset.shown(row)
     try:
         planes = _planes(dataset, row, channel)
-    except DecodeError:
+    except DatasetError:
         return np.zeros((len(SLICES) if dataset.info.dims == 3 else 1, SIDE, SIDE), np.float16)
-    scaled = [np.clip((plane.astype(np.float32) - low) / ((high - low) or 1), 0, 1) for plane in planes]
+    scaled = [np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1) for plane in planes]
     return np.stack([cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in scaled]).astype(np.float16)
 
 
 def _planes(dataset: ShardedDataset, row: int, channel: int) -> list[np.ndarray]:
     if dataset.info.dims == 3:
-        voxels = dataset.voxels(row)
-        first = (channel,) * (len(voxels.shape) - 3)
-        return [np.asarray(voxels[(*first, int(part * voxels.shape[-3]))]) for part in SLICES]
-    pixels = decode(dataset.read(row), dataset.column("codec")[row], dataset.shape(row))
+        depths = [int(part * dataset.sides(row)[0]) for part in SLICES]
+        cut = (dataset.voxels(row, slice(depth, depth + 1)) for depth in depths)
+        return [planes.reshape(-1, *planes.shape[-2:])[channel] for planes in cut]
+    pixels = dataset.pixels(row)
     return [pixels.mean(-1) if pixels.ndim == 3 else pixels]
 
 
