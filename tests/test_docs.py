@@ -130,7 +130,6 @@ def test_readmes_figures_are_those_of_the_evidence() -> None:
 PAGES = {
     "shard": "sharding", "plan": "training", "doctor": "training", "bench": "training", "pretrain": "training",
     "sweep": "slurm", "export": "weights", "predict": "evaluate", "localize": "evaluate", "embed": "probe",
-    "words": "probe",
 }  # fmt: skip
 
 
