@@ -60,7 +60,7 @@ def pretrain(run: Where, shards: Where, experiment: str = "small", settings: Set
     return _train("pretrain", {"experiment": experiment, "data.shards": shards, "run": run}, settings)
 
 
-def finetune(run: Where, shards: Where, task: str, init: Where = "random", settings: Settings = None) -> RunReader:
+def finetune(run: Where, shards: Where, task: str, init: Where, settings: Settings = None) -> RunReader:
     """Train on labels, masks or numbers from the weights ``init``, or resume; ``results.json`` has the figures. Which
     checkpoint of a run ``init`` is taken, ``settings={"init_stage": …}`` says."""
     return _train("finetune", {"task": task, "init": init, "data.shards": shards, "run": run}, settings)

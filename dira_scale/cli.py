@@ -4,6 +4,7 @@ Hydra and what a command needs are imported when it is called, so that reading t
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dira_scale.command import Command
 from dira_scale.ends import interrupted
-from dira_scale.errors import UserError, nearest, print_error
+from dira_scale.errors import UserError, local_rank, nearest, print_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -75,7 +76,7 @@ def run(name: str, function: Function, words: list[str]) -> int:
     """
     from dira_scale.config.compose import compose
 
-    return _ended(name, lambda: function(compose(name, words)))
+    return _ended(name, words, lambda: function(compose(name, words)))
 
 
 def _of_processes(command: Command, words: list[str]) -> int:
@@ -90,15 +91,14 @@ def _of_processes(command: Command, words: list[str]) -> int:
         if not any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
             command.check_inputs(config)
     except UserError as error:
-        print_error(command.name, error)
-        return 2
+        return _refused(command.name, words, error)
     from dira_scale.distributed.processes import leave
 
-    return leave(lambda: _ended(command.name, lambda: command.carry_out(config)))
+    return leave(lambda: _ended(command.name, words, lambda: command.carry_out(config)))
 
 
-def _ended(name: str, action: Callable[[], Any]) -> int:
-    """The exit code of ``action``, which returns one or nothing, as the command ``name``."""
+def _ended(name: str, words: list[str], action: Callable[[], Any]) -> int:
+    """The exit code of ``action``, which returns one or nothing, as the command ``name`` with these ``words``."""
     from dira_scale.config import logs
 
     shown = name.replace("_", " ")
@@ -106,10 +106,21 @@ def _ended(name: str, action: Callable[[], Any]) -> int:
     try:
         return action() or 0
     except UserError as error:
-        print_error(shown, error)
-        return 2
+        return _refused(shown, words, error)
     except KeyboardInterrupt:
         return interrupted(shown)
+
+
+def _refused(shown: str, words: list[str], error: UserError) -> int:
+    """Print the error, and the whole command that it advises, if any; return the exit code."""
+    from dira_scale.config.overrides import key_of
+
+    print_error(shown, error)
+    if error.add and local_rank() == 0:
+        replaced = {key_of(word) for word in error.add}
+        kept = [word for word in words if key_of(word) not in replaced]
+        print(f"  python -m dira_scale.{shown} {shlex.join([*kept, *error.add])}", file=sys.stderr)
+    return 2
 
 
 def _about(command: str, docstrings: Mapping[str, str | None]) -> list[str]:

@@ -13,7 +13,14 @@ PAUSE = 30.0  # seconds within which a launcher notices that the first process h
 
 
 class UserError(Exception):
-    """Bad input. Names the file or key, what is wrong, what to do. A command prints it in one line and exits with 2."""
+    """Bad input. Names the file or key, what is wrong, what to do. A command prints it in one line and exits with 2.
+
+    ``add``: words KEY=VALUE with which the command would go on: the whole command is printed with them, too.
+    """
+
+    def __init__(self, *args: object, add: tuple[str, ...] = ()) -> None:
+        super().__init__(*args)
+        self.add = add
 
 
 def require(needs: str, extra: str, *modules: str) -> None:

@@ -91,7 +91,7 @@ def test_fomo26s_probabilities(stroke: tuple[Path, dict[str, dict[str, Path]]], 
     """Tasks 1 and 5: what is written is what `predict` has of the same cases as a dataset."""
     (shards, cases), run = stroke, tmp_path / "run"
     words = {"channels": 5, "task.labels": ["infarct"], "validate.best": "loss", "stages.finetune.epochs": 2}
-    api.finetune(run, shards, "labels", settings=SHORT | OF_VOLUMES | words)
+    api.finetune(run, shards, "labels", "random", settings=SHORT | OF_VOLUMES | words)
     exported = api.export(run, {"formats": ["plain"]})
     written = [tmp_path / "output" / f"{name}.txt" for name in cases]
     for given, output in zip(cases.values(), written, strict=True):
@@ -109,7 +109,7 @@ def test_fomo26s_masks(stroke: tuple[Path, dict[str, dict[str, Path]]], tmp_path
     """Tasks 2 and 4: the masks that `predict` writes of the same cases as a dataset, on FLAIR's grid; of .nii, too."""
     (shards, cases), run = stroke, tmp_path / "run"
     words = {"channels": 5, "stages.finetune.epochs": 12}
-    api.finetune(run, shards, "masks", settings=SHORT | OF_VOLUMES | words)
+    api.finetune(run, shards, "masks", "random", settings=SHORT | OF_VOLUMES | words)
     exported = api.export(run, {"formats": ["plain"]})
     masks = [nib.load(path) for path in (api.predict(run, tmp_path / "of_dataset", shards) / "masks").iterdir()]
     expected = [np.asarray(nib.as_closest_canonical(mask).dataobj) for mask in masks]
@@ -134,7 +134,7 @@ def test_fomo26s_numbers_and_features(tmp_path: Path) -> None:
     images = archive(tmp_path / "images", ("t1",))
     shards, run = sharded(images, tmp_path / "shards", ("t1",)), tmp_path / "run"
     words = {"task.labels": ["age"], "stages.finetune.epochs": 1}
-    api.finetune(run, shards, "regression", settings=SHORT | OF_VOLUMES | words)
+    api.finetune(run, shards, "regression", "random", settings=SHORT | OF_VOLUMES | words)
     exported = api.export(run, {"formats": ["plain"]})
     for n in TESTED:
         called(exported, {"t1": images / f"sub_{n}" / "t1.nii.gz"}, tmp_path / f"{n}.txt")
@@ -186,7 +186,7 @@ def test_eva_itself_trains_a_head_on_the_backbone(tmp_path: Path) -> None:
     words: dict[str, Any] = {"data.size": 32, "model.encoder": "test_resnet", "model.decoder_channels": [8] * 5}
     words |= {"stages.finetune.epochs": 1, "normalise": "imagenet"}
     run = tmp_path / "run"
-    api.finetune(run, shards, "labels", settings=SHORT | words)
+    api.finetune(run, shards, "labels", "random", settings=SHORT | words)
     exported = api.export(run, {"formats": ["timm"]})
     encoder = api.encoder(exported)
     roots = (tmp_path / "site", EXAMPLES / "eva", EXAMPLES.parents[1])

@@ -18,8 +18,15 @@ RECIPES = {
     "dinov2_vitb14": ("pretrain", "experiment=dinov2_vitb14", "data.batch=64"),
     "dino_vit3d": ("pretrain", "experiment=dino_vit3d", "data.batch=8"),
     "mae_vit3d": ("pretrain", "experiment=mae_vit3d", "data.batch=4"),
-    "labels": ("finetune", "task=labels", "task.labels=[a,b,c]", "model.encoder=resnet50", "data.batch=128"),
-    "masks in 3D": ("finetune", "task=masks", "task.classes={a: 1, b: 2}", *TUNE3D),
+    "labels": (
+        "finetune",
+        "init=random",
+        "task=labels",
+        "task.labels=[a,b,c]",
+        "model.encoder=resnet50",
+        "data.batch=128",
+    ),
+    "masks in 3D": ("finetune", "init=random", "task=masks", "task.classes={a: 1, b: 2}", *TUNE3D),
 }
 SMALL = "data.batch=8", "precision=fp32", "parallel.threads=1"
 IMAGES = *SMALL, "model.encoder=test_resnet", "data.size=32"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dira_scale import __version__
 from dira_scale.archive.claim import made_of, state_file
-from dira_scale.archive.output import PARTIAL, names_file
+from dira_scale.archive.output import PARTIAL, beside
 from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sample import FILLED
@@ -88,7 +88,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         kept.update(*(row["attributes"] for row in state["rows"]))
         reasons.update(entry["reason"] for entry in state["rejected"])
         noted.update(state["noted"])
-    names = names_file(out) if reasons else None
+    names = beside(out, "rejected.csv") if reasons else None
     if names:
         _write_names(names, plan, scratch / QUARANTINE_FILE)
     if not counts.total():

@@ -90,6 +90,27 @@ def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float)
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
     if _refused(outcome) < MOST and (command := pretraining(out, outcome.info)):
         console.print(f"next: {command}")
+    if _refused(outcome) < MOST and (command := finetuning(out, outcome.info)):
+        console.print(f"or, with what is known of all samples: {command}")
+
+
+def finetuning(out: Path, info: DatasetInfo) -> str:
+    """The command that learns masks, else labels of yes and no, which all samples have; empty if there are none, or too
+    few samples for any split."""
+    dataset = ShardedDataset.open(out)
+    rows = np.arange(sum(info.counts.values()))
+    if not all(info.counts.get(split) for split in ("train", "val", "test")):
+        return ""
+    plain = [number for number, name in enumerate(info.label_names) if name not in info.classes]
+    labels = dataset.labels(rows)
+    if dataset.has_mask(rows).all():
+        words = ["task=masks", f"preset={'volumes' if info.dims == 3 else 'images'}_small"]
+    elif info.dims == 2 and plain and all({*labels[:, number].tolist()} == {0.0, 1.0} for number in plain):
+        words = ["task=labels", "preset=images_small"]
+    else:
+        return ""
+    words += [f"data.shards={out}", "init=random", f"run=out/runs/{info.name}_tuned"]
+    return f"python -m dira_scale.finetune {shlex.join(words)}"
 
 
 def _refused(outcome: Outcome) -> float:

@@ -85,7 +85,7 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
 def check_output(out: Path, images: Any, key: str = "recipe.images") -> None:
     """Raises UserError if ``out`` is inside the images' folder, the value of ``key``, or not writable, or if the table
     of rejected names would replace another file."""
-    own_file(names_file(out), "out", stamp=",".join(REJECTED))
+    own_file(beside(out, "rejected.csv"), "out", stamp=",".join(REJECTED))
     if not is_local(out):
         return
     source = locate(images, key) if isinstance(images, str) else None
@@ -97,11 +97,11 @@ def check_output(out: Path, images: Any, key: str = "recipe.images") -> None:
         raise UserError(f"out={out}: {there} is not writable: choose another out")
 
 
-def names_file(out: Path) -> Path:
-    """Return the path of ``OUT.rejected.csv``: beside a local ``out``, else in the working directory, as names of files
-    do not leave this machine."""
+def beside(out: Path, name: str) -> Path:
+    """Return the path of ``OUT.name``: beside a local ``out``, else in the working directory, as names of files and
+    refused images do not leave this machine."""
     path = out.resolve() if is_local(out) else Path.cwd() / out.name
-    return path.with_name(f"{path.name}.rejected.csv")
+    return path.with_name(f"{path.name}.{name}")
 
 
 def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:

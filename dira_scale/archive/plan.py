@@ -188,7 +188,10 @@ def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Ha
         table.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
         table.execute("INSERT INTO record VALUES (?, ?)", (number, pickle.dumps(r, pickle.HIGHEST_PROTOCOL)))
     if number < 0:
-        raise UserError("the source lists no files: recipe.images must name a folder that holds some, at any depth")
+        raise UserError(
+            "the source lists no files: recipe.images must name a folder that holds some, at any depth, "
+            "which a table of labels must name"
+        )
     try:
         table.execute("CREATE UNIQUE INDEX item_key ON item (key)")
     except sqlite3.IntegrityError as error:

@@ -1,18 +1,16 @@
 """One input as it is read: its image or volume, its mask, and why it cannot be used."""
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 import numpy as np
 
 from dira_scale.archive.plan import Item
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import Input, PaintedMask, SourceRecord
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.colour import RGB, ColourError, refuse_grey
+from dira_scale.imaging.colour import RGB, refuse_grey
 from dira_scale.imaging.files import DAMAGED
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_image, read_mask
@@ -20,8 +18,6 @@ from dira_scale.imaging.rejection import OUT_OF_REACH, RejectedError, rejects
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.storage.store import is_local
-
-LOOKED_AT = 8  # images
 
 
 class QuarantinedError(RejectedError):
@@ -65,22 +61,6 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
         raise QuarantinedError(error.stage, str(error)) from error
-
-
-def check_colour(items: Iterable[Item], recipe: Recipe) -> None:
-    """Raise UserError, before a conversion, if images are in colour where the recipe stores grey, or the reverse: if
-    each of the first is that can be read."""
-    if recipe.dims == 3:
-        return
-    refused = ""
-    for item in islice((item for item in items if item.record.rejected is None), LOOKED_AT):
-        try:
-            read_input(item, recipe)
-            return
-        except QuarantinedError as error:
-            refused = refused or error.reason if error.stage == ColourError.stage else refused
-    if refused:
-        raise UserError(f"recipe.colour={recipe.colour}: the images are {refused}")
 
 
 def _check_as_listed(record: SourceRecord) -> None:

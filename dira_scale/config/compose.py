@@ -5,8 +5,11 @@ which is beside the class that it configures (:mod:`dira_scale.config.schema`). 
 YAML files only. Hydra's own entry point is not used: it would change the working directory and configure logging.
 """
 
+import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import ReaderError
 
+from dira_scale.commands import COMMANDS
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import as_words, keys, leaves, typed
@@ -31,7 +35,11 @@ from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, kind
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, nearest
 
-WHOLE = ("task.classes={", "recipe.volume.crop={")  # typed mappings that replace another: Hydra would add to it
+WHOLE = (
+    "task.classes={",
+    "recipe.volume.crop={",
+    "recipe.splits={",
+)  # typed mappings that replace another: Hydra would add to it
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
 
@@ -45,7 +53,7 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
     root, arguments = Root.read(command), Arguments.parse(argv)
-    schema = get_class(root.schema)
+    schema: Any = get_class(root.schema)
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
         trust_typed(composed)
@@ -60,12 +68,13 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
             raise SystemExit(0)
-        _complete(config)
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise schema.incomplete(config, missing, _help(command, arguments.words, composed))
         with _closed_environment(command):
             OmegaConf.resolve(config)
         expand_home(config, paths)
     except MISTAKES as error:
-        raise UserError(explain(error, schema, arguments.words)) from error
+        raise UserError(explain(error, schema, arguments.words, command)) from error
     check(config)
     return config
 
@@ -97,7 +106,7 @@ def path_keys_of(command: str, choices: Sequence[str], config_dirs: Sequence[Pat
     try:
         return _path_keys(schema, lambda: _hydra(command, choices, config_dirs))
     except MISTAKES as error:
-        raise UserError(explain(error, schema, choices)) from error
+        raise UserError(explain(error, schema, choices, command)) from error
 
 
 def check(config: DictConfig, prefix: str = "") -> None:
@@ -173,19 +182,19 @@ def _closed_environment(command: str) -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def _complete(config: DictConfig) -> None:
-    """Raise UserError if a required key is not set."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help describes it")
+def _help(command: str, words: Sequence[str], composed: DictConfig) -> str:
+    """What to type for help with these choices of groups, which decide what keys there are."""
+    chosen = [word for word in words if key_of(word) in composed.hydra.runtime.choices]
+    return f"python -m dira_scale.{command.replace('_', ' ')} {shlex.join([*chosen, '--help'])}"
 
 
 FEW = 8  # list the known keys in an error if there are at most this many
+MANY, NEAREST = 12, 5  # of more options than these, name these
 ALIKE = 4  # name at most this many keys of the same ending
 
 
-def explain(error: Exception, schema: type, words: Sequence[str]) -> str:
-    """One line for ``error``, raised while composing a configuration of ``schema`` from ``words``."""
+def explain(error: Exception, schema: type, words: Sequence[str], command: str) -> str:
+    """One line for ``error``, raised while composing a configuration of ``command``, of ``schema``, from ``words``."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
     match cause:
         case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
@@ -194,6 +203,9 @@ def explain(error: Exception, schema: type, words: Sequence[str]) -> str:
             own = f"; a file of your own is chosen by --config-dir FOLDER and {group}=NAME" if "/" in name else ""
             hint = f"{nearest(name, options)}{own}"
             end = "" if hint.endswith("?") else "."
+            if len(options) > MANY:
+                near = get_close_matches(name, options, n=NEAREST, cutoff=0)
+                return f"no {group} named '{name}'{hint}{end} The nearest are: {', '.join(near)}; --help lists all"
             return f"no {group} named '{name}'{hint}{end} There are: {', '.join(options)}"
         case OverrideParseException(override=word):
             return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
@@ -205,7 +217,7 @@ def explain(error: Exception, schema: type, words: Sequence[str]) -> str:
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
         ):
-            return _unknown(key, node)
+            return _elsewhere(key, command) or _unknown(key, node)
         case ValidationError(full_key=str(key)) if key:
             expected = kind(schema, key) or (MAPPING if is_mapping(schema, key) else "")
             return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
@@ -217,6 +229,18 @@ def explain(error: Exception, schema: type, words: Sequence[str]) -> str:
         case UnicodeDecodeError():
             return f"a file of --config-dir is not UTF-8: {cause}"
     return _line(str(cause))
+
+
+def _elsewhere(key: str, command: str) -> str:
+    """For a key, without a dot, of other commands: which."""
+    files = ((name, folder("configs") / f"{name}.yaml") for name in COMMANDS if name != command)  # bench has no file
+    theirs = [
+        name
+        for name, file in files
+        if file.is_file() and re.search(rf"^{re.escape(key)}:", file.read_text(), re.MULTILINE)
+    ]
+    few = 0 < len(theirs) <= FEW and "." not in key
+    return f"unknown key {key}: {command} has none, but {' and '.join(theirs)} (--help lists the keys)" if few else ""
 
 
 def _quoted(word: str) -> str:

@@ -11,7 +11,7 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
@@ -137,6 +137,13 @@ class Schema:
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
         """Set keys of a root schema's composed ``config`` that follow from others and were not ``typed``."""
+
+    @classmethod
+    def incomplete(cls, config: DictConfig, missing: Sequence[str], help: str) -> UserError:
+        """What to say of the keys that are ``missing`` in a root schema's ``config``; ``help`` is the command that
+        describes them."""
+        keys, typed = ", ".join(missing), " ".join(f"{key}=…" for key in missing)
+        return UserError(f"{keys} must be given: {typed}; {help} describes {'it' if len(missing) == 1 else 'them'}")
 
 
 def path_keys(schema: type, prefix: str = "") -> dict[str, PathKind]:

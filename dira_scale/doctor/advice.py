@@ -61,6 +61,7 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
 
 
 EXPERIMENTS = FULL, SMALL = "dira_moco", "small"
+TRIAL = 120.0  # seconds of steps: about three minutes with starting, validation and pictures
 LONGEST = 7 * 24.0  # hours that a run may take to be recommended
 FEWEST = 10_000  # images for the full-size experiment: 39 steps an epoch (the paper has 75,312 images, 294 steps)
 
@@ -151,6 +152,22 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[Choice]:
     return [replace(choice(name, images, machine), held_out=held_out) for name in named]
 
 
+def shortened(choice: Choice) -> Choice | None:
+    """The same with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
+    seconds = 3600 * choice.plan.row.hours if choice.plan else 0.0
+    return (
+        replace(choice, epoch_factor=float(f"{choice.epoch_factor * TRIAL / seconds:.1g}")) if seconds > TRIAL else None
+    )
+
+
+def _typed(choice: Choice, shards: str, command: Sequence[str], name: str = "") -> str:
+    """The command that trains it; ``name`` ends the run's."""
+    run = f"out/runs/{Path(shards).name}{name}"
+    factor = f" epoch_factor={choice.epoch_factor:g}" if choice.epoch_factor != 1 else ""
+    keys = f"experiment={choice.experiment}{factor} data.shards={shlex.quote(shards)} run={shlex.quote(run)}"
+    return f"{shlex.join(command)} {keys}" + ("" if choice.held_out else " data.val_split=null")
+
+
 def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], console: Console) -> None:
     """Print the table and, below it, the recommended command and why."""
     console.print(f"\n[bold]Experiments for the {choices[0].images:,} training images of {shards} on this machine[/]")
@@ -170,12 +187,14 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
     if best is None:
         console.print(f"\n  none: {why}\n", highlight=False)
         return
-    factor = f" epoch_factor={best.epoch_factor:g}" if best.epoch_factor != 1 else ""
-    run = f"out/runs/{Path(shards).name}"
-    keys = f"experiment={best.experiment}{factor} data.shards={shlex.quote(shards)} run={shlex.quote(run)}"
-    keys += "" if best.held_out else " data.val_split=null"
-    console.print(f"\n  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"\n  {_typed(best, shards, command)}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"  because {why}", soft_wrap=True, highlight=False)
+    if trial := shortened(best):
+        short = _typed(trial, shards, command, "_trial")
+        console.print(f"\n  {short}", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"  tries all of it in about {duration(TRIAL)}: it learns nothing", soft_wrap=True, highlight=False
+        )
     for remark in best.plan.remarks if best.plan else ():
         console.print(f"  {remark}", soft_wrap=True, highlight=False, markup=False)
     console.print(

@@ -1,5 +1,6 @@
 """The training loop: stages, steps, validation, checkpoints."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -114,16 +115,17 @@ class Loop:
         if self.task.validation and stage.ended_early(self.state):
             metric, direction = self.task.validation.best
             better = {"min": "lower", "max": "higher"}[direction]
-            self.bar.print_line(
-                f"stage {plan.name} ends: no {better} validation {metric} for {self.state.stale} epochs"
-            )
+            self._tell(f"stage {plan.name} ends: no {better} validation {metric} for {self.state.stale} epochs")
+        if self.task.validation and (best := self.state.best_step.get(plan.name)):
+            metric = self.task.validation.best.metric
+            self._tell(f"best validation {metric} {self.state.best[plan.name]:.4g}, of step {best}")
         self._finish_writing()  # a task may read the stage's best checkpoint
         if self.state.stage + 1 == len(self.task.stages):
             self.checkpointer.raise_if_not_saved()
         with self.log.clock.part("validate"):
             lines = self.task.finish(plan, self.run, stage.model.unsharded)
         for line in lines:
-            self.bar.print_line(line)
+            self._tell(line)
         self.world.wait()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):
@@ -188,8 +190,9 @@ class Loop:
     def stopped(self) -> str:
         """What ``steps`` has left undone; empty once the last stage has ended."""
         step, planned = self.state.step, self.planned_steps()
-        undone = f"stopped at {step} of {planned} (steps={self.config.steps}), before what follows the last step: "
-        undone += "nothing is evaluated yet"
+        undone = (
+            f"stopped at {step} of {planned} (steps={self.config.steps}): nothing is evaluated before the last step"
+        )
         return undone if self.config.steps is not None and step < planned else ""
 
     def _advance(self, plan: StagePlan) -> None:
@@ -222,7 +225,23 @@ class Loop:
         if self.task.optim.schedule == PLATEAU:
             self.state.reduce_on_plateau(row["loss"], validation.every, self.task.optim)
         metric, direction = validation.best
-        return self.state.improve(stage.plan.name, row[metric], validation.every, direction)
+        improved = self.state.improve(stage.plan.name, row[metric], validation.every, direction)
+        self._tell(self._validated(stage.plan.name, row, improved))
+        return improved
+
+    def _validated(self, stage: str, row: Mapping[str, float], improved: bool) -> str:
+        """The line of a validation: the loss, and the figure by which checkpoints are compared."""
+        assert self.task.validation is not None
+        metric, step = self.task.validation.best.metric, self.state.best_step.get(stage)
+        figures = ", ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys([metric, "loss"]) if name in row)
+        best = "the best so far" if improved else f"the best is that of step {step}" if step else "no best yet"
+        return f"validation at step {self.state.step}: {figures}; {best}"
+
+    def _tell(self, line: str) -> None:
+        """On the main process: a line for screen and log.txt."""
+        if self.run is not None:
+            self.run.log(line)
+            self.bar.print_line(line)
 
     def _due_validation(self, stage: StageRun, last: int) -> bool:
         done = self.state.step - self.state.stage_start

@@ -30,9 +30,9 @@ from dira_scale.engine.loop import Loop
 from dira_scale.engine.nan_guard import NotFiniteError
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.step import adds_in_any_order
-from dira_scale.engine.task import Task
+from dira_scale.engine.task import Detail, Task
 from dira_scale.engine.tracker import require_tracker
-from dira_scale.errors import UserError, local_rank
+from dira_scale.errors import UserError, counted, local_rank
 from dira_scale.runs import checkpoint
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from dira_scale.runs.folder import RunFolder, recorded_config
@@ -141,8 +141,9 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         trainer = Loop(config, task, world, run)
         if run is not None:
             for line in _summary(trainer):
-                print(line, flush=True)
                 run.log(line)
+                if not isinstance(line, Detail):
+                    print(line, flush=True)
         ended = trainer.train(signals)
         trainer.close()
         code = INTERRUPTED if ended == "interrupted" else DONE
@@ -152,7 +153,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
             report = f"; next: python -m dira_scale.report {shlex.quote(f'run={folder}')}" * last
             advice = "; the same command continues" if code else report
             if pauses := trainer.checkpoint_pauses():
-                trainer.bar.print_line(pauses)
+                run.log(pauses)
             trainer.bar.print_line(f"{folder}: {stopped or f'{ended} at step {trainer.state.step}'}{advice}")
         if last or code:
             _leave(world, run)
@@ -224,21 +225,24 @@ def _record_error(
 
 
 def _summary(trainer: Loop) -> list[str]:
-    """What is trained, on what data, on what machine."""
+    """What is trained, where to look at it, and what to act on; the rest is for log.txt."""
     config, world, task = trainer.config, trainer.world, trainer.task
     first = f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}"
     if trainer.state.step >= trainer.total_steps():  # called again when it was done
         return [first]
+    several = f"{world.ranks} processes of " if world.ranks > 1 else ""
+    on = f"{world.device.type}, {several}{counted(torch.get_num_threads(), 'thread')}, {world.precision}"
+    page = f"page: python -m dira_scale.report {shlex.quote(f'run={config.run}')} at any time; details: log.txt there"
     crowded = processes.crowded(world.idle, "parallel.threads") if world.ranks == 1 else ""
     fast = config.parallel.attention == FAST and adds_in_any_order(trainer.strategy.module, world.device)
     differing = "attention: the fastest, whose sums have no fixed order: two runs may differ (parallel.attention=fast)"
     return [
-        first,
+        f"{first}, on {on}",
         *task.summary(trainer.strategy.module),
-        f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
-        f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
+        Detail(f"this run fits {', '.join(map(str, task.process_counts()))} processes"),
         *([crowded] if crowded else []),
-        *([differing] if fast else []),
+        *([Detail(differing)] if fast else []),
+        page,
     ]
 
 

@@ -173,6 +173,10 @@ class StepTask(Protocol):
         """Called after every optimizer step: momentum networks, queues."""
 
 
+class Detail(str):
+    """A line on a run that goes into log.txt alone: nothing in it asks for anything to be done."""
+
+
 class TaskData(Protocol):
     """What a task trains on."""
 
@@ -247,7 +251,7 @@ class Task(StepTask, Protocol):
         """What identifies the run beside its configuration and data, such as versions of algorithms."""
 
     def summary(self, module: nn.Module) -> list[str]:
-        """Lines to print at the start: what is trained, on what data."""
+        """Lines to print at the start: what is trained, on what data, what to act on; and ``Detail``s."""
 
     def process_counts(self) -> list[int]:
         """The numbers of processes among which every stage can be divided."""

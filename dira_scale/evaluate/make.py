@@ -39,7 +39,7 @@ from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
-from dira_scale.evaluation.trained import LARGER, TrainedRun
+from dira_scale.evaluation.trained import LARGER, TrainedRun, unfinished
 from dira_scale.machine.device import compute_device
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES
@@ -122,6 +122,8 @@ def make(cfg: DictConfig) -> None:
     if is_complete(out, KIND, FILE, about):
         print_line(f"{out} is complete: nothing is left to evaluate")
         return
+    for line in unfinished(Path(config.run), trained.about["step"]):
+        print_line(line)
     part = Part.of(dataset, config.data.split)
     leak = check_leak([part], config.data.split, [*sources_of(config.run, "run", [dataset])])
     with _split(config, trained, dataset, supervision, window) as split:

@@ -246,7 +246,7 @@ def evaluated(run: Finished) -> Evaluated:
 
 def figures_of(output: Path) -> dict[Key, Figure]:
     """Return the figures of the test split in ``results.json``."""
-    return {figure.key: figure for figure in read_results(output)["figures"]["test"]}
+    return {figure.key: figure for figure in read_results(output)["figures"].get("test", ())}
 
 
 def _comparisons(

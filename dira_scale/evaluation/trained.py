@@ -177,6 +177,15 @@ class TrainedRun:
         return predicted
 
 
+def unfinished(folder: Path, step: int) -> list[str]:
+    """A line if the run in ``folder`` has not ended, and weights of this ``step`` are used; empty for an export."""
+    if not (folder / "config.yaml").is_file():
+        return []
+    status = RunReader(folder).status()
+    state, steps = status.get("state"), status.get("steps")
+    return [] if state == "done" else [f"run={folder} is {state}: its weights are of step {step} of {steps}"]
+
+
 def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     """What an export says in ``predict.json`` of a fine-tuned run and its checkpoint: without paths, ready for JSON.
 

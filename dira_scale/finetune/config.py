@@ -12,8 +12,9 @@ from dira_scale.config.files import folder
 from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field
 from dira_scale.data.config import Data
+from dira_scale.data.epochs import steps_of
 from dira_scale.engine.config import Optim
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, counted
 from dira_scale.evaluation.config import IMAGENET, Evaluate
 from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
@@ -160,6 +161,8 @@ class Finetune(StagedTraining):
 
         Raises UserError for a damaged run, and as :func:`pin`.
         """
+        if OmegaConf.is_missing(config, "init"):
+            return
         pin(config, "init")
         path = local(str(config.init), "init")
         run = read_description(path) if (path / FILE).is_file() else None
@@ -186,6 +189,29 @@ class Finetune(StagedTraining):
             if config.hydra.runtime.choices.views == IMAGES and not {"views", "preset"} & {*typed}:
                 given = {key: value for key, value in config.views.items() if f"views.{key}" in typed}
                 config.views = OmegaConf.merge(OmegaConf.load(folder("configs") / "views" / f"{VOLUMES}.yaml"), given)
+
+    @classmethod
+    def incomplete(cls, config: DictConfig, missing: Sequence[str], help: str) -> UserError:
+        """Without ``init`` alone, say what would be trained, how long and from what."""
+        if [*missing] != ["init"]:
+            return super().incomplete(config, missing, help)
+        from dira_scale.data.manifest import INFO_FILE, DatasetInfo  # takes half a second
+        from dira_scale.storage.store import locate
+
+        data, encoder = config.data, config.model.get("encoder")
+        shards = OmegaConf.to_container(data)["shards"]  # type: ignore[index,call-overload]
+        paths = [shards] if isinstance(shards, str) else [*shards]
+        infos = [DatasetInfo.read(locate(str(path), "data.shards") / INFO_FILE) for path in paths]
+        images = sum(info.counts.get(data.split, 0) for info in infos)
+        epochs = sum(stage.epochs for stage in config.stages.values()) * config.epoch_factor
+        steps = config.steps or steps_of(epochs, max(1, images // data.batch))
+        network = f"a network on {encoder}" if encoder else "a network"
+        return UserError(
+            f"init must be given: {network} would learn from random weights, for up to {counted(steps, 'step')} "
+            f"({epochs:g} epochs of {counted(images, 'sample')}), into run={config.run}. init=RUN starts from a "
+            "pretraining run, or from a file of weights; to train from random weights, type init=random",
+            add=("init=random",),
+        )
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)

@@ -1,5 +1,6 @@
 """Fine-tuning as a task of the engine: a network on what a task learns, then its best checkpoint on the test split."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -14,10 +15,10 @@ from dira_scale.data.batch import UNITS
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import Best, StagePlan, StagePosition
+from dira_scale.engine.task import Best, Detail, StagePlan, StagePosition
 from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.judge import choose, judged, write_split
-from dira_scale.evaluation.leak import Leak
+from dira_scale.evaluation.leak import NO_LEAK, Leak
 from dira_scale.evaluation.results import FILE, overall, read_results
 from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune, nevertheless
@@ -28,7 +29,7 @@ from dira_scale.finetune.step import Finetuning
 from dira_scale.models import norm
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
-from dira_scale.models.start import RANDOM, Start
+from dira_scale.models.start import Start
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.files import read_rows
@@ -98,11 +99,13 @@ def write_results(
 
 
 def summary(folder: Path, best: str) -> str:
-    """The test split's figures over all labels or classes, in a line."""
+    """The test split's figures over all labels or classes in a line; without one, the validation split's."""
     content = read_results(folder)
-    words = ", ".join(figure.in_words() for figure in overall(content["figures"]["test"], best))
+    split = next(name for name in ("test", "val") if name in content["figures"])
+    words = ", ".join(figure.in_words() for figure in overall(content["figures"][split], best))
     words = words or "no figure over all labels"
-    return f"test split '{content['splits']['test']}', checkpoint of step {content['step']}: {words} ({FILE})"
+    judged = "test" if split == "test" else "no test split, so by the validation"
+    return f"{judged} split '{content['splits'][split]}', checkpoint of step {content['step']}: {words} ({FILE})"
 
 
 def best_checkpoint(config: Finetune, stage: str) -> Path:
@@ -195,19 +198,23 @@ class FinetuneTask(Finetuning, DatasetTask):
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
         stages = ", ".join(f"{plan.name} {plan.steps}" for plan in self.stages)
         return [
+            f"learns {', '.join(self.supervision.outputs)}: a network of {parameters:.1f} M parameters; steps by "
+            f"stage: {stages}",
             *self.data.summary(self.stages[0]),
-            self.start.summary if self.start else f"init={RANDOM}: nothing is loaded",
+            *([self.start.short, Detail(self.start.summary)] if self.start else ["starts from random weights"]),
             *([self.taken] if self.taken else []),
-            *(self.leak.lines if self.leak else []),
-            f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
-            f"{stages}",
+            *(
+                (Detail(line) if self.leak.verdict == NO_LEAK else line for line in self.leak.lines)
+                if self.leak
+                else []
+            ),
             *self._frozen_lines(),
             *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),
-            *norm.spanning_lines(module, groups_of(self.config)),
+            *map(Detail, norm.spanning_lines(module, groups_of(self.config))),
             *few_steps(self.config, self.stages, nearly=1.0),
             *chosen_rate(asdict(self.config.optim), self.config.data.val_split, self.best),
-            *self._norm_lines(),
+            *map(Detail, self._norm_lines()),
         ]
 
     @torch.no_grad()
@@ -261,16 +268,28 @@ class FinetuneTask(Finetuning, DatasetTask):
             return []
         before, _ = read_rows(Path(self.config.run) / "metrics.jsonl", f"{self.unit}_per_second")
         losses = [each["loss"] for each in before if each["split"] == "train"] + [row["loss"]]
-        if not (fall := still_falling(losses)):
+        if not (fall := still_falling(losses)) or self._flat(before, position.steps):
             return []
         return [
             f"the training loss still falls, by {fall:.0%} over the last third of the steps: train longer "
             f"(epoch_factor={2 * self.config.epoch_factor:g}), or at a higher rate"
         ]
 
+    def _flat(self, rows: Sequence[Mapping[str, Any]], steps: int) -> bool:
+        """Whether the validation split's best figure is no later than two thirds of the stage's ``steps``, its last."""
+        if self.validation is None:
+            return False
+        metric, direction = self.validation.best
+        validated = [row for row in rows if row["split"] == "val" and not math.isnan(row.get(metric, math.nan))]
+        if not validated:
+            return False
+        sign = 1 if direction == "max" else -1
+        best = max(validated, key=lambda row: (sign * row[metric], -row["step"]))
+        return bool(best["step"] <= validated[-1]["step"] - steps / 3)
+
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
-        """Evaluate the stage's best checkpoint on the test split, once. Collective."""
-        if self.config.data.test_split is None:
+        """Evaluate the stage's best checkpoint on the held-out splits, once. Collective."""
+        if self.config.data.test_split is None and self.config.data.val_split is None:
             return []
         passes = self.norm_passes(stage)
         write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak, passes)

@@ -5,11 +5,13 @@ rates of the pixel check, both ways: ``docs/evidence/proof.md``.
 
 Pixels are searched for rows of thin, sharp strokes of one brightness, without a trained network. Text is a row of small
 pieces on a line, equal in height and brightness, with many strokes. Anatomy has thin bright and dark structures too,
-but rarely six in such a row. A side marker has one or two letters.
+but rarely six in such a row. A side marker has one or two letters; words for views (``view_words``) are read and do not
+count.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter, itemgetter
 from statistics import median
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from pydicom.dataset import Dataset
 
 from dira_scale.imaging.grey import GreyImage, luminance
 from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.view_words import is_view_word
 
 STROKES = 6  # in a row of lettering; a side marker has fewer, a name or a date has more
 LARGEST, SMALLEST = 1024, 100  # pixels: range of the longer side that is searched
@@ -33,6 +36,12 @@ TEXT_CLASSES = {  # screenshots, scanned films and ultrasound often show the pat
     **dict.fromkeys([SC, *(f"{SC}.{kind}" for kind in range(1, 5))], "secondary capture"),
     **dict.fromkeys([STORAGE + kind for kind in ("3", "3.1", "6", "6.1", "6.2")], "ultrasound"),
 }
+
+
+class LetteringError(RejectedError):
+    """The pixels seem to show a name, a date or other text."""
+
+    stage = "lettering"
 
 
 def check_header(header: Dataset) -> None:
@@ -50,12 +59,12 @@ def check_header(header: Dataset) -> None:
 
 
 def check_pixels(image: GreyImage) -> None:
-    """Raises RejectedError if the image, as it would be stored, seems to contain a row of lettering."""
+    """Raises LetteringError if the image, as it would be stored, seems to contain a row of lettering."""
     pixels = luminance(image.pixels) if image.pixels.ndim == 3 else image.pixels
     if pixels.dtype != np.uint8:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)
     if count_strokes(pixels) >= STROKES:
-        raise RejectedError("the pixels seem to contain lettering (recipe.burned_in=tagged or keep accepts it)")
+        raise LetteringError("the pixels seem to contain lettering (recipe.burned_in=tagged or keep accepts it)")
 
 
 class Piece(NamedTuple):
@@ -68,19 +77,57 @@ class Piece(NamedTuple):
     value: int  # of the ink
     even: float  # share of the piece that has this brightness
     strokes: float  # crossed by a horizontal line; median over its rows
+    ink: np.ndarray  # bool [h, w]
 
 
 def count_strokes(pixels: np.ndarray) -> int:
-    """The number of strokes in the longest row of lettering in uint8 [H, W]; 0 if there is none."""
-    longest = 0.0
+    """The number of strokes in the longest row of lettering in uint8 [H, W], without words for views; 0 if none."""
     while max(pixels.shape) > LARGEST and min(pixels.shape) >= 2 * NARROWEST:
         pixels = _halved(pixels)
+    written = list(_written(pixels))
+    if _longest(written) >= STROKES and (words := list(_view_words(written))):
+        covered = np.zeros(pixels.shape, np.uint8)
+        for left, top, right, foot in words:
+            covered[max(0, top - 2) : foot + 2, max(0, left - 2) : right + 2] = 1
+        written = list(_written(cv2.inpaint(pixels, covered, 3, cv2.INPAINT_TELEA)))
+    return int(_longest(written))
+
+
+def _longest(written: Iterable[tuple[int, list[Piece]]]) -> float:
+    return max((sum(piece.strokes for piece in row) for _, row in written), default=0.0)
+
+
+def _written(pixels: np.ndarray) -> Iterator[tuple[int, list[Piece]]]:
+    """Rows of bright and of dark writing at each size of the image, with the factor by which it was made smaller."""
+    factor = 1
     while max(pixels.shape) >= SMALLEST and min(pixels.shape) >= NARROWEST:
-        for bright in (True, False):
-            rows = (row for band in _bands(_pieces(pixels, bright)) for row in _rows(band))
-            longest = max([longest, *(sum(piece.strokes for piece in row) for row in rows if _is_written(row))])
-        pixels = _halved(pixels)
-    return int(longest)
+        bands = (band for bright in (True, False) for band in _bands(_pieces(pixels, bright)))
+        yield from ((factor, row) for band in bands for row in _rows(band) if _is_written(row))
+        pixels, factor = _halved(pixels), 2 * factor
+
+
+def _view_words(written: Iterable[tuple[int, list[Piece]]]) -> Iterator[tuple[int, int, int, int]]:
+    """Where words for views are: left, top, right and foot in the whole image."""
+    for factor, row in written:
+        for word in _words(row):
+            if is_view_word([piece.ink for piece in word]):
+                corner = min(piece.x for piece in word), min(piece.y for piece in word)
+                end = max(piece.x + piece.w for piece in word), max(piece.y + piece.h for piece in word)
+                left, top, right, foot = (factor * side for side in (*corner, *end))
+                yield left, top, right, foot
+
+
+def _words(row: list[Piece]) -> Iterator[list[Piece]]:
+    """A row's words, by spaces of two widths: fonts differ."""
+    height = median(piece.h for piece in row)
+    for space in (0.3 * height, 0.5 * height):
+        word = row[:1]
+        for piece in row[1:]:
+            if piece.x - (word[-1].x + word[-1].w) > space:
+                yield word
+                word = []
+            word.append(piece)
+        yield word
 
 
 def _halved(pixels: np.ndarray) -> np.ndarray:
@@ -106,16 +153,16 @@ def _pieces(pixels: np.ndarray, bright: bool) -> list[Piece]:
         value = int(values[int((0.9 if bright else 0.1) * len(values))])
         even = float(np.mean(abs(values - value) <= NEAR))
         strokes = float(np.median((np.diff(inked.astype(np.int8), axis=1, prepend=0) == 1).sum(1)))
-        pieces.append(Piece(left, top, width, height, value, even, strokes))
+        pieces.append(Piece(left, top, width, height, value, even, strokes, inked))
     return pieces
 
 
 def _bands(pieces: list[Piece]) -> Iterator[list[Piece]]:
     """Pieces that may form a row, i.e. start within two letter heights of each other, from left to right."""
-    ordered = sorted(pieces, key=lambda piece: piece.y)
+    ordered = sorted(pieces, key=attrgetter("y"))
     tops = [piece.y for piece in ordered]
     for top in range(0, max(tops, default=-1) + 1, HEIGHTS[1]):
-        yield sorted(ordered[bisect_left(tops, top) : bisect_left(tops, top + 2 * HEIGHTS[1])])
+        yield sorted(ordered[bisect_left(tops, top) : bisect_left(tops, top + 2 * HEIGHTS[1])], key=itemgetter(0, 1, 2))
 
 
 def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:

@@ -41,6 +41,12 @@ class Start:
     licence: str | None
     taken: str | None = None
 
+    @property
+    def short(self) -> str:
+        """A line for the screen."""
+        parts = " and ".join(part.partition(" (")[0] for part in self.loaded)
+        return printable(f"starts from {self.path}: {parts} loaded; licence: {self.licence or 'unknown'}")
+
 
 def start_weights(
     init: str,

@@ -12,6 +12,7 @@ from dira_scale.errors import UserError, require
 from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
 from dira_scale.evaluation.config import check as check_runs
 from dira_scale.runs.description import Description
+from dira_scale.storage.walk import folder_at
 
 KEYS, SOURCE = "keys", "source"  # how images are named
 NIFTI, DICOMSEG = "nifti", "dicomseg"  # of masks
@@ -61,6 +62,12 @@ def require_format(cfg: DictConfig | Predict) -> None:
     """Raise UserError where ``format`` needs highdicom and it is missing."""
     if cfg.format == DICOMSEG:
         require("format=dicomseg needs", "dicomseg", "highdicom")
+
+
+def check_images(cfg: DictConfig | Predict) -> None:
+    """Raise UserError if the folder ``images`` is on this machine and not there."""
+    if cfg.images is not None:
+        folder_at(cfg.images, "images")
 
 
 def check_format(config: Any, run: str, pooled: bool, dimensions: int) -> None:

@@ -39,7 +39,7 @@ from dira_scale.evaluation.config import SLIDING, require_masks
 from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.rounds import rounds, share, together
 from dira_scale.evaluation.stored import dense, read_ahead
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.trained import TrainedRun, unfinished
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
@@ -88,6 +88,9 @@ def _predict(config: Predict, world: World) -> int:
         if world.main:
             print_line(f"{out} is complete: nothing is left to predict")
         return DONE
+    if world.main:
+        for line in unfinished(Path(config.run), job.trained.about["step"]):
+            print_line(line)
     with ExitStack() as stack:
         rows = raise_on_all(lambda: job.begin(stack) if world.main else None)
         parts, left = broadcast_from_main(job.parts(rows.done) if rows else ([], 0))

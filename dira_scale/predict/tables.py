@@ -12,7 +12,8 @@ import torch
 
 from dira_scale import __version__
 from dira_scale.archive.outcome import most_common
-from dira_scale.archive.output import names_file
+from dira_scale.archive.output import beside
+from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError, counted, print_line
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.trained import TrainedRun
@@ -38,7 +39,7 @@ def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> Non
 
 def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, str]]]) -> Path:
     """Write the table by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
-    path = names_file(out)
+    path = beside(out, "rejected.csv")
     _write(path, REJECTED, ([name, row["stage"], row["reason"]] for name, row in refused), private=True)
     return path
 
@@ -74,6 +75,6 @@ def finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row],
     written = about | network | {name: trained.about[name] for name in judged} | counts
     write_json(out / ABOUT, written)
     (out / UNFINISHED).unlink()
-    print_line(f"{where}: {counted(len(usable), 'image')}")
+    print_line(f"{where}: {counted(len(usable), UNITS[len(trained.size)][:-1])}")
     if refused:
         print_line(f"quarantined: {len(refused)} ({why}; all in {table})")

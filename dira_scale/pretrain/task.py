@@ -13,7 +13,7 @@ from dira_scale.data.batch import UNITS, Batch
 from dira_scale.data.labels import UNCERTAIN
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import StagePlan, StagePosition
+from dira_scale.engine.task import Detail, StagePlan, StagePosition
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.metrics.neighbours import knn_scores, mean_auc
@@ -140,11 +140,11 @@ class PretrainTask(Pretraining, DatasetTask):
         several = len({plan.batch for plan in self.stages}) > 1
         stages = ", ".join(f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * several for plan in self.stages)
         return [
+            f"learns without labels: a method of {parameters:.1f} M parameters; steps by stage: {stages}",
             *self.data.summary(self.stages[0]),
-            *([self.start.summary] if self.start else []),
+            *([self.start.short, Detail(self.start.summary)] if self.start else []),
             *([self.taken] if self.taken else []),
-            f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
-            *remarks(self.config, module),
+            *map(Detail, remarks(self.config, module)),
             *few_steps(self.config, self.stages),
         ]
 

@@ -12,7 +12,8 @@ from dira_scale.cli import entry
 from dira_scale.command import Command
 
 COMMAND = Command(
-    "report", "write an HTML page about a run", "dira_scale.report.page:report", output="out", reads_run=True
+    "report", "write an HTML page about a run", "dira_scale.report.page:report",
+    look=("dira_scale.runs.complete:check_runs",), output="out", reads_run=True,
 )  # fmt: skip
 
 

@@ -62,16 +62,18 @@ def _result(run: RunContent) -> Headline | None:
     """Return the headline of the best checkpoint. No threshold: what is good depends on the labels, and on what random
     weights reach."""
     splits = run.results.get("figures", {})
-    figures = overall(splits.get("test", []), run.description.best)
+    split = "test" if "test" in splits else "val"
+    figures = overall(splits.get(split, []), run.description.best)
     if not figures:
         return None
     first, *others = figures
-    validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
+    others_of = splits.get("val", []) if split == "test" else []
+    validated = next((row for row in overall(others_of, run.description.best)), None)
     chosen = "".join(f"; {line}" for line in run.description.training if line.startswith(CHOSEN_RATE))
     validation = f"; on the validation split {validated.in_words()}" if validated else ""
     return Headline(
         first.with_interval(),
-        f"on the test split ({first.patients} patients)",
+        f"on the {'test' if split == 'test' else 'validation'} split ({first.patients} patients)",
         f"checkpoint of step {run.results['step']}; {', '.join(each.in_words() for each in others)}{validation}"
         + chosen,
     )

@@ -37,8 +37,9 @@ def report(cfg: DictConfig) -> None:
     with as_user_error(out, "out"):
         write_atomic(out, page)
     if cfg.run:
-        for text in (text for run in seen.values() for text in run.missing):
-            print_line(f"not in the report: {text}")
+        for name, run in seen.items():
+            for text in run.missing:
+                print_line(f"not in the report{f' of {name}' * (len(seen) > 1)}: {text}")
     print_line(f"report: {out.resolve()}")
 
 

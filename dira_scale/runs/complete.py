@@ -2,6 +2,7 @@
 Imports no torch, which takes seconds."""
 
 import re
+import shlex
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,6 +21,9 @@ def config_file(folder: Path) -> Path:
     """The configuration of the run in ``folder``. Raises UserError if there is no run."""
     path = folder / "config.yaml"
     if not path.is_file():
+        if (folder / "dataset.json").is_file():
+            raise UserError(f"run={folder} is a sharded dataset, not a run: look at it with python -m dira_scale.shard "
+                            f"stats {shlex.quote(f'path={folder}')}")  # fmt: skip
         commands = " or ".join(command.name for command in COMMANDS.values() if command.trains)
         raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that {commands} wrote")
     return path

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.storage.store import locate
+from dira_scale.errors import UserError
+from dira_scale.storage.store import is_local, locate
 
 
 def convert_archive(config: DictConfig) -> int:
@@ -15,6 +16,15 @@ def convert_archive(config: DictConfig) -> int:
 
     convert(_plain(config.recipe), config.out, _workers(config), config.key_file, config.slice)
     return 0
+
+
+def check_paths(config: DictConfig) -> None:
+    """Raises UserError for images and tables that are not there; which of them are folders the source says."""
+    for name in ("images", "labels", "boxes"):
+        value = config.recipe.get(name)
+        if isinstance(value, str) and is_local(path := locate(value, f"recipe.{name}")) and not path.exists():
+            kind = "folder" if name == "images" else "file"
+            raise UserError(f"recipe.{name}={value}: no such {kind}")
 
 
 def check(config: DictConfig) -> None:

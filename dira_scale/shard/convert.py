@@ -8,16 +8,17 @@ from typing import Any
 
 from dira_scale.archive.claim import Share, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.finish import Outcome, finish
+from dira_scale.archive.first_look import check_first
 from dira_scale.archive.outcome import gpu_codecs_line, print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
 from dira_scale.archive.plan import ShardPlan, planned_from
-from dira_scale.archive.reading import check_colour
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import with_modality
 from dira_scale.archive.writer import sharding
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
+from dira_scale.machine.hardware import gpus
 from dira_scale.storage.store import locate
 
 
@@ -46,7 +47,7 @@ def convert(
         recipe = with_modality(recipe, plan)
         started = time.monotonic()
         if made is None:
-            check_colour(plan, recipe)
+            check_first(plan, recipe, folder)
             identity = recipe.identity(hasher)
             join = partial(finish, folder, plan, recipe, identity)
             made = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)
@@ -62,7 +63,7 @@ def convert(
             f"sharding to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
-    if line := gpu_codecs_line(ShardedDataset.open(folder)):
+    if gpus()[0] and (line := gpu_codecs_line(ShardedDataset.open(folder))):
         console.print(line)
     print_outcome(console, folder, made, time.monotonic() - started)
 

@@ -270,6 +270,11 @@ class OrdinalTask(TaskConfig):
         assert isinstance(labels, Grades), "asked for"
         known = data.learned_targets()
         grades = self.grades or 1 + int(known[~known.isnan()].max())
+        if grades == 2 and self.grades is None:
+            raise UserError(
+                f"task.label={labels.names[0]} has two grades, which are yes and no: use task=labels "
+                f"task.labels=[{labels.names[0]}], or type task.grades=2"
+            )
         held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
         for split in sorted(map(str, held_out)):
             replace(labels, grades=grades).check(data.datasets, split, None, remedy=f"type task.grades=…, {ELSEWHERE}")

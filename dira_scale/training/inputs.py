@@ -23,8 +23,8 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import default_threads, default_workers
 from dira_scale.distributed.world import World
 from dira_scale.engine.preflight import DIGITS
-from dira_scale.engine.task import StagePlan
-from dira_scale.errors import UserError, nearest
+from dira_scale.engine.task import Detail, StagePlan
+from dira_scale.errors import UserError, counted, nearest
 from dira_scale.runs.description import FILE as DESCRIPTION
 from dira_scale.runs.description import read_description
 from dira_scale.storage.store import is_local, locate
@@ -220,9 +220,10 @@ class Inputs:
             samples = f"{sum(order.sizes)} of {order.split_size} {unit} ({order.selection.keys})"
         few = self.data.negatives is not None and order.selection and max(order.selection.weights[1::2]) > 0.5
         return [
-            f"data: {samples}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            f"data: {samples}, {counted(order.steps_per_epoch, 'step')} an epoch",
+            *[Detail(f"each epoch leaves out {order.dropped}, others in turn")] * bool(order.dropped),
             *["data.negatives: the negatives are too few for two epochs: the next has some of them again"] * bool(few),
-            f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper,
+            Detail(f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper),
         ]
 
     def save_batch(self, folder: Path, batch: Batch, held_out: bool, row: dict[str, Any]) -> None:
@@ -270,17 +271,23 @@ def _paths(shards: Any) -> dict[str, float]:
     raise UserError(f"data.shards={shards}: give a folder, a list of folders, or {{folder: weight > 0}}")
 
 
+WITHOUT = {
+    "data.val_split": "; data.val_split=null trains without validation",
+    "data.test_split": "; data.test_split=null trains without a test, with figures on the validation split",
+}
+
+
 def _sizes(datasets: list[ShardedDataset], split: str, key: str) -> tuple[int, ...]:
     for dataset in datasets:
         if split not in dataset.splits:
             have = ", ".join(dataset.splits)
-            advice = "; data.val_split=null trains without validation" if key == "data.val_split" else ""
-            raise UserError(f"{key}={split}: {dataset.root} has {have}{nearest(split, dataset.splits) or advice}")
+            hint = nearest(split, dataset.splits) or WITHOUT.get(key, "")
+            raise UserError(f"{key}={split}: {dataset.root} has {have}{hint}")
     sizes = tuple(int(np.size(d.rows(split))) for d in datasets)
     if 0 in sizes:
         where = f"{key}={split}: {datasets[sizes.index(0)].root} has no sample in split '{split}'"
-        if key == "data.val_split":
-            raise UserError(f"{where}; data.val_split=null trains without validation")
+        if key in WITHOUT:
+            raise UserError(f"{where}{WITHOUT[key]}")
         if key != "data.split":
             filled = [name for name, count in datasets[sizes.index(0)].info.counts.items() if count]
             raise UserError(f"{where}: name another, of {', '.join(filled)}")

@@ -69,8 +69,16 @@ def test_mixtures_are_counted(tmp_path: Path, ingest: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     "colour, kind, words",
     [
-        ("grey", {}, r"recipe.colour=grey: the images are in colour \(recipe.colour=rgb stores three channels"),
-        ("rgb", {"count": 0, "grey": 3}, r"recipe.colour=rgb: the images are grey \(recipe.colour=rgb stores"),
+        (
+            "grey",
+            {},
+            r"recipe.colour=grey: none of the first 6 images .* 6 of them because they are in colour",
+        ),
+        (
+            "rgb",
+            {"count": 0, "grey": 3},
+            r"recipe.colour=rgb: none of the first 3 images .* 3 of them because they are grey",
+        ),
         ("red", {}, "recipe.colour=red: use grey, luminance, rgb"),
     ],
 )

@@ -169,20 +169,20 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
         ("check", "shorter side is below 32 pixels (recipe.min_side)"),
         ("decode", "damaged or cut short (OSError in PNG decoding)"),
         ("decode", "the file is empty"),
-        ("list", "no row in the CSV of labels"),
         ("list", "named in the CSV, not there"),
         ("mask", "damaged or cut short (OSError in PNG decoding)"),
         ("mask", "the mask is of another size than its image"),
     ]
     dataset = ShardedDataset.open(out)
-    assert sum(dataset.info.counts.values()) == 24 - 6 and dataset.info.quarantined == 7
+    assert sum(dataset.info.counts.values()) == 24 - 6 and dataset.info.quarantined == 6
     printed = capsys.readouterr().out
-    assert "quarantined: 7" in printed and "warning: 28% of the inputs were refused" in printed
-    assert len(re.findall(r"^  [12] x ", printed, re.MULTILINE)) == 6 and "other reasons" not in printed
+    assert "quarantined: 6" in printed and "warning: 25% of the inputs were refused" in printed
+    assert "not used: 1 x a document or table by its name (Doe_John.txt)" in printed
+    assert len(re.findall(r"^  [12] x ", printed, re.MULTILINE)) == 5 and "other reasons" not in printed
     assert "attributes: no sample has view;" in printed
     assert not any(b"Doe_John" in content for content in ingest.contents(out).values())
     names = tmp_path / "shards.rejected.csv"
-    assert "Doe_John.txt,list,no row" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
+    assert "im06.png,decode,the file is empty" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
 
 
 def test_names_of_any_bytes_and_a_dataset_in_the_current_folder(
@@ -192,11 +192,11 @@ def test_names_of_any_bytes_and_a_dataset_in_the_current_folder(
     images.mkdir(), out.mkdir()
     for number in range(3):
         Image.fromarray(ingest.picture(number)).save(os.fsencode(images) + b"/M\xfcller%d.png" % number)
-    Path(os.fsdecode(os.fsencode(images) + b"/Gr\xfcn.txt")).write_text("text")
+    Path(os.fsdecode(os.fsencode(images) + b"/Gr\xfcn.png")).write_text("text")
     monkeypatch.chdir(out)
     convert(ingest.recipe("folder", images=str(images)), Path(), workers=1)
     assert sum(ShardedDataset.open(out).info.counts.values()) == 3
-    assert b"Gr\xfcn.txt,decode" in (tmp_path / "out.rejected.csv").read_bytes()
+    assert b"Gr\xfcn.png,decode" in (tmp_path / "out.rejected.csv").read_bytes()
 
 
 def test_what_a_codec_cannot_hold_and_boxes_outside_go_to_quarantine(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -222,7 +222,7 @@ def test_nothing_usable_is_an_error_and_the_mended_command_works(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.txt").write_text("text")
+    (tmp_path / "images" / "a.png").write_text("text")
     with pytest.raises(UserError, match="none of the 1 inputs is usable: 1 x not a PNG, JPEG, TIFF"):
         convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
     assert not list((tmp_path / "out").iterdir())

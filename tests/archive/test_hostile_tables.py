@@ -96,7 +96,7 @@ TABLES: dict[str, Table] = {
     "a newline in a label's name": _table(WHOLE.replace(b"nodule", b'"nod\nule"'), "a label is named 'nod"),
     "a label's name that speaks to a terminal": _table(WHOLE.replace(b"nodule", b"\x1b[2Jx"), "a label is named"),
     "files of one name": _table(b"file,file,patient,nodule\n" + ROWS, "two columns 'file'"),
-    "no rows": _table(HEADER, "none of the 6 inputs is usable"),
+    "no rows": _table(HEADER, "the source lists no files"),
     "a name without end": _row(b"n" * 10**5 + b".png"),
     "a name above": _row(b"../../../../etc/passwd"),
     "an address": _row(b"http://127.0.0.1:9/x.png"),

@@ -59,10 +59,10 @@ def test_flags_are_told_from_numbers() -> None:
     cells = {"a": ["0", "1.0", "-1", ""], "b": ["1", "nan", " ", "0"], "c": ["0", "2", "", "1"], "d": ["", " ", "", ""],
              "e": ["0", "x", "1", "1"], "f": ["0", "inf", "1", "1"], "g": ["1", "1", "1", "1"]}  # fmt: skip
     rows = [Row(n, {name: cells[name][n] for name in cells}) for n in range(4)]
-    assert flags_and_numbers(rows, {"g"}) == (["a", "b"], ["c"])
-    assert flags_and_numbers([], set()) == ([], [])
+    assert flags_and_numbers(rows, {"g"}) == (["a", "b"], ["c"], {"e": 1, "f": 1})
+    assert flags_and_numbers([], set()) == ([], [], {})
     words = [Row(n, {"a": one, "b": other}) for n, (one, other) in enumerate([("Yes", "yes"), ("no", "maybe")])]
-    assert flags_and_numbers(words, set()) == (["a"], [])
+    assert flags_and_numbers(words, set()) == (["a"], [], {"b": 1})
     assert [number(word, "") for word in ("YES", "no", "True", "false", "2")] == [1, 0, 1, 0, 2]
 
 

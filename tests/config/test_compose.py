@@ -120,7 +120,7 @@ def test_what_an_own_file_lacks_is_named(
     ("plan", "of", "words"),
     [
         ("plan", "pretrain", ["experiment=dira_moco", "preset=released"]),
-        ("plan_finetune", "finetune", ["task=chestxray14", "preset=btl_v1"]),
+        ("plan_finetune", "finetune", ["task=chestxray14", "preset=btl_v1", "init=random"]),
     ],
 )
 def test_a_preset_is_planned_as_it_is_trained(plan: str, of: str, words: list[str]) -> None:

@@ -161,7 +161,9 @@ def test_what_is_drawn_beside_is_what_was_drawn_without() -> None:
 
 
 def test_the_views_of_masks_are_benchmark_transfer_learnings() -> None:
-    spec = views_of(compose("finetune", ["task=masks", "views=tune_masks", "data.shards=any", "data.size=224"]))
+    spec = views_of(
+        compose("finetune", ["init=random", "task=masks", "views=tune_masks", "data.shards=any", "data.size=224"])
+    )
     assert (spec.sized, spec.tone) == (SizedCrop([156, 224], 0.25), Tone(gamma=[0.8, 1.2], p=0.3))  # type: ignore[arg-type]
     assert spec.warp == Warp(p=0.3)
     assert spec.count == 1 and not (spec.rotation or spec.flip or spec.jitter.p or spec.blur.p or spec.cutout.p)

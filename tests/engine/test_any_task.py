@@ -74,7 +74,7 @@ def test_a_run_that_stops_at_the_end_of_a_stage_or_within_one_resumes_bit_for_bi
     whole: Path, tmp_path: Path, steps: int
 ) -> None:
     assert train(str(tmp_path / "run"), "ddp", steps) == 0
-    reported = f"stopped at {steps} of {STEPS} (steps={steps}), before what follows the last step"
+    reported = f"stopped at {steps} of {STEPS} (steps={steps}): nothing is evaluated before the last step"
     assert status(tmp_path / "run")["reason"].startswith(reported)
     assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
     assert status(tmp_path / "run")["reason"] == ""

@@ -43,8 +43,9 @@ LAST, FIRST = ["stages.di.epochs=0", "stages.dir.epochs=0"], ["stages.dir.epochs
 VOLUMES = ["model.width=0.125", "model.bn_groups=2", "data.size=[16,32,32]", "data.batch=4", "health.every=1"]
 CUBES = ["model.features=[8,16,32]", "model.blocks=[1,1,1]", "data.size=[16,16,16]", "views.corruptions.mask.block=8"]
 MAE = ["experiment=mae3d", *CUBES, "data.batch=2", "health.every=1"]
-TUNE = ["model.encoder=resnet18", "data.size=32", "data.batch=4"]
-TUNE3D = ["views=tune_volumes", "model=unet3d", "model.width=0.125", "data.size=[16,32,32]", "data.batch=2"]
+TUNE = ["init=random", "model.encoder=resnet18", "data.size=32", "data.batch=4"]
+TUNE3D = ["init=random", "views=tune_volumes", "model=unet3d", "model.width=0.125", "data.size=[16,32,32]",
+          "data.batch=2"]  # fmt: skip
 LABELS, BALANCED = ["task=labels", "task.labels=[a,b,c]"], "task.weights=balanced"
 EXPERIMENTS = {
     "first stages of moco": ["pretrain", *MOCO, *SMALL, *IMAGES, "stages.dira.epochs=0"],

@@ -240,14 +240,14 @@ REFUSED: dict[str, tuple[list[str], list[str], str]] = {
 def test_a_dataset_must_have_what_was_learned(
     words: list[str], outputs: list[str], printed: str, shown: Callable[..., ShardedDataset]
 ) -> None:
-    node: Any = OmegaConf.to_container(compose("finetune", ["data.shards=any", *words]).task)
+    node: Any = OmegaConf.to_container(compose("finetune", ["init=random", "data.shards=any", *words]).task)
     with pytest.raises(UserError, match=printed):
         task_of(node).evaluated({"outputs": outputs, "normalised": {}}, shown(), "test")
 
 
 def test_nor_are_masks_evaluated_where_none_are(make_dataset: Make) -> None:
     dataset = make_dataset([np.zeros((8, 8), np.uint8)], splits=["test"])
-    node: Any = OmegaConf.to_container(compose("finetune", ["data.shards=any", "task=masks"]).task)
+    node: Any = OmegaConf.to_container(compose("finetune", ["init=random", "data.shards=any", "task=masks"]).task)
     with pytest.raises(UserError, match="no sample in split 'test' has a mask: shard again with the masks"):
         task_of(node).evaluated({"outputs": ["mask"]}, dataset, "test")
 
@@ -255,7 +255,12 @@ def test_nor_are_masks_evaluated_where_none_are(make_dataset: Make) -> None:
 def test_a_sweeps_check_refuses_runs_that_have_not_trained_yet() -> None:
     def planned(command: str, *keys: str) -> dict[str, Any]:
         words = ["data.shards=any", "model.encoder=test_resnet", "data.size=32"]
-        return {"r1": derived(command, OmegaConf.to_container(compose(command, [*words, *keys])))}
+        return {
+            "r1": derived(
+                command,
+                OmegaConf.to_container(compose(command, [*words, *["init=random"] * (command == "finetune"), *keys])),
+            )
+        }
 
     cfg = compose("evaluate", ["run=r", "data.shards=d", "out=o", "window=sliding"])
     check(cfg, planned("finetune", "task=masks"))

@@ -24,7 +24,8 @@ from dira_scale.predict import main as predict
 
 SHAPES = {"a.nii.gz": (31, 18, 40), "b.nii.gz": (30, 17, 36), "c.nii.gz": (33, 19, 41)}
 TUNED = [
-    "task=masks", "views=tune_volumes", "data.batch=2", "data.pad=true", "data.workers=1", "precision=fp32",
+    "init=random", "task=masks", "views=tune_volumes", "data.batch=2", "data.pad=true", "data.workers=1",
+    "precision=fp32",
     "log_every=1", "parallel.threads=1", "validate.batch=4", "stages.finetune.epochs=2",
 ]  # fmt: skip
 CLASSES = "task.classes={half: 1, rest: 2}"

@@ -16,6 +16,7 @@ NAMES = ("bright", "coin")
 TINY = [
     "data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_resnet", "precision=fp32", "log_every=1",
     "model.decoder_channels=[32,16,16,8,8]", "parallel.threads=1", "validate.batch=8", "stages.finetune.epochs=2",
+    "init=random",
 ]  # fmt: skip
 # The same of the toy network of volumes.
 TINY_VOLUMES = [

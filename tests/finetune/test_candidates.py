@@ -125,7 +125,7 @@ def test_where_a_dataset_knows_no_lesions_there_is_no_curve(monkeypatch: pytest.
     keys, patients, known = ["a:1", "a:2", "b:1"], ["p", "p", "q"], {"lesion": ["1", "", ""]}
     scored = image_cases(LabelCase, keys, patients, "test", ["nodule"], np.ones((3, 1)), np.full((3, 1), 0.5))
     monkeypatch.setattr(Classification, "cases", lambda *_: scored)
-    node: Any = OmegaConf.to_container(compose("finetune", ["task=luna16", "data.shards=none"]).task)
+    node: Any = OmegaConf.to_container(compose("finetune", ["init=random", "task=luna16", "data.shards=none"]).task)
     task = task_of(node).described({})
     for lesions, curve in ((["1", "1", "0"], True), (["1", "1", ""], False)):
         about = SimpleNamespace(keys=keys, scans=patients, attributes=(known | {"lesions": lesions}).get)
@@ -141,6 +141,6 @@ def test_where_a_dataset_knows_no_lesions_there_is_no_curve(monkeypatch: pytest.
     ],
 )
 def test_candidates_have_one_label_of_yes_and_no(keys: dict[str, Any], printed: str) -> None:
-    node: Any = OmegaConf.to_container(compose("finetune", ["task=pe_cad", "data.shards=none"]).task)
+    node: Any = OmegaConf.to_container(compose("finetune", ["init=random", "task=pe_cad", "data.shards=none"]).task)
     with pytest.raises(UserError, match=printed):
         task_of(node | keys).described({})

@@ -120,7 +120,9 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
 
     exported = export(run)
     for init in (exported, exported / "classifier.safetensors"):  # as of the run itself
-        adopted = compose("finetune", ["data.shards=any", f"init={init}", "model.decoder_channels=[8,8,8,8,8]"]).model
+        adopted = compose(
+            "finetune", ["init=random", "data.shards=any", f"init={init}", "model.decoder_channels=[8,8,8,8,8]"]
+        ).model
         assert (adopted.encoder, adopted.decoder_channels, adopted.bn_groups) == ("test_resnet", [8] * 5, 1)
     assert f"the highest validation auroc of its stage, {best['auroc']:.6g}" in (exported / "README.md").read_text()
     described = RunReader(run).description
@@ -166,9 +168,9 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     adopted = compose("finetune", words)
     assert adopted.model == RunReader(run).config["model"]  # from that of images, whose keys are gone
     assert adopted.data["size"] == [16, 16, 12] and adopted.views["flip"] == 0.25 and adopted.views.blur.p == 0
-    assert adopted.views == compose("finetune", [*words, "views=tune_volumes"]).views
+    assert adopted.views == compose("finetune", ["init=random", *words, "views=tune_volumes"]).views
     with pytest.raises(UserError, match=r"is a run on volumes, and data.size=64 is of images"):
-        compose("finetune", [*words, "data.size=64"])
+        compose("finetune", ["init=random", *words, "data.size=64"])
     if task == "masks":  # every second volume has one; in the whole volume, in mm
         assert written[metric, "mask"]["n"] == 3 and results(run)["without_mask"] == {"val": 3, "test": 3}
         assert ("HD95 (mm)", "mask") in written and results(run)["window"] == "sliding"
@@ -255,7 +257,7 @@ def assert_case_is_monais(
             "it is fitted on the validation split, and data.val_split=null",
         ),
         (["task=labels", "data.test_split=tset"], "data.test_split=tset: {} has train, val, test; did you mean 'test'"),
-        (["task=labels", "init=nowhere"], "init: nowhere: no such file"),
+        (["task=labels", "init=nowhere"], "init=nowhere: no such file"),
         (["task=labels", "views.count=2"], "views.count=2: fine-tuning has one view of each image"),
         (
             ["task=labels", "views=tune_volumes", "data.size=[16,16,16]"],
@@ -318,7 +320,7 @@ def test_masks_are_asked_for_in_what_is_trained_on_and_in_each_split(make_datase
         masks = [*trained, *[None] * (16 - len(trained)), *[val] * 4, *[test] * 4]
         return Path(make_dataset(images, name=name, label_names=(), splits=splits, masks=masks).root)
 
-    config = compose("finetune", [*TINY, "data.shards=any", "data.batch=2"])
+    config = compose("finetune", ["init=random", *TINY, "data.shards=any", "data.batch=2"])
     keys: Any = OmegaConf.to_object(config.data)
 
     def check(shards: list[Path], classes: dict[str, int] | None, **chosen: float) -> None:

@@ -44,7 +44,7 @@ PAGE = folder("configs").parent / "docs" / "reference" / "metrics.md"
 
 @lru_cache  # nobody changes it
 def composed(*words: str) -> Any:
-    return compose("finetune", ["data.shards=none", *words])
+    return compose("finetune", ["init=random", "data.shards=none", *words])
 
 
 @pytest.mark.parametrize(("preset", "task"), PAIRS)

@@ -97,12 +97,12 @@ def test_a_rate_that_diverges_is_not_chosen(discs: Path, tmp_path: Path, capsys:
 
 def test_rates_cannot_be_chosen_without_a_validation_split() -> None:
     with pytest.raises(UserError, match=r"optim\.choose: rates are compared on the validation split, and data\.val_sp"):
-        compose("finetune", ["data.shards=none", "optim.choose=[1e-3]", "data.val_split=null"])
+        compose("finetune", ["init=random", "data.shards=none", "optim.choose=[1e-3]", "data.val_split=null"])
 
 
 def test_a_rate_that_a_run_chooses_is_not_in_its_name() -> None:
     """It follows from the others."""
-    config: Any = OmegaConf.to_container(compose("finetune", ["data.shards=none"]))
+    config: Any = OmegaConf.to_container(compose("finetune", ["init=random", "data.shards=none"]))
     names = identity(config, execution("finetune"))
     assert "optim.optimizer.lr" in names
     config["optim"]["choose"] = [1e-3]
@@ -120,7 +120,7 @@ def test_a_rate_that_a_run_chooses_is_not_in_its_name() -> None:
 def test_blocks_nearer_to_the_input_have_lower_rates_and_the_head_its_own(encoder: str, blocks: list[str]) -> None:
     words = ["data.shards=none", f"model.encoder={encoder}", "data.size=32", "optim.layer_decay=0.5"]
     blueprint = FinetuneBlueprint(
-        compose("finetune", [*words, "optim.head_factor=10", "task=labels", "task.labels=[a]"])
+        compose("finetune", ["init=random", *words, "optim.head_factor=10", "task=labels", "task.labels=[a]"])
     )
     parts = {"encoder": build_encoder(encoder, size=32), "decoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)}
     network = nn.ModuleDict(parts)

@@ -47,7 +47,9 @@ def plain(network: nn.Module) -> nn.Module:
 
 def test_they_are_torchs_cumulative_average_over_the_passes(discs: Path, tmp_path: Path) -> None:
     """``torch.optim.swa_utils.update_bn`` of a network with torch's own layers, over the same images."""
-    cfg = compose("finetune", [*WORDS, f"data.shards={discs}", f"run={tmp_path / 'run'}", "validate.norm_passes=3"])
+    cfg = compose(
+        "finetune", ["init=random", *WORDS, f"data.shards={discs}", f"run={tmp_path / 'run'}", "validate.norm_passes=3"]
+    )
     config: Any = OmegaConf.to_object(cfg)
     task = FinetuneBlueprint(cfg).task(processes.start(config.parallel, config.precision))
     module, stage = task.module.train(), task.stages[0]

@@ -175,11 +175,11 @@ def test_what_cannot_learn_is_refused(kind: str, frozen: str | None, trained: st
 def test_a_plan_counts_what_learns_and_a_sweeps_check_refuses_it_before_the_run() -> None:
     need_extra("peft")
     words = ["data.shards=none", "data.size=64", "frozen=encoder", "trained=lora", "lora.rank=4"]
-    blueprint = FinetuneBlueprint(compose("finetune", [*words, "model.encoder=test_vit"]))
+    blueprint = FinetuneBlueprint(compose("finetune", ["init=random", *words, "model.encoder=test_vit"]))
     counts = [p.numel() for p in fake_task(blueprint).ever_trained()]
     assert sum(counts) == 6 * 4 * (64 + 3 * 64 + 64 + 64) + 64 + 1  # of each block: qkv, proj; the head
     with pytest.raises(UserError, match="trained=lora: test_resnet has no linear layer"):
-        FinetuneBlueprint(compose("finetune", [*words, "model.encoder=test_resnet"])).check(1)
+        FinetuneBlueprint(compose("finetune", ["init=random", *words, "model.encoder=test_resnet"])).check(1)
 
 
 @pytest.mark.system

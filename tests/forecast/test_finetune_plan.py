@@ -31,7 +31,7 @@ WORDS = [*TINY, "data.shards=none"]
 def test_a_configuration_is_refused_without_data(words: list[str], ranks: int, message: str) -> None:
     pytest.importorskip("monai")
     with pytest.raises(UserError, match=message):
-        FinetuneBlueprint(compose("finetune", [*WORDS, *words])).check(ranks)
+        FinetuneBlueprint(compose("finetune", ["init=random", *WORDS, *words])).check(ranks)
     FinetuneBlueprint(compose("finetune", WORDS)).check(1)
 
 

@@ -115,6 +115,47 @@ def test_a_side_marker_and_collimation_are_no_lettering(seed: int) -> None:
             assert count_strokes(lettered(pixels, marker, "dejavu", height, 255, corner)) < STROKES
 
 
+VIEWS = ("PA ERECT", "AP SUPINE", "PORTABLE", "AP PORTABLE", "UPRIGHT", "SEMI ERECT", "RIGHT", "MOBILE", "L DECUB")
+OTHERS = ("CREST, PAUL", "ELECT 1951", "WRIGHT", "LUFTHANSA", "KNIGHT, EVE", "PORTMAN", "ERNEST", "AP 14:22:07")
+
+
+@pytest.mark.parametrize("font", FONTS)  # of which DejaVu is no model of a letter
+def test_words_for_views_are_no_lettering_and_names_like_them_are(font: str) -> None:
+    plain = chest(0, 700)
+    plain[:60] = plain[:60] // 8
+    for height in (16, 24):
+        drawn = [count_strokes(lettered(plain, text, font, height, 255, "tl")) < STROKES for text in VIEWS]
+        assert np.mean(drawn) >= 0.75, (font, height, dict(zip(VIEWS, drawn, strict=True)))
+        for text in OTHERS:
+            assert count_strokes(lettered(plain, text, font, height, 255, "tl")) >= STROKES, (font, height, text)
+
+
+def words_on(images: list[np.ndarray], height: int) -> tuple[int, int]:
+    """How many of the images with a word for a view, in a corner and in each font, are refused; and of how many."""
+    drawn = [
+        count_strokes(lettered(image, text, font, height, 255, ("tl", "tr", "bl", "br")[number % 4])) >= STROKES
+        for number, image in enumerate(images) for text in VIEWS for font in FONTS
+    ]  # fmt: skip
+    return sum(drawn), len(drawn)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "count", [pytest.param(4, marks=pytest.mark.system), pytest.param(12, marks=pytest.mark.torture)]
+)
+def test_how_many_words_for_views_on_real_images_are_refused(count: int) -> None:
+    """As docs/evidence/proof.md says: of larger letters few, of letters that touch more."""
+    sets = dict(real_sets(count))
+    for name, bounds in {
+        "shenzhen_256": {8: 0.9, 12: 0.8, 16: 0.5},
+        "chestxray14_nih12_1024": {16: 0.4, 24: 0.4, 32: 0.6, 48: 0.6},
+    }.items():
+        for height, bound in bounds.items():
+            refused, of = words_on([pixels for _, pixels in sets[name]][:count], height)
+            print(f"{name}, {height} px: {refused} of {of}")
+            assert refused <= bound * of, (name, height)
+
+
 HEIGHTS = (10, 16, 24, 40)
 # Every height and every font; the other pairs with the full counts.
 SHOWN = [(10, "hershey"), (16, "dejavu"), (24, "pillow"), (40, "hershey")]

@@ -20,14 +20,14 @@ SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 NO_IMAGE = "DICOM without an image, or cut short before it"
 BITS = "DICOM of other than 8 or 16 bits a pixel"
-ONE_BIT = "DICOM of 1 bit a pixel: a mask, not an image"
+SEG = "DICOM SEG, which is no image"
 UNKNOWN = "DICOM in a coding that cannot be read here"
 # Which files are no image that can be read, and the reason.
 REFUSED = {
     **dict.fromkeys(
         ["ExplVR_BigEndNoMeta", "ExplVR_LitEndNoMeta", "UN_sequence", "empty_charset_LEI", "meta_missing_tsyntax",
-         "nested_priv_SQ", "no_meta", "no_meta_group_length", "priv_SQ", "reportsi", "reportsi_with_empty_number_tags",
-         "rtplan", "rtplan_truncated", "rtstruct", "test-SR", "waveform_ecg", "DICOMDIR", "DICOMDIR-bigEnd",
+         "nested_priv_SQ", "no_meta", "no_meta_group_length", "priv_SQ", "rtplan", "rtplan_truncated", "waveform_ecg",
+         "DICOMDIR", "DICOMDIR-bigEnd",
          "DICOMDIR-empty", "DICOMDIR-implicit", "DICOMDIR-nooffset", "DICOMDIR-nopatient", "DICOMDIR-reordered"],
         NO_IMAGE,
     ),
@@ -40,8 +40,10 @@ REFUSED = {
     **dict.fromkeys(
         ["liver_1frame", "liver_expb_1frame", "liver", "liver_deflate", "liver_j2k", "liver_nonbyte_aligned",
          "liver_nonbyte_aligned_deflate", "liver_nonbyte_aligned_j2k", "liver_rle"],
-        ONE_BIT,
+        SEG,
     ),
+    **dict.fromkeys(["reportsi", "reportsi_with_empty_number_tags", "test-SR"], "DICOM SR, which is no image"),
+    "rtstruct": "DICOM RTSTRUCT, which is no image",
     "MR_truncated": "damaged or cut short",
     "JPEG2000-embedded-sequence-delimiter": "damaged or cut short",  # its fragments end in the midst of the stream
     "badVR": "DICOM header is damaged",

@@ -27,7 +27,7 @@ def sees_brightness(*size: int) -> TrainedRun:
     encoder.convolution.bias.data.fill_(-1.0)
     network = Classifier(encoder, len(NAMES))
     network.head.fc.weight.data[:] = torch.tensor([[1.0], [-1.0]])
-    config: Any = OmegaConf.to_container(compose("finetune", [*WORDS, "task=labels"]))
+    config: Any = OmegaConf.to_container(compose("finetune", ["init=random", *WORDS, "task=labels"]))
     about = {name: config[name] for name in ("task", "evaluate", "normalise")} | {"model": {}}
     about |= {"network": "made up", "stage": "finetune", "step": 1, "facts": {"outputs": [*NAMES]}, "size": [*size]}
     about |= {"stored": {}}
@@ -36,7 +36,7 @@ def sees_brightness(*size: int) -> TrainedRun:
 
 def tuned(run: Path, *words: str, hash: str = "0") -> Path:
     """As fine-tuning leaves it, of random weights. ``hash``: of its dataset."""
-    config: Any = OmegaConf.to_container(compose("finetune", [*WORDS, f"run={run}", *words]))
+    config: Any = OmegaConf.to_container(compose("finetune", ["init=random", *WORDS, f"run={run}", *words]))
     config |= {"facts": {"outputs": [*NAMES]}, "datasets": [{"hash": hash}], "precision_used": "fp32"}
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config))

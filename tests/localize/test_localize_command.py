@@ -215,7 +215,12 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     assert (tmp_path / "run" / "config.yaml").read_bytes() == config
 
     def planned(command: str, *keys: str) -> dict[str, Any]:
-        return {"r1": derived(command, OmegaConf.to_container(compose(command, [*WORDS, *keys])))}
+        return {
+            "r1": derived(
+                command,
+                OmegaConf.to_container(compose(command, [*WORDS, *["init=random"] * (command == "finetune"), *keys])),
+            )
+        }
 
     cfg = compose("localize", ["run=r", "data.shards=d", "out=o", "labels=[Mass]"])
     check(cfg, planned("finetune", "task=chestxray14"))

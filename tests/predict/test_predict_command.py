@@ -358,5 +358,5 @@ def test_an_export_may_say_all_that_a_run_may() -> None:
     hints = get_type_hints(About)
     assert {*get_args(hints["precision"])} == {AUTO, *PRECISIONS}
     for spacing in (2, 1.5, [1.5], [5, 0.8, 0.8]):
-        stored = as_stored(compose("finetune", ["data.shards=any", f"data.spacing={spacing}"]).data)
+        stored = as_stored(compose("finetune", ["init=random", "data.shards=any", f"data.spacing={spacing}"]).data)
         assert Shape("").of(StoredAs, json.loads(json.dumps(stored, default=list)), "stored.") == stored

@@ -168,7 +168,7 @@ def test_fine_tuning_of_fewer_than_200_steps_says_so(per_epoch: int, advice: str
     given = ["data.shards=none", "stages.finetune.epochs=50"]
 
     def lines(*words: str) -> list[str]:
-        tuned: Any = OmegaConf.to_object(compose("finetune", [*given, *words]))
+        tuned: Any = OmegaConf.to_object(compose("finetune", ["init=random", *given, *words]))
         return few_steps(tuned, stage_plans(tuned, lambda _: per_epoch), nearly=1.0)
 
     assert [advice in line for line in lines()] == [True] * bool(advice)

@@ -56,6 +56,7 @@ class SourceRecord:
     size: int | None = None  # bytes of the file or files; detects a changed source
     missing: int = 0  # slices that a series lacks by its headers; interpolated if it is accepted
     rejected: str | None = None  # reason to quarantine it unread; the other fields are then ignored
+    aside: str | None = None  # what it is, if nobody asked for it: counted, and no input at all
 
 
 class Source(Protocol):

@@ -19,7 +19,7 @@ from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, wi
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.dicom import HEADER, header_of
+from dira_scale.imaging.dicom import HEADER, ObjectError, header_of
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.read import Frame
 from dira_scale.imaging.rejection import RejectedError
@@ -32,6 +32,10 @@ from dira_scale.storage.walk import files_below, folder_at, objects_below, resol
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 NOT_THERE = "named in the CSV, not there"
+DOCUMENTS = {  # beside images, and never one
+    ".csv", ".html", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
+}  # fmt: skip
+SHOWN = 8  # columns of a table of each kind that are told
 CHUNK = 1024  # files per round of the threads
 
 
@@ -44,7 +48,7 @@ class Listed(NamedTuple):
 
 
 class Folder:
-    """All files below ``images``; with ``labels``, files without a row there go to quarantine.
+    """All files below ``images``; with ``labels``, files without a row there are not used.
 
     Paths are resolved: two paths to one file, through symbolic links or ``..``, are one input.
 
@@ -142,6 +146,9 @@ class Folder:
         record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
         try:
             size, header = size_of(path) if size is None else size, header_of(path)
+        except ObjectError as error:
+            why = str(error)
+            return [replace(record, rejected=why) if listed.row else replace(record, aside=why)]
         except RejectedError as error:
             absent = listed.row is not None and isinstance(error.__cause__, FileNotFoundError)
             reason = NOT_THERE if absent else str(error)
@@ -158,8 +165,10 @@ class Folder:
         self, record: SourceRecord, row: Mapping[str, str] | None, header: Mapping[str, str]
     ) -> SourceRecord:
         """The record completed from its CSV row, if there is a CSV, and the DICOM header."""
+        if row is None and not isinstance(record.image, Input) and record.image.suffix.lower() in DOCUMENTS:
+            return replace(record, aside="a document or table by its name")
         if self.csv and row is None:
-            return replace(record, rejected="no row in the CSV of labels")
+            return replace(record, aside=f"not in {self.csv.name}")
         row = row or {}
         cells = {name: row[column].strip() or None for name, column in self.columns.items()}
         if "patient" in cells and not cells["patient"]:  # the header's patient may be an alias of one in the CSV
@@ -222,18 +231,24 @@ class Folder:
         self.classes = self.class_labels.names
         if guess:
             taken = {*named, *HEADER}
-            flags, others = flags_and_numbers(table(), taken)
+            flags, others, texts = flags_and_numbers(table(), taken)
             self.numeric = tuple(flags)
             none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
             none += "several classes"
             if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
                 none = "none: the table has no further columns"
             shown = brief(", ".join([*flags, *self.rules, *self.classes])) or none
-            note = f"{path.name}: labels are {shown}"
-            if others:
-                numbers = brief(", ".join(others))
-                note += f"; no labels: {numbers} (recipe.class_columns takes a grade, label_columns a measure)"
-            self.notes.append(note)
+            self.notes.append(f"{path.name}: labels are {shown}")
+            for each in others[:SHOWN]:
+                self.notes.append(
+                    brief(f"{path.name}: {each} is no label, as it has other numbers than 0, 1 and -1")
+                    + ": recipe.class_columns takes a grade, label_columns a measure"
+                )
+            for each, line in [*texts.items()][:SHOWN]:
+                self.notes.append(
+                    brief(f"{path.name}: {each} is no label, as line {line} has no number")
+                    + ": recipe.class_columns takes classes"
+                )
         lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
         for line, row in table():
             path_in_table = self._path(row[self.columns["file"]], path)

@@ -22,8 +22,10 @@ def number(cell: str, where: str) -> float:
     return value
 
 
-def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
-    """The columns (except ``taken``) whose cells are only 0, 1, -1, yes, no or empty; those with other numbers too."""
+def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str], dict[str, int]]:
+    """The columns (except ``taken``) whose cells are only 0, 1, -1, yes, no or empty; those with other numbers too; and
+    the others, each with the first line whose cell is no number: what is in it may name somebody."""
+    texts: dict[str, int] = {}
     kinds: dict[str, set[str]] = {}  # columns with only numbers so far
     for number, row in enumerate(rows):
         if number == 0:
@@ -33,10 +35,11 @@ def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list
             value = _number(cell)
             if value is None:
                 del kinds[column]
+                texts[column] = row.line
             elif cell:
                 kinds[column].add("flag" if value in (0, 1, -1) or value != value else "number")
     flags = [column for column, kind in kinds.items() if kind == {"flag"}]
-    return flags, [column for column, kind in kinds.items() if "number" in kind]
+    return flags, [column for column, kind in kinds.items() if "number" in kind], texts
 
 
 def _number(cell: str) -> float | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -24,12 +25,19 @@ def is_mask(name: str) -> bool:
 
 
 def with_note(records: Iterator[SourceRecord]) -> Iterator[SourceRecord]:
-    """``records``; at their end says how many of them are masks by their names."""
-    count, first = 0, ""
+    """``records`` without those that nobody asked for; at their end says how many these are, and how many of the others
+    are masks by their names."""
+    count, first, aside, example = 0, "", Counter[str](), dict[str, str]()
     for record in records:
+        if record.aside:
+            aside[record.aside] += 1
+            example.setdefault(record.aside, record.name)
+            continue
         if record.rejected is None and is_mask(record.name):
             count, first = count + 1, first or record.name
         yield record
+    for what, number in aside.most_common():
+        print_line(f"not used: {number} x {what} ({brief(example[what])}{' …' if number > 1 else ''})")
     if count:
         print_line(
             f"warning: {count} of the inputs are masks by their names, {brief(first)} for example, and are taken for "

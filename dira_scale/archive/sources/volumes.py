@@ -19,6 +19,7 @@ from dira_scale.archive.sources.boxes import box_in, read_findings
 from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, Listed
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Ball, Box
+from dira_scale.imaging.dicom import ObjectError
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
@@ -37,6 +38,7 @@ class Inspected(NamedTuple):
     size: int | None
     head: Head | None
     rejected: str | None
+    aside: str | None = None  # a DICOM object that is no image
 
 
 class Volumes(Folder):
@@ -109,6 +111,8 @@ class Volumes(Folder):
         path = inspected.path
         listed = self.listed.get(path) or self._unlisted(self._name(path, path))
         record = SourceRecord(listed.name, path, labels=listed.labels, size=inspected.size, rejected=inspected.rejected)
+        if inspected.aside and path not in self.listed:
+            return replace(record, aside=inspected.aside)
         return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
 
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
@@ -182,5 +186,7 @@ def _inspect(path: Path, size: int | None) -> Inspected:
         if path.suffix in HEADERS:  # a changed data file is a changed volume
             size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
         return Inspected(path, size, head_of(path), None)
+    except ObjectError as error:
+        return Inspected(path, None, None, str(error), str(error))
     except RejectedError as error:
         return Inspected(path, None, None, str(error))

@@ -11,7 +11,7 @@ from pydicom.pixels import apply_color_lut, as_pixel_options, convert_color_spac
 from pydicom.uid import UID_dictionary
 
 from dira_scale.imaging.dicom.codestream import PLUGINS
-from dira_scale.imaging.dicom.header import ONE_BIT, count_frames, read_elements
+from dira_scale.imaging.dicom.header import ONE_BIT, count_frames, read_elements, refuse_objects
 from dira_scale.imaging.dicom.values import find_padding, modality_values
 from dira_scale.imaging.grey import check_size, luminance
 from dira_scale.imaging.rejection import RejectedError, rejects
@@ -22,7 +22,7 @@ MACROS = (
     "FrameVOILUTSequence",
 )  # fmt: skip
 ELEMENTS = (
-    "SOPClassUID", "ImageType", "BurnedInAnnotation",
+    "SOPClassUID", "Modality", "ImageType", "BurnedInAnnotation",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
@@ -95,10 +95,13 @@ class DicomFile:
     """
 
     BITS: tuple[int, ...] = (8, 16)  # per pixel
+    IMAGES = True  # else segmentations
 
     def __init__(self, file: BinaryIO, more: Sequence[str] = ()):
         with rejects("DICOM header is damaged ({})"):
             self.header, self._file = read_elements(file, [*ELEMENTS, *more])
+            if self.IMAGES:
+                refuse_objects(self.header)
             if "Rows" not in self.header:  # a report, a plan, a directory
                 raise RejectedError("DICOM without an image, or cut short before it")
             self.syntax = self.header.file_meta.TransferSyntaxUID

@@ -25,6 +25,14 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of dam
 MAX_INFLATED = 2**28  # bytes of a deflated file; more is a decompression bomb
 MAX_FRAMES = 2**16
 MIN_FRAME = 64  # bytes: the size of the RLE header alone; but 16 x 16 pixels of 1 bit have 32
+OBJECTS = {  # what is no image, by its modality (PS3.3 C.7.3.1.1.1), and by the beginnings of its SOP classes (PS3.6 A)
+    "SEG": ("66.4", "66.5", "66.7"),
+    "RTSTRUCT": ("481.3",),
+    "KO": ("88.59",),
+    "SR": ("88.",),
+    "PR": ("11.",),
+}
+STORAGE = "1.2.840.10008.5.1.4.1.1."
 ONE_BIT = "DICOM of 1 bit a pixel: a mask, not an image"
 HEADER = {
     "patient": "PatientID",
@@ -34,6 +42,20 @@ HEADER = {
     "view": "ViewPosition",
     "manufacturer": "Manufacturer",
 }
+
+
+class ObjectError(RejectedError):
+    """A DICOM object that is about images, and is none."""
+
+
+def refuse_objects(header: Dataset) -> None:
+    """Raise ObjectError for a segmentation, contours, a report, a key object selection or a presentation state, however
+    many bits its pixels have. ``header`` needs SOPClassUID and Modality."""
+    uid, modality = str(header.get("SOPClassUID") or ""), str(header.get("Modality") or "").strip().upper()
+    number = uid.removeprefix(STORAGE) if uid.startswith(STORAGE) else ""
+    for kind, classes in OBJECTS.items():
+        if modality == kind or any(number == each or (each[-1] == "." and number.startswith(each)) for each in classes):
+            raise ObjectError(f"DICOM {kind}, which is no image")
 
 
 def is_dicom(file: BinaryIO) -> bool:
@@ -52,7 +74,9 @@ def read_header(file: BinaryIO) -> dict[str, str]:
 
     Raises RejectedError for pixels of 1 bit: each frame would be an input that is refused later.
     """
-    header, rest = read_elements(file, [*HEADER.values(), "Modality", "NumberOfFrames", "BitsAllocated"])
+    wanted = ["SOPClassUID", "Modality", "NumberOfFrames", "BitsAllocated"]
+    header, rest = read_elements(file, [*HEADER.values(), *wanted])
+    refuse_objects(header)
     if header.get("BitsAllocated") == 1:
         raise RejectedError(ONE_BIT)
     values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}

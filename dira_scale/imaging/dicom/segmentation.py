@@ -36,7 +36,7 @@ def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
 
 
 class _Segmentation(DicomFile):
-    BITS = (1, 8)
+    BITS, IMAGES = (1, 8), False
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, ("SegmentationType", "MaximumFractionalValue"))

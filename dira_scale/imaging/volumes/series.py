@@ -48,7 +48,7 @@ class Series:
         paths = self.paths
         for path in paths:
             with opened(path) as file:
-                dicom = DicomFile(file, (*EXTRA, "Modality"))
+                dicom = DicomFile(file, EXTRA)
                 _check(dicom, settings)
                 slices.add(dicom, len(paths))
         order, geometry = place_slices(slices.planes, slices.values.shape[1:])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
+from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements, refuse_objects
 from dira_scale.imaging.files import opened_for_header
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.regrid import Stack
@@ -21,7 +21,7 @@ PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "Acquis
 SCOUT, COPY = "a localiser (scout), no volume", "a copy of another slice of its series"
 ALSO = {"modality": "Modality", "description": "SeriesDescription"}  # in a head's header
 GEOMETRY_AND_IDENTITY = (
-    "SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
+    "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
 )  # fmt: skip
 
@@ -44,6 +44,7 @@ def head_of(path: Path) -> Head | None:
         if not is_dicom(file):
             return None
         header, _ = read_elements(file, [*HEADER.values(), *ALSO.values(), *PARTS, *GEOMETRY_AND_IDENTITY])
+        refuse_objects(header)
 
         def text(tag: str) -> str:
             return str(header.get(tag) or "").strip()

@@ -335,7 +335,7 @@ LAYOUTS = {
         miniatures_corpora.totalsegmentator,
         {"s0001": Row({}, {"age": "62", "sex": "M"}, "train"), "s0002": Row({}, {"sex": "F"}, "val"),
          "s0003": Row({}, {"age": "90", "sex": "F"}, "test")},
-        {"s0004": "no mask of liver", "s0009": "no row in the CSV of labels"},
+        {"s0004": "no mask of liver"},
         {"structures": ["spleen", "liver"]},
     ),
     "acdc": Layout(
@@ -358,10 +358,7 @@ LAYOUTS = {
         {"ds1/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz": Row({"modality": 0}),
          "ds1/sub-01/ses-b/anat/sub-01_ses-b_T2w.nii.gz": Row({"modality": 1}, {"age": "41", "sex": "F"}),
          "ds2/sub-01/anat/sub-01_T1w.nii.gz": Row({"modality": 0}, {"age": "41", "sex": "F"})},
-        {f"{path}__Data/deface_mask.nii.gz": "no row in the CSV of labels"
-         for path in ("ds1/sub-01/ses-a/anat/sub-01_ses-a_T1w", "ds1/sub-01/ses-b/anat/sub-01_ses-b_T2w",
-                      "ds2/sub-01/anat/sub-01_T1w")},
-        {"labels": "{root}/openneuro_metadata.csv"}, "{root}/OpenMind"),
+        {}, {"labels": "{root}/openneuro_metadata.csv"}, "{root}/OpenMind"),
     "fomo60k": Layout(partial(miniatures_corpora.fomo, paths=FOMO60K), {path: Row() for path in FOMO60K}),
     "fomo300k": Layout(partial(miniatures_corpora.fomo, paths=FOMO300K), {path: Row() for path in FOMO300K}),
     "brats": Layout(miniatures_3d.brats, BRATS, {"Brats18_incomplete": "no seg"}),

@@ -29,7 +29,7 @@ RAI = {  # every property of version 1.0 of the vocabulary
 
 def grey(shards: Callable[..., Shards], folder: Path, ingest: SimpleNamespace) -> Shards:
     source = ingest.source_of(ingest.pngs(folder / "source"))
-    (folder / "source/images/none.png").write_bytes(b"no image")
+    (folder / "source/images/im05.png").write_bytes(b"no image")
     return shards("folder", **source, secret=False, codec="jpg", max_side=40, licence="CC-BY-4.0, https://a.org/x")
 
 

@@ -127,7 +127,6 @@ def test_a_row_may_name_a_file_a_folder_or_a_slice(
     assert {name: record.rejected for name, record in records.items()} == {
         "ct 1.1": None,
         "mr 1.2": "slices of one series in several rows of the CSV, or not in all",
-        "none 1.3": "no row in the CSV of labels",
         "a.nii.gz": None,
         "gone.nii.gz": "named in the CSV, not there",
     }
