@@ -22,7 +22,7 @@ from dira_scale.training.inputs import Inputs
 WHITE = 4095  # of 12 bits
 
 BACKENDS = {
-    "cpu": ("data.loader=cpu",),
+    "cpu": ("data.loader=cpu", "data.helper=false"),
     "helper": ("data.loader=cpu", "data.helper=true"),
     "dali": ("data.loader=dali",),
     "ffcv": ("data.loader=ffcv",),

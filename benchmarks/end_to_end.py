@@ -7,8 +7,8 @@ batch of the shards repeatedly (steps alone), nothing while a loader runs at ful
 batches (with steps). Each turn of a loader begins with untimed batches that fill its queue. Ratios are those of medians
 over --rounds rounds; in brackets the rounds' lowest and highest. "ms of waiting": of a step, for its batch.
 
---loaders: by default every one of cpu, helper (cpu with data.helper=true), dali, ffcv and stream (with a cache of its
-own); one that cannot read these shards here says why.
+--loaders: by default every one of cpu (with data.helper=false), helper (cpu with data.helper=true), dali, ffcv and
+stream (with a cache of its own); one that cannot read these shards here says why.
 
 On a CPU both halves compete for cores: torch gets all but one (`parallel.threads`), the loader one (`data.workers`),
 and a machine without a spare core cannot reach 1. Without --shards it generates phantom radiographs. --keys: KEY=VALUE

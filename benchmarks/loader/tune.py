@@ -46,7 +46,7 @@ class LoaderSetting:
     device: str
 
     def __str__(self) -> str:
-        return f"{self.loader}{' in a process of its own' * self.helper}, {self.workers} thread(s)"
+        return f"{self.loader}{' in processes of its own' * self.helper}, {self.workers} thread(s)"
 
     def build(self, dataset: ShardedDataset) -> Any:
         """The loader. Raises UserError if it cannot read the dataset."""
@@ -56,7 +56,7 @@ class LoaderSetting:
             [dataset], "train", order, ViewSpec(size=self.size), seed=0, workers=self.workers,
             prefetch=self.prefetch, device=self.device,
         )  # fmt: skip
-        return (choice.in_helper() if self.helper else choice).build(spec)
+        return choice.in_processes(choice.processes(self.helper, self.device, self.workers)).build(spec)
 
     def reads(self, dataset: ShardedDataset) -> bool:
         try:
@@ -97,7 +97,7 @@ def tune(shards: Path, out: Path, size: int, cores: int, rounds: int, seconds: f
 
 
 def _settings(dataset: ShardedDataset, threads: list[int], size: int, device: str) -> list[LoaderSetting]:
-    """Every loader that reads this dataset, with every number of threads; in a process of its own only beside a GPU."""
+    """Every loader that reads this dataset, with every number of threads; in processes of its own only beside a GPU."""
     result = []
     for loader in LOADERS:
         first = LoaderSetting(loader, False, 1, 4, size, device)

@@ -36,7 +36,7 @@ class Data(Schema):
     remainder: str = one_of("drop", "wrap")
     workers: int | None = at_least(1, None)
     prefetch: int = at_least(1)
-    helper: bool = False
+    helper: bool | None = None
     loader: Any = MISSING  # a name, or a node with _target_
     cache: str | None = path_field(None)
     cache_size: float | None = above(0, None)

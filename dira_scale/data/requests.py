@@ -16,7 +16,7 @@ from dira_scale.errors import UserError
 
 # Samples whose views are drawn at once: for 16, NumPy takes as long as for these. The training thread draws them:
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
-# 10.7 ms in turn). With data.helper another process does.
+# 10.7 ms in turn). With data.helper other processes do.
 TOGETHER = 256
 
 
@@ -83,7 +83,7 @@ class Requests:
     """The requests of an order's steps; arguments as in ``loaders.Loader``.
 
     Attributes:
-        together: of how many steps ``between`` draws the views at once.
+        together: of how many steps ``of`` draws the views at once.
 
     Raises UserError when the datasets do not have the views' dimensions, a volume is smaller than a crop, or ``pair``
     makes no pair in training.
@@ -115,12 +115,12 @@ class Requests:
 
     def at(self, step: int) -> Request:
         """This rank's part of ``step``."""
-        return next(self.between(step, step + 1))
+        return next(self.of(range(step, step + 1)))
 
-    def between(self, start: int, stop: int) -> Iterator[Request]:
-        """This rank's parts of the steps from ``start`` up to but excluding ``stop``, in order."""
-        for first in range(start, stop, self.together):
-            yield from self._drawn(range(first, min(first + self.together, stop)))
+    def of(self, steps: range) -> Iterator[Request]:
+        """This rank's parts of ``steps``, in order."""
+        for first in range(0, len(steps), self.together):
+            yield from self._drawn(steps[first : first + self.together])
 
     def _drawn(self, steps: range) -> Iterator[Request]:
         parts = self.order.positions(steps, self.rank, self.world)

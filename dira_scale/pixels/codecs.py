@@ -77,7 +77,7 @@ def decode(
     try:
         if shape is not None:
             headers.check(payload, codec, shape)
-        pixels = _decode_jpeg(payload, new, scale) if codec == "jpg" else CODECS[codec](payload, new)
+        pixels = _decode_jpeg(payload, new, scale, shape) if codec == "jpg" else CODECS[codec](payload, new)
     except (ValueError, RuntimeError) as error:  # what the libraries raise
         raise DecodeError(str(error)) from error
     if shape is not None and scale == 1 and pixels.shape != shape:  # a PNG's palette may add transparency
@@ -85,8 +85,10 @@ def decode(
     return pixels
 
 
-def _decode_jpeg(payload: Payload, new: Allocate, scale: float = 1.0) -> np.ndarray:
-    shape = headers.jpg(payload)
+def _decode_jpeg(
+    payload: Payload, new: Allocate, scale: float = 1.0, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    shape = shape or headers.jpg(payload)
     height, width, grey = math.ceil(shape[0] * scale), math.ceil(shape[1] * scale), len(shape) == 2
     buffer = new((height, width, 1 if grey else 3), np.uint8)
     pixels = simplejpeg.decode_jpeg(

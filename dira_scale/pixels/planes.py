@@ -2,7 +2,8 @@
 
 The filter is a triangle, as wide as the larger of the two grids' spacings: Pillow's antialiased bilinear filter, with
 the same centres and weights. Both ways of computing it take rows first, then columns as the rows of the transposed
-image, so that a processor's vectors always run along a row.
+image, so that a processor's vectors always run along a row. Arrays are laid out by NumPy, whose views keep the
+interpreter's lock: each of torch's gives it up six times, and threads then wait for each other to get it back.
 
 ==============  =========================================  =====================================================
 pixels          computed                                   difference from the filter in float64
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.boxes import Box, around, mirrored
+from dira_scale.pixels.boxes import Box, around
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.headers import Payload
 
@@ -79,14 +80,23 @@ def resize(
     channels = [rows] if rows.ndim == 2 else [rows[..., channel] for channel in range(rows.shape[2])]
     if out is None:
         out = np.empty((len(channels), size, size), pixels.dtype)
-    whole = (bottom - top, right - left) == (h, w)
+    fixed_point = pixels.dtype == np.uint8 and (bottom - top, right - left) == (h, w)
+    upside_down, mirrored = flip or (False, False)
     for channel, slot in zip(channels, out, strict=True):
-        if pixels.dtype == np.uint8 and whole:
-            narrow = _transpose(_resize_rows(channel, columns, size, new), new)
-            turned = _resize_rows(narrow, slice(None), size, new)
+        if fixed_point:
+            lines = _resize_rows(channel, columns, size, new)
+            upright = _transposed(lines, upside_down, new(lines.shape[::-1], lines.dtype))
+            turned = _resize_rows(upright, slice(None), size, new)
         else:
-            turned = _weigh(channel[:, columns], (y - top, x - left, h, w), size, new)
-        slot[...] = mirrored(turned.T, flip)
+            values = new((bottom - top, right - left), np.float32)
+            values[...] = channel[:, columns]
+            lines = triangles(y - top, h, bottom - top, size) @ values
+            upright = _transposed(lines, upside_down, new(lines.shape[::-1], lines.dtype))
+            turned = np.rint(triangles(x - left, w, right - left, size) @ upright).astype(pixels.dtype)
+        fits = slot.dtype == turned.dtype and slot.flags.c_contiguous
+        resized = _transposed(turned, mirrored, slot if fits else None)
+        if not fits:
+            slot[...] = resized
     return out
 
 
@@ -104,23 +114,15 @@ def _resize_rows(pixels: np.ndarray, columns: slice, size: int, new: Allocate) -
         width = 4 * -(-w // 4)
         source, kept = new((h, width), np.uint8), slice(w)
         source[:, :w] = wanted
-    image = torch.from_numpy(source).view(1, h, width // 4, 4).permute(0, 3, 1, 2)
+    image = torch.from_numpy(source.reshape(1, h, width // 4, 4).transpose(0, 3, 1, 2))
     resized = F.interpolate(image, (size, width // 4), mode="bilinear", antialias=True)
-    return resized.permute(0, 2, 3, 1).reshape(size, width).numpy()[:, kept]
+    return resized.numpy().transpose(0, 2, 3, 1).reshape(size, width)[:, kept]
 
 
-def _weigh(pixels: np.ndarray, box: Box, size: int, new: Allocate) -> np.ndarray:
-    """[h, w] -> [size, size], transposed; rounded, of the same type."""
-    y, x, h, w = box
-    values = new(pixels.shape, np.float32)
-    values[...] = pixels
-    rows = triangles(y, h, pixels.shape[0], size) @ values
-    return np.rint(triangles(x, w, pixels.shape[1], size) @ _transpose(rows, new)).astype(pixels.dtype)
-
-
-def _transpose(pixels: np.ndarray, new: Allocate) -> np.ndarray:
-    """OpenCV's copy is in vectors; NumPy's takes ten times as long."""
-    return cv2.transpose(pixels, new(pixels.shape[::-1], pixels.dtype))
+def _transposed(pixels: np.ndarray, flip: bool, out: np.ndarray | None) -> np.ndarray:
+    """[h, w] -> [w, h], mirrored along the last axis if ``flip``; OpenCV's copy is in vectors, NumPy's takes ten times
+    as long."""
+    return cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE, out) if flip else cv2.transpose(pixels, out)
 
 
 def triangles(start: float, length: float, source: int, size: int) -> csr_array:

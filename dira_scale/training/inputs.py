@@ -47,7 +47,7 @@ class Inputs:
 
     Attributes:
         labels: those, as the datasets have them.
-        loader_choice: the loader that reads the data, and why.
+        loader_choice: the loader that reads the data, and why; ``processes``: how many of its own it trains with.
 
     Raises:
         UserError: names the wrong dataset or key (volumes for 2D views, no such split, batch larger than the data,
@@ -77,6 +77,7 @@ class Inputs:
             dataset.require(views.dimensions, "this training")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
+        self.processes = self.loader_choice.processes(data.helper, self.device, self.workers)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
         selection = selected(data, self.datasets, weights)
         self.labels = labels.of(self.datasets) if labels else None
@@ -156,7 +157,7 @@ class Inputs:
 
     def train(self, batch: int) -> Loader:
         """This rank's part of training batches of ``batch`` samples."""
-        choice = self.loader_choice.in_helper() if self.data.helper else self.loader_choice
+        choice = self.loader_choice.in_processes(self.processes)
         return self._loader(choice, self.data.split, self.views, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
@@ -223,7 +224,10 @@ class Inputs:
             f"data: {samples}, {counted(order.steps_per_epoch, 'step')} an epoch",
             *[Detail(f"each epoch leaves out {order.dropped}, others in turn")] * bool(order.dropped),
             *["data.negatives: the negatives are too few for two epochs: the next has some of them again"] * bool(few),
-            Detail(f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper),
+            Detail(
+                f"{self.loader_choice}, {self.workers} thread(s)"
+                + f" in {self.processes} process(es) of their own" * bool(self.processes)
+            ),
         ]
 
     def save_batch(self, folder: Path, batch: Batch, held_out: bool, row: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def arrays(drawn):
 def test_steps_drawn_together_are_those_drawn_alone(samples, order, start, stop, fixed_epoch):
     world = 2
     requests = Requests(samples, order, SPEC, seed=7, rank=0, world=world, fixed_epoch=fixed_epoch)
-    found = list(requests.between(start, stop))
+    found = list(requests.of(range(start, stop)))
     assert [request.step for request in found] == list(range(start, stop))
     for request in found:
         positions = order.batch_at(request.step, 0, world)
@@ -54,7 +54,8 @@ def test_steps_drawn_together_are_those_drawn_alone(samples, order, start, stop,
 
 def test_no_step_beyond_the_last_is_asked_for(samples):
     requests = Requests(samples, EvalOrder(ROWS, 4), SPEC, seed=0)  # refuses steps from 3 on
-    assert len(list(requests.between(0, 3))) == 3 and list(requests.between(3, 3)) == []
+    assert len(list(requests.of(range(3)))) == 3 and list(requests.of(range(3, 3))) == []
+    assert [request.step for request in requests.of(range(0, 3, 2))] == [0, 2]
 
 
 def test_one_step_together_asks_for_a_step_only_when_it_is_taken(samples):
@@ -66,5 +67,5 @@ def test_one_step_together_asks_for_a_step_only_when_it_is_taken(samples):
     requested: list[int] = []
     requests = Requests(samples, Counted(ROWS, 4), SPEC, seed=0)
     requests.together = 1
-    taken = requests.between(0, 3)
+    taken = requests.of(range(3))
     assert requested == [] and next(taken).step == 0 and requested == [0]

@@ -34,6 +34,8 @@ class LoaderSpec:
         masks: whether batches have ``mask``; not of views of several sizes.
         labels: those that batches have; None: all, where the datasets have the same.
         device: where the batches are wanted; a loader may leave them on the host.
+        stride: from a batch's step to the next one's; above 1 only for the loaders of this package
+            (``loaders.helper``).
     """
 
     datasets: Sequence["ShardedDataset"]
@@ -49,6 +51,7 @@ class LoaderSpec:
     masks: bool = False
     labels: Columns | None = None
     device: torch.device | str = "cpu"
+    stride: int = 1
 
     def __post_init__(self) -> None:
         """Raises UserError for masks of views of several sizes."""

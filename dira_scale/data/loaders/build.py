@@ -29,6 +29,7 @@ LOADERS = {
     "stream": "dira_scale.data.loaders.stream.StreamLoader",
 }
 HELPER = "dira_scale.data.loaders.helper.HelperLoader"
+THREADS = 4  # of a process at most: with 8 it reads fewer images than with 4, as they wait for the interpreter's lock
 OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
 
 
@@ -64,12 +65,22 @@ class LoaderChoice:
             )
         return loader
 
-    def in_helper(self) -> "LoaderChoice":
-        """Return the loader, but in a process of its own (``data.helper``). Raises UserError for one that needs the
-        GPU."""
+    def processes(self, helper: bool | None, device: torch.device | str, workers: int) -> int:
+        """The number of processes of its own in which so many ``workers`` load; 0: in the training process.
+
+        ``helper`` is ``data.helper``; None: beside a GPU, unless the loader decodes there or is your own. Your own has
+        one process: it need not know ``LoaderSpec.stride``. Raises UserError for one that needs the GPU.
+        """
+        decodes_here = self.name in LOADERS and self.name != "dali"
+        if not (decodes_here and torch.device(device).type == "cuda" if helper is None else helper):
+            return 0
         if self.name == "dali":
             raise UserError("data.helper=true: dali decodes on the GPU, which is the training process's; use false")
-        return LoaderChoice(self.name, self.why, HELPER, {"inner": self.target, "settings": self.settings})
+        return -(-workers // THREADS) if decodes_here else 1
+
+    def in_processes(self, count: int) -> "LoaderChoice":
+        """The loader, but in so many processes of its own; with 0 as it is."""
+        return LoaderChoice(self.name, self.why, HELPER, {"inner": self, "processes": count}) if count else self
 
 
 def choose(

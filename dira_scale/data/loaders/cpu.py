@@ -1,7 +1,8 @@
 """The CPU loader: threads decode, crop and resize into the batch.
 
-The decoders and the resampling release the GIL, so threads use all cores; nothing is pickled, and a view is written
-once, directly into its slot of the batch.
+The decoders and the resampling release the GIL, so a few threads use as many cores (more of them wait for it, and
+``helper`` divides them over processes); nothing is pickled, and a view is written once, directly into its slot of the
+batch.
 """
 
 from collections import deque
@@ -41,7 +42,7 @@ class CpuLoader:
         self.requests = Requests(
             self.samples, spec.order, spec.views, spec.seed, spec.rank, spec.world, spec.fixed_epoch
         )
-        self.workers, self.prefetch, self.masks = spec.workers, spec.prefetch, spec.masks
+        self.workers, self.prefetch, self.stride, self.masks = spec.workers, spec.prefetch, spec.stride, spec.masks
         self.seconds = StageSeconds(*self.sums)
         self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
         self._prepare()
@@ -51,15 +52,16 @@ class CpuLoader:
         datasets that they do not read. The CPU loader needs nothing more."""
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
+        """This rank's batches of steps ``start_step`` to ``stop_step - 1``, one each ``stride``."""
         yield from self.copies.beside(self._host_batches(start_step, stop_step))
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
-        requests = self.requests.between(start_step, stop_step)
+        steps = range(start_step, stop_step, self.stride)
+        requests = self.requests.of(steps)
         try:
-            for _ in range(start_step, stop_step):
+            for _ in steps:
                 began = perf_counter()
                 for request in islice(requests, self.prefetch + 1 - len(pending)):
                     pending.append(self._begin(request, pool))

@@ -161,7 +161,7 @@ class DaliLoader(CpuLoader):
         kept, self._views = self._views, None  # one thread at a time may use them
         views = kept or DaliViews(self.samples, self.requests.views, self.copies.device, self.workers, self.seconds)
         pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
-        requests = self.requests.between(start_step, stop_step)
+        requests = self.requests.of(range(start_step, stop_step))
         try:
             for _ in range(start_step, stop_step):
                 began = perf_counter()

@@ -116,7 +116,7 @@ class StreamLoader(CpuLoader):
         self.order = order  # without substitutes
         self.shards = Shards(self.samples, folder.folder)
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        self.window = Window(order, self.shards, rank, world, node, self.prefetch + 1, folder.most)
+        self.window = Window(order, self.shards, rank, world, node, self.stride * (self.prefetch + 1), folder.most)
         pair = self.requests.views.pair
         if pair != "image" and (cache.missing == "skip" or self.window.need.total > folder.most):
             raise UserError(

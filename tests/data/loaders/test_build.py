@@ -67,6 +67,24 @@ def test_on_a_gpu_dali_is_chosen_where_it_decodes_everything_there(make_dataset,
 
 
 @pytest.mark.parametrize(
+    ("loader", "helper", "device", "workers", "processes"),
+    [
+        ("cpu", None, "cuda", 15, 4),
+        ("stream", None, "cuda", 4, 1),
+        ("dali", None, "cuda", 15, 0),
+        ("cpu", None, "cpu", 15, 0),
+        ("cpu", False, "cuda", 15, 0),
+        ("cpu", True, "cpu", 9, 3),
+        ({"_target_": f"{__name__}.Bare"}, None, "cuda", 15, 0),
+        ({"_target_": f"{__name__}.Bare"}, True, "cuda", 15, 1),
+    ],
+)
+def test_how_many_processes_load(loader, helper, device, workers, processes, monkeypatch):
+    monkeypatch.setitem(build.LOADERS, "dali", f"{__name__}.Sized")
+    assert choose(loader).processes(helper, device, workers) == processes
+
+
+@pytest.mark.parametrize(
     ("loader", "message"),
     [
         ("cup", r"data\.loader=cup: expected auto, cpu, .* or \{_target_: .*\}; did you mean 'cpu'"),

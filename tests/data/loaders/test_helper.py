@@ -1,4 +1,4 @@
-"""The loader in a process of its own: the same batches, and an end in bounded time whatever happens to the process."""
+"""The loader in processes of its own: the same batches, and an end in bounded time whatever happens to a process."""
 
 import itertools
 import multiprocessing
@@ -44,15 +44,22 @@ HELD_OUT = {"order": EvalOrder(10, 4), "fixed_epoch": 0, "rank": 1, "world": 2, 
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, pytest.param(HELD_OUT, marks=pytest.mark.system)], ids=["endless", "to its end"]
+    ("changed", "processes"),
+    [
+        ({}, 2),
+        pytest.param({}, 1, marks=pytest.mark.system),
+        pytest.param({}, 3, marks=pytest.mark.system),
+        pytest.param(HELD_OUT, 2, marks=pytest.mark.system),
+    ],
+    ids=["endless, 2", "endless, 1", "endless, 3", "to its end, 2"],
 )
-def test_batches_are_those_of_the_loader_itself(arguments, changed):
+def test_batches_are_those_of_the_loader_itself(arguments, changed, processes):
     """Through more steps than there are slots; kept batches stay what they were; the last, short one is whole. An
     iterator that is closed leaves no process, and so does one that is at its end. Also of one rank of two, and of
     several sizes of crops."""
     given = arguments | changed
     steps = range(1, 9) if not changed else range(3)
-    helper = choose("cpu").in_helper().build(LoaderSpec(**given, prefetch=1, workers=2))
+    helper = choose("cpu").in_processes(processes).build(LoaderSpec(**given, prefetch=1, workers=2))
     plain = choose("cpu").build(LoaderSpec(**given))
     batches = helper.iterate(steps.start, 1000 if not changed else steps.stop)
     got = list(itertools.islice(batches, 8))
@@ -63,7 +70,7 @@ def test_batches_are_those_of_the_loader_itself(arguments, changed):
         assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
         assert torch.equal(a.distortions[1].boxes, b.distortions[1].boxes)
     assert helper.seconds()["decode"] > 0 and helper.seconds()["wait"] > 0
-    assert bool(children()) == (not changed)
+    assert len(children()) == (0 if changed else processes)
     batches.close()
     assert not children()
 
@@ -78,7 +85,7 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
         assert slot not in copying
         free.append(slot)
 
-    def receive(*_):
+    def receive():
         filled.append(free.popleft())
         return filled[-1], batch, {}
 
@@ -86,36 +93,55 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
         begun = set(copying)
         return SimpleNamespace(synchronize=lambda: copying.difference_update(begun))
 
-    nothing = SimpleNamespace(start=lambda: None, kill=lambda: None, join=lambda: None, close=lambda: None)
-    ours = SimpleNamespace(send=give_back, close=lambda: None)
-    context = SimpleNamespace(Pipe=lambda: (ours, nothing), Process=lambda **_: nothing)
-    monkeypatch.setattr("dira_scale.data.loaders.helper.multiprocessing.get_context", lambda _: context)
-    monkeypatch.setattr("dira_scale.data.loaders.helper._receive", receive)
-    loader = choose("cpu").in_helper().build(LoaderSpec(**arguments, prefetch=1))
+    nothing = dict.fromkeys(("begin", "kill", "join"), lambda *_: None)
+    helper = SimpleNamespace(**nothing, fill=give_back, receive=receive)
+    monkeypatch.setattr("dira_scale.data.loaders.helper.Helper", lambda _: helper)
+    loader = choose("cpu").in_processes(1).build(LoaderSpec(**arguments, prefetch=1))
     loader.copies = SimpleNamespace(pinned=False, beside=iter, event=event)
     for _ in loader.iterate(0, 20):
         copying.add(filled[-1])
     assert set(filled) == set(range(3)) and len(filled) == 20
 
 
-def test_a_killed_process_is_an_error(arguments):
-    batches = choose("cpu").in_helper().build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.system)])
+def test_a_killed_process_is_an_error(arguments, which):
+    batches = choose("cpu").in_processes(2).build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
     next(batches)
-    (process,) = children()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
-        process.send_signal(number)
+    processes = children()
+    for process in processes:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
+            process.send_signal(number)
     next(batches)
-    process.kill()
-    with pytest.raises(UserError, match=r"process ended by itself \(signal 9\).*data.helper=false"):
+    processes[which].kill()
+    while processes[which].status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.02)
+    with pytest.raises(UserError, match=r"processes ended by itself \(signal 9\).*data.helper=false"):
         for _ in batches:
             pass
     assert not children()
 
 
 @pytest.mark.system
+def test_a_damaged_sample_is_an_error_at_its_batch(arguments):
+    """Of the process that reads it, whose sums have those of its loader (``stream``: what it has fetched)."""
+    (dataset,) = arguments["datasets"]
+    broken = arguments["order"].batch_at(3).index[0]
+    with (dataset.root / str(dataset.cell("shard", broken))).open("r+b") as shard:
+        shard.seek(int(dataset.column("offset")[broken]))
+        shard.write(b"broken")
+    earlier = next(step for step in range(4) if broken in arguments["order"].batch_at(step).index)
+    loader = choose("stream").in_processes(2).build(LoaderSpec(**arguments))
+    batches = loader.iterate(0, 1000)
+    assert [batch.step for batch in itertools.islice(batches, earlier)] == list(range(earlier))
+    with pytest.raises(UserError, match=rf"sample {dataset.cell('key', broken)} .*cannot be read"):
+        next(batches)
+    assert loader.seconds()["fetch"] == 0 and not children()
+
+
+@pytest.mark.system
 def test_the_process_ends_with_a_killed_trainer(arguments, tmp_path):
     def train():
-        batches = choose("cpu").in_helper().build(LoaderSpec(**arguments)).iterate(0, 10**6)
+        batches = choose("cpu").in_processes(1).build(LoaderSpec(**arguments)).iterate(0, 10**6)
         next(batches)
         (tmp_path / "pid").write_text(str(children()[0].pid))
         time.sleep(SECONDS)
