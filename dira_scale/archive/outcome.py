@@ -97,10 +97,10 @@ def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float)
 def finetuning(out: Path, info: DatasetInfo) -> str:
     """The command that learns masks, else labels of yes and no, which all samples have; empty if there are none, or too
     few samples for any split."""
-    dataset = ShardedDataset.open(out)
-    rows = np.arange(sum(info.counts.values()))
     if not all(info.counts.get(split) for split in ("train", "val", "test")):
         return ""
+    dataset = ShardedDataset.open(out)
+    rows = np.arange(sum(info.counts.values()))
     plain = [number for number, name in enumerate(info.label_names) if name not in info.classes]
     labels = dataset.labels(rows)
     if dataset.has_mask(rows).all():

@@ -37,15 +37,15 @@ def set_timeout(timeout: timedelta) -> None:
     _timeout = timeout
 
 
-def new_group(ranks: Sequence[int] | None = None, backend: str | None = None) -> Any:
-    """``torch.distributed.new_group`` with the timeout of :func:`set_timeout`."""
-    return dist.new_group(ranks, timeout=_timeout, backend=backend)
+def new_group(name: str, ranks: Sequence[int] | None = None, backend: str | None = None) -> Any:
+    """``torch.distributed.new_group`` with the timeout of :func:`set_timeout`; ``name`` is what records call it."""
+    return dist.new_group(ranks, timeout=_timeout, backend=backend, group_desc=name)
 
 
 @cache
 def control_group() -> Any:
     """A gloo group, whatever backend the tensors use: control messages never wait for a device."""
-    return None if dist.get_backend() == "gloo" else new_group(backend="gloo")  # None: the default group
+    return None if dist.get_backend() == "gloo" else new_group("control", backend="gloo")  # None: the default group
 
 
 def gather(x: Tensor, group: Any = None) -> Tensor:

@@ -26,7 +26,7 @@ def gather_beside_training() -> Gather:
 
     If a process dies, the function raises at once; if one does not answer, after ``parallel.timeout`` seconds.
     """
-    return partial(gather_objects, group=new_group(backend="gloo") if world() > 1 else None)
+    return partial(gather_objects, group=new_group("checkpoints", backend="gloo") if world() > 1 else None)
 
 
 class LongWork:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dira_scale.distributed import flight_recorder
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.distributed.precision import LossScale
@@ -144,6 +145,7 @@ class Loop:
                 if batch is None:
                     break
                 stage.set_pace(self.task, state)
+                flight_recorder.begin(state.step + 1)
                 stage.step(state.step, batch)
                 state.step += 1
                 signal = self._after_step(stage, last, limit, signals)

@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import re
 import shlex
 import socket
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.distributed import processes
+from dira_scale.distributed import flight_recorder, processes
 from dira_scale.distributed.config import AUTO, FAST
 from dira_scale.distributed.control import AgreedError, RunEndedError, broadcast_from_main, check_equal, raise_on_all
 from dira_scale.distributed.precision import set_fp32
@@ -207,8 +208,18 @@ def _leave(world: World, run: RunFolder | None) -> None:
 def _record_error(
     error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Loop | None
 ) -> None:
-    """Write an error to status.json and, unless all processes agreed on it, to log.txt; the caller raises it."""
+    """Write an error to status.json and, unless all processes agreed on it, to log.txt; the caller raises it.
+
+    One of a lost connection gets a note on where the processes part, once they have written their last collectives.
+    """
     agreed = isinstance(error, AgreedError)
+    if trainer is not None and is_connection_lost(error):
+        faulthandler.dump_traceback_later(TIMINGS.exit_report, exit=True, file=STDERR)  # CUDA may block the record
+        trainer.checkpointer.check_lease()
+        seconds = TIMINGS.linger if re.search("timed? ?out", str(error), re.I) else TIMINGS.pulse  # the dead write none
+        with suppress(OSError):
+            if parted := flight_recorder.exchange(folder / "stacks" / f"rank-{world.rank}.txt", seconds):
+                error.add_note(parted)
     if run is not None:
         if not agreed:
             run.log(traceback.format_exc())
@@ -247,10 +258,11 @@ def _summary(trainer: Loop) -> list[str]:
 
 
 def _lost_message(error: BaseException, world: World) -> str:
+    why = "; ".join([str(error).splitlines()[0], *getattr(error, "__notes__", ())])
     return (
-        f"rank {world.rank} on {socket.gethostname()} lost the other processes ({str(error).splitlines()[0]}): look "
-        "in the other nodes' output for what ended or hung first, and check the network between them; the same command "
-        "resumes from the last checkpoint"
+        f"rank {world.rank} on {socket.gethostname()} lost the other processes ({why}): look in the other nodes' "
+        "output for what ended or hung first, and check the network between them; the same command resumes from the "
+        "last checkpoint"
     )
 
 

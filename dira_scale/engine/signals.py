@@ -59,7 +59,7 @@ class Signals:
     def listen(self) -> None:
         """Handle signals from now on. Collective."""
         # Its own CPU group: the question in each step waits neither for the device nor for a checkpoint's messages.
-        self._group = new_group(backend="gloo") if world() > 1 else None
+        self._group = new_group("signals", backend="gloo") if world() > 1 else None
         self._arrivals, self._pipe = socket.socketpair()
         self._pipe.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)

@@ -1,9 +1,9 @@
 """Detects training that hangs, such as in a collective that one process never enters.
 
-In every process a thread counts the seconds without a sign of life. After ``watchdog`` of them it writes all stacks to
-``stacks/rank-N.txt`` in the run folder and ends the process. This precedes the process group's own timeout, which would
-leave no stacks. It waits less once another process is lost: the training thread may be in a collective on a GPU, or
-waiting for the GPU to take more work behind one, and so never hear of it.
+In every process a thread counts the seconds without a sign of life. After ``watchdog`` of them it writes all stacks and
+the last collectives to ``stacks/rank-N.txt`` in the run folder and ends the process. This precedes the process group's
+own timeout, which would leave no stacks. It waits less once another process is lost: the training thread may be in a
+collective on a GPU, or waiting for the GPU to take more work behind one, and so never hear of it.
 """
 
 import faulthandler
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dira_scale.config import logs
+from dira_scale.distributed import flight_recorder
 from dira_scale.distributed.collectives import rank, world
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.runs import lease
@@ -56,7 +57,8 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._stacks.unlink(missing_ok=True)  # of an earlier hang
+        for suffix in (".txt", ".json"):  # of an earlier hang
+            self._stacks.with_suffix(suffix).unlink(missing_ok=True)
         self._thread.start()
         return self
 
@@ -86,18 +88,21 @@ class Watchdog:
             written = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
             silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in written]
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
-            self._report(f"{reason}. Where every process stood: {self._stacks.parent}{lacking}")
+            where = f"Where every process stood: {self._stacks.parent}{lacking}"
+            self._report(f"{reason}. {where}. The same command resumes from the newest checkpoint", "hung")
+            if parted := flight_recorder.exchange(self._stacks, TIMINGS.linger):  # last: CUDA may block it
+                self._report(parted, "parted")
         except OSError as error:
             print(f"{logs.command() or logs.PACKAGE}: {reason}; {error}; this process stood:", file=sys.stderr)
             faulthandler.dump_traceback(all_threads=True)
         finally:
             os._exit(FAILED)  # the training thread never returns
 
-    def _report(self, text: str) -> None:
-        """Print ``text`` and append it to ``log.txt``, in the first process that gets here."""
-        line = f"{logs.command() or logs.PACKAGE}: {text}. The same command resumes from the newest checkpoint"
+    def _report(self, text: str, once: str) -> None:
+        """Print ``text`` and append it to ``log.txt``, in the first process that gets here with ``once``."""
+        line = f"{logs.command() or logs.PACKAGE}: {text}"
         with suppress(FileExistsError):
-            (self.folder / "leases" / f"{self.number:06d}.hung").open("x").close()
+            (self.folder / "leases" / f"{self.number:06d}.{once}").open("x").close()
             print(line, file=sys.stderr, flush=True)
             with (self.folder / "log.txt").open("a") as log:
                 log.write(line + "\n")

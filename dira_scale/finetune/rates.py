@@ -5,8 +5,11 @@
     rates/0.001/ …      in the run's folder: candidates, runs like any other, but without a test split
 """
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -64,7 +67,7 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
         for rate, folder in list(folders.items()):
             candidate = type(blueprint)(_candidate(blueprint.cfg, rate, folder))
             try:
-                if code := train(candidate.config, candidate.cfg, candidate.task):
+                if code := train(candidate.config, candidate.cfg, partial(_unjudged, candidate.task)):
                     return code
             except NotFiniteError:  # on all processes; it has said where
                 del folders[rate]
@@ -97,6 +100,12 @@ def forget_candidates(config: Finetune) -> None:
         folder = checkpoint.locate_folder(run, None if theirs is None else f"{theirs}/{FOLDER}/{rate}")
         with checkpoint.as_user_error(folder):
             remove(folder)
+
+
+def _unjudged(make: Callable[[World], Any], world: World) -> Any:
+    task = make(world)
+    task.judged = False
+    return task
 
 
 def _candidate(cfg: DictConfig, rate: float, folder: Path) -> DictConfig:

@@ -156,6 +156,8 @@ class FinetuneTask(Finetuning, DatasetTask):
         taken: which checkpoint of the run ``init`` it started from, in words; on the main process.
     """
 
+    judged = True  # on the held-out splits, at its end
+
     def __init__(
         self,
         config: Finetune,
@@ -289,7 +291,7 @@ class FinetuneTask(Finetuning, DatasetTask):
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         """Evaluate the stage's best checkpoint on the held-out splits, once. Collective."""
-        if self.config.data.test_split is None and self.config.data.val_split is None:
+        if not self.judged or (self.config.data.test_split is None and self.config.data.val_split is None):
             return []
         passes = self.norm_passes(stage)
         write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak, passes)

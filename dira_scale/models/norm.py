@@ -158,5 +158,5 @@ def _process_group(span: int) -> Any:
     if span in (1, world()):
         return None
     # Creating a group is collective: every process creates all of them.
-    process_groups = [new_group(range(first, first + span)) for first in range(0, world(), span)]
+    process_groups = [new_group("BatchNorm", range(first, first + span)) for first in range(0, world(), span)]
     return process_groups[rank() // span]

@@ -104,9 +104,13 @@ def test_the_codec_for_gpus_is_measured_beside_png_and_chosen(
     bits: int,
     chosen: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sizes are those of the libraries that encode; a dataset that GPUs decode has no such line."""
+    """Sizes are those of the libraries that encode; beside no GPU, or of what GPUs decode, there is no such line."""
     made = {}
+    convert(ingest.recipe("folder", images=str(png_folder), bits=bits), tmp_path / "cpu", workers=1)
+    assert "codec: " not in capsys.readouterr().out
+    monkeypatch.setattr("dira_scale.shard.convert.gpus", lambda: (("a GPU",), ""))
     for codec in (None, "gpu"):
         config = ingest.recipe("folder", images=str(png_folder), codec=codec, bits=bits)
         convert(config, tmp_path / str(codec), workers=1)

@@ -70,7 +70,7 @@ def test_two_epochs_of_a_protocol(
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
     monkeypatch.setattr(writer, "worker_pool", Here)
     shards, run, out = sharded(task, tmp_path), tmp_path / "run", tmp_path / "evaluated"
-    words = [f"task={task}", f"preset={preset}", f"data.shards={shards}", f"run={run}"]
+    words = ["init=random", f"task={task}", f"preset={preset}", f"data.shards={shards}", f"run={run}"]
     whole = compose("finetune", words)
     small = [*SMALL, *NOT_SQUARE * (task == "luna16")]
     assert main([*words, *small, f"epoch_factor={2 / whole.stages.finetune.epochs}"]) == 0
@@ -96,7 +96,14 @@ def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest
     """Four positives and four of eight negatives an epoch, in two steps; stopped in the middle of the second epoch."""
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
     monkeypatch.setattr(writer, "worker_pool", Here)
-    words = ["task=pe_cad", "preset=dira3d", f"data.shards={sharded('pe_cad', tmp_path)}", *SMALL, "data.batch=4"]
+    words = [
+        "init=random",
+        "task=pe_cad",
+        "preset=dira3d",
+        f"data.shards={sharded('pe_cad', tmp_path)}",
+        *SMALL,
+        "data.batch=4",
+    ]
     words += ["data.negatives=1", "data.size=[8,8,8]", "validate.norm_passes=0", "epoch_factor=0.0003"]  # 3 epochs
     seen, shown = list[list[tuple[int, float]]](), Finetuning.seen  # of each step, numbers and labels
 

@@ -136,7 +136,8 @@ def test_pretraining_on_a_percent_and_labels_of_b_percent_share_no_patient(
     flags = np.random.default_rng(0).random((40, 3)) < 0.3
     shards = make_dataset([np.zeros((40, 40), np.uint8)] * 40, label_names=("a", "b", "c"), labels=flags.tolist()).root
     patients = []
-    for words in (["experiment=pcrl", f"data.fraction={a}"], ["task=chestxray14", "preset=pcrl", f"data.fraction={b}"]):
+    labelled = ["init=random", "task=chestxray14", "preset=pcrl", f"data.fraction={b}"]
+    for words in (["experiment=pcrl", f"data.fraction={a}"], labelled):
         command = "finetune" if "preset=pcrl" in words else "pretrain"
         config = compose(command, [*words, f"data.shards={shards}", "data.val_split=null", "data.batch=2"])
         data: Any = OmegaConf.to_object(config.data)

@@ -52,7 +52,7 @@ def built(kind: str, head: str) -> Network:
 
 @cache
 def default() -> Finetune:
-    words = ["data.shards=none", "optim.optimizer.lr=0.1"]
+    words = ["init=random", "data.shards=none", "optim.optimizer.lr=0.1"]
     return cast(Finetune, FinetuneBlueprint(compose("finetune", words)).config)
 
 

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from harness import (
     assert_moved_alike,
     error_lines,
     finish,
+    job,
     losses,
     pretrain,
     rows,
@@ -171,9 +173,11 @@ def taken(self, step, batch):
 
 Watchdog.__enter__, Step.__call__ = entered, taken
 """
-# DiRA whose rank 1 never comes out of its third step.
+# DiRA whose rank 1 never comes out of its third step, or asks another question there, on which all wait for 5 s.
 STUCK = """
 import time
+from datetime import timedelta
+import torch.distributed as dist
 from dira_scale.distributed.collectives import rank
 from dira_scale.methods.dira import DiRA
 
@@ -184,6 +188,13 @@ class Stuck(DiRA):
     def forward(self, clean, distorted, batch):
         if batch.step == 2 and rank() == 1:
             waiting_for_godot()
+        return super().forward(clean, distorted, batch)
+
+class Extra(DiRA):
+    def forward(self, clean, distorted, batch):
+        if batch.step == 2:
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=5), dist.group.WORLD)
+            dist.all_reduce(clean[0].new_zeros(99)) if rank() == 1 else dist.barrier()
         return super().forward(clean, distorted, batch)
 """
 
@@ -200,7 +211,26 @@ def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_pa
     stacks = {name: (run / "stacks" / f"rank-{name}.txt").read_text() for name in (0, 1)}
     assert "waiting_for_godot" in stacks[1] and "waiting_for_godot" not in stacks[0]
     assert all("Current thread" in text and text.count("Thread 0x") >= 1 for text in stacks.values())
-    assert "no step for 8 s" in (run / "log.txt").read_text()
+    log = (run / "log.txt").read_text()
+    assert "no step for 8 s" in log
+    [line] = [line for line in job.printed.splitlines() if "the processes part" in line]
+    assert line in log and line.startswith("pretrain: the processes part in step 3 at collective ")
+    assert "of group 0 default_pg: rank 0 called gloo:" in line and "; rank 1 called nothing" in line
+    assert "\nstep 3: gloo:" in stacks[0] and stacks[0].endswith("of group 0 default_pg *\n")
+
+
+@pytest.mark.system
+def test_when_gloo_has_waited_too_long_the_first_collective_that_differs_is_named(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "stuck.py").write_text(STUCK)
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    command = pretrain(run, shards, *EACH, "method._target_=stuck.Extra", ranks=2)
+    with Job(command, run, PYTHONPATH=path) as job:
+        assert job.end() == 1
+    [line] = [line for line in job.printed.splitlines() if "lost the other processes" in line]
+    told = "; the processes part in step 3 at collective "
+    assert told in line and "rank 0 called gloo:barrier; rank 1 called gloo:all_reduce Float[99])" in line
+    assert told in status(run)["reason"]
 
 
 @pytest.mark.system
@@ -215,7 +245,21 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
         assert job.process.codes() == [1, None, 1]
     [reported] = [line for line in job.printed.splitlines() if "no step for 8 s" in line]
     assert "nothing yet from rank 1" in reported
-    assert sorted(path.name for path in (run / "stacks").iterdir()) == ["rank-0.txt", "rank-2.txt"]
+    assert sorted(path.name for path in (run / "stacks").glob("*.txt")) == ["rank-0.txt", "rank-2.txt"]
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", range(100))
+def test_two_sharded_processes_beside_a_busy_one_never_stand_still(number: int, shards: Path, tmp_path: Path) -> None:
+    """If they do, the watchdog ends them, and what is printed has the first collective that differs."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "dira_scale.pretrain", "experiment=small_dinov2", "parallel=fsdp2", f"data.shards={shards}"]
+    command += [f"run={run}", "steps=60", "data.batch=8", "data.workers=1", "parallel.threads=1", "watchdog=240"]
+    with job([sys.executable, "-c", "while True: pass"]):
+        finish(command, seconds=3000, fresh=True)
+    assert status(run)["step"] == 60
 
 
 def test_damaged_checkpoints_are_passed_over_on_the_way_to_the_same_weights(
