@@ -29,7 +29,10 @@ class Arguments:
         words = iter(argv)
         for word in words:
             if word == "--config-dir":
-                arguments.config_dirs.append(_existing(next(words, "")))
+                folder = next(words, "")
+                if not Path(folder).is_dir() or not folder:
+                    raise UserError(f"--config-dir {folder}: no such folder; expected a folder of YAML groups")
+                arguments.config_dirs.append(Path(folder).resolve())
             elif word in ("--help", "-h"):
                 arguments.help = True
             elif word == "--cfg":
@@ -43,12 +46,6 @@ class Arguments:
             else:
                 arguments.words.append(word)
         return arguments
-
-
-def _existing(name: str) -> Path:
-    if not Path(name).is_dir() or not name:
-        raise UserError(f"--config-dir {name}: no such folder; expected a folder of YAML groups")
-    return Path(name).resolve()
 
 
 def key_of(word: str) -> str:

@@ -4,6 +4,7 @@ Shards keep what the tables say: 0, 1, NaN where they have nothing (unknown), an
 several classes is a column for each class, of which one is 1 (``DatasetInfo.flags``), as is one that was sharded so.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -24,24 +25,31 @@ UNCERTAIN = -1
 UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
 LSR_ONES = "lsr_ones"  # uncertain labels only: a number from SMOOTHED at each draw (Pham et al., arXiv:1911.06475, 2.4)
 SMOOTHED = (0.55, 0.85)
+LEAVE_OUT = "leave it out"
 
 
-class Columns(Protocol):
-    """The columns of labels that batches have, and the targets that they are: :class:`Labels`, and ``numbers.Numbers``,
-    which have the same attributes."""
+class Columns(ABC):
+    """The columns of labels that batches have, L of them, and the targets that they are: :class:`Labels`, and
+    ``numbers.Numbers``.
 
-    @property
-    def names(self) -> tuple[str, ...]: ...
+    Attributes:
+        names: of the columns of ``Batch.labels``, those of classes as ``label: class``.
+        columns: for each dataset, which of its labels as yes and no they are.
+        smoothed: for each, whether loaders draw a number from ``SMOOTHED`` for -1 (:meth:`smooth`); (): of none.
+    """
 
-    @property
-    def columns(self) -> tuple[tuple[int, ...], ...]: ...
+    names: tuple[str, ...]
+    columns: tuple[tuple[int, ...], ...]
+    smoothed: tuple[bool, ...] = ()
 
-    @property
-    def smoothed(self) -> tuple[bool, ...]: ...
+    def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """``labels`` float32 [b, L] as stored, with a number from ``SMOOTHED`` for uncertain ones that are
+        ``smoothed``, by ``u`` [b, L], uniform in [0, 1)."""
+        return labels
 
-    def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray: ...
-
-    def targets(self, labels: Tensor) -> Tensor: ...
+    def targets(self, labels: Tensor) -> Tensor:
+        """``labels`` float32 [b, L] as stored -> the targets; NaN, which no loss or metric counts."""
+        return labels
 
     def check(
         self,
@@ -50,7 +58,24 @@ class Columns(Protocol):
         learned: np.ndarray | None,
         keys: str = "",
         remedy: str | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Raise UserError, naming datasets, split and label, unless the labels can be learned or evaluated.
+
+        Args:
+            learned: the samples that are trained on, int64, counted over the whole splits; None: all, and they are only
+                evaluated, where a label may have no positive or no negative, and a number one value.
+            keys: that chose them, as a user writes them.
+            remedy: what to do; None: learn other labels, or more images.
+        """
+        parts = zip(datasets, map(list, self.columns), strict=True)
+        values = np.concatenate([dataset.flags(dataset.rows(split))[:, chosen] for dataset, chosen in parts])
+        where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
+        advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else LEAVE_OUT
+        self._check(values if learned is None else values[learned], where, remedy or advice, learned is not None)
+
+    @abstractmethod
+    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
+        """Raise UserError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
 
 
 class Choice(Protocol):
@@ -132,16 +157,13 @@ def _checked(key: str, word: str, policies: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The labels of a task, L of them.
+class Labels(Columns):
+    """The labels of a task.
 
     Attributes:
-        names: of the columns of ``Batch.labels``, those of classes as ``label: class``.
-        columns: for each dataset, which of its labels as yes and no they are.
         uncertain: for each, as what -1 counts: 1, 0, or NaN.
         unknown: as what NaN counts.
         exclusive: every sample has one of them.
-        smoothed: for each, whether loaders draw a number from ``SMOOTHED`` for -1 (:meth:`smooth`); (): of none.
         complete: every sample must have them.
     """
 
@@ -154,35 +176,16 @@ class Labels:
     complete: bool = False
 
     def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """``labels`` float32 [b, L] as stored, with a number from ``SMOOTHED`` for uncertain ones that are
-        ``smoothed``, by ``u`` [b, L], uniform in [0, 1)."""
         drawn = (labels == UNCERTAIN) & np.array(self.smoothed)
         return np.where(drawn, random.between(u, *SMOOTHED), labels).astype(np.float32)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """``labels`` float32 [b, L] as stored -> the same of 0, 1 and NaN, which no loss or metric counts, and of what
-        :meth:`smooth` has drawn."""
+        """Of 0, 1 and NaN, and of what :meth:`smooth` has drawn."""
         # Unknown ones first: those that are uncertain and ignored stay so.
         known = torch.where(labels.isnan(), self.unknown, labels)
         return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), known)
 
-    def check(
-        self,
-        datasets: Sequence["ShardedDataset"],
-        split: str,
-        learned: np.ndarray | None,
-        keys: str = "",
-        remedy: str | None = None,
-    ) -> None:
-        """Raise UserError, naming datasets, split and label, unless the labels can be learned or evaluated.
-
-        Args:
-            learned: the samples that are trained on, int64, counted over the whole splits; None: all, and they are only
-                evaluated, where a label may have no positive or no negative.
-            keys: that chose them, as a user writes them.
-            remedy: what to do; None: learn other labels.
-        """
-        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
+    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
         targets = self.targets(torch.from_numpy(values)).numpy()
         refused: dict[str, str] = {}
         for name, given, target in zip(self.names, values.T, targets.T, strict=True):
@@ -196,13 +199,13 @@ class Labels:
                 continue
             needed = {"positive": 1} if self.exclusive else {"positive": 1, "negative": 0}
             missing = [word for word, value in needed.items() if not (target == value).any()]
-            if missing and (self.exclusive or learned is not None):
+            if missing and (self.exclusive or learned):
                 refused[name] = f"has no {missing[0]} among {len(given)} samples"
         if refused:
             problems = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
             rest = [name for name in self.names if name not in refused]
-            advice += f": task.labels=[{','.join(rest)}]" * bool(rest and not self.exclusive and "fraction" not in keys)
-            raise UserError(f"{where}: {problems}: {remedy or advice}")
+            remedy += f": task.labels=[{','.join(rest)}]" * bool(rest and not self.exclusive and remedy == LEAVE_OUT)
+            raise UserError(f"{where}: {problems}: {remedy}")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
             raise UserError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "
@@ -210,21 +213,6 @@ class Labels:
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
             raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
                             f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
-
-
-def stored_values(
-    datasets: Sequence["ShardedDataset"],
-    split: str,
-    columns: Sequence[Sequence[int]],
-    learned: np.ndarray | None,
-    keys: str,
-) -> tuple[np.ndarray, str, str]:
-    """Return the labels [n, L] that ``Columns.check`` looks at; for its messages, where they are, and what to do."""
-    parts = zip(datasets, map(list, columns), strict=True)
-    values = np.concatenate([dataset.flags(dataset.rows(split))[:, chosen] for dataset, chosen in parts])
-    where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
-    advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
-    return values if learned is None else values[learned], where, advice
 
 
 def columns_of(dataset: "ShardedDataset", names: Sequence[str], key: str) -> tuple[int, ...]:

@@ -3,13 +3,12 @@ and times are numbers that are checked further."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from dira_scale.data.config import MOST_GRADES
-from dira_scale.data.labels import columns_of, stored_values
+from dira_scale.data.labels import Columns, columns_of
 from dira_scale.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,46 +48,13 @@ class NumberChoice:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """The numbers of a task, L of them.
-
-    Attributes:
-        names: of the columns of ``Batch.labels``.
-        columns: for each dataset, which of its labels as yes and no they are.
-    """
+class Numbers(Columns):
+    """The numbers of a task, which are their own targets. To be learned, a number needs two values."""
 
     names: tuple[str, ...]
     columns: tuple[tuple[int, ...], ...] = ()
-    smoothed: ClassVar[tuple[bool, ...]] = ()
-
-    def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
-        return labels
-
-    def targets(self, labels: Tensor) -> Tensor:
-        """``labels`` float32 [b, L] as stored: they are the targets."""
-        return labels
-
-    def check(
-        self,
-        datasets: Sequence["ShardedDataset"],
-        split: str,
-        learned: np.ndarray | None,
-        keys: str = "",
-        remedy: str | None = None,
-    ) -> None:
-        """Raise UserError, naming datasets, split and label, unless the numbers can be learned or evaluated.
-
-        Args:
-            learned: the samples that are trained on, int64, counted over the whole splits, where a number needs two
-                values; None: all, and they are only evaluated.
-            keys: that chose them, as a user writes them.
-            remedy: what to do; None: learn other numbers, or more images.
-        """
-        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
-        self._check(values, where, remedy or advice, learned is not None)
 
     def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
-        """Raise UserError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
         for name, given in zip(self.names, values.T, strict=True):
             known = given[~np.isnan(given)]
             if not len(known):

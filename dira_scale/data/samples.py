@@ -60,7 +60,9 @@ class Samples:
         views: ViewSpec | None = None,
     ) -> None:
         self.datasets, self.split, self.chosen, self.views = list(datasets), split, chosen, views
-        self.dimensions = self._only_dimensions()
+        self.dimensions = self.datasets[0].info.dims
+        for dataset in self.datasets:
+            dataset.require(self.dimensions, f"a mixture with {self.datasets[0].root}")
         self.rows = [dataset.rows(split) for dataset in datasets]
         self.sizes = tuple(map(len, self.rows))
         self._ends = np.cumsum(self.sizes)
@@ -289,11 +291,6 @@ class Samples:
     def _place(self, sample: int) -> tuple[int, int]:
         dataset = bisect_right(self._ends_list, sample)
         return dataset, int(self.rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
-
-    def _only_dimensions(self) -> int:
-        for dataset in self.datasets:
-            dataset.require(self.datasets[0].info.dims, f"a mixture with {self.datasets[0].root}")
-        return self.datasets[0].info.dims
 
     def _only_channels(self, split: str) -> int:
         channels: dict[int, object] = {}

@@ -86,7 +86,8 @@ class Signals:
             return ""
         number = self._answer()
         if not number:  # the same on all ranks
-            self._ask()
+            self._flag = torch.tensor([self.received])
+            self._question = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
             number = self._answer() if wait else 0
         return _name(number)
 
@@ -100,10 +101,6 @@ class Signals:
         except RuntimeError:
             return True
         return False
-
-    def _ask(self) -> None:
-        self._flag = torch.tensor([self.received])
-        self._question = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def _answer(self) -> int:
         """Return, of the question under way, the largest of the signals' numbers; 0 without a question."""

@@ -88,21 +88,17 @@ def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: 
                 raise RejectedError("the file ends before its values do")
             filled += count
         if isinstance(file, GzipFile | zipfile.ZipExtFile | _Inflated):
-            _finish(file)
+            # At its end a compressed stream verifies its checksum. Damage can also lengthen it, and corrupt values
+            # on the way.
+            rest = MAX_REST
+            while part := file.read(rest + 1):
+                rest -= len(part)
+                if rest < 0:
+                    raise RejectedError("compressed data continue after the values")
     values = flat.view(dtype)
     if not dtype.isnative:
         values = values.byteswap(inplace=True).view(dtype.newbyteorder("="))
     return values.reshape(shape, order=order)  # type: ignore[call-overload]
-
-
-def _finish(stream: BinaryIO) -> None:
-    """Read to the end of a compressed stream, where its checksum is verified. Damage can also lengthen the stream and
-    corrupt values on the way, so RejectedError is raised if the end is more than MAX_REST bytes away."""
-    rest = MAX_REST
-    while part := stream.read(rest + 1):
-        rest -= len(part)
-        if rest < 0:
-            raise RejectedError("compressed data continue after the values")
 
 
 def inflated(file: BinaryIO) -> BinaryIO:

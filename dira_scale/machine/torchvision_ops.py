@@ -23,7 +23,6 @@ NAME = "dira_scale_torchvision_ops"
 MISSING = ("nms", "qnms")  # the two that torchvision describes to torch even if its library did not load
 SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
-_Path = Sequence[str] | None
 _declared: list[object] = []  # keeps each torch.library.Library alive
 
 

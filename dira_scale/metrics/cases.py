@@ -26,13 +26,19 @@ A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
 
 @dataclass(frozen=True, slots=True)
-class LabelCase:
-    """A label, or a class against the rest, of one case. ``target``: 0, 1 or NaN (unknown)."""
+class _OfOne:
+    """What a row of one case is about. ``label``: also a class, or an event."""
 
     key: str
     patient: str
     split: str
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCase(_OfOne):
+    """A label, or a class against the rest, of one case. ``target``: 0, 1 or NaN (unknown)."""
+
     target: float
     probability: float
 
@@ -51,16 +57,12 @@ class CandidateCase(LabelCase):
 
 
 @dataclass(frozen=True, slots=True)
-class MaskCase:
+class MaskCase(_OfOne):
     """A class of one case, as :func:`~dira_scale.metrics.segmentation.mask_cases` measures it.
 
     Where both masks are empty all metrics are NaN.
     """
 
-    key: str
-    patient: str
-    split: str
-    label: str  # the class
     empty: str  # which mask is: "" (neither), "prediction", "target", "both"
     dice: float
     iou: float
@@ -74,26 +76,18 @@ class MaskCase:
 
 
 @dataclass(frozen=True, slots=True)
-class NumberCase:
+class NumberCase(_OfOne):
     """A number of one case, in its own unit. ``target``: NaN = unknown."""
 
-    key: str
-    patient: str
-    split: str
-    label: str
     target: float
     prediction: float
 
 
 @dataclass(frozen=True, slots=True)
-class SurvivalCase:
+class SurvivalCase(_OfOne):
     """A risk of one case. ``label``: the event; ``time``, ``event``: NaN = unknown; ``risk``: the logarithm of a hazard
     ratio."""
 
-    key: str
-    patient: str
-    split: str
-    label: str
     time: float
     event: float
     risk: float

@@ -93,7 +93,8 @@ def segmentation(cases: Sequence[MaskCase], both_empty: BothEmpty = "one") -> li
     An HD95 that is infinite, as one mask is empty, is left out and counted.
     """
     figures: list[Figure] = []
-    kinds, names = dict.fromkeys((case.unit, case.tolerance) for case in cases), _labels(cases)
+    kinds = dict.fromkeys((case.unit, case.tolerance) for case in cases)
+    names = dict.fromkeys(case.label for case in cases)
     for metric, field in (("Dice", "dice"), ("IoU", "iou"), ("HD95", "hd95"), ("surface Dice", "surface_dice")):
         for title, chosen in _by_unit(metric, cases, [*kinds]):
             for suffix, some in (("", chosen), (IN_CASES, _with_class(chosen))):
@@ -142,10 +143,6 @@ def _pooled(metric: str, name: str, cases: Sequence[MaskCase]) -> Figure:
     patients, empty = len({case.patient for case in cases}), sum(case.empty == "both" for case in cases)
     value, positives = above / below if below else float("nan"), len(_with_class(cases))
     return Figure(f"pooled {metric}", name, value, len(cases), 0, patients, positives, both_empty=empty)
-
-
-def _labels(cases: Sequence[MaskCase]) -> list[str]:
-    return list(dict.fromkeys(case.label for case in cases))
 
 
 def _with_class(cases: Sequence[MaskCase]) -> list[MaskCase]:

@@ -83,7 +83,10 @@ def build_encoder(
             f"model.encoder: '{name}'{given} has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
             f"({reason}); {advice}"
         ) from error
-    zero_norms = _zero_norms(encoder)
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    # The last of every residual block, which alone timm starts at 0. On the meta device (dira_scale.plan) there are no
+    # values: take all of them.
+    zero_norms = [layer for layer in norms if layer.affine and (layer.weight.is_meta or not layer.weight.any())]
     if zero_init_residual and not zero_norms:
         raise UserError(
             f"model.zero_init_residual: '{name}' has no BatchNorm at the end of its residual blocks to start at 0; "
@@ -202,10 +205,3 @@ def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
             raise ValueError(f"its maps have {actual} pixels instead of {wanted}")
         raise ValueError(f"its maps are {shapes} instead of {expected}")
     _CHECKED.add(checked)
-
-
-def _zero_norms(encoder: TimmEncoder) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The last BatchNorm of every residual block: the only ones that timm starts at 0."""
-    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    # On the meta device (dira_scale.plan) there are no values: take all of them.
-    return [layer for layer in norms if layer.affine and (layer.weight.is_meta or not layer.weight.any())]

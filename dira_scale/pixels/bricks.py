@@ -48,7 +48,8 @@ def encode(voxels: np.ndarray) -> bytes:
     )
     frame: bytes = array.to_cframe()
     table = np.empty(array.schunk.nchunks, TABLE)
-    at, beyond, values = _header_size(frame), bytearray(), dict[bytes, int]()
+    size: int = struct.unpack_from(">i", frame, 11)[0]
+    at, beyond, values = size, bytearray(), dict[bytes, int]()
     for number, row in enumerate(table):
         chunk = array.schunk.get_chunk(number)
         if frame[at : at + len(chunk)] == chunk:
@@ -154,8 +155,3 @@ def _brick(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _checksum(chunk: Payload, number: int) -> int:
     return xxhash.xxh3_64_intdigest(chunk, number)  # of two bricks that change places neither is right
-
-
-def _header_size(frame: bytes) -> int:
-    size: int = struct.unpack_from(">i", frame, 11)[0]
-    return size

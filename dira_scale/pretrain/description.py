@@ -54,10 +54,11 @@ def describe(config: Mapping[str, Any]) -> Description:
     title = "Pretraining run"
     if factor != 1:
         title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
+    learned = _labelled(method)
     return Description(
         command=COMMAND,
         title=title,
-        trained=_trained(method),
+        trained=f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels",
         training=_training(config, stages),
         network=network,
         input=Input(
@@ -149,11 +150,6 @@ def _accuracy(method: Mapping[str, Any]) -> Metric:
     learned = _labelled(method)
     title = f"of words (chance 1/{learned['classes']})" if learned else "of the pretext task"
     return Metric(f"Accuracy {title}", "max", "di")
-
-
-def _trained(method: Mapping[str, Any]) -> str:
-    learned = _labelled(method)
-    return f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels"
 
 
 def _training(config: Mapping[str, Any], stages: Iterable[StageDescription]) -> tuple[str, ...]:

@@ -37,7 +37,10 @@ def own(folder: Path, kind: str, key: str) -> None:
     """
     if check_own(folder, kind, key):
         if is_local(folder):
-            _remove_torn(folder)
+            for where, _, names in os.walk(folder):
+                for name in names:
+                    if (parts := TORN.fullmatch(name)) and _is_dead(Path(where, name), *parts.groups()):
+                        Path(where, name).unlink(missing_ok=True)
         return
     if is_local(folder):  # a store has no folders, and a mistyped bucket would cost money
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,14 +120,6 @@ def _links(folder: Path) -> Iterator[Path]:
                 yield Path(entry.path)
             elif entry.is_dir():
                 yield from _links(Path(entry.path))
-
-
-def _remove_torn(folder: Path) -> None:
-    """Remove the unfinished files of processes that are gone."""
-    for where, _, names in os.walk(folder):
-        for name in names:
-            if (parts := TORN.fullmatch(name)) and _is_dead(Path(where, name), *parts.groups()):
-                Path(where, name).unlink(missing_ok=True)
 
 
 def _is_dead(path: Path, machine: str, pid: str) -> bool:

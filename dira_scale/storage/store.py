@@ -93,7 +93,9 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
     Raises OSError with its errno, also if ``path`` is not a regular file, or was written to in the meantime.
     """
     if not is_local(path):
-        yield io.BytesIO(_fetch(path))
+        with with_errno(path):
+            content: bytes = path.fs.cat_file(path.path)  # type: ignore[attr-defined]
+        yield io.BytesIO(content)
         return
     with (
         open(path, "rb", opener=_open_nonblocking) as file,
@@ -130,12 +132,6 @@ def read_ranges(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     if [len(part) for part in parts] != [end - start for start, end in spans]:
         raise OSError(errno.ESTALE, "it is shorter than it was", str(path))
     return parts
-
-
-def _fetch(path: Path) -> bytes:
-    with with_errno(path):
-        content: bytes = path.fs.cat_file(path.path)  # type: ignore[attr-defined]
-    return content
 
 
 @contextmanager

@@ -116,12 +116,7 @@ def _delimiter(path: Path) -> str:
     if path.suffix.lower() == SUFFIX:
         return ","  # whatever the header's cells contain
     with open_table(path) as file:
-        return _most_frequent(file.readline(LONGEST).decode(errors="replace"))
-
-
-def _most_frequent(header: str) -> str:
-    """The delimiter that the header has most of; a comma if it has none."""
-    return max(DELIMITERS, key=header.count)
+        return max(DELIMITERS, key=file.readline(LONGEST).decode(errors="replace").count)
 
 
 def _undecodable(path: Path) -> int:

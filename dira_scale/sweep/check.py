@@ -169,7 +169,9 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     from dira_scale.forecast.estimate import planned  # imports torch
 
     run, count = runs[0], len(runs)
-    exists = _data_exists(run)
+    given = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
+    to_be_made = [path for path in given if any(need in path for need in run.needs)]
+    exists = all((Path(path) / "manifest.parquet").exists() for path in to_be_made)
     left_out = ("run=",) if exists else ("run=", "data.shards=")
     words = [word for word in run.words if not word.startswith(left_out)]
     try:
@@ -188,10 +190,3 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
 def milliseconds(seconds: float) -> str:
     """``12 ms``, ``0.31 ms``."""
     return f"{1000 * seconds:{'.0f' if seconds >= 0.01 else '.2g'}} ms"
-
-
-def _data_exists(run: Run) -> bool:
-    """Whether the data need not be made by another run first, or has been."""
-    given = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
-    to_be_made = [path for path in given if any(need in path for need in run.needs)]
-    return all((Path(path) / "manifest.parquet").exists() for path in to_be_made)

@@ -52,7 +52,8 @@ def expand(
     for name in given:
         if name not in phases:
             raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
-    recorded = _recorded(folder)
+    names = (file.parts[-3:-1] for file in sorted(folder.glob("*/*/run.json")))
+    recorded = {(phase, name[-DIGEST:]): name for phase, name in names}
     lineages: dict[str, list[Lineage]] = {}
     runs: list[Run] = []
     known: set[tuple[str, str]] = set()
@@ -71,12 +72,6 @@ def expand(
                     runs += [*slices, run]
                     lineages.setdefault(name, []).append({**followed, name: run})
     return runs
-
-
-def _recorded(folder: Path) -> dict[tuple[str, str], str]:
-    """The names of the runs that are recorded, by phase and hash."""
-    names = (file.parts[-3:-1] for file in sorted(folder.glob("*/*/run.json")))
-    return {(phase, name[-DIGEST:]): name for phase, name in names}
 
 
 def _digest(run: Run) -> str:

@@ -63,7 +63,9 @@ def query(jobs: Collection[str]) -> Answer:
     if not jobs:
         return Answer()
     try:
-        states = _squeue(jobs)
+        command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={arrays(jobs)}", "--format=%i|%T|%r|%N"]
+        rows = (line.split("|") for line in run_slurm(command, nothing="Invalid job id").splitlines())
+        states = {job: JobState(state, reason if state in PENDING else "", nodes) for job, state, reason, nodes in rows}
     except UserError as error:
         return Answer({}, False, str(error))
     # SLURM forgets jobs some minutes after their end; of those that broke, accounting has the exit code.
@@ -75,12 +77,6 @@ def query(jobs: Collection[str]) -> Answer:
     except UserError as error:  # squeue has answered, so these jobs are at their end, however that was
         return Answer(states, True, str(error))
     return Answer(states | {job: state for job, state in ended.items() if job in left})
-
-
-def _squeue(jobs: Collection[str]) -> dict[str, JobState]:
-    command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={arrays(jobs)}", "--format=%i|%T|%r|%N"]
-    rows = (line.split("|") for line in run_slurm(command, nothing="Invalid job id").splitlines())
-    return {job: JobState(state, reason if state in PENDING else "", nodes) for job, state, reason, nodes in rows}
 
 
 def _sacct(jobs: Collection[str]) -> dict[str, JobState]:

@@ -1,9 +1,9 @@
 """What is learned from labels, masks and numbers, ``configs/task/*.yaml``. Reading it needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypedDict
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,13 +17,12 @@ from dira_scale.runs.shape import Within
 from dira_scale.tasks.classes import check_classes
 
 if TYPE_CHECKING:
-    from dira_scale.data.labels import Choice, Labels
+    from dira_scale.data.labels import Labels
     from dira_scale.data.manifest import ShardedDataset
     from dira_scale.tasks.labels import Classification
     from dira_scale.tasks.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
-C = TypeVar("C")
 FINETUNE = "finetune"  # the command whose runs have tasks
 PRETRAINED, RANDOM, LINEAR = "pretrained", "random", "linear"  # a decoder
 BALANCED = "balanced"
@@ -87,7 +86,30 @@ class TaskConfig(Schema):
 
 
 @dataclass
-class LabelTask(TaskConfig):
+class ImageTask(TaskConfig):
+    """Labels or numbers of whole images."""
+
+    def named(self, facts: Mapping[str, Any], dataset: "ShardedDataset") -> Self:
+        """Return the same task of the labels that ``facts`` name, as a configuration of ``dataset`` would name them."""
+        raise NotImplementedError
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        """Raises UserError also for a dataset that has other classes of a label, and for a label that nobody knows in
+        the split."""
+        from dira_scale.tasks.supervision import ImageSupervision
+
+        learned = self.described(facts)
+        assert isinstance(learned, ImageSupervision)
+        columns = self.named(facts, dataset).input_arguments()["labels"].of([dataset])
+        if columns.names != learned.labels.names:
+            raise UserError(f"{dataset.root} has the classes {', '.join(columns.names)}: shard it again with the same "
+                            "recipe.class_columns, in the same order")  # fmt: skip
+        columns.check([dataset], split, learned=None, remedy=ELSEWHERE)
+        return replace(learned, labels=columns)
+
+
+@dataclass
+class LabelTask(ImageTask):
     """Labels of whole images."""
 
     loss: list[str] = one_of("ce")
@@ -140,12 +162,10 @@ class LabelTask(TaskConfig):
         nan = float("nan")
         return self._learns(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
 
-    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
-        from dira_scale.data.labels import Labels, labels_of
+    def named(self, facts: Mapping[str, Any], dataset: "ShardedDataset") -> Self:
+        from dira_scale.data.labels import labels_of
 
-        choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).input_arguments()["labels"]
-        labels = _columns(Labels, choice, facts["outputs"], dataset, split)
-        return self._learns(labels)
+        return replace(self, labels=[*labels_of(dataset, facts["outputs"])])
 
 
 @dataclass
@@ -208,7 +228,7 @@ class MaskTask(TaskConfig):
 
 
 @dataclass
-class RegressionTask(TaskConfig):
+class RegressionTask(ImageTask):
     """Numbers of whole images."""
 
     facts: ClassVar[type] = NumberFacts
@@ -236,17 +256,12 @@ class RegressionTask(TaskConfig):
             raise UserError(f"facts.normalised.{min(lacking)} is missing")
         return Regression(Numbers(tuple(names)), normalised)
 
-    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
-        from dira_scale.data.numbers import Numbers
-        from dira_scale.tasks.regression import Regression
-
-        choice = replace(self, labels=[*facts["outputs"]]).input_arguments()["labels"]
-        numbers = _columns(Numbers, choice, facts["outputs"], dataset, split)
-        return Regression(numbers, facts.get("normalised") or {})
+    def named(self, facts: Mapping[str, Any], dataset: "ShardedDataset") -> Self:
+        return replace(self, labels=[*facts["outputs"]])
 
 
 @dataclass
-class OrdinalTask(TaskConfig):
+class OrdinalTask(ImageTask):
     """Ordered grades of whole images."""
 
     facts: ClassVar[type] = GradeFacts
@@ -287,17 +302,12 @@ class OrdinalTask(TaskConfig):
         grades = len(facts["outputs"]) + 1 if "label" in facts else self.grades
         return Ordinal(Grades((facts.get("label") or self.label or "grade",), grades=grades))
 
-    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
-        from dira_scale.data.numbers import Grades
-        from dira_scale.tasks.ordinal import Ordinal
-
-        task = replace(self, label=facts["label"], grades=len(facts["outputs"]) + 1)
-        grades = _columns(Grades, task.input_arguments()["labels"], (facts["label"],), dataset, split)
-        return Ordinal(grades)
+    def named(self, facts: Mapping[str, Any], dataset: "ShardedDataset") -> Self:
+        return replace(self, label=facts["label"], grades=len(facts["outputs"]) + 1)
 
 
 @dataclass
-class SurvivalTask(TaskConfig):
+class SurvivalTask(ImageTask):
     """The time until an event."""
 
     loss: list[str] = one_of("cox")
@@ -322,12 +332,8 @@ class SurvivalTask(TaskConfig):
 
         return Survival(Times((self.time, self.event)))
 
-    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
-        from dira_scale.data.numbers import Times
-        from dira_scale.tasks.survival import Survival
-
-        times = _columns(Times, self.input_arguments()["labels"], (self.time, self.event), dataset, split)
-        return Survival(times)
+    def named(self, facts: Mapping[str, Any], dataset: "ShardedDataset") -> Self:
+        return self
 
 
 def task_of(node: Mapping[str, Any]) -> TaskConfig:
@@ -339,18 +345,6 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
         raise UserError(f"task: {str(error).partition(chr(10))[0]}") from error
     assert isinstance(task, TaskConfig)
     return task
-
-
-def _columns(kind: type[C], choice: "Choice", outputs: Sequence[str], dataset: "ShardedDataset", split: str) -> C:
-    """The columns that a network's ``outputs`` are of. Raises UserError for a dataset that lacks one, or has a label of
-    other classes, and for a label that nobody knows in the split."""
-    columns = choice.of([dataset])
-    if [*columns.names] != [*outputs]:
-        raise UserError(f"{dataset.root} has the classes {', '.join(columns.names)}: shard it again with the same "
-                        "recipe.class_columns, in the same order")  # fmt: skip
-    columns.check([dataset], split, learned=None, remedy=ELSEWHERE)
-    assert isinstance(columns, kind), "asked for"
-    return columns
 
 
 def without_data(task: TaskConfig) -> "Supervision":

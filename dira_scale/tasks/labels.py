@@ -1,8 +1,8 @@
 """Labels of whole images: several that may occur together (multi-label), or one of several classes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from scipy.special import expit, log_softmax, logit, softmax
 from torch import Tensor
 
-from dira_scale.data.batch import Batch
 from dira_scale.data.constants import constant
 from dira_scale.data.labels import Labels, certain, class_numbers
 from dira_scale.engine.task import Best
@@ -22,7 +21,7 @@ from dira_scale.metrics.statistics.of_cases import Statistics, of_labels
 from dira_scale.metrics.temperature import class_temperature, label_temperatures
 from dira_scale.metrics.thresholds import choose_thresholds
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, image_rows
+from dira_scale.tasks.supervision import Chosen, ImageScore, ImageSupervision, Predictions, Shared, image_rows
 from dira_scale.training.inputs import Inputs
 
 CLOSEST = 2.0**-24  # to 0 and 1: a float32 probability nearer to 1 is 1, whose logit is infinite
@@ -107,7 +106,7 @@ def balance(targets: Tensor, exclusive: bool) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Classification(Supervision):
+class Classification(ImageSupervision):
     """Targets: float32 [b, L] of 0, 1 and NaN; smoothed ones between, which losses count and scores do not.
 
     Attributes:
@@ -140,16 +139,8 @@ class Classification(Supervision):
         return mean | ({ACCURACY: Metric("Accuracy", "max")} if self.labels.exclusive else {})
 
     @property
-    def loader_arguments(self) -> dict[str, Any]:
-        return {"labels": self.labels}
-
-    @property
     def compared(self) -> Sequence[Key]:
         return [("AUROC", MEAN), *[("accuracy", ALL)] * self.labels.exclusive]
-
-    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        assert batch.labels is not None
-        return self.labels.targets(batch.labels)
 
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
         return {CE: cross_entropy(logits, targets, self.labels.exclusive, shared, self.weights, self.focal)}

@@ -89,6 +89,9 @@ class Segmentation(Supervision):
         CE: Term("Cross-entropy", "cross-entropy of what is known, times task.ce_weight"),
         DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
     }
+    best = Best(DICE, "max")
+    metrics: ClassVar[Mapping[str, Metric]] = {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
+    loader_arguments: ClassVar[dict[str, Any]] = {"masks": True}
 
     @property
     def head(self) -> Literal["dense", "linear"]:
@@ -110,18 +113,6 @@ class Segmentation(Supervision):
     @property
     def output(self) -> Output:
         return Output("sigmoid" if self.regions else "softmax", names=self.outputs)
-
-    @property
-    def best(self) -> Best:
-        return Best(DICE, "max")
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
-
-    @property
-    def loader_arguments(self) -> dict[str, Any]:
-        return {"masks": True}
 
     @property
     def compared(self) -> Sequence[Key]:

@@ -4,7 +4,7 @@ CORN (Shi, Cao and Raschka, Pattern Anal. Appl. 26, 2023): output j is the chanc
 products of these chances never rise with j, and the head is a plain linear layer of K - 1 outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.data.batch import Batch
 from dira_scale.data.numbers import Grades
 from dira_scale.engine.task import Best
 from dira_scale.metrics.cases import NumberCase, number_arrays
@@ -21,7 +20,7 @@ from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.ordinal import ACCURACY, KAPPA, MAE, ordinal
 from dira_scale.metrics.statistics.of_cases import Statistics, of_grades
 from dira_scale.runs.description import PRODUCTS, Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, image_rows
+from dira_scale.tasks.supervision import Chosen, ImageSupervision, Predictions, Shared, image_rows
 from dira_scale.training.inputs import Inputs
 
 CORN = "corn"  # a loss term
@@ -47,7 +46,7 @@ def grades(predicted: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Ordinal(Supervision):
+class Ordinal(ImageSupervision):
     """Targets: float32 [b, 1], a grade, NaN where nobody knows. Predicted are K - 1 chances to be above a grade."""
 
     labels: Grades
@@ -55,6 +54,11 @@ class Ordinal(Supervision):
     loss_terms: ClassVar[Mapping[str, Term]] = {
         CORN: Term("Cross-entropy", "cross-entropy of each step between grades that is asked for (CORN)")
     }
+    best = Best(KAPPA, "max")
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        KAPPA: Metric("Kappa, weighted quadratically", "max"),
+        "mae": Metric("Mean absolute error, in grades", "min"), ACCURACY: Metric("Accuracy", "max"),
+    }  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -69,21 +73,6 @@ class Ordinal(Supervision):
         return Output(PRODUCTS, names=self.outputs, remark="The grade is the number of probabilities above one half.")
 
     @property
-    def best(self) -> Best:
-        return Best(KAPPA, "max")
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return {
-            KAPPA: Metric("Kappa, weighted quadratically", "max"),
-            "mae": Metric("Mean absolute error, in grades", "min"), ACCURACY: Metric("Accuracy", "max"),
-        }  # fmt: skip
-
-    @property
-    def loader_arguments(self) -> dict[str, Any]:
-        return {"labels": self.labels}
-
-    @property
     def compared(self) -> Sequence[Key]:
         return [(KAPPA, MEAN), (MAE, self.label)]
 
@@ -91,18 +80,11 @@ class Ordinal(Supervision):
     def facts(self) -> dict[str, Any]:
         return super().facts | {"label": self.label}
 
-    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        assert batch.labels is not None
-        return self.labels.targets(batch.labels)
-
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
         return {CORN: corn(logits.float(), targets, shared)}
 
     def predicted(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits.float()).cumprod(1)
-
-    def score(self) -> ImageScore:
-        return ImageScore(self, self._validated)
 
     def _validated(self, targets: np.ndarray, predicted: np.ndarray, index: np.ndarray) -> dict[str, float]:
         figures = ordinal(targets[:, 0], grades(predicted), self.label, index)

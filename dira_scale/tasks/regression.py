@@ -1,6 +1,6 @@
 """Numbers of whole images: an age, an ejection fraction, any label that is a number."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.data.batch import Batch
 from dira_scale.data.constants import constant
 from dira_scale.data.numbers import Numbers
 from dira_scale.engine.task import Best
@@ -17,7 +16,7 @@ from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.regression import MAE, R2, regression
 from dira_scale.metrics.statistics.of_cases import Statistics, of_numbers
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, image_rows
+from dira_scale.tasks.supervision import Chosen, ImageSupervision, Predictions, Shared, image_rows
 from dira_scale.training.inputs import Inputs
 
 SQUARED, ABSOLUTE = "mse", "mae"  # loss terms
@@ -32,24 +31,25 @@ def normalisation(targets: Tensor, names: Sequence[str]) -> dict[str, tuple[floa
 
 
 @dataclass(frozen=True)
-class Regression(Supervision):
+class Regression(ImageSupervision):
     """Targets: float32 [b, L] in their own units, NaN where nobody knows. A number is output x deviation + mean.
 
     Attributes:
         normalised: mean and deviation of the training split, by name; empty: the network gives the numbers themselves.
     """
 
-    numbers: Numbers
+    labels: Numbers
     normalised: Normalised = field(default_factory=dict)
     learned, pooled = "numbers", True
     loss_terms: ClassVar[Mapping[str, Term]] = {
         SQUARED: Term("Squared error", "mean squared error of normalised numbers, of what is known"),
         ABSOLUTE: Term("Absolute error", "mean absolute error of normalised numbers, of what is known"),
     }
+    best = Best("r2", "max")
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return self.numbers.names
+        return self.labels.names
 
     @property
     def output(self) -> Output:
@@ -57,17 +57,9 @@ class Regression(Supervision):
         return Output(names=self.outputs, normalised=tuple((mean, deviation) for mean, deviation in pairs))
 
     @property
-    def best(self) -> Best:
-        return Best("r2", "max")
-
-    @property
     def metrics(self) -> Mapping[str, Metric]:
         of_one = {"mae": Metric("Mean absolute error", "min")} if len(self.outputs) == 1 else {}
         return {"r2": Metric("R2" + ", mean over the numbers" * (len(self.outputs) > 1), "max")} | of_one
-
-    @property
-    def loader_arguments(self) -> dict[str, Any]:
-        return {"labels": self.numbers}
 
     @property
     def compared(self) -> Sequence[Key]:
@@ -76,10 +68,6 @@ class Regression(Supervision):
     @property
     def facts(self) -> dict[str, Any]:
         return super().facts | {"normalised": {name: [*pair] for name, pair in self.normalised.items()}}
-
-    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        assert batch.labels is not None
-        return self.numbers.targets(batch.labels)
 
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
         logits, known = logits.float(), ~targets.isnan()
@@ -96,9 +84,6 @@ class Regression(Supervision):
     def _pairs(self, like: Tensor) -> Tensor:
         """Means and deviations [2, L], of the type of ``like`` and where it is."""
         return constant(tuple(tuple(self.normalised.get(name, (0.0, 1.0))) for name in self.outputs), like).T
-
-    def score(self) -> ImageScore:
-        return ImageScore(self, self._validated)
 
     def _validated(self, targets: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> dict[str, float]:
         """R2 of each number and their mean, and absolute errors."""
@@ -123,6 +108,3 @@ class Regression(Supervision):
 
     def statistics(self, cases: Sequence[NumberCase], chosen: Chosen) -> Statistics:
         return of_numbers(cases)
-
-    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
-        return np.asarray(predicted.double().numpy())

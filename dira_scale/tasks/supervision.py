@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.labels import Columns
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.task import Best
@@ -254,6 +255,35 @@ class Supervision(ABC):
     def segments(self, predicted: Tensor) -> Tensor:
         """Return where each of ``names`` is, which may overlap: [b, K, *sides] -> bool [b, names, *sides]."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ImageSupervision(Supervision):
+    """What a network learns of labels of whole images.
+
+    Attributes:
+        labels: the columns of ``Batch.labels``, from which the targets [b, L] come.
+    """
+
+    labels: Columns
+
+    @property
+    def loader_arguments(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        assert batch.labels is not None
+        return self.labels.targets(batch.labels)
+
+    def score(self) -> "ImageScore":
+        return ImageScore(self, self._validated)
+
+    @abstractmethod
+    def _validated(self, targets: np.ndarray, predicted: np.ndarray, index: np.ndarray) -> dict[str, float]:
+        """Return the ``metrics`` of targets [N, L] and what is predicted [N, K] of the images ``index`` [N]."""
+
+    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
+        return np.asarray(predicted.double().numpy())
 
 
 def image_rows(

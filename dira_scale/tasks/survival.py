@@ -5,26 +5,25 @@ DeepSurv (Katzman et al., BMC Med. Res. Methodol. 18, 2018). Tied events share a
 1974).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.data.batch import Batch
 from dira_scale.data.numbers import Times, comparable
 from dira_scale.distributed.collectives import gather
 from dira_scale.engine.task import Best
 from dira_scale.metrics.cases import SurvivalCase, survival_arrays
-from dira_scale.metrics.figure import MEAN, Figure, Key
+from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.statistics.of_cases import Statistics, of_survival
 from dira_scale.metrics.survival import CONCORDANCE, survival
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, seen_images, single
+from dira_scale.tasks.supervision import Chosen, ImageSupervision, Predictions, Shared, seen_images, single
 from dira_scale.training.inputs import Inputs
 
 COX = "cox"  # a loss term
@@ -47,7 +46,7 @@ def partial_likelihood(risks: Tensor, times: Tensor, events: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Survival(Supervision):
+class Survival(ImageSupervision):
     """Targets: float32 [b, 2], time and event, NaN where nobody knows. The network gives the logarithm of a hazard
     ratio: higher, earlier.
 
@@ -60,6 +59,9 @@ class Survival(Supervision):
     loss_terms: ClassVar[Mapping[str, Term]] = {
         COX: Term("Partial likelihood", "negative log partial likelihood, mean over the batch's events")
     }
+    best = Best(CONCORDANCE, "max")
+    metrics: ClassVar[Mapping[str, Metric]] = {CONCORDANCE: Metric("Harrell's concordance", "max")}
+    compared = ((CONCORDANCE, MEAN),)
 
     @property
     def event(self) -> str:
@@ -74,31 +76,11 @@ class Survival(Supervision):
         remark = "The output is a logarithm of a hazard ratio: it ranks patients, and is no probability and no time."
         return Output(names=self.outputs, remark=remark)
 
-    @property
-    def best(self) -> Best:
-        return Best(CONCORDANCE, "max")
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return {CONCORDANCE: Metric("Harrell's concordance", "max")}
-
-    @property
-    def loader_arguments(self) -> dict[str, Any]:
-        return {"labels": self.labels}
-
-    @property
-    def compared(self) -> Sequence[Key]:
-        return [(CONCORDANCE, MEAN)]
-
     def network(self, model: Architecture, encoder: Encoder) -> Network:
         """The head's bias stays 0: the likelihood does not depend on it, and Adam would follow its rounding errors."""
         network = super().network(model, encoder)
         network.head.get_parameter("fc.bias").requires_grad_(False)
         return network
-
-    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        assert batch.labels is not None
-        return self.labels.targets(batch.labels)
 
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
         logits = logits.float()
@@ -108,9 +90,6 @@ class Survival(Supervision):
 
     def predicted(self, logits: Tensor) -> Tensor:
         return logits.float()
-
-    def score(self) -> ImageScore:
-        return ImageScore(self, self._validated)
 
     def _validated(self, targets: np.ndarray, risks: np.ndarray, index: np.ndarray) -> dict[str, float]:
         return {CONCORDANCE: survival(targets[:, 0], targets[:, 1], risks[:, 0], self.event, index)[-1].value}
@@ -134,6 +113,3 @@ class Survival(Supervision):
 
     def statistics(self, cases: Sequence[SurvivalCase], chosen: Chosen) -> Statistics:
         return of_survival(cases)
-
-    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
-        return np.asarray(predicted.double().numpy())

@@ -136,7 +136,8 @@ def make(cfg: DictConfig) -> None:
         made = finished(out, identity)
         if made is None:
             check_output(out, None)
-            _print_small(console, words, dataset, train)
+            if small := too_small(dataset, train, ~references(train, words), words):
+                console.print(f"warning: not every training {words.kind} can be a reference{small}", style="yellow")
             plan = _plan(console, words, dataset, train, val, describer, out)
             made = _write(out, plan, words, dataset, identity)
     except OSError as error:
@@ -235,8 +236,3 @@ def _described(words: Words, dataset: ShardedDataset, describer: Describer) -> s
     """What decides about the descriptors."""
     decisive = ("words_of", "splits", "encoder", "seen")
     return identity_hash({name: _identity(words, dataset, describer)[name] for name in decisive})
-
-
-def _print_small(console: Console, words: Words, dataset: ShardedDataset, train: Volumes) -> None:
-    if small := too_small(dataset, train, ~references(train, words), words):
-        console.print(f"warning: not every training {words.kind} can be a reference{small}", style="yellow")

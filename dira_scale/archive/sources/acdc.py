@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, with_size
@@ -51,13 +50,14 @@ class Acdc:
                 if not known.get(phase, "").isdecimal():
                     raise table_error(info, f"{phase}: expected the number of a frame, got '{known.get(phase, '')}'")
                 frame = f"{folder.name}_frame{int(known[phase]):02d}"
+                mask = folder / f"{frame}_gt.nii.gz"
                 yield SourceRecord(
                     f"{folder.name}_{phase}",
                     folder / f"{frame}.nii.gz",
                     folder.name,
                     folder.name,
                     (float(GROUPS.index(group)) if group else math.nan,),
-                    mask=_if_there(folder / f"{frame}_gt.nii.gz"),
+                    mask=mask if mask.is_file() else None,
                     split=folder.parent.name,
                 )
 
@@ -65,7 +65,3 @@ class Acdc:
 def _pair(line: str) -> tuple[str, str]:
     key, _, value = line.partition(":")
     return key.strip(), value.strip()
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None

@@ -96,13 +96,10 @@ class Distort(nn.Module):
 
     def at_once(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
         """Distort all samples at once: this reads no parameter on the host."""
-        x = self._blur(jitter(x, params), params.sigma)
+        # A matrix K [S, S] per sample: K x K^T is both passes of a separable filter, including edges.
+        kernel = torch.einsum("bt,tij->bij", self._half_kernels(params.sigma), self.blur_taps)[:, None]
+        x = kernel @ jitter(x, params) @ kernel.mT
         return _shuffle(_cutout(x, params), params.swaps) if corrupt else x
-
-    def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """K x K^T with a matrix K [S, S] per sample: both passes of a separable filter, including edges."""
-        kernel = torch.einsum("bt,tij->bij", self._half_kernels(sigma), self.blur_taps)[:, None]
-        return kernel @ x @ kernel.mT
 
     def _half_kernels(self, sigma: Tensor) -> Tensor:
         """One half of each sample's kernel, from its centre outwards: [b, reach + 1]."""

@@ -53,13 +53,17 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
     channels = info.channels or (["red", "green", "blue"] if info.in_colour else [])
     fields = [_field(column, info) for column in info.schema if not _nested(column.type)]
+    with manifest.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    known, address = re.match(SPDX, info.licence), re.search(r"https?://\S+", info.licence)
+    url = f"https://spdx.org/licenses/{known[0]}.html" if known else address[0] if address else ""
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": info.name,
         "description": f"{info.modality} images as WebDataset shards with a Parquet manifest: {counts}.",
-        "license": _licence(info.licence),
+        "license": {"@type": "sc:CreativeWork", "name": info.licence} | ({"url": url} if url else {}),
         "version": f"{info.format_version}.0.0",
         **({"variableMeasured": channels} if channels else {}),
         **{f"rai:{name}": value for name, value in _responsible(info) if value},
@@ -69,7 +73,7 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
                 "@id": MANIFEST_FILE,
                 "contentUrl": MANIFEST_FILE,
                 "encodingFormat": PARQUET,
-                "sha256": _sha256(manifest),
+                "sha256": digest,
             },
             {"@type": "cr:FileSet", "@id": "shards", "encodingFormat": "application/x-tar", "includes": "*.tar"},
         ],
@@ -82,13 +86,6 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _licence(text: str) -> dict[str, str]:
-    """The text of ``dataset.json``, with the address of a known licence, else that in the text."""
-    known, address = re.match(SPDX, text), re.search(r"https?://\S+", text)
-    url = f"https://spdx.org/licenses/{known[0]}.html" if known else address[0] if address else ""
-    return {"@type": "sc:CreativeWork", "name": text} | ({"url": url} if url else {})
 
 
 def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
@@ -165,8 +162,3 @@ def _field(column: pa.Field, info: DatasetInfo) -> dict[str, Any]:
         names = [f"{name} ({', '.join(c)})" if (c := info.classes.get(name)) else name for name in info.label_names]
         field |= {"dataType": [kind, "cr:Label"], "description": "; ".join(names)}
     return field
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

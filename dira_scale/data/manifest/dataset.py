@@ -43,7 +43,9 @@ class ShardedDataset:
     def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: Index):
         self.root, self.info, self.manifest, self.index = root, info, manifest, index
         self.numbers = numbers(info.dims)
-        self._opened = lru_cache(maxsize=_open_files())(lambda shard: _OpenFile(self.file(shard)))
+        # Opening a shard again is a request to the server of a network file system.
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._opened = lru_cache(maxsize=max(256, soft // 8))(lambda shard: _OpenFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -330,12 +332,6 @@ class ShardedDataset:
     def _cut_short(self, row: int) -> DatasetError:
         shard = self.file(self.cell("shard", row))
         return DatasetError(f"shard {shard} ends inside sample {self.cell('key', row)}: copy it again")
-
-
-def _open_files() -> int:
-    """How many shards a dataset keeps open: opening one again is a request to the server of a network file system."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(256, soft // 8)
 
 
 class _OpenFile:

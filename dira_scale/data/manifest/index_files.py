@@ -80,7 +80,9 @@ def _made(path: Path, scan: Scan) -> Index:
             publish(part, path)
         finally:
             part.unlink(missing_ok=True)
-        _remove_unused(path.parent)
+        for old in [*path.parent.glob("*.index"), *path.parent.glob("*.tmp")]:
+            if time.time() - old.stat().st_mtime > UNUSED:
+                old.unlink(missing_ok=True)
     return Index.read(path, scan.info)
 
 
@@ -98,9 +100,3 @@ def _alone(folder: Path) -> Iterator[None]:
                     raise TimeoutError(f"another process has held {folder / 'lock'} for {PATIENCE} s") from error
                 time.sleep(0.1)
         yield
-
-
-def _remove_unused(folder: Path) -> None:
-    for path in [*folder.glob("*.index"), *folder.glob("*.tmp")]:
-        if time.time() - path.stat().st_mtime > UNUSED:
-            path.unlink(missing_ok=True)

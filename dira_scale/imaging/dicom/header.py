@@ -115,7 +115,11 @@ def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, Binar
     read_preamble(bounded, force=True)
     meta = read_dataset(bounded, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        bounded = io.BytesIO(_inflate(bounded.read()))
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflated = stream.decompress(bounded.read(), MAX_INFLATED)
+        if stream.unconsumed_tail:
+            raise RejectedError(f"DICOM that inflates to more than {MAX_INFLATED} bytes")
+        bounded = io.BytesIO(inflated)
     bounded.seek(0)
     header = dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=list(keywords))
     if "TransferSyntaxUID" not in header.file_meta:  # pydicom has guessed it
@@ -124,14 +128,6 @@ def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, Binar
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         )
     return header, bounded
-
-
-def _inflate(content: bytes) -> bytes:
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = stream.decompress(content, MAX_INFLATED)
-    if stream.unconsumed_tail:
-        raise RejectedError(f"DICOM that inflates to more than {MAX_INFLATED} bytes")
-    return inflated
 
 
 class _Bounded:

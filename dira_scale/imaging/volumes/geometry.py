@@ -89,12 +89,6 @@ class Grid:
         return _box(label, middle, diameter / self.spacing[::-1])
 
 
-def shape_of(voxels: np.ndarray) -> tuple[int, int, int]:
-    """Z, Y, X of [Z, Y, X] or [C, Z, Y, X]."""
-    z, y, x = voxels.shape[-3:]
-    return z, y, x
-
-
 def _box(label: str, middle: np.ndarray, size: np.ndarray) -> Box:
     """A box from the indices (x, y, z) of its centre."""
     x, y, z = (float(value) for value in middle + 0.5 - size / 2)
@@ -104,7 +98,8 @@ def _box(label: str, middle: np.ndarray, size: np.ndarray) -> Box:
 
 def turn(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``voxels`` [Z, Y, X] or [C, Z, Y, X] and their affine, turned as ``Grid.turned``; a view, not interpolated."""
-    grid = Grid(shape_of(voxels), affine)
+    z, y, x = voxels.shape[-3:]
+    grid = Grid((z, y, x), affine)
     x_y_z = np.moveaxis(voxels, (-1, -2, -3), (0, 1, 2))
     by = _turn(affine)
     flipped = x_y_z[tuple(slice(None, None, int(direction)) for direction in by[:, 1])]

@@ -151,7 +151,12 @@ def _are_mask_values(values: np.ndarray) -> bool:
 def _raw(file: BinaryIO, path: Path) -> RawVolume:
     """Detect the format by the file's first bytes, never by its name."""
     if is_numpy(file):
-        return _array(file)
+        array = open_array(file)
+        if len(array.shape) not in (3, 4):
+            raise RejectedError("an array of other than three axes, or four with the channels first")
+        z, y, x = array.shape[-3:]
+        # No geometry: voxels of 1 mm, z towards the head, y to the back, x to the left.
+        return RawVolume(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)
     start = file.read(32)
     file.seek(0)
     if start.startswith(b"NRRD"):
@@ -163,12 +168,3 @@ def _raw(file: BinaryIO, path: Path) -> RawVolume:
     if start.startswith(GZIP) or is_nifti(start):
         return open_nifti(file)
     raise RejectedError("not a NIfTI, MetaImage, NRRD, TIFF or NumPy file, nor DICOM")
-
-
-def _array(file: BinaryIO) -> RawVolume:
-    """NumPy files have no geometry: voxels of 1 mm, z towards the head, y to the back, x to the left."""
-    array = open_array(file)
-    if len(array.shape) not in (3, 4):
-        raise RejectedError("an array of other than three axes, or four with the channels first")
-    z, y, x = array.shape[-3:]
-    return RawVolume(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)

@@ -20,11 +20,6 @@ class VolumeArchitecture(Architecture):
     """A network of volumes [depth, height, width]."""
 
     dimensions: ClassVar[int] = 3
-    label: ClassVar[str]  # that tables and messages call it
-
-    @property
-    def name(self) -> str:
-        return self.label
 
     @property
     def stride(self) -> int:
@@ -75,11 +70,8 @@ class UNet3D(VolumeArchitecture):
     norm: str = one_of("batch", "instance", "group")
     up: str = one_of("transposed", "nearest")
 
-    label: ClassVar[str] = "unet3d"
-
-    @property
-    def stride(self) -> int:
-        return 8
+    name: ClassVar[str] = "unet3d"
+    stride: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         """Raises UserError if ``width`` does not give whole channels, or GroupNorm none for each group."""
@@ -122,7 +114,7 @@ class ResEnc(VolumeArchitecture):
     features: list[int] = at_least(1)
     blocks: list[int] = at_least(1)
 
-    label: ClassVar[str] = "resenc"
+    name: ClassVar[str] = "resenc"
 
     def __post_init__(self) -> None:
         """Raises UserError unless each stage has a number of features and of blocks."""
@@ -157,11 +149,8 @@ class SwinUNETR(VolumeArchitecture):
     feature_size: int = at_least(12)
     bias_axes: str = one_of(XYZ, ZYX, default=ZYX)  # of older runs and exports, which do not say it
 
-    label: ClassVar[str] = "swinunetr"
-
-    @property
-    def stride(self) -> int:
-        return 32
+    name: ClassVar[str] = "swinunetr"
+    stride: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
         """Raises UserError unless the features divide over the attention's heads."""
@@ -199,19 +188,10 @@ class ViT3D(VolumeArchitecture):
     reg_tokens: int = at_least(0)
     decoder_channels: list[int] | None = at_least(1, None)
 
-    label: ClassVar[str] = "vit3d"
-
-    @property
-    def stride(self) -> int:
-        return 8
-
-    @property
-    def divides(self) -> str:
-        return "cuts each side into patches of 8"
-
-    @property
-    def instance_norm(self) -> str:
-        return ""
+    name: ClassVar[str] = "vit3d"
+    stride: ClassVar[int] = 8
+    divides: ClassVar[str] = "cuts each side into patches of 8"
+    instance_norm: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Raises UserError unless each head has channels for the turns of three axes, and the decoder two stages."""
@@ -259,6 +239,8 @@ class InflatedViT(VolumeArchitecture):
     decoder_channels: list[int] | None = at_least(1, None)
     arguments: dict[str, Any] | None = None
 
+    instance_norm: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
         """Raises UserError for a patch that no doublings lead back from, another number of ``decoder_channels`` than
         the decoder has stages, and a patch's side among ``arguments``."""
@@ -286,10 +268,6 @@ class InflatedViT(VolumeArchitecture):
     @property
     def divides(self) -> str:
         return f"cuts each side into patches of {self.patch_size}"
-
-    @property
-    def instance_norm(self) -> str:
-        return ""
 
     @property
     def stages(self) -> int:

@@ -180,9 +180,6 @@ def _named(row: str, paper: PaperTable) -> str:
     return ", ".join([theirs, *([rest] if rest and not rest.startswith("level ") else [])]) if theirs else row
 
 
-SUFFIXES = (".html", ".md", ".csv", ".tex")
-
-
 def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str, str]:
     """Text by suffix. ``papers``: tables that stand beside ours, first on the page."""
     own = [table for tables in content.tables.values() for table in tables]
@@ -190,10 +187,11 @@ def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str
     tables = [*(table for table in placed if table.cells), *own]
     plots = [plot for table in own if (plot := figures.of_fractions(table))]
     curves = [plot for phase in content.tables for plot in figures.of_labels(content, _fine_tuned(content, phase))]
+    sets = dict.fromkeys(cell.runs for table in tables for cell in table.cells.values() if cell.runs)
     html = template(Path(__file__).with_name("sweep.html.j2")).render(
         content=content,
         tables=tables,
-        sources=_sources(tables),
+        sources={runs: number for number, runs in enumerate(sets, 1)},
         plots=plots,
         curves=curves,
         pictures=figures.pictures(content),
@@ -209,9 +207,3 @@ def _fine_tuned(content: SweepContent, phase: str) -> list[Table]:
     """The phase's first table, if its runs have test cases."""
     runs = [run for run in content.runs.values() if run.phase == phase]
     return content.tables[phase][:1] if any((run.output / "cases").is_dir() for run in runs) else []
-
-
-def _sources(tables: Sequence[Table]) -> dict[tuple[str, ...], int]:
-    """A number for each set of runs that a cell is from, to which the cell's figure leads."""
-    sets = dict.fromkeys(cell.runs for table in tables for cell in table.cells.values() if cell.runs)
-    return {runs: number for number, runs in enumerate(sets, 1)}

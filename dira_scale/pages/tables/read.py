@@ -127,7 +127,7 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
     random = {alike[setting]: setting for setting, of in members.items() if of["random"]}
     baselines = [*dict.fromkeys(at[setting][0] for setting in random.values())]
     tests = {(c.metric, *pair): c for c in map(Comparison.of_json, content["comparisons"])
-             for pair in _both(c.first, c.second)}  # fmt: skip
+             for pair in ((c.first, c.second), (c.second, c.first))}  # fmt: skip
     by_metric: dict[str, dict[str, Spread]] = {}
     for spread in map(Spread.of_json, content["spreads"]):
         by_metric.setdefault(spread.metric, {})[spread.setting] = spread
@@ -148,10 +148,6 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
         rows, columns = (dict.fromkeys(key[part] for key in cells) for part in (0, 1))
         known = {column: fractions[column] for column in columns if column in fractions}
         yield Table(phase, f"{title}, %" if scale == 100 else title, [*rows], [*columns], cells, baselines, known)
-
-
-def _both(first: str, second: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (first, second), (second, first)
 
 
 def _column(column: str, metric: str) -> str:
@@ -175,7 +171,10 @@ def _twin(
 
 def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[str]) -> tuple[str, str, float]:
     """Row, column and share of the labels of a setting. Keys of other ``phases`` are those of what it starts from."""
-    fraction = keys.get("data.fraction", _config_fraction(Path(outputs[0])))
+    config = read_yaml(Path(outputs[0]) / "config.yaml")
+    if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
+        config = read_yaml(tuned)
+    fraction = keys.get("data.fraction", float(config.get("data", {}).get("fraction") or 1.0))
     of_row = {k: v for k, v in keys.items() if _is_of_row(k)}
     of_column = {k: v for k, v in keys.items() if k not in of_row and k != "data.fraction"}
     start = re.sub(r" \(\d+ runs\)$", "", str(of_row.pop("init", "")))
@@ -196,11 +195,3 @@ def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tu
     of_start = {"init", "task.decoder"}
     own = {k: v for k, v in keys.items() if _is_of_row(k) and k not in of_start and k.partition(".")[0] not in phases}
     return tuple(sorted((key, repr(value)) for key, value in own.items()))
-
-
-def _config_fraction(output: Path) -> float:
-    """Return the share of labels of what was fine-tuned; where a command looks at such a run, of that run."""
-    config = read_yaml(output / "config.yaml")
-    if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
-        config = read_yaml(tuned)
-    return float(config.get("data", {}).get("fraction") or 1.0)

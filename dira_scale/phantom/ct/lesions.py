@@ -73,7 +73,8 @@ class Lesion:
             return
         z, y, x = near.lines
         distance = self.distance(x[None, None], y[None, :, None], z[:, None, None], self.lobes.on(*near.lines))
-        inside = _block_of(organ, slab, near)
+        first = [int(np.searchsorted(line, part[0])) for line, part in zip(slab.lines, near.lines, strict=True)]
+        inside = organ[tuple(slice(f, f + len(part)) for f, part in zip(first, near.lines, strict=True))]
         surface = np.maximum(distance.astype(np.float32), inside)
         patchy = near.patchy
         if self.kind in NODULES:
@@ -92,12 +93,6 @@ class Lesion:
                 near.blend(near.cover(surface) * rim, liver + self.core)
         share = near.cover(surface)
         np.maximum(near.finding, share, out=near.finding)
-
-
-def _block_of(values: Array, slab: Slab, near: Slab) -> Array:
-    """The block of ``values`` (on ``slab``) covered by ``near``, a part of it."""
-    first = [int(np.searchsorted(line, part[0])) for line, part in zip(slab.lines, near.lines, strict=True)]
-    return values[tuple(slice(f, f + len(part)) for f, part in zip(first, near.lines, strict=True))]
 
 
 def nodules(chest: Thorax, rng: np.random.Generator) -> list[Lesion]:

@@ -10,8 +10,6 @@ from dira_scale.phantom.ct.solids import Array, ellipsoid, intersection, oval, r
 from dira_scale.phantom.ct.trunk import SQUARE, Trunk
 from dira_scale.phantom.ct.tubes import Tubes
 
-FLAT = 0.62  # a rib's thickness relative to its height
-
 
 class Skeleton:
     """Ribs, spine, sternum, clavicles, scapulae, hips."""

@@ -139,16 +139,12 @@ def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int)
         coded = as_dicom(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
         file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
         write(folder / file, coded)
-        write(folder / mask, _png(radiograph.lungs))
+        out = io.BytesIO()
+        Image.fromarray(radiograph.lungs.astype(np.uint8) * 255).save(out, "png", compress_level=1)
+        write(folder / mask, out.getvalue())
         present = {f.label for f in course[study]}
         row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1]}
         row |= {label: int(label in present) for label in LABELS}
         row |= {"view": "PA" if radiograph.view.front else "AP", "sex": anatomy.sex, "age": age, "mask": mask}
         rows.append({"row": row, "boxes": [[label, *box] for label, box in radiograph.boxes]})
     save_record(folder, patient, rows)
-
-
-def _png(mask: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(out, "png", compress_level=1)
-    return out.getvalue()
