@@ -20,6 +20,7 @@ EXTRAS = {  # of the set-up, and the modules that each must bring
     "croissant": ("mlcroissant",),
     "triton": ("triton",),
     "trackers": ("wandb", "mlflow", "sqlalchemy", "alembic"),
+    "notebooks": ("ipykernel", "nbclient"),
     "docs": ("mkdocs", "mkdocstrings"),
 }
 

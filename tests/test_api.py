@@ -3,11 +3,13 @@
 import multiprocessing
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from api_page import PAGE, filled
 from harness import TINY
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -15,7 +17,6 @@ from torch.utils.data import DataLoader
 from dira_scale import api
 from dira_scale.data.manifest import ShardedDataset
 
-ROOT = Path(__file__).parents[1]
 FEW = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in TINY)}
 FEW = {key: value for key, value in FEW.items() if key != "experiment"} | {"model.encoder": "test_resnet"}
 
@@ -126,7 +127,28 @@ def test_labelled_images_are_the_files(images: Path, sharded: ShardedDataset) ->
     assert all((mean > 0.4) == bool(label) for mean, label in brightness)
 
 
-def test_the_documentations_names_exist() -> None:
-    text = (ROOT / "docs" / "reference" / "api.md").read_text()
-    names = set(re.findall(r"\bapi\.(\w+)", text))
-    assert names == set(api.__all__)
+def test_the_pages_loop_with_a_method_trains(
+    sharded: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a smaller size. InfoNCE rises while the queue fills, so what is looked at is what a step moves: the encoder by
+    its gradients, the key encoder after it, the whole queue by keys of the last eight batches."""
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "MoCo" in block]
+    small = code.replace("64, 32, 100", "32, 8, 12").replace('"resnet18"', '"test_resnet"')
+    assert small.count("out/shards/mine") == 1 and small != code
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    exec(small.replace("out/shards/mine", str(sharded.root)), space)
+    steps, losses = zip(*(map(float, line.split()) for line in capsys.readouterr().out.splitlines()), strict=True)
+    assert steps == tuple(range(12)) and np.isfinite(losses).all()
+    trained, followed = space["method"].encoder.state_dict(), space["method"].key_encoder.state_dict()
+    saved = torch.load("encoder.pt", weights_only=True)
+    assert all(torch.equal(saved[name], value) for name, value in trained.items())
+    assert any(not torch.equal(saved[name], value) for name, value in followed.items())
+    assert space["method"].queue_age.max() <= 8
+
+
+def test_the_page_has_every_public_name() -> None:
+    """If not: ``python tests/api_page.py`` writes them. Functions of ``api`` have a table of their own."""
+    text = PAGE.read_text()
+    assert filled(text) == text
+    assert set(api.__all__) <= set(re.findall(r"\bapi\.(\w+)", text))

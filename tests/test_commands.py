@@ -90,5 +90,5 @@ def test_the_pages_list_the_commands() -> None:
     assert quoted(row) == COMMANDS.keys()
     (tree,) = re.findall(r"dira_scale/\n((?:.*\n)+?)\n", page("docs/explanation/architecture.md"))
     assert COMMANDS.keys() <= set(re.findall(r"(\w+)/ ", tree))
-    (row,) = re.findall(r"^\| `command` \|(.*)\|$", page("docs/how-to/slurm.md"), re.MULTILINE)
+    (row,) = re.findall(r"^\| `command` \|(.*)\|$", page("docs/reference/sweeps.md"), re.MULTILINE)
     assert quoted(row) == IN_SWEEPS

@@ -96,10 +96,40 @@ def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
     assert {page for page in pages if f"{page}\n" not in site} == set()
 
 
+@pytest.mark.parametrize("page", [DOCUMENTS[0], *(ROOT / "docs" / "how-to").glob("*.md")], ids=lambda page: page.stem)
+def test_a_page_is_short(page: Path) -> None:
+    """README is read in two screens; settings and lists of facts are for docs/reference."""
+    words, most = len(page.read_text().split()), 900 if page.stem == "README" else 1800
+    assert words <= most, f"{page.name} has {words} words, of at most {most}"
+
+
+def test_readmes_figures_are_those_of_the_evidence() -> None:
+    """Means, bold where the 95 % interval of the difference from random weights is above 0; speeds."""
+
+    def rows(page: str) -> list[list[str]]:
+        return [line[2:-2].split(" | ") for line in (ROOT / page).read_text().splitlines() if line.startswith("| ")]
+
+    evidence, task = {}, ""
+    for name, *cells in rows("docs/evidence/learning.md"):
+        task, name = (task, f"{task}, {name}") if re.fullmatch(r"\d+ %", name) else (name.partition(",")[0], name)
+        evidence.setdefault(name.partition(" (")[0], cells)
+    shown = {name.partition(" (")[0]: cells for name, *cells in rows("README.md")}
+    common = shown.keys() & evidence.keys()
+    assert len(common) == 5
+    for name in common:
+        means, gains = [cell.split()[0] for cell in evidence[name][:3]], evidence[name][3:5]
+        ahead = [False, *(float(gain.partition("[")[2].partition(",")[0]) > 0 for gain in gains)]
+        assert shown[name] == [f"**{mean}**" if bold else mean for mean, bold in zip(means, ahead, strict=True)], name
+    for start, page in ("two crops", "performance"), ("crops of 96³", "performance"), ("a step of DiRA", "scale"):
+        (cells,) = [cells for name, cells in shown.items() if name.startswith(start)]
+        figures = re.findall(r"(?<!\S)\d[\d,]*(?= ms| \(|;|$)", "; ".join(cells))
+        known = " ".join(" ".join(row) for row in rows(f"docs/evidence/{page}.md")).split()
+        assert len(figures) >= 2 and {*figures} <= {word.rstrip(";") for word in known}, start
+
+
 PAGES = {
     "shard": "sharding", "plan": "training", "doctor": "training", "bench": "training", "pretrain": "training",
     "sweep": "slurm", "export": "weights", "predict": "evaluate", "localize": "evaluate", "embed": "probe",
-    "words": "probe",
 }  # fmt: skip
 
 
@@ -171,7 +201,7 @@ def test_readme_counts_the_methods() -> None:
     """PCRL has a file for images and one for volumes."""
     names = {path.stem for path in (ROOT / "configs" / "method").glob("*.yaml")}
     around = {name for name in names if name.startswith("dira_")}
-    told = f"| {len(names - around - {'pcrl3d'})}, and DiRA around {len(around)} of them |"
+    told = f"| methods | {len(names - around - {'pcrl3d'})}, and DiRA around {len(around)} of them |"
     assert told in (ROOT / "README.md").read_text(), told
 
 

@@ -1,4 +1,4 @@
-"""The blocks of docs/how-to/finetune.md are run: loading is strict, and the loss falls."""
+"""The blocks of docs/how-to/own_loop.md are run: loading is strict, and the loss falls."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ from dira_scale.models.unet import UNet
 ROOT = Path(__file__).parents[1]
 CHANNELS = (256, 128, 64, 32, 16)
 TIMM, MASKS, SMP, MONAI, LOOP = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "finetune.md").read_text(), re.DOTALL
+    r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "own_loop.md").read_text(), re.DOTALL
 )
 
 

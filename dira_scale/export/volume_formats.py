@@ -95,7 +95,7 @@ def _primus(encoder: ViT3DEncoder, unet: Network | None) -> dict[str, Tensor]:
     """Named as in ``Primus``, learnt positions row by row. Raises UserError for sizes that nnssl has no name for."""
     if _size(encoder) not in PRIMUS or encoder.registers:
         raise UserError(
-            "formats: nnunet takes vit3d in the sizes S, B, M and L (docs/how-to/weights.md) without register tokens, "
+            "formats: nnunet takes vit3d in the sizes S, B, M and L (docs/how-to/nnunet.md) without register tokens, "
             "which nnssl has names for; use plain"
         )
     names = {"embed.": "down_projection.proj.", "transformer.": "eva."}

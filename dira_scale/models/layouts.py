@@ -165,7 +165,7 @@ class StartWeights:
                 "(model=unet), or start from weights of volumes (docs/how-to/weights.md)"
             )
         raise UserError(
-            f"{self.origin}: is not of {encoder.name} in any known layout (docs/how-to/weights.md), "
+            f"{self.origin}: is not of {encoder.name} in any known layout (docs/reference/weights.md), "
             f"'{missing}' is missing{nearest(missing, self._stored)}"
         )
 

@@ -14,7 +14,7 @@ RESTORES = 0.5
 WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
 LEARNS = 5.0  # methods.md: five times chance shows that a method learns
 SPREAD = 0.15  # training.md: the normal spread of directions
-WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs more workers
+WAITING = 0.1  # health.md: a larger share of time waiting for the loader needs more workers
 NOISE = 100  # training.md: with fewer held-out images the neighbours' AUC is noise
 
 

@@ -143,6 +143,6 @@ def test_high_throughput_jpeg_2000(tmp_path: Path) -> None:
 
 
 def test_the_table_of_codings_in_the_docs_is_whole() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "how-to" / "sharding.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "shards.md").read_text()
     for syntax in PLUGINS:
         assert f"`{syntax.removeprefix('1.2.840.10008.1.2')}`" in text, syntax
