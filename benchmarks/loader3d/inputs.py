@@ -89,7 +89,7 @@ def prepare(words: list[str], folder: Path) -> ShardedDataset:
 def crop_list(dataset: ShardedDataset, size: tuple[int, ...]) -> CropList:
     """The crops of the first ``BATCHES`` batches of our loader."""
     requests = Requests(Samples([dataset], "train"), _order(dataset), _views(size), seed=0)
-    drawn = list(requests.between(0, BATCHES))
+    drawn = list(requests.of(range(BATCHES)))
     starts = np.stack([request.geometries[0].box[:, :3] for request in drawn])
     return CropList(np.stack([request.index for request in drawn]), starts.astype(np.int64), size)
 
