@@ -93,7 +93,7 @@ def later(command: str, *words: str, reads: str = "/s/train/t/output", name: str
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        ("probe", ["stage=dirr"], "stage=dirr: train/t has di, latest; did you mean 'di'"),
+        ("probe", ["stage=dirr"], "stage=dirr: train/t has di, best, latest; did you mean 'di'"),
         ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
         ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         ("predict", [], "run=train/t is of pretrain: fine-tune it first"),
@@ -116,7 +116,7 @@ def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
         later("probe", "data.shards=d", "stage=dira", reads=f"/s/train/{item}/output", name=item) for item in "tab"
     ]
     check.check_runs(probes[:1], trained)
-    with pytest.raises(UserError, match="stage=dira: train/a has di, latest"):
+    with pytest.raises(UserError, match="stage=dira: train/a has di, best, latest"):
         check.check_runs(probes, trained)
 
 

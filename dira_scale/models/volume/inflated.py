@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import PatchEmbed, resample_patch_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed, resample_patch_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -90,9 +90,12 @@ class InflatedEncoder(TimmEncoder):
         return patches.transpose(1, 2).unflatten(2, [side // self.patch for side in size])
 
     def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
-        """Kernels of images are inflated, positions of another depth resized."""
+        """Kernels of images are inflated, positions of another plane or depth resized."""
         if is_kernel(name, tensor):
             return inflated(tensor, self.get_parameter(name).shape[2:])
+        if name == "model.pos_embed" and tensor.shape[1] != self.model.pos_embed.shape[1]:
+            prefix = self.model.pos_embed.shape[1] - math.prod(self.plane)
+            return resample_abs_pos_embed(tensor, new_size=[*self.plane], num_prefix_tokens=prefix)
         if name == "depth_embed" and tensor.dim() == 2 and len(tensor):
             return _along(tensor, len(self.depth_embed)).to(tensor.dtype)
         return tensor
