@@ -71,14 +71,15 @@ def run(cells: list[tuple[str, str]], folder: Path, threads: str = "") -> Path:
 
 
 def outputs(shown: Path, cell: str, number: int) -> list[dict[str, Any]]:
-    """One cell's, by nbformat 4.5. Pictures have 64 colours: a tenth of the bytes."""
+    """One cell's, by nbformat 4.5. Pictures have 32 colours and at most 700 columns: a tenth of the bytes."""
     found: list[dict[str, Any]] = []
     if (text := shown / f"{cell}.txt").exists():
         data = {"text/plain": text.read_text().splitlines(keepends=True)}
         found.append({"output_type": "execute_result", "data": data, "metadata": {}, "execution_count": number})
     if (picture := shown / f"{cell}.png").exists():
-        small = io.BytesIO()
-        Image.open(picture).convert("RGB").quantize(64).save(small, "png", optimize=True)
+        small, image = io.BytesIO(), Image.open(picture).convert("RGB")
+        image.thumbnail((700, image.height))
+        image.quantize(32).save(small, "png", optimize=True)
         data = {"image/png": base64.b64encode(small.getvalue()).decode(), "text/plain": ["<a picture>"]}
         found.append({"output_type": "display_data", "data": data, "metadata": {}})
     return found
