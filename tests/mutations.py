@@ -246,8 +246,8 @@ MUTATIONS = (
     Mutation(
         "two-take-one-lease",
         "runs/lease.py",
-        "self.path.touch(exist_ok=False)",
-        "self.path.touch(exist_ok=True)",
+        "write_json(self.path, self._content, new=True)",
+        "write_json(self.path, self._content)",
         ("runs/test_folder.py",),
     ),
     Mutation(

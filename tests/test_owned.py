@@ -109,6 +109,7 @@ def test_a_file_of_the_users_is_not_replaced(
     monkeypatch.setattr("dira_scale.data.manifest.ShardedDataset.open", lambda path: None)
     write, (suffix,) = FILES[command][0], FILES[command][1] or (".html",)
     (tmp_path / f"mine{suffix}").write_text("<!doctype html><p>mine")
+    (tmp_path / "config.yaml").write_text("{}")  # as a run has
     before = tree(tmp_path)
     try:
         assert write(tmp_path / f"mine{suffix}") == 2

@@ -39,10 +39,12 @@ def test_one_kind_is_the_same_as_no_list(plain: ViewSpec) -> None:
 
 @pytest.mark.parametrize("views", [CROPS, VOLUMES])
 def test_views_are_drawn_as_those_of_their_kind_alone(views: ViewSpec) -> None:
-    """With the same numbers, which run through all kinds."""
+    """With the same numbers, which run through all kinds, and a blur in pixels of the first kind's."""
     assert len(views.each) == views.count
     for view, of_view in enumerate(views.each):
-        assert equal(views, replace(of_view, count=views.count), view)
+        alone = replace(of_view, count=views.count)
+        vars(alone)["_side"] = views.sides[-1]
+        assert equal(views, alone, view)
 
 
 def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:

@@ -60,6 +60,7 @@ def test_the_command_can_be_typed(held_out: bool) -> None:
 def test_steps_are_those_of_the_schedule_on_as_many_gpus_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 steps an epoch, 40 epochs; 3,900 steps are enough: 9.8 times as many epochs."""
     monkeypatch.setattr(advice, "flops_per_second", lambda *_: 1e9)
+    monkeypatch.setattr(advice, "choose", lambda _: "bf16")
     asked: list[tuple[str, list[str], dict[str, Any]]] = []
     monkeypatch.setattr(advice, "planned", lambda *given: asked.append(given))
     assert choice("small_pcrl", 320, TWO_GPUS).epoch_factor == choice("small_pcrl", 320, LAPTOP).epoch_factor == 9.8

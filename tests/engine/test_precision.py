@@ -57,7 +57,7 @@ def test_a_run_keeps_its_choice_on_another_machine(
         machine(monkeypatch, bf16)
         assert train(str(tmp_path), "ddp", steps, precision="auto") == 0
         assert (config(tmp_path)["precision"], config(tmp_path)["precision_used"]) == ("auto", used)
-        assert f"on cpu, {used};" in capsys.readouterr().out
+        assert f", {used}\n" in capsys.readouterr().out
     elsewhere = config(tmp_path) | {"precision_used": "another"}
     assert run_name(elsewhere, EXECUTION) == run_name(config(tmp_path), EXECUTION)
 

@@ -81,7 +81,7 @@ VOLUME = {"spacing": None, "clip": None, "range": [0, 500], "crop": "none", "irr
 def stranger(names: list[str], volume: dict[str, Any] = VOLUME, **changed: Any) -> TrainedNetwork:
     """A network of volumes of random weights whose run says this."""
     words = ["task=masks", "views=tune_volumes", "model=unet3d", "model.width=0.125", "data.size=[16,16,16]"]
-    config: Any = OmegaConf.to_container(compose("finetune", [*words, "data.shards=any", "run=any"]))
+    config: Any = OmegaConf.to_container(compose("finetune", [*words, "init=random", "data.shards=any", "run=any"]))
     config["task"]["classes"] = {name: number for number, name in enumerate(names, 1)}
     described = derived("finetune", config | {"facts": {}, "datasets": [{"hash": "0"}], "precision_used": "fp32"})
     model = architecture(config["model"])

@@ -122,8 +122,10 @@ SEVERAL_3D = spec(
 
 
 def of_kind(views: ViewSpec, view: int) -> ViewSpec:
-    """Views of the kind of number ``view`` only, with the same numbers."""
-    return replace(views.each[view], count=views.count)
+    """Views of the kind of number ``view`` only, with the same numbers, and a blur in pixels of the first kind's."""
+    made = replace(views.each[view], count=views.count)
+    vars(made)["_side"] = views.sides[-1]
+    return made
 
 
 def assert_alone(views: ViewSpec, load: Callable[[ViewSpec], list[Batch]]) -> None:
