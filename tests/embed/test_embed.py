@@ -183,7 +183,8 @@ def test_unreadable_images_are_counted_and_named(unbroken: Path, run: Path, tmp_
     (root / "all.tar").write_bytes(content)
     assert main([f"run={run}", f"data.shards={root}", f"out={out}", *ONE]) == 2
     error = capsys.readouterr().err
-    assert f"2 images cannot be read, the first: {root}: sample 3 (shard all.tar, offset 5773) cannot be read: checksum" in error
+    first = f"{root}: sample 3 (shard all.tar, offset 5773) cannot be read: checksum"
+    assert f"2 images cannot be read, the first: {first}" in error
     assert sorted(files(out)) == [MARK, "_embedding.json", "part-000001.parquet"]
 
 
