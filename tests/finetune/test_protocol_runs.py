@@ -37,7 +37,7 @@ def test_two_epochs_of_a_protocol(preset: str, task: str, tmp_path: Path, monkey
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
     monkeypatch.setattr(writer, "worker_pool", Here)
     shards, run = sharded(task, tmp_path), tmp_path / "run"
-    words = [f"preset={preset}", f"task={task}", f"data.shards={shards}", f"run={run}"]
+    words = ["init=random", f"preset={preset}", f"task={task}", f"data.shards={shards}", f"run={run}"]
     whole = compose("finetune", words)
     short = f"epoch_factor={2 / whole.stages.finetune.epochs}"  # the warm-up is shorter, too
     assert main([*words, *SMALL, f"model.encoder={ENCODER[whole.model.encoder]}", short]) == 0
@@ -63,7 +63,7 @@ def pooled(run: Path) -> Any:
 
 def tuned(preset: str, task: str, shards: Path, run: Path, *words: str) -> dict[tuple[str, str], Any]:
     """Two epochs of a protocol of volumes, small; the figures of its test split."""
-    words = (f"preset={preset}", f"task={task}", f"data.shards={shards}", f"run={run}", *words)
+    words = ("init=random", f"preset={preset}", f"task={task}", f"data.shards={shards}", f"run={run}", *words)
     short = f"epoch_factor={2 / compose('finetune', [*words]).stages.finetune.epochs}"
     assert main([*words, *SMALLER, short]) == 0
     return figures(run)
