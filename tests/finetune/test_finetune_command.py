@@ -194,8 +194,8 @@ def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(
     assert "; on volumes: preset=volumes_small, or init=" in caplog.text
     assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
     small = tmp_path / "small"
-    words = ["task=masks", "preset=volumes_small", "steps=2", "data.test_split=val", f"data.shards={shards.root}"]
-    assert main([*words, f"run={small}"]) == 0
+    words = ["init=random", "task=masks", "preset=volumes_small", "steps=2", "data.test_split=val"]
+    assert main([*words, f"data.shards={shards.root}", f"run={small}"]) == 0
     network = RunReader(small).description
     assert (network.network.name, network.input.size) == ("unet3d", (16, 32, 32))
 
