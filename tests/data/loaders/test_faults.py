@@ -67,7 +67,7 @@ def test_a_damaged_shard(arguments: dict[str, Any], name: str, damage: Callable[
 
 @pytest.mark.parametrize("name", parameters())
 def test_a_shard_deleted_under_a_running_epoch(arguments: dict[str, Any], name: str) -> None:
-    """What was opened goes on to the end; nothing is skipped or repeated. ``stream`` opens a shard for each reading, 
+    """What was opened goes on to the end; nothing is skipped or repeated. ``stream`` opens a shard for each reading,
     and each process of ``helper`` opens it itself, the second one perhaps too late."""
     batches = build(name, **arguments, prefetch=1).iterate(0, 3)
     first = next(batches)
@@ -80,6 +80,6 @@ def test_a_shard_deleted_under_a_running_epoch(arguments: dict[str, Any], name: 
     try:
         seen += [batch.index.tolist() for batch in batches]
     except UserError as error:
-        assert name == "helper" and "train-000000.tar is unavailable (No such file" in str(error)
+        assert name == "helper" and "No such file" in str(error)
         return
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
