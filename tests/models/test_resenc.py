@@ -89,7 +89,7 @@ def monai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_it_is_monais_network_by_names_and_result() -> None:
     from monai.networks.nets import SwinUNETR
 
-    ours = network("swinunetr", SIZE, classes=3, channels=2, feature_size=12)
+    ours = network("swinunetr", SIZE, classes=3, channels=2, feature_size=12, bias_axes="zyx")  # MONAI's own order
     theirs = SwinUNETR(2, 3, feature_size=12)
     theirs.load_state_dict(monai_names(ours.state_dict()))
     volumes = torch.rand(1, 2, *SIZE)
