@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 
-COMMANDS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PAUSE = 30.0  # seconds within which a launcher notices that the first process has exited and ends the others
 
 
@@ -78,7 +78,7 @@ def local_rank() -> int:
 
 def without_commands(text: str) -> str:
     """``text`` of lines, with control characters and direction marks escaped; line breaks and tabs stay."""
-    return COMMANDS.sub(lambda character: character[0].encode("unicode_escape").decode(), text)
+    return CONTROLS.sub(lambda character: character[0].encode("unicode_escape").decode(), text)
 
 
 def printable(text: str) -> str:

@@ -183,7 +183,7 @@ def _closed_environment(command: str) -> Iterator[None]:
 
 
 def _help(command: str, words: Sequence[str], composed: DictConfig) -> str:
-    """What to type for help with these choices of groups, which decide what keys there are."""
+    """Return the command that prints help with these choices of groups, which decide what keys there are."""
     chosen = [word for word in words if key_of(word) in composed.hydra.runtime.choices]
     return f"python -m dira_scale.{command.replace('_', ' ')} {shlex.join([*chosen, '--help'])}"
 

@@ -140,7 +140,7 @@ class Schema:
 
     @classmethod
     def incomplete(cls, config: DictConfig, missing: Sequence[str], help: str) -> UserError:
-        """What to say of the keys that are ``missing`` in a root schema's ``config``; ``help`` is the command that
+        """Return the error of the keys that are ``missing`` in a root schema's ``config``; ``help`` is the command that
         describes them."""
         keys, typed = ", ".join(missing), " ".join(f"{key}=…" for key in missing)
         return UserError(f"{keys} must be given: {typed}; {help} describes {'it' if len(missing) == 1 else 'them'}")

@@ -236,7 +236,7 @@ def _record_error(
 
 
 def _summary(trainer: Loop) -> list[str]:
-    """What is trained, where to look at it, and what to act on; the rest is for log.txt."""
+    """Return the first lines: what is trained, where to look at it, and what to act on; the rest is for log.txt."""
     config, world, task = trainer.config, trainer.world, trainer.task
     first = f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}"
     if trainer.state.step >= trainer.total_steps():  # called again when it was done

@@ -68,7 +68,7 @@ def rows_are_kept(out: Path) -> Iterator[None]:
 
 
 def is_complete(out: Path, kind: str, file: str, about: Mapping[str, Any]) -> bool:
-    """Whether ``out`` has the results ``about``, whose ``file`` is written last. Writes nothing.
+    """Return whether ``out`` has the results ``about``, whose ``file`` is written last. Writes nothing.
 
     Raises UserError if it is not a folder of this ``kind``, or has other results.
     """

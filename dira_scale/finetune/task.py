@@ -278,7 +278,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         ]
 
     def _flat(self, rows: Sequence[Mapping[str, Any]], steps: int) -> bool:
-        """Whether the validation split's best figure is no later than two thirds of the stage's ``steps``, its last."""
+        """Return whether the validation split's best figure came in the first two thirds of the stage's ``steps``."""
         if self.validation is None:
             return False
         metric, direction = self.validation.best

@@ -107,7 +107,7 @@ def _written(pixels: np.ndarray) -> Iterator[tuple[int, list[Piece]]]:
 
 
 def _view_words(written: Iterable[tuple[int, list[Piece]]]) -> Iterator[tuple[int, int, int, int]]:
-    """Where words for views are: left, top, right and foot in the whole image."""
+    """Return where words for views are: left, top, right and bottom in the whole image."""
     for factor, row in written:
         for word in _words(row):
             if is_view_word([piece.ink for piece in word]):

@@ -14,6 +14,7 @@ from dira_scale.models.hub import is_hub
 from dira_scale.storage.store import is_local, locate
 
 STARTS = "init", "model.weights"  # keys that name weights
+REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)  # a network of timm, in its files
 STRIDE = 32  # of the coarsest map of a ResNet, whose strided layers round up
 
 
@@ -51,6 +52,3 @@ def _names() -> frozenset[str]:
     folders = spec.submodule_search_locations if spec else None
     files = [file for folder in folders or () for file in Path(folder, "models").glob("*.py")]
     return frozenset(name for file in files for name in REGISTERED.findall(file.read_text(errors="ignore")))
-
-
-REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)

@@ -180,7 +180,7 @@ class CacheFolder:
 
 
 def is_cache(folder: Path) -> bool:
-    """Whether ``folder`` has files of a cache alone, as one that was made before folders were marked."""
+    """Return whether ``folder`` holds only a cache's files, as one that was made before folders were marked."""
     names = [path.name for path in folder.iterdir()]
     return bool(names) and all(name == LOCK or OURS.fullmatch(name) for name in names)
 

@@ -65,7 +65,8 @@ class Slots:
 
 
 def _large(batch: Batch) -> list[Tensor]:
-    """What is not pickled. Masks come first: their two bytes must lie at even addresses, views may have one."""
+    """Return the tensors that are not pickled. Masks come first: their values have two bytes and must begin at even
+    addresses; those of views may have one."""
     return [*([] if batch.mask is None else [batch.mask]), *batch.views]
 
 
