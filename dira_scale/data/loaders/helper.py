@@ -15,6 +15,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import cycle, islice
+from multiprocessing.resource_tracker import ensure_running
 from time import perf_counter
 from typing import Any
 
@@ -30,6 +31,8 @@ from dira_scale.errors import UserError
 
 LOOK = 1.0  # seconds between looks whether a process lives
 MASK_BYTES = 2  # of a pixel's mask
+# Launchers send these to all; the training process decides.
+TRAINERS_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class HelperLoader:
@@ -98,7 +101,12 @@ class Helper:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, slots), daemon=True)
-        self._process.start()
+        ensure_running()  # the start of multiprocessing's own helper would unblock signals below
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS_SIGNALS)
+        try:
+            self._process.start()  # inherits the mask, so that no moment of its start is open to them
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def begin(self, inner: LoaderChoice, spec: LoaderSpec, start_step: int, stop_step: int) -> None:
@@ -144,8 +152,6 @@ class Helper:
 def _serve(connection: Any, slots: Slots) -> None:
     """In the process: send batches in order, each once a slot is free; then wait to be killed."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the GPU is the training process's
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # launchers send them to all; the training process decides
     torch.set_num_threads(1)
     before: dict[str, float] = {}
     with suppress(EOFError, ConnectionError):  # the training process is gone

@@ -16,6 +16,7 @@ import torch
 
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
+from dira_scale.data.loaders.helper import Helper
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
@@ -104,13 +105,19 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
 
 
 @pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.system)])
-def test_a_killed_process_is_an_error(arguments, which):
+def test_a_killed_process_is_an_error(arguments, which, monkeypatch):
+    def started(slots):
+        helper = Helper(slots)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
+            os.kill(helper._process.pid, number)
+        return helper
+
+    monkeypatch.setattr("dira_scale.data.loaders.helper.Helper", started)
     batches = choose("cpu").in_processes(2).build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
     next(batches)
     processes = children()
     for process in processes:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
-            process.send_signal(number)
+        process.terminate()
     next(batches)
     processes[which].kill()
     while processes[which].status() != psutil.STATUS_ZOMBIE:
