@@ -1,0 +1,269 @@
+"""Types and bounds of arguments, declared once by annotations; the error of an argument that is wrong.
+
+    @checked
+    def __init__(self, encoder: Encoder, dim: Annotated[int, AtLeast(1)] = 128) -> None:
+
+Constructors, settings and JSON are held against such declarations. A part knows its own arguments alone: its error says
+which one, what was given and what is expected. The border that built it (``config.border.at``) adds the key or file.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache, wraps
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from dira_scale.errors import nearest
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
+MAPPING = "a mapping, NAME: VALUE"
+UNSHOWN: Any = object()  # the value of an argument that has no short form, such as an encoder
+
+
+class ArgumentError(ValueError):
+    """An argument that a part does not take.
+
+    Args:
+        name: the argument, or what is inside it: ``queue``, ``blur.sigma``, ``crops[1].size``.
+        value: what was given; ``UNSHOWN`` if a message cannot quote it.
+        expected: completes the sentence "expected …".
+    """
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        given = "" if value is UNSHOWN else f", got {value!r}"
+        super().__init__(f"{name}: expected {expected}{given}")
+        self.name, self.value, self.expected = name, value, expected
+
+    def inside(self, name: str) -> "ArgumentError":
+        """The same error for the part that has this one as its argument ``name``."""
+        return ArgumentError(f"{name}.{self.name}" if self.name else name, self.value, self.expected)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """An ArgumentError raised in this block is of the argument ``name``."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise error.inside(name) from error
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bounds of a number, or of each number of a list; ``text`` completes "a number …". ``whole``: of the list
+    itself."""
+
+    text: str
+    holds: Callable[[Any], bool]
+    whole: bool = False
+
+
+def AtLeast(low: float) -> Bound:
+    """At least ``low``, and finite."""
+    return Bound(f"of at least {low:g}", lambda value: low <= value < math.inf)
+
+
+def Above(low: float, at_most: float = math.inf) -> Bound:
+    """Above ``low``, at most ``at_most``, and finite."""
+    most = f" and at most {at_most:g}" if at_most < math.inf else ""
+    return Bound(f"above {low:g}{most}", lambda value: low < value <= at_most and value < math.inf)
+
+
+def Within(low: float, high: float) -> Bound:
+    """From ``low`` to ``high``, inclusive."""
+    return Bound(f"from {low:g} to {high:g}", lambda value: low <= value <= high)
+
+
+def Length(low: int, high: int | None = None) -> Bound:
+    """A list of ``low`` to ``high`` entries; of exactly ``low``, if that is all."""
+    most = low if high is None else high
+    count = f"{low}" if most == low else f"{low} to {most}"
+    return Bound(f"of {count} entries", lambda value: low <= len(value) <= most, whole=True)
+
+
+def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> Any:
+    """``value``, as YAML, JSON or Python hold it, as a ``kind``: a list as the tuple, a mapping as the dataclass that it
+    stands for, a whole number as a float.
+
+    Args:
+        kind: a plain type, a dataclass, a TypedDict, a Literal, a type built of such, or one with a ``Bound`` in
+            Annotated. Of others, such as networks, nothing is asked.
+        name: of the argument, for messages.
+        exact: whether this is a stranger's JSON: a dataclass gets all keys without a default, a TypedDict its own, and
+            text is printable, as it may command a terminal.
+
+    Raises ArgumentError.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    wrong = ArgumentError(name, value, words(kind) or str(kind))
+    if origin is NotRequired:
+        return converted(inner[0], value, name, exact=exact)
+    if origin is Annotated:
+        result = converted(inner[0], value, name, exact=exact)
+        for bound in kind.__metadata__:
+            if isinstance(bound, Bound) and result is not None and not _holds(bound, result):
+                raise wrong
+        return result
+    if origin in (Union, UnionType):
+        return _one_of(inner, value, name, exact)
+    if origin is Literal:
+        if value in inner and type(value) in map(type, inner):
+            return value
+        hint = nearest(value, map(str, inner)) if isinstance(value, str) else ""
+        raise ArgumentError(name, value, f"{words(kind)}{hint}")
+    if is_dataclass(kind) or is_typeddict(kind):
+        if isinstance(value, Mapping):
+            return _of_keys(kind, value, name, exact)
+        if is_typeddict(kind) or not isinstance(value, kind):
+            raise wrong
+    elif origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            raise wrong
+        return {key: converted(inner[1], each, _within(name, key), exact=exact) for key, each in value.items()}
+    elif origin in (tuple, list, Sequence):
+        if not isinstance(value, list | tuple):
+            raise wrong
+        fixed = origin is tuple and Ellipsis not in inner
+        if fixed and len(inner) != len(value):
+            raise wrong
+        kinds = inner if fixed else [inner[0]] * len(value)
+        each = (converted(k, v, f"{name}[{i}]", exact=exact) for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+        return (tuple if origin is tuple else list)(each)
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong
+        return float(value)
+    elif kind in WORDS:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise wrong
+        if exact and kind is str and not value.isprintable():
+            raise ArgumentError(name, UNSHOWN, "text without unprintable characters")
+    return value
+
+
+def _holds(bound: Bound, value: Any) -> bool:
+    return all(map(bound.holds, value)) if isinstance(value, list | tuple) and not bound.whole else bound.holds(value)
+
+
+def _within(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _one_of(kinds: Sequence[Any], value: Any, name: str, exact: bool) -> Any:
+    """``value`` as the first of the ``kinds`` that takes it. The error is of the only one that may be meant, or names
+    all."""
+    if value is None and NoneType in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        try:
+            return converted(kind, value, name, exact=exact)
+        except ArgumentError as error:
+            errors.append(error)
+    deeper = [error for error in errors if error.name != name]
+    raise deeper[-1] if deeper else ArgumentError(name, value, words(Union[tuple(kinds)]))  # noqa: UP007
+
+
+def _of_keys(kind: Any, value: Mapping[str, Any], name: str, exact: bool) -> Any:
+    hints = get_type_hints(kind, include_extras=True)
+    if is_typeddict(kind):
+        known, needed = set(hints), set(kind.__required_keys__)
+    else:
+        known = {each.name for each in fields(kind) if each.init}
+        needed = {each.name for each in fields(kind) if each.default is each.default_factory is MISSING}
+    if missing := sorted(needed - value.keys()):
+        raise ArgumentError(_within(name, missing[0]), UNSHOWN, "a value; it is missing")
+    if not is_typeddict(kind) and (unknown := sorted(map(str, value.keys() - known))):
+        raise ArgumentError(
+            _within(name, unknown[0]), UNSHOWN, f"one of {', '.join(sorted(known))}{nearest(unknown[0], known)}"
+        )
+    made = {key: converted(hints.get(key, Any), each, _within(name, key), exact=exact) for key, each in value.items()}
+    if is_typeddict(kind):
+        return made
+    with inside(name) if name else nullcontext():
+        return kind(**made)
+
+
+def words(kind: Any) -> str:
+    """What a user knows a kind by, to complete "expected …"; empty for one that nobody types."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        bound = next((each.text for each in kind.__metadata__ if isinstance(each, Bound)), "")
+        return f"{words(inner[0])} {bound}".strip()
+    if origin in (Union, UnionType):
+        return ", or ".join(dict.fromkeys(text for each in sorted(inner, key=NoneType.__eq__) if (text := words(each))))
+    if origin is Literal:
+        *others, last = map(str, inner)
+        return f"{', '.join(others)} or {last}" if others else last
+    if origin is tuple and Ellipsis not in inner:
+        return (
+            f"a list of {len(inner)} numbers" if set(map(_plain, inner)) <= {int, float} else f"a list of {len(inner)}"
+        )
+    if origin in (tuple, list, Sequence):
+        return "a list"
+    if is_dataclass(kind) or is_typeddict(kind) or origin in (Mapping, dict):
+        return MAPPING
+    return WORDS.get(kind, "")
+
+
+def _plain(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Hold ``given`` values against the annotations of ``function`` or a class's constructor, or, of an argument
+    without one, against the kind of its default. Raises ArgumentError."""
+    hints = _hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in given:
+            converted(hints.get(name, _like(parameter.default)), given[name], name)
+
+
+def checked(function: Function) -> Function:
+    """The function or constructor, which holds its arguments against their annotations first. Raises ArgumentError."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def held(*args: Any, **kwargs: Any) -> Any:
+        check_arguments(function, signature.bind(*args, **kwargs).arguments)
+        return function(*args, **kwargs)
+
+    return held  # type: ignore[return-value]
+
+
+def check_fields(instance: Any) -> None:
+    """Hold the fields of a dataclass's ``instance`` against their annotations. Raises ArgumentError."""
+    hints = _hints(type(instance))
+    for each in fields(instance):
+        converted(hints.get(each.name, Any), getattr(instance, each.name), each.name)
+
+
+@cache
+def _hints(function: Any) -> Mapping[str, Any]:
+    if inspect.isclass(function) and not is_dataclass(function):
+        function = function.__init__
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):  # of names that are imported for type checkers only
+        return {}
+
+
+def _like(default: Any) -> Any:
+    """The kind of an argument without annotation, from its default: a whole number may stand for any number."""
+    kind = float if type(default) is int else type(default)
+    return kind if kind in (float, bool, str) else Any
