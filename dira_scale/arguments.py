@@ -97,8 +97,8 @@ def Length(low: int, high: int | None = None) -> Bound:
 
 
 def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> Any:
-    """``value``, as YAML, JSON or Python hold it, as a ``kind``: a list as the tuple, a mapping as the dataclass that it
-    stands for, a whole number as a float.
+    """``value``, as YAML, JSON or Python hold it, as a ``kind``: a list as the tuple, a mapping as the dataclass that
+    it stands for, a whole number as a float.
 
     Args:
         kind: a plain type, a dataclass, a TypedDict, a Literal, a type built of such, or one with a ``Bound`` in
@@ -206,7 +206,8 @@ def words(kind: Any) -> str:
         bound = next((each.text for each in kind.__metadata__ if isinstance(each, Bound)), "")
         return f"{words(inner[0])} {bound}".strip()
     if origin in (Union, UnionType):
-        return ", or ".join(dict.fromkeys(text for each in sorted(inner, key=NoneType.__eq__) if (text := words(each))))
+        null_last = sorted(inner, key=lambda kind: kind is NoneType)
+        return ", or ".join(dict.fromkeys(text for each in null_last if (text := words(each))))
     if origin is Literal:
         *others, last = map(str, inner)
         return f"{', '.join(others)} or {last}" if others else last

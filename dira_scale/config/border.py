@@ -1,12 +1,15 @@
 """The border between a user's keys and the parts that are built from them."""
 
+import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from dira_scale.arguments import UNSHOWN, ArgumentError
+from dira_scale.arguments import UNSHOWN, ArgumentError, check_arguments
 from dira_scale.config.keys import typed
-from dira_scale.errors import UserError
+from dira_scale.config.registry import TARGET, imported
+from dira_scale.errors import UserError, nearest
 
 
 @contextmanager
@@ -28,3 +31,48 @@ def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -
         raise UserError(f"{path}{given}: expected {error.expected}{advice}") from error
     except ValueError as error:
         raise UserError(f"{key}: {error}{advice}") from error
+
+
+def constructed(
+    key: str,
+    node: Mapping[str, Any],
+    elsewhere: Mapping[str, str] | None = None,
+    positional: Sequence[Any] = (),
+    **given: Any,
+) -> Any:
+    """What the class makes that ``node``, a mapping with ``_target_``, names: of ``positional`` and ``given`` arguments
+    and the node's others, of which mappings with ``_target_`` are made first, however deep.
+
+    Raises UserError naming the key: a class that cannot be imported or is not trusted, an argument that it does not
+    have or need, and, as ``at``, one that it does not take.
+    """
+    if TARGET not in node:
+        raise UserError(f"{key}.{TARGET} is missing: name a class")
+    target = imported(f"{key}.{TARGET}", node[TARGET])
+    parameters = dict([*inspect.signature(target).parameters.items()][len(positional) :])
+    own = {name: value for name, value in node.items() if name != TARGET}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        settings = [name for name in parameters if name not in given]
+        for name in own:
+            if name not in settings:
+                hint = nearest(name, settings) or f"; ~{key}.{name} takes it out"
+                raise UserError(
+                    f"{key}.{name}: {target.__name__} has no such setting, only {', '.join(settings)}{hint}"
+                )
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if required and name not in own and name not in given:
+            raise UserError(f"{key}.{name} is missing: {target.__name__} needs it")
+    own = {name: _made(f"{key}.{name}", value) for name, value in own.items()}
+    with at(key, elsewhere):
+        check_arguments(target, own)
+        return target(*positional, **own, **given)
+
+
+def _made(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        made = {name: _made(f"{key}.{name}", each) for name, each in value.items() if TARGET not in value}
+        return constructed(key, value) if TARGET in value else made
+    if isinstance(value, list | tuple):
+        return type(value)(_made(f"{key}[{number}]", each) for number, each in enumerate(value))
+    return value

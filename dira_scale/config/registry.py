@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from hydra.utils import instantiate
-
 from dira_scale.config.trust import require_trusted
 from dira_scale.errors import UserError, nearest
 
@@ -100,14 +98,6 @@ def chosen_class(base: type, key: str, target: str) -> type:
     return chosen
 
 
-def instantiated(key: str, node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Return what Hydra makes of ``node`` and ``arguments``, with the registered names in it, however deep.
-
-    Raises UserError as :func:`imported` does, and what Hydra raises.
-    """
-    return instantiate(_with_paths(key, node), **arguments, _convert_="all")
-
-
 def _path(key: str, target: object) -> str:
     name = str(target)
     if name in REGISTERED:
@@ -118,13 +108,6 @@ def _path(key: str, target: object) -> str:
         raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
     require_trusted(name, key)
     return name
-
-
-def _with_paths(key: str, node: Any) -> Any:
-    if isinstance(node, Mapping):
-        items = {name: _with_paths(f"{key}.{name}", value) for name, value in node.items()}
-        return items | ({TARGET: _path(f"{key}.{TARGET}", node[TARGET])} if TARGET in node else {})
-    return [_with_paths(key, item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def _resolved(path: str) -> Any:

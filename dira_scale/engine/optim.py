@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from dira_scale.config.arguments import check_values
-from dira_scale.config.registry import imported, instantiated
+from dira_scale.arguments import check_arguments
+from dira_scale.config.border import at, constructed
+from dira_scale.config.registry import imported
 from dira_scale.engine.config import PLATEAU, Optim
 from dira_scale.errors import UserError, nearest
 
@@ -38,7 +38,8 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
         if setting not in optimizer.defaults:
             known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
             raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
-    check_values(type(optimizer), config.one_dimensional, "optim.one_dimensional")
+    with at("optim.one_dimensional"):
+        check_arguments(type(optimizer), config.one_dimensional)
     if config.weight_decay_end is not None and "weight_decay" not in optimizer.defaults:
         raise UserError(f"optim.weight_decay_end: {type(optimizer).__name__} has no weight_decay; use null")
     for group in optimizer.param_groups:
@@ -63,23 +64,12 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bo
         raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
     parameters_of = inspect.signature(target).parameters
     known = [*parameters_of][1:]  # after what is to be trained
-    given = {setting: value for setting, value in config.items() if not setting.startswith("_")}
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters_of.values()):
-        for setting in given:
-            if setting not in known:
-                hint = nearest(setting, known) or f"; ~{key}.{setting} takes it out"
-                raise UserError(f"{key}.{setting}: {target.__name__} has only {', '.join(known)}{hint}")
-    check_values(target, given, key)
-    if OWN_CLIP in given:
-        raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={given[OWN_CLIP]}; take this out")
+    if OWN_CLIP in known and OWN_CLIP in config:
+        raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={config[OWN_CLIP]}; take this out")
     ours: dict[str, Any] = {OWN_CLIP: None} if OWN_CLIP in known else {}
     if fuses and has_fused(target, config) and _takes_fused(target, parameters):
         ours["fused"] = True
-    try:
-        optimizer = instantiated(key, {**config, **ours}, _partial_=True)(parameters)
-    except (InstantiationException, TypeError, ValueError) as error:
-        reason = str(error).split(", set env var HYDRA")[0]
-        raise UserError(f"{key}: {reason}") from error
+    optimizer = constructed(key, {**config, **ours}, positional=[parameters])
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
     _complete_momenta(optimizer)

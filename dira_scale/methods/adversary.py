@@ -4,16 +4,16 @@ the Wasserstein one of the authors' script.
 It is separate from the method: the training loop gives it its own optimizer and step.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dira_scale.arguments import checked
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort.corruptions.draws import hashed, unit
-from dira_scale.errors import UserError, nearest
 from dira_scale.losses import adversarial
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.models import norm
@@ -41,17 +41,22 @@ class Adversary(nn.Module):
     ``dimensions`` and ``channels``: of an image. ``precision``: of D, whatever autocast is around it: ``fp32``, or
     ``bf16`` by autocast. Scores and losses are fp32.
 
-    Raises ``UserError`` for a loss that does not exist.
+    Raises ArgumentError for a loss that does not exist.
     """
 
     validated: ClassVar[bool] = True  # whether the generator's loss counts in validation: it means the same at any time
     precision = "fp32"
     discriminator: nn.Module
 
-    def __init__(self, loss: str = "lsgan", dimensions: int = 2, precision: str = "fp32", channels: int = 1) -> None:
+    @checked
+    def __init__(
+        self,
+        loss: Literal["lsgan", "minimax"] = "lsgan",
+        dimensions: int = 2,
+        precision: str = "fp32",
+        channels: int = 1,
+    ) -> None:
         super().__init__()
-        if loss not in (known := LOSSES[:2]):
-            raise UserError(f"adversary.loss={loss}: expected {' or '.join(known)}{nearest(loss, known)}")
         self.loss, self.precision = loss, precision
         self.discriminator = Discriminator(dimensions, channels)
 

@@ -1,14 +1,17 @@
 """Barlow Twins (Zbontar et al., ICML 2021): DiRA's discrimination task by decorrelation."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import Above, AtLeast, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, reduce_sum, world
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_accumulation, check_pair, check_range, note_matches
+from dira_scale.methods.pairs import check_accumulation, check_pair, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -67,20 +70,23 @@ class BarlowTwins(Method):
         off_diagonal: weight of the off-diagonal sum, the paper's lambda; at least 0.
         scale: of the whole loss, which is of the order of dim, to balance it with other terms; above 0.
 
-    Raises ``UserError`` for settings outside their range.
+    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector",)
     gradient_views = 2
 
+    @checked
     def __init__(
-        self, encoder: Encoder, views: ViewSpec, dim: int = 8192, off_diagonal: float = 0.0051, scale: float = 1.0
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        dim: Annotated[int, AtLeast(1)] = 8192,
+        off_diagonal: Annotated[float, AtLeast(0)] = 0.0051,
+        scale: Annotated[float, Above(0)] = 1.0,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("Barlow Twins", views)
-        check_range(
-            "BarlowTwins", dim=(dim, dim > 0), off_diagonal=(off_diagonal, off_diagonal >= 0), scale=(scale, scale > 0)
-        )
         self.off_diagonal, self.scale = off_diagonal, scale
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, bias=False)

@@ -2,19 +2,17 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from dira_scale.config.arguments import check_node, check_values
-from dira_scale.config.registry import imported, instantiated
+from dira_scale.config.border import at, constructed
+from dira_scale.config.registry import imported
 from dira_scale.data.config import as_stored
 from dira_scale.data.labels import Columns, LabelChoice
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture, architecture
@@ -22,6 +20,12 @@ from dira_scale.models.dino_files import MASK_TOKEN
 from dira_scale.models.hub import local
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
+
+# The keys of what a method is offered beside its own node.
+OFFERED = {
+    "views": "views", "encoder": "model.encoder", "network": "model", "batch": "data.batch",
+    "accumulate": "parallel.accumulate",
+}  # fmt: skip
 
 
 def build(
@@ -98,20 +102,17 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
     Raises ``UserError`` if it cannot train it, or the groups do not divide over the processes.
     """
     norm.regroup(method, groups, accumulate)
-    method.check(batch, accumulate)
+    key, part = "method", method
+    while isinstance(part, Method):
+        with at(key, OFFERED):
+            part.check(batch, accumulate)
+        key, part = f"{key}.base", getattr(part, "base", None)
 
 
 def views_of(cfg: DictConfig) -> ViewSpec:
     """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
-    node = _plain(cfg.views)
-    with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # reported below
-        check_node(node, "views")
-        for number, crops in enumerate(node.get("crops") or ()):
-            check_values(ViewSpec, crops, f"views.crops[{number}]")
-    try:
-        views: ViewSpec = instantiated("views", node, size=cfg.data.size, **as_stored(cfg.data))
-    except InstantiationException as error:
-        raise UserError(f"views: {error.__cause__ or error}") from error
+    stored = {name: f"data.{name}" for name in ("size", "spacing", "range", "pad")}
+    views: ViewSpec = constructed("views", _plain(cfg.views), stored, size=cfg.data.size, **as_stored(cfg.data))
     return views
 
 
@@ -169,22 +170,11 @@ def check_dimensions(model: Architecture, views: ViewSpec) -> None:
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:
     target = _target(node, key)
     parameters = inspect.signature(target).parameters
-    given = {name: value for name, value in node.items() if name != "_target_"}
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name in given:
-        if name in offered or (name not in parameters and not open_ended):
-            choices = [choice for choice in parameters if choice not in offered]
-            hint = nearest(name, choices) or f"; if another method's experiment set it, add ~{key}.{name}"
-            raise UserError(f"{key}.{name}: {target.__name__} has no such setting, only {', '.join(choices)}{hint}")
-    check_values(target, given, key)
     arguments = {name: make() for name, make in offered.items() if name in parameters}
-    if "base" in parameters and "base" in given:
-        arguments["base"] = _construct(_plain(given.pop("base")), f"{key}.base", offered)
-    for name, parameter in parameters.items():
-        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        if required and name not in arguments and name not in given:
-            raise UserError(f"{key}.{name} is missing: {target.__name__} needs it")
-    method = instantiated(key, {"_target_": node["_target_"], **given}, _partial_=True)(**arguments)
+    if "base" in parameters and "base" in node:
+        arguments["base"] = _construct(_plain(node["base"]), f"{key}.base", offered)
+        node = {name: value for name, value in node.items() if name != "base"}
+    method = constructed(key, node, OFFERED, **arguments)
     if not isinstance(method, Method):
         raise UserError(f"{key}._target_: {node['_target_']} is not a dira_scale.methods.Method")
     return method

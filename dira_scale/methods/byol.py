@@ -1,13 +1,16 @@
 """Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that is not in DiRA's paper."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast, Within, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, check_range, note_matches
+from dira_scale.methods.pairs import check_pair, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import ema_update, momentum_copy, rising
 from dira_scale.models.network import Encoder
@@ -29,19 +32,24 @@ class BYOL(Method):
         dim: the embedding's length, at least 1.
         momentum: of the target network at a stage's first step, 0 to 1.
 
-    Raises ``UserError`` for settings outside their range.
+    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector", "predictor")
     gradient_views = 2
     momentum_encoder = "target_encoder"
 
+    @checked
     def __init__(
-        self, encoder: Encoder, views: ViewSpec, hidden: int = 4096, dim: int = 256, momentum: float = 0.996
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        hidden: Annotated[int, AtLeast(1)] = 4096,
+        dim: Annotated[int, AtLeast(1)] = 256,
+        momentum: Annotated[float, Within(0, 1)] = 0.996,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("BYOL", views)
-        check_range("BYOL", hidden=(hidden, hidden > 0), dim=(dim, dim > 0), momentum=(momentum, 0 <= momentum <= 1))
         self.momentum = momentum
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], hidden, dim)

@@ -1,21 +1,19 @@
 """Comparing to Learn, C2L (Zhou et al., MICCAI 2020): contrast of images, of their mixtures, and of mixed features."""
 
-import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import Above, ArgumentError, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Exchange, reduce_mean, world
-from dira_scale.errors import UserError
 from dira_scale.losses.info_nce import exponentials, nce
 from dira_scale.methods.method import Terms
 from dira_scale.methods.moco import MoCo
-from dira_scale.methods.pairs import check_range
-from dira_scale.methods.shuffle import permutation
+from dira_scale.methods.shuffle import Shuffle, permutation
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -45,7 +43,7 @@ class C2L(MoCo):
         alpha: of the distribution of μ; 1 is uniform.
         batch_norm: whether the projector has a hidden layer, with BatchNorm; otherwise it is linear.
 
-    All others are MoCo's. Raises ``UserError`` for settings outside their range.
+    All others are MoCo's. Raises ArgumentError for settings outside their range.
     """
 
     corrupted = True  # cutouts are a part of its views
@@ -53,6 +51,7 @@ class C2L(MoCo):
     pushed = 3  # embeddings of an image that enter the queue in a step
     normalised: ClassVar[bool] = True  # whether the contrast has a normaliser
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
@@ -62,11 +61,10 @@ class C2L(MoCo):
         temperature: float = 0.07,
         momentum: float = 0.999,
         batch_norm: bool = False,
-        alpha: float = 1.0,
-        shuffle: str = "blocks",
+        alpha: Annotated[float, Above(0)] = 1.0,
+        shuffle: Shuffle = "blocks",
     ) -> None:
         super().__init__(encoder, views, dim, queue, temperature, momentum, batch_norm, shuffle)
-        check_range(type(self).__name__, alpha=(alpha, 0 < alpha < math.inf))
         self.alpha, self.seed = alpha, torch.initial_seed()  # of shares: the run's
         # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
         self.register_buffer("normaliser", torch.zeros(()) if self.normalised else None)
@@ -76,10 +74,8 @@ class C2L(MoCo):
 
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) < self.pushed * batch:
-            raise UserError(
-                f"{self.key}.queue={len(self.queue)}: a step adds {self.pushed} keys for each of data.batch={batch} "
-                f"images; use a queue of at least {self.pushed * batch}"
-            )
+            least = f"at least {self.pushed * batch}: a step adds {self.pushed} keys for each of {batch} images"
+            raise ArgumentError("queue", len(self.queue), least)
         self.check_groups(accumulate)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:

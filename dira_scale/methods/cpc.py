@@ -3,21 +3,21 @@ next?"""
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dira_scale.arguments import UNSHOWN, ArgumentError, AtLeast, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import CropBlocks
 from dira_scale.data.geometry.blocks import cut
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, on_device, rank, world
-from dira_scale.errors import UserError
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_range
 from dira_scale.methods.restoration import check_single, patch_maps
 from dira_scale.methods.shuffle import permutation
 from dira_scale.models.heads import MLP
@@ -48,7 +48,7 @@ class CPC(Method):
         dim: of a code.
         context: width of the GRU.
 
-    Raises ``UserError`` unless there is one view, whose corruption ``patches`` cuts it into at least 2 on each axis,
+    Raises ArgumentError unless there is one view, whose corruption ``patches`` cuts it into at least 2 on each axis,
     and an encoder that takes any size.
     """
 
@@ -57,18 +57,25 @@ class CPC(Method):
     corrupted = True
     lesson = "tell the patches that follow others from those that do not"
 
-    def __init__(self, encoder: Encoder, views: ViewSpec, dim: int = 1024, context: int = 256) -> None:
+    @checked
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        dim: Annotated[int, AtLeast(1)] = 1024,
+        context: Annotated[int, AtLeast(1)] = 256,
+    ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_single("cpc", views)
         patches = views.corruptions.get(PATCHES)
         if not isinstance(patches, CropBlocks):
-            raise UserError(f"method=cpc: the views have no patches, no views.corruptions.{PATCHES}; use views=cpc")
-        check_range("CPC", dim=(dim, dim > 0), context=(context, context > 0))
+            expected = "blocks that are patches, for CPC, as configs/views/cpc.yaml has"
+            raise ArgumentError(f"views.corruptions.{PATCHES}", UNSHOWN, expected)
         self.counts = patches.counts(views.dimensions)
         if min(self.counts) < 2:
-            raise UserError(f"views.corruptions.{PATCHES}.blocks={list(self.counts)}: CPC needs 2 or more on each axis")
+            raise ArgumentError(f"views.corruptions.{PATCHES}.blocks", self.counts, "2 or more on each axis, for CPC")
         sides = [side // count for side, count in zip(views.sides, self.counts, strict=True)]
-        patch_maps("method=cpc", encoder, sides)
+        patch_maps("CPC", encoder, sides)
         before, following = sequences(self.counts)
         self.encoder, self.dim = encoder, dim
         self.register_buffer("before", torch.from_numpy(before), persistent=False)

@@ -5,24 +5,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast, Within, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Gathering, reduce_sum
-from dira_scale.errors import UserError, nearest
 from dira_scale.losses.distillation import centred_softmax, cross_entropy, one_process, sinkhorn_knopp
 from dira_scale.losses.prototypes import Targets
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
+from dira_scale.methods.pairs import check_accumulation, note_matches
 from dira_scale.models.heads import PrototypeHead, global_average
 from dira_scale.models.momentum import ema_update, momentum_copy, rising
 from dira_scale.models.network import Encoder, Tokens
 
 GLOBAL = 2  # the first views, which the teacher sees; all others are local
-CENTRINGS = ("softmax", "sinkhorn")
+Share = Annotated[float, Within(0, 1)]
+Width = Annotated[int, AtLeast(1)]
+Temperature = Annotated[float, Above(0)]
+Centring = Literal["softmax", "sinkhorn"]
 
 
 class DINO(Method):
@@ -57,7 +61,7 @@ class DINO(Method):
         batch_norm: whether the head of whole views has BatchNorm, over all views of a group's samples.
         rises: how many temperatures that rise has, at least 2, from the first to the last; None: one at each step.
 
-    Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
+    Raises ArgumentError for settings outside their range, and unless there are two global views of one size.
     """
 
     trained_by_di = ("head",)
@@ -67,45 +71,28 @@ class DINO(Method):
     teacher: Encoder
     centre: Tensor | None
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
         views: ViewSpec,
-        prototypes: int = 65536,
-        hidden: int = 2048,
-        bottleneck: int = 256,
-        student_temperature: float = 0.1,
-        teacher_temperature: float = 0.07,
-        first_temperature: float = 0.04,
-        warmup: float = 0.1,
-        momentum: float = 0.996,
-        centring: str = "softmax",
-        centre_momentum: float = 0.9,
-        frozen: float = 0.0033,
-        frozen_encoder: float | None = None,
+        prototypes: Annotated[int, AtLeast(2)] = 65536,
+        hidden: Width = 2048,
+        bottleneck: Width = 256,
+        student_temperature: Temperature = 0.1,
+        teacher_temperature: Temperature = 0.07,
+        first_temperature: Temperature = 0.04,
+        warmup: Share = 0.1,
+        momentum: Share = 0.996,
+        centring: Centring = "softmax",
+        centre_momentum: Share = 0.9,
+        frozen: Share = 0.0033,
+        frozen_encoder: Share | None = None,
         batch_norm: bool = False,
-        rises: int | None = None,
+        rises: Annotated[int, AtLeast(2)] | None = None,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
-        name = type(self).__name__
-        check_range(
-            name,
-            prototypes=(prototypes, prototypes > 1),
-            hidden=(hidden, hidden > 0),
-            bottleneck=(bottleneck, bottleneck > 0),
-            student_temperature=(student_temperature, student_temperature > 0),
-            teacher_temperature=(teacher_temperature, teacher_temperature > 0),
-            first_temperature=(first_temperature, first_temperature > 0),
-            warmup=(warmup, 0 <= warmup <= 1),
-            momentum=(momentum, 0 <= momentum <= 1),
-            centre_momentum=(centre_momentum, 0 <= centre_momentum <= 1),
-            frozen=(frozen, 0 <= frozen <= 1),
-            frozen_encoder=(frozen_encoder or 0, 0 <= (frozen_encoder or 0) <= 1),
-            rises=(rises or 2, (rises or 2) > 1),
-        )
-        if centring not in CENTRINGS:
-            raise UserError(f"{name}'s centring={centring}: use {' or '.join(CENTRINGS)}{nearest(centring, CENTRINGS)}")
-        check_global(name, views)
+        check_global(type(self).__name__, views)
         self.student_temperature = student_temperature
         self.temperatures, self.warmup, self.rises = (first_temperature, teacher_temperature), warmup, rises
         self.momentum = momentum
@@ -222,11 +209,10 @@ class DINO(Method):
 
 
 def check_global(method: str, views: ViewSpec) -> None:
-    """Raise ``UserError`` unless ``method`` gets two global views, of one size, before others."""
+    """Raise ArgumentError unless ``method`` gets two global views, of one size, before others."""
     if views.count < GLOBAL or len({each.sides for each in views.each[:GLOBAL]}) > 1:
-        raise UserError(
-            f"{method}: the first {GLOBAL} views are global crops of one size, and local ones follow; use views=dino"
-        )
+        expected = f"{GLOBAL} global crops of one size first, and local ones after, for {method}"
+        raise ArgumentError("views", UNSHOWN, f"{expected}, as configs/views/dino.yaml has")
 
 
 def encoded(encoder: Encoder, crops: Sequence[Tensor], finer: bool = True, **hidden: Tensor) -> list[Tokens]:

@@ -6,13 +6,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import PatchMask
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, rank
-from dira_scale.errors import UserError
 from dira_scale.losses.distillation import cross_entropy, koleo
-from dira_scale.methods.dino import DINO, GLOBAL, whole
+from dira_scale.methods.dino import DINO, GLOBAL, Centring, whole
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.pairs import check_accumulation
 from dira_scale.methods.restoration import MASK, blocks_hidden
@@ -45,7 +45,7 @@ class DINOv2(DINO):
 
     The other settings are DINO's.
 
-    Raises ``UserError`` also for a network without patches to hide, and for global views without a mask of these.
+    Raises ArgumentError also for a network without patches to hide, and for global views without a mask of these.
     """
 
     hides = True
@@ -64,7 +64,7 @@ class DINOv2(DINO):
         first_temperature: float = 0.04,
         warmup: float = 0.3,
         momentum: float = 0.992,
-        centring: str = "sinkhorn",
+        centring: Centring = "sinkhorn",
         centre_momentum: float = 0.9,
         frozen: float = 0.01,
         frozen_encoder: float | None = None,
@@ -72,10 +72,9 @@ class DINOv2(DINO):
         separate: bool = True,
     ) -> None:
         if encoder.patch is None:
-            raise UserError(
-                f"DINOv2: {encoder.name} has no patches to hide; use a vision transformer, such as "
-                "model.encoder=vit_small_patch14_dinov2 or, of volumes, model=vit3d"
-            )
+            such = "vit3d" if views.dimensions == 3 else "vit_small_patch14_dinov2"
+            expected = f"a vision transformer, such as {such}: {encoder.name} has no patches to hide"
+            raise ArgumentError("encoder", UNSHOWN, expected)
         super().__init__(
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
             first_temperature, warmup, momentum, centring, centre_momentum, frozen, frozen_encoder, batch_norm,
@@ -84,17 +83,13 @@ class DINOv2(DINO):
         self.weights, self.active = dict(weights), tuple(weights)
         masks = [each.corruptions.get(MASK) for each in views.each[:GLOBAL]]
         if not all(isinstance(mask, PatchMask) and mask.patch == encoder.patch for mask in masks):
-            config = "dinov2" if views.dimensions == 2 else "dino3d"
-            raise UserError(
-                f"DINOv2: the global views need a mask of patches of {encoder.patch} pixels, those of {encoder.name}; "
-                f"use views={config} views.corruptions.mask.patch={encoder.patch}"
-            )
+            usual = f"configs/views/{'dinov2' if views.dimensions == 2 else 'dino3d'}.yaml"
+            expected = f"of global views a mask of patches of {encoder.patch} pixels, those of {encoder.name}"
+            raise ArgumentError("views.corruptions.mask", UNSHOWN, f"{expected}, as {usual} has")
         self.masks = [mask for mask in masks if isinstance(mask, PatchMask)]
         self.mask_token = nn.Parameter(torch.zeros(encoder.channels[-1]))
         if batch_norm and not separate:
-            raise UserError(
-                "DINOv2: batch_norm=true is of the head of whole views; give patches one of their own: separate=true"
-            )
+            raise ArgumentError("separate", separate, "true: batch_norm is of the head of whole views alone")
         self.patch_head = self.new_head() if separate else None
         self.teacher_patch_head = momentum_copy(self.patch_head) if self.patch_head else None
         self.register_buffer("patch_centre", torch.zeros(prototypes) if centring == "softmax" else None)
@@ -106,7 +101,7 @@ class DINOv2(DINO):
         super().check(batch, accumulate)
         check_accumulation("DINOv2 with KoLeo", accumulate)
         if batch < 2:
-            raise UserError(f"data.batch={batch}: KoLeo is of the distances between images; use at least 2")
+            raise ArgumentError("batch", batch, "at least 2: KoLeo is of the distances between images")
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

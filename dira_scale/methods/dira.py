@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dira_scale.arguments import UNSHOWN, ArgumentError, checked
 from dira_scale.data.batch import Batch
-from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import RESTORATION_LOSSES, hidden_mean
 from dira_scale.methods.method import Method, Terms, check_weights
 from dira_scale.methods.restoration import MASK, hidden_voxels, mask_blocks, of_known
@@ -50,45 +51,38 @@ class DiRA(Method):
             views' mask hides; restored and clean are then the distorted view with that filled in.
         restore: ``first`` or ``both`` views; the losses of both are averaged.
 
-    Raises ``UserError`` for an unknown or missing weight, an unknown option, a base that restores views itself,
+    Raises ArgumentError for an unknown or missing weight, an unknown option, a base that restores views itself,
     ``both`` with a base of one view, or ``mask`` with views that have none.
     """
 
     decoder: nn.Module
 
+    @checked
     def __init__(
         self,
         base: Method,
         network: Network,
         weights: Mapping[str, float] = PAPER_WEIGHTS,
-        restoration: str = "mse",
-        restore: str = "first",
+        restoration: Literal["mse", "l1", "mask"] = "mse",
+        restore: Literal["first", "both"] = "first",
     ) -> None:
         check_weights(weights, PAPER_WEIGHTS)
         own = {term: weight for term, weight in weights.items() if term != "di"}
         super().__init__(base.views, {term: weights["di"] * weight for term, weight in base.weights.items()} | own)
-        for key, value, choices in (
-            ("restoration", restoration, (*RESTORATION_LOSSES, MASK)),
-            ("restore", restore, RESTORED_VIEWS),
-        ):
-            if value not in choices:
-                raise UserError(f"method.{key}={value}: expected {' or '.join(choices)}{nearest(value, choices)}")
         if not base.gradient_views:
-            raise UserError(
-                f"method.base: {type(base).__name__} encodes patches, and DiRA restores whole views: use another base"
-            )
+            expected = f"a method of whole views, which DiRA restores: {type(base).__name__} encodes patches"
+            raise ArgumentError("base", UNSHOWN, expected)
         if not own.keys().isdisjoint(base.weights):
-            raise UserError(f"method.base: {type(base).__name__} restores views itself: use another base")
+            expected = f"a method that restores nothing: {type(base).__name__} restores views itself"
+            raise ArgumentError("base", UNSHOWN, expected)
         if RESTORED_VIEWS[restore] > base.gradient_views:
-            raise UserError(
-                f"method.restore={restore}: {type(base).__name__} learns from one view only; "
-                "use method.restore=first, or a base with two such as simsiam"
-            )
+            expected = f"first, or a base of two views, such as SimSiam: {type(base).__name__} learns from one"
+            raise ArgumentError("restore", restore, expected)
         if restoration == MASK:
             for view in base.views.each[: RESTORED_VIEWS[restore]]:
-                mask_blocks(view, "method.restoration=mask", base.hides)
+                mask_blocks(view, base.hides)
         assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
-        self.base, base.key, self.corrupted, self.hides = base, "method.base", base.corrupted, base.hides
+        self.base, self.corrupted, self.hides = base, base.corrupted, base.hides
         self.decoder, self.head = network.decoder, network.head
         self.restoration_loss = RESTORATION_LOSSES.get(restoration)
         self.restored_views = RESTORED_VIEWS[restore]
@@ -97,9 +91,6 @@ class DiRA(Method):
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]
         return self.base.encoder
-
-    def check(self, batch: int, accumulate: int) -> None:
-        self.base.check(batch, accumulate)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

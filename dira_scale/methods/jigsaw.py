@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import ShuffleBlocks
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import check_single
@@ -28,7 +28,7 @@ class Jigsaw(Method):
 
     Monitors: ``accuracy``, and ``chance``, which is 1 / K.
 
-    Raises ``UserError`` unless there is one view, whose corruption ``order`` moves its blocks.
+    Raises ArgumentError unless there is one view, whose corruption ``order`` moves its blocks.
     """
 
     trained_by_di = ("classifier",)
@@ -50,13 +50,12 @@ class Jigsaw(Method):
 
 
 def moved_blocks(views: ViewSpec, method: str, config: str) -> ShuffleBlocks:
-    """Return the views' corruption ``order``; raise ``UserError`` for ``method`` unless it moves blocks and is the
-    last, as in ``views=CONFIG``."""
+    """Return the views' corruption ``order``; raise ArgumentError for ``method`` unless it moves blocks and is the
+    last, as in the views of ``config``."""
     corruption = views.corruptions.get(ORDER)
     if not isinstance(corruption, ShuffleBlocks):
-        raise UserError(
-            f"{method}: the views have no blocks that change places, no views.corruptions.{ORDER}; use views={config}"
-        )
+        expected = f"blocks that change places, for {method}, as configs/views/{config}.yaml has"
+        raise ArgumentError(f"views.corruptions.{ORDER}", UNSHOWN, expected)
     if (last := [*views.corruptions][-1]) != ORDER:
-        raise UserError(f"views.corruptions: {last} after {ORDER} would act across blocks; put {ORDER} last")
+        raise ArgumentError("views.corruptions", UNSHOWN, f"{ORDER} last: {last} after it would act across blocks")
     return corruption

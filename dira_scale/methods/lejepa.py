@@ -1,11 +1,13 @@
 """LeJEPA (Balestriero and LeCun 2025): prediction among views, and SIGReg. A base that is not in DiRA's paper."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast, Within, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions.draws import hashed, unit
 from dira_scale.data.views import ViewSpec
@@ -15,7 +17,7 @@ from dira_scale.losses.float32 import at_least_float32
 from dira_scale.losses.sigreg import epps_pulley
 from dira_scale.methods.dino import GLOBAL, as_one, check_global, encoded, pyramid, whole
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
+from dira_scale.methods.pairs import check_accumulation, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -42,31 +44,25 @@ class LeJEPA(Method):
         sigreg: SIGReg's share of the loss, the paper's lambda; 0 to 1.
         slices: number of directions, at least 1.
 
-    Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
+    Raises ArgumentError for settings outside their range, and unless there are two global views of one size.
     """
 
     trained_by_di = ("projector",)
     gradient_views = GLOBAL
     encoder: Encoder
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
         views: ViewSpec,
-        dim: int = 512,
-        hidden: int = 2048,
-        sigreg: float = 0.05,
-        slices: int = 1024,
+        dim: Annotated[int, AtLeast(1)] = 512,
+        hidden: Annotated[int, AtLeast(1)] = 2048,
+        sigreg: Annotated[float, Within(0, 1)] = 0.05,
+        slices: Annotated[int, AtLeast(1)] = 1024,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_global("LeJEPA", views)
-        check_range(
-            "LeJEPA",
-            dim=(dim, dim > 0),
-            hidden=(hidden, hidden > 0),
-            sigreg=(sigreg, 0 <= sigreg <= 1),
-            slices=(slices, slices > 0),
-        )
         self.dim, self.sigreg, self.slices = dim, sigreg, slices
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], hidden, hidden, dim)

@@ -3,21 +3,21 @@ visible patches alone, or with mask tokens (SimMIM: Xie et al., CVPR 2022)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dira_scale.arguments import AtLeast, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import block_moments, hidden_mean
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import blocks_hidden, check_single, mask_blocks, of_known, patch_grid
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.sparse import sparsify
 
-MASKINGS = ("dense", "sparse", "drop", "token")
 LOSSES: Mapping[str, Callable[[Tensor], Tensor]] = {"mse": torch.square, "l1": torch.abs}  # of an error
 
 
@@ -53,9 +53,9 @@ class MAE(Method):
         norm_target: predict each block's voxels minus their mean, divided by their deviation (MAE, sec. 4.1). Then the
             restored view takes both from the clean one.
         loss: of a hidden voxel's error: ``mse``, or ``l1`` (SimMIM): |prediction - target|.
-        blocks: transformer blocks after ``drop``, in which hidden patches ask visible ones.
+        blocks: transformer blocks after ``drop``, in which hidden patches ask visible ones; at least 1.
 
-    Raises ``UserError`` unless there is one view with a mask, for an unknown ``masking`` or ``loss``, and for a network
+    Raises ArgumentError unless there is one view with a mask, for an unknown ``masking`` or ``loss``, and for a network
     or blocks that cannot be masked so.
     """
 
@@ -67,26 +67,19 @@ class MAE(Method):
         "deviation): what it returns of visible ones means nothing."
     )
 
+    @checked
     def __init__(
         self,
         network: Network,
         views: ViewSpec,
-        masking: str = "dense",
+        masking: Literal["dense", "sparse", "drop", "token"] = "dense",
         norm_target: bool = False,
-        loss: str = "mse",
-        blocks: int = 2,
+        loss: Literal["mse", "l1"] = "mse",
+        blocks: Annotated[int, AtLeast(1)] = 2,
     ) -> None:
         super().__init__(views, weights={"re": 1.0})
         check_single("MAE", views)
-        mask = mask_blocks(views, "method=mae")
-        for key, value, known in (("masking", masking, MASKINGS), ("loss", loss, tuple(LOSSES))):
-            if value not in known:
-                expected = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise UserError(f"method.{key}={value}: expected {expected}{nearest(value, known)}")
-        if blocks < 1:
-            raise UserError(
-                f"method.blocks={blocks}: without one, hidden patches know nothing of visible ones; use 1 or more"
-            )
+        mask = mask_blocks(views)
         self.encoder, self.decoder, self.head = network.encoder, network.decoder, network.head
         self.norm_target, self.masking, self.error = norm_target, masking, LOSSES[loss]
         if masking == "sparse":
@@ -96,7 +89,7 @@ class MAE(Method):
                  for level, channels in enumerate(network.encoder.channels) if level and channels}
             )  # fmt: skip
         elif masking in ("drop", "token"):
-            self.grid = patch_grid(network.encoder, views.sides, mask.shape, f"method.masking={masking}")
+            self.grid = patch_grid(network.encoder, views.sides, mask.shape, masking)
             # patches of each view: a mask hides exactly its share
             self.visible = int((~mask).sum()) * math.prod(self.grid) // mask.size
             if masking == "drop":

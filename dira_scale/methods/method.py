@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
@@ -38,14 +39,12 @@ class Terms:
 
 
 def check_weights(weights: Mapping[str, float], terms: Collection[str]) -> None:
-    """Raise ``UserError`` unless ``weights`` has a number of at least 0 for each of ``terms``, and nothing else."""
+    """Raise ArgumentError unless ``weights`` has a number of at least 0 for each of ``terms``, and nothing else."""
     if set(weights) != set(terms):
-        *first, last = terms
-        given = ", ".join(weights) or "nothing"
-        raise UserError(f"method.weights: needs {', '.join(first)} and {last}, got {given}")
+        raise ArgumentError("weights", weights, f"a number for each of {', '.join(terms)}")
     for name, weight in weights.items():
         if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
-            raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
+            raise ArgumentError(f"weights.{name}", weight, "a number of at least 0")
 
 
 class Method(nn.Module):
@@ -67,7 +66,6 @@ class Method(nn.Module):
     hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws
     finer: bool = False  # whether a method around it reads maps of its pyramids beside the last
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
-    key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec
     weights: dict[str, float]
     encoder: nn.Module
@@ -84,7 +82,8 @@ class Method(nn.Module):
         self.active = tuple(self.weights)
 
     def check(self, batch: int, accumulate: int) -> None:
-        """Raise ``UserError`` if the method cannot train this global batch in ``accumulate`` micro-batches."""
+        """Raise ArgumentError if the method cannot train this global batch in ``accumulate`` micro-batches; what it
+        wraps in ``base`` is asked by itself."""
 
     def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
         """What identifies a run of this method beside its configuration, such as versions of its algorithm; those of

@@ -1,20 +1,20 @@
 """Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5)."""
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import Above, ArgumentError, AtLeast, Within, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Exchange, Gathering, rank, world
-from dira_scale.errors import UserError
 from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, check_range, top1
-from dira_scale.methods.shuffle import VERSION, KeyShuffle, leak_line
+from dira_scale.methods.pairs import check_pair, top1
+from dira_scale.methods.shuffle import VERSION, KeyShuffle, Shuffle, leak_line
 from dira_scale.models import norm
 from dira_scale.models.heads import MLP, Projector
 from dira_scale.models.momentum import ema_update, momentum_copy
@@ -45,7 +45,7 @@ class MoCo(Method):
         shuffle: of the images before the key encoder, if there are several BatchNorm groups: within ``blocks`` of 8
             groups, or over the whole ``batch`` (``dira_scale.methods.shuffle``).
 
-    Raises ``UserError`` for settings outside their range.
+    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di: ClassVar[tuple[str, ...]] = ("projector",)
@@ -56,27 +56,21 @@ class MoCo(Method):
     projector: MLP
     key_projector: MLP
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
         views: ViewSpec,
-        dim: int = 128,
-        queue: int = 65536,
-        temperature: float = 0.2,
-        momentum: float = 0.999,
+        dim: Annotated[int, AtLeast(1)] = 128,
+        queue: Annotated[int, AtLeast(1)] = 65536,
+        temperature: Annotated[float, Above(0)] = 0.2,
+        momentum: Annotated[float, Within(0, 1)] = 0.999,
         batch_norm: bool = False,
-        shuffle: str = "blocks",
+        shuffle: Shuffle = "blocks",
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("MoCo", views)
-        check_range(
-            "MoCo",
-            dim=(dim, dim > 0),
-            queue=(queue, queue > 0),
-            temperature=(temperature, temperature > 0),
-            momentum=(momentum, 0 <= momentum <= 1),
-        )
-        self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle, "MoCo's shuffle")
+        self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle)
         self.encoder = encoder
         self.projector = self.new_projector(encoder.channels[-1], dim, batch_norm)
         self.key_encoder, self.key_projector = momentum_copy(self.encoder), momentum_copy(self.projector)
@@ -94,21 +88,17 @@ class MoCo(Method):
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) % batch:
             multiple = max(1, round(len(self.queue) / batch)) * batch
-            raise UserError(
-                f"{self.key}.queue={len(self.queue)} is not a multiple of data.batch={batch}; "
-                f"set {self.key}.queue={multiple}, or a batch that divides it"
-            )
+            expected = f"a multiple of the batch of {batch}, such as {multiple}, or a batch that divides it"
+            raise ArgumentError("queue", len(self.queue), expected)
         self.check_groups(accumulate)
 
     def check_groups(self, accumulate: int) -> None:
-        """Raise ``UserError`` if a micro-batch is a single one of several BatchNorm groups."""
+        """Raise ArgumentError if a micro-batch is a single one of several BatchNorm groups."""
         groups = norm.groups(self)
         if groups > 1 and groups // accumulate < 2:
-            raise UserError(
-                f"parallel.accumulate={accumulate} with {groups} BatchNorm groups: a micro-batch would be one of them, "
-                f"whose statistics leak a query's key; use model.bn_groups={2 * accumulate} or more, or a smaller "
-                "model.bn_group_size"
-            )
+            raise ArgumentError("accumulate", accumulate, f"at most {groups // 2}, or bn_groups of at least "
+                                f"{2 * accumulate}: a micro-batch would be one of {groups} BatchNorm groups, whose "
+                                "statistics leak a query's key")  # fmt: skip
 
     def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
         blocks = self.shuffle.kind == "blocks" and groups > 1 and norm.first_layer(self)

@@ -31,7 +31,7 @@ class ModelsGenesis(Method):
     Args:
         weights: of the terms ``re`` and, with an adversary, ``ad``, at least 0.
 
-    Raises ``UserError`` unless there is one view, and for an unknown or missing weight.
+    Raises ArgumentError unless there is one view, and for an unknown or missing weight.
     """
 
     decoder: nn.Module

@@ -4,36 +4,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Gathering, rank
-from dira_scale.errors import UserError
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Terms
 
 
 def check_pair(method: str, views: ViewSpec) -> None:
-    """Raise ``UserError`` unless ``method`` gets two views, of one size."""
+    """Raise ArgumentError unless ``method`` gets two views, of one size."""
     if views.count != 2:
-        raise UserError(f"views.count={views.count}: {method} needs 2 views")
+        raise ArgumentError("views.count", views.count, f"2: {method} compares two views")
     if not views.one_size:
-        raise UserError(f"views.crops: {method} needs two views of one size; leave the sizes out")
+        raise ArgumentError("views.crops", UNSHOWN, f"crops of one size: {method} compares two views of it")
 
 
 def check_accumulation(method: str, accumulate: int) -> None:
-    """Raise ``UserError`` if ``method``, whose loss is of the whole batch, gets it in micro-batches."""
+    """Raise ArgumentError if ``method``, whose loss is of the whole batch, gets it in micro-batches."""
     if accumulate > 1:
-        raise UserError(
-            f"parallel.accumulate={accumulate}: {method} compares the images of the whole batch and cannot accumulate "
-            "it; use parallel.accumulate=1 with more processes or a smaller data.batch"
-        )
-
-
-def check_range(method: str, **settings: tuple[float, bool]) -> None:
-    """Raise ``UserError``, naming ``method`` and the setting, where one of the ``settings`` (value, whether it may be
-    that) is out of its range."""
-    for name, (value, valid) in settings.items():
-        if not valid:
-            raise UserError(f"{method}'s {name}: {value} is out of range")
+        reason = f"{method} compares the images of the whole batch; use more processes or a smaller batch"
+        raise ArgumentError("accumulate", accumulate, f"1: {reason}")
 
 
 @torch.no_grad()

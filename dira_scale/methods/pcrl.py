@@ -3,25 +3,24 @@
 ``PCRL`` is the paper's, ``PCRLReleased`` that of its authors' released code, which ``preset=released`` chooses.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dira_scale.arguments import Above, ArgumentError, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError, nearest
 from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.c2l import C2L, blend
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.moco import MoCo
-from dira_scale.methods.pairs import check_range
 from dira_scale.methods.restoration import of_known
+from dira_scale.methods.shuffle import Shuffle
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import momentum_copy
@@ -29,7 +28,6 @@ from dira_scale.models.network import Network
 
 # 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
 PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})
-TRANSFORMS = ("all", "flip", "none")
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # by branch: the restored image and what it should be, [b, 1, *size]
 
 
@@ -73,7 +71,7 @@ class PCRL(C2L):
         shuffle: as MoCo's.
         bounded: whether the decoder's image goes through a sigmoid (the released code's, of volumes).
 
-    Raises ``UserError`` for settings outside their range.
+    Raises ArgumentError for settings outside their range.
     """
 
     corrupted = False
@@ -87,6 +85,7 @@ class PCRL(C2L):
     orientations = 2  # of targets per view: the view's own; the first view's second one is the mixture's
     normalised: ClassVar[bool] = False
 
+    @checked
     def __init__(
         self,
         network: Network,
@@ -97,32 +96,25 @@ class PCRL(C2L):
         momentum: float = 0.99,
         batch_norm: bool = False,
         alpha: float = 1.0,
-        attention: str = "channel",
-        transform: str = "all",
+        attention: Literal["channel", "outer"] = "channel",
+        transform: Literal["all", "flip", "none"] = "all",
         mixture: bool = True,
         weights: Mapping[str, float] = PAPER_WEIGHTS,
-        target_scale: float = 1.0,
-        shuffle: str = "blocks",
+        target_scale: Annotated[float, Above(0)] = 1.0,
+        shuffle: Shuffle = "blocks",
         bounded: bool = False,
     ) -> None:
         super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm, alpha, shuffle)
         if views.pair != "image":
-            raise UserError(f"views.pair={views.pair}: PCRL mixes the two views of one image; use views.pair=image")
+            raise ArgumentError("views.pair", views.pair, "image: PCRL mixes the two views of one image")
         if views.orientations < self.orientations:
-            raise UserError(
-                f"views.orientations={views.orientations}: PCRL needs {self.orientations} or more; use views=pcrl, "
-                "or views=pcrl3d of volumes"
-            )
-        scale_valid = target_scale == 1 if bounded else 0 < target_scale < math.inf  # a sigmoid gives the image itself
-        check_range("PCRL", target_scale=(target_scale, scale_valid))
-        for key, value, known in (("attention", attention, ATTENTIONS), ("transform", transform, TRANSFORMS)):
-            if value not in known:
-                raise UserError(f"method.{key}={value}: expected {' or '.join(known)}{nearest(value, known)}")
+            usual = f"as configs/views/pcrl{'3d' if views.dimensions == 3 else ''}.yaml has"
+            raise ArgumentError("views.orientations", views.orientations, f"{self.orientations} or more, {usual}")
+        if bounded and target_scale != 1:
+            raise ArgumentError("target_scale", target_scale, "1: a sigmoid gives the image itself")
         if self.normalised and (transform != "all" or not mixture):
-            raise UserError(
-                "method.transform, method.mixture: they leave parts of PCRL out as the paper's tables do, and "
-                "PCRLReleased has all; use method=pcrl without preset=released"
-            )
+            expected = "all, with a mixture: it leaves parts out as the paper's tables do, which PCRLReleased has all"
+            raise ArgumentError("transform", transform, expected)
         check_weights(weights, PAPER_WEIGHTS)
         self.weights, self.target_scale = dict(weights), target_scale
         self.bounded = bounded  # type: ignore[misc]

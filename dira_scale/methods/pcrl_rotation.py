@@ -29,7 +29,7 @@ class PCRLRotation(PCRL):
     Args:
         settings: PCRL's.
 
-    Raises ``UserError`` as PCRL.
+    Raises ArgumentError as PCRL.
     """
 
     trained_by_di = ("projector", "classifier")

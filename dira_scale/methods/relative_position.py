@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import PatchPair
 from dira_scale.data.geometry.blocks import window
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import check_single, patch_maps
@@ -39,7 +39,7 @@ class RelativePosition(Method):
     Args:
         hidden: width of the classifier's hidden layers.
 
-    Raises ``UserError`` unless there is one view, whose corruption ``patches`` draws two patches, and an encoder that
+    Raises ArgumentError unless there is one view, whose corruption ``patches`` draws two patches, and an encoder that
     takes any size.
     """
 
@@ -52,13 +52,10 @@ class RelativePosition(Method):
         check_single("relative position", views)
         pair = views.corruptions.get(PATCHES)
         if not isinstance(pair, PatchPair):
-            config = "relative_position" + ("3d" if views.dimensions == 3 else "")
-            raise UserError(
-                f"method=relative_position: the views have no patches, no views.corruptions.{PATCHES}; use "
-                f"views={config}"
-            )
+            usual = f"configs/views/relative_position{'3d' if views.dimensions == 3 else ''}.yaml"
+            raise ArgumentError(f"views.corruptions.{PATCHES}", UNSHOWN, f"a pair of patches, as {usual} has")
         self.encoder, self.sides = encoder, pair.sides(views.dimensions)
-        patch_maps("method=relative_position", encoder, self.sides)
+        patch_maps("relative position", encoder, self.sides)
         self.classifier = MLP(2 * encoder.channels[-1], hidden, hidden, 3**views.dimensions - 1)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:

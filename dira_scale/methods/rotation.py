@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import quarter_turns, turned
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import check_single
@@ -33,7 +33,7 @@ class Rotation(Method):
 
     Monitors: ``accuracy``, and ``chance``, which is 1 / K.
 
-    Raises ``UserError`` unless there is one view with equal sides, which is not turned by its own flips.
+    Raises ArgumentError unless there is one view with equal sides, which is not turned by its own flips.
     """
 
     trained_by_di = ("classifier",)
@@ -43,15 +43,13 @@ class Rotation(Method):
         super().__init__(views, weights={"di": 1.0})
         check_single("rotation", views)
         if len(set(views.sides)) > 1:
-            raise UserError(
-                f"data.size={[*views.sides]}: views turned by 90 degrees need equal sides; use "
-                f"data.size={[min(views.sides)] * len(views.sides)}"
-            )
-        if sum(p > 0 for p in views.flips) > 1 or views.turns or views.transpose:
-            raise UserError(
-                "views.flip, turns, transpose: a view that is mirrored along two axes, or turned, shows another turn "
-                "than it is taught; use views.flip=0 views.turns=0 views.transpose=0"
-            )
+            expected = f"equal sides, such as {[min(views.sides)] * len(views.sides)}: views are turned by 90 degrees"
+            raise ArgumentError("views.size", views.sides, expected)
+        mirrored = views.flip if sum(p > 0 for p in views.flips) > 1 else 0
+        for name, given in {"flip": mirrored, "turns": views.turns, "transpose": views.transpose}.items():
+            if given:
+                expected = "0: a view that is mirrored along two axes, or turned, shows another turn than it is taught"
+                raise ArgumentError(f"views.{name}", given, expected)
         self.encoder, self.corrupted = encoder, TURN in views.corruptions
         self.turns = len(quarter_turns(views.dimensions))
         self.classifier = MLP(encoder.channels[-1], self.turns)

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import TurnBlocks
 from dira_scale.data.distort.corruptions.blocks import PER_AXIS
 from dira_scale.data.geometry.blocks import cut, exchanged, joined
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.jigsaw import ORDER, moved_blocks
@@ -39,7 +39,7 @@ class RubiksCube(Method):
     Monitors: ``accuracy`` of the permutation, ``chance``, which is 1 / K, and ``turn_accuracy``, the share of blocks
     that are rightly called turned or not; three quarters are turned, so that is what calling all turned has.
 
-    Raises ``UserError`` unless there is one view, whose corruptions are ``turn`` and ``order``, and an encoder that
+    Raises ArgumentError unless there is one view, whose corruptions are ``turn`` and ``order``, and an encoder that
     makes maps of half the size of a half.
     """
 
@@ -54,18 +54,14 @@ class RubiksCube(Method):
         turn = views.corruptions.get(TURN)
         self.blocks = (PER_AXIS,) * views.dimensions
         if not (isinstance(turn, TurnBlocks) and turn.counts(views.dimensions) == self.blocks):
-            raise UserError(
-                f"RubiksCube: the views have no blocks that are turned, no views.corruptions.{TURN} with "
-                f"blocks={PER_AXIS}; use views=rubiks_cube"
-            )
+            expected = f"{PER_AXIS} blocks on each axis that are turned, as configs/views/rubiks_cube.yaml has"
+            raise ArgumentError(f"views.corruptions.{TURN}", UNSHOWN, expected)
         block = patch_maps("RubiksCube", encoder, [side // PER_AXIS for side in views.sides])
         whole = pyramid_sizes(encoder, views.sides)
         if [[PER_AXIS * side for side in level] for level in block] != whole:
             step = PER_AXIS * max(side // n for side, n in zip(views.sides, whole[-1], strict=True))
-            raise UserError(
-                f"data.size={[*views.sides]}: {encoder.name} makes maps of {block[-1]} of a block, which is not half "
-                f"of the whole view's, {whole[-1]}; use sides that are multiples of {step}"
-            )
+            halves = f"{encoder.name} makes maps of {block[-1]} of a block, not half of the whole view's {whole[-1]}"
+            raise ArgumentError("views.size", views.sides, f"multiples of {step}: {halves}")
         self.encoder, blocks = encoder, PER_AXIS**views.dimensions
         self.order = MLP(blocks * encoder.channels[-1], permutations)
         self.turned = MLP(blocks * encoder.channels[-1], blocks)

@@ -6,16 +6,16 @@ other. It is enough that few companions of a query are companions of its key, to
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
 
 from dira_scale.distributed.collectives import Exchange, IntArray, world
-from dira_scale.errors import UserError, nearest
 
 BLOCK = 8  # groups
 VERSION = 2  # of ``blocks``, in the identity of runs that use them
-SHUFFLES = ("blocks", "batch")
+Shuffle = Literal["blocks", "batch"]
 MAX_LEAK = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
 MIN_GROUP = 8  # images of a group that is worth advising
 
@@ -25,14 +25,9 @@ class KeyShuffle:
 
     Args:
         kind: ``blocks``, or ``batch``: as in MoCo's code, the whole batch is permuted, each time in another way.
-        key: of the setting, for messages.
-
-    Raises ``UserError`` for another ``kind``.
     """
 
-    def __init__(self, kind: str, key: str) -> None:
-        if kind not in SHUFFLES:
-            raise UserError(f"{key}={kind}: expected {' or '.join(SHUFFLES)}{nearest(kind, SHUFFLES)}")
+    def __init__(self, kind: Shuffle) -> None:
         self.kind = kind
         self._blocks: tuple[tuple[int, int, torch.device], Exchange] | None = None  # the same in every step
 

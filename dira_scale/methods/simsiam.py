@@ -1,12 +1,15 @@
 """SimSiam (Chen and He, CVPR 2021): DiRA's discrimination task without negatives (eq. 6 and 7)."""
 
+from typing import Annotated
+
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, check_range, note_matches
+from dira_scale.methods.pairs import check_pair, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -25,16 +28,22 @@ class SimSiam(Method):
         dim: width of the projector's three layers, the embedding's length; at least 1.
         bottleneck: the predictor's hidden width, at least 1.
 
-    Raises ``UserError`` for settings outside their range.
+    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector", "predictor")
     gradient_views = 2
 
-    def __init__(self, encoder: Encoder, views: ViewSpec, dim: int = 2048, bottleneck: int = 512) -> None:
+    @checked
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        dim: Annotated[int, AtLeast(1)] = 2048,
+        bottleneck: Annotated[int, AtLeast(1)] = 512,
+    ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("SimSiam", views)
-        check_range("SimSiam", dim=(dim, dim > 0), bottleneck=(bottleneck, bottleneck > 0))
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, normalised=True)
         self.predictor = MLP(dim, bottleneck, dim)

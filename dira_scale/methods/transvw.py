@@ -1,18 +1,18 @@
 """TransVW's self-classification (Haghighi et al., TMI 2021, sec. II): which visual word is seen."""
 
+from typing import Annotated, Literal
+
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.labels import class_numbers
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError, nearest
 from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import check_single
 from dira_scale.models.heads import WordHead
 from dira_scale.models.network import Encoder
-
-CLASSIFIERS = ("pytorch", "keras")
 
 
 class TransVW(Method):
@@ -32,7 +32,7 @@ class TransVW(Method):
         classes: of it.
         classifier: ``pytorch`` or ``keras``, as :class:`dira_scale.models.heads.WordHead`.
 
-    Raises ``UserError`` unless there is one view, for fewer than two classes and an unknown ``classifier``.
+    Raises ArgumentError unless there is one view, for fewer than two classes and an unknown ``classifier``.
     """
 
     trained_by_di = ("classifier",)
@@ -40,16 +40,17 @@ class TransVW(Method):
     corrupted = True
     lesson = "tell which visual word a deformed volume shows"
 
+    @checked
     def __init__(
-        self, encoder: Encoder, views: ViewSpec, label: str, classes: int, classifier: str = "pytorch"
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        label: str,
+        classes: Annotated[int, AtLeast(2)],
+        classifier: Literal["pytorch", "keras"] = "pytorch",
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_single("TransVW", views)
-        if classes < 2:
-            raise UserError(f"TransVW's classes={classes}: a label of classes has at least 2")
-        if classifier not in CLASSIFIERS:
-            known = f"{' or '.join(CLASSIFIERS)}{nearest(classifier, CLASSIFIERS)}"
-            raise UserError(f"TransVW's classifier={classifier}: expected {known}")
         self.encoder, self.classes = encoder, classes
         self.classifier = WordHead(classifier, encoder.channels[-1], classes, encoder.dimensions)
 

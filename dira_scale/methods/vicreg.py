@@ -1,16 +1,19 @@
 """VICReg (Bardes et al., ICLR 2022), a base that is not in DiRA's paper: variance, invariance, covariance."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast, checked
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather
 from dira_scale.losses.covariance import covariance, variance
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_accumulation, check_pair, check_range, note_matches
+from dira_scale.methods.pairs import check_accumulation, check_pair, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -32,26 +35,25 @@ class VICReg(Method):
         dim: width of the expander's three layers, the embedding's length; at least 1.
         invariance, variance, covariance: factors of the three parts, at least 0.
 
-    Raises ``UserError`` for settings outside their range.
+    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector",)
     gradient_views = 2
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
         views: ViewSpec,
-        dim: int = 8192,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 1.0,
+        dim: Annotated[int, AtLeast(1)] = 8192,
+        invariance: Annotated[float, AtLeast(0)] = 25.0,
+        variance: Annotated[float, AtLeast(0)] = 25.0,
+        covariance: Annotated[float, AtLeast(0)] = 1.0,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("VICReg", views)
-        factors = {"invariance": invariance, "variance": variance, "covariance": covariance}
-        check_range("VICReg", dim=(dim, dim > 0), **{name: (value, value >= 0) for name, value in factors.items()})
-        self.factors = tuple(factors.values())
+        self.factors = invariance, variance, covariance
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, bias=False)
 
