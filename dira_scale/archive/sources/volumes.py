@@ -3,31 +3,40 @@
 import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial, reduce
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
-from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, Listed
-from dira_scale.errors import UserError, print_line
+from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, SHOWN, Folder, Listed
+from dira_scale.archive.sources.label_columns import Given
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError, counted, print_line
 from dira_scale.imaging.boxes import Ball, Box
 from dira_scale.imaging.dicom import ObjectError
-from dira_scale.imaging.files import size_of
+from dira_scale.imaging.dicom.structures import Structures, structures_in
+from dira_scale.imaging.files import opened_for_header, size_of
+from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.read import grid_of
+from dira_scale.imaging.volumes.read import grid_of, read_volume_mask
 from dira_scale.imaging.volumes.series_index import Head, SeriesIndex, head_of
+from dira_scale.imaging.volumes.structure_mask import MAX_VALUE, value_of
 from dira_scale.storage.path_index import PathIndex
+from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, resolve_links
 
+Owner = tuple[str, str]  # a series' patient and SeriesInstanceUID: some archives reuse one UID for everybody
 HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
 
 
@@ -39,6 +48,28 @@ class Inspected(NamedTuple):
     head: Head | None
     rejected: str | None
     aside: str | None = None  # a DICOM object that is no image
+    structures: Structures | None = None  # of such an object, if they are wanted
+
+
+class Referring(NamedTuple):
+    """A SEG or RTSTRUCT, the series that it refers to, and whether it has a structure of ``structures``."""
+
+    path: Path
+    owners: tuple[Owner, ...]
+    matches: bool
+
+
+@dataclass(frozen=True)
+class StructureMask:
+    """The mask that several files hold together, by patterns of their structures' names; a ``PaintedMask``."""
+
+    paths: tuple[Path, ...]
+    patterns: tuple[str, ...]
+
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
+        """Raises as ``read_volume_mask``."""
+        assert isinstance(image, Volume)
+        return reduce(np.maximum, (read_volume_mask(path, image, self.patterns) for path in self.paths))
 
 
 class Volumes(Folder):
@@ -48,11 +79,38 @@ class Volumes(Folder):
 
     * A ``file`` of a CSV may also be a folder: all series in it. A mask or boxes need a folder of one series.
     * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, integers from 0 to 255; or a
-      DICOM segmentation of the series.
+      DICOM segmentation or RTSTRUCT of the series.
+    * ``structures``, patterns of SegmentLabel and ROIName by the names of a mask's values 1, 2, …: each SEG and
+      RTSTRUCT is the mask of the series that it refers to; where structures overlap, the last lies over the others.
     * ``boxes`` has the columns file, label, z, y, x, d, h, w in the file's voxels (x: its fastest axis; in a series, z
       counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in DICOM's
       millimetres, as in LUNA16.
+
+    Raises:
+        UserError: as ``Folder``; ``structures`` are no patterns; or, by ``records``, one matches nothing there.
     """
+
+    def __init__(
+        self,
+        images: PathStr,
+        labels: PathStr | None = None,
+        boxes: PathStr | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
+        attributes: Sequence[str] = (),
+        structures: Mapping[str, str] | None = None,
+    ):
+        if structures is not None and not (is_patterns(structures) and len(structures) <= MAX_VALUE):
+            raise UserError(f"recipe.structures={structures}: give a pattern for each of at most {MAX_VALUE} values, "
+                            "such as '{lung: \"Lung*\", tumour: \"GTV*\"}'")  # fmt: skip
+        super().__init__(
+            images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
+        )
+        self.wanted = dict(structures or {})
+        self.drawn = defaultdict[Owner, list[Path]](list)  # the SEG and RTSTRUCT of each series
 
     @cached_property
     def findings(self) -> PathIndex[list[Box | Ball]]:
@@ -64,14 +122,23 @@ class Volumes(Folder):
         for note in self.notes:
             print_line(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
+        referring, names = list[Referring](), dict[str, int]()  # of structures: the value of each
         for inspected in self._inspected(workers):
             row = above(inspected.path, self.listed) if self.csv else None
             if row and (inspected.head or row == inspected.path):
                 met[row] = None
             if inspected.head and inspected.size is not None:
                 index.add(inspected.path, inspected.size, inspected.head)
+            elif (found := inspected.structures) and inspected.path not in self.listed:
+                values = {name: value_of(name, [*self.wanted.values()]) for name in found.names.values()}
+                owners = tuple((found.patient, series) for series in found.series)
+                referring.append(Referring(inspected.path, owners, any(values.values())))
+                names |= {name: value for name, value in values.items() if value or len(names) < SHOWN}
             else:
                 yield self._file(inspected)
+        if self.wanted:
+            self._check_structures(names)
+            yield from self._drawn(referring, index)
         yield from self._series(index)
         for path in self.listed:
             if path not in met:
@@ -84,7 +151,8 @@ class Volumes(Folder):
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task, files = bar.add_task("", total=None), self._files()
             while chunk := list(islice(files, CHUNK)):
-                for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
+                inspect = partial(_inspect, structures=bool(self.wanted))
+                for inspected in pool.map(inspect, chunk, map(self.stored.get, chunk)):
                     bar.advance(task)
                     yield inspected
 
@@ -107,16 +175,47 @@ class Volumes(Folder):
         inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
         return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
+    def _check_structures(self, names: Mapping[str, int]) -> None:
+        for value, (key, pattern) in enumerate(self.wanted.items(), 1):
+            if value not in names.values() and not self.columns.get("mask"):  # those of the CSV are not listed
+                there = ", ".join([*names][:SHOWN])
+                there = brief(f"there are {there}" if there else "there is none")
+                raise UserError(f"recipe.structures.{key}={pattern} matches no structure of a SEG or RTSTRUCT in "
+                                f"{self.root}; {there}")  # fmt: skip
+
+    def _drawn(self, referring: Sequence[Referring], index: SeriesIndex) -> Iterator[SourceRecord]:
+        """Fill ``drawn``; the records of what is no series' mask."""
+        volumes = Counter(_owner(series.header) for series in index.series() if not series.rejected)
+        for path, owners, matches in referring:
+            what, name = "SEG or RTSTRUCT of a series that is not there, or refused", self._name(path, path)
+            if any(volumes[owner] > 1 for owner in owners):
+                what = "SEG or RTSTRUCT of a series that is several volumes (echoes, phases)"
+            if not matches:
+                what = "SEG or RTSTRUCT without a structure that recipe.structures names"
+            theirs = [owner for owner in owners if matches and volumes[owner] == 1]
+            for owner in theirs:
+                self.drawn[owner].append(path)
+            if not theirs:
+                yield SourceRecord(name, path, aside=what)
+
+    def _masked(self, record: SourceRecord, header: Mapping[str, str]) -> SourceRecord:
+        """With the mask of its structures; what the CSV names goes first."""
+        paths = (cast(Path, record.mask),) if record.mask else tuple(self.drawn.get(_owner(header), ()))
+        if not (self.wanted and paths):
+            return record
+        return replace(record, mask=StructureMask(paths, tuple(self.wanted.values())))
+
     def _file(self, inspected: Inspected) -> SourceRecord:
         path = inspected.path
         listed = self.listed.get(path) or self._unlisted(self._name(path, path))
         record = SourceRecord(listed.name, path, labels=listed.labels, size=inspected.size, rejected=inspected.rejected)
         if inspected.aside and path not in self.listed:
             return replace(record, aside=inspected.aside)
-        return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
+        record = self._masked(self._completed(record, listed.row, {}), {})
+        return self._with_boxes(record, path, lambda: grid_of(path))
 
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
-        shared = Counter[Path | None]()
+        shared, accepted, without = Counter[Path | None](), 0, 0
         if self.csv or self.findings:
             firsts = (series.paths[0] for series in index.series() if not series.rejected)
             shared.update(row for path in firsts for row in {above(path, self.listed), above(path, self.findings)})
@@ -136,7 +235,12 @@ class Volumes(Folder):
                 record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")
             if record.rejected is None and ((record.mask and shared[row] > 1) or (boxed and shared[boxed] > 1)):
                 record = replace(record, rejected="a mask or boxes for a folder of several series")
+            record = self._masked(record, series.header)
+            accepted, without = accepted + (not record.rejected), without + (not (record.rejected or record.mask))
             yield self._with_boxes(record, boxed, series.image.grids)
+        if self.wanted:
+            print_line(f"{counted(without, 'series')} of {accepted:,} without a mask: no SEG or RTSTRUCT there has "
+                       "structures of theirs that recipe.structures names")  # fmt: skip
 
     def _with_boxes(
         self, record: SourceRecord, path: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
@@ -180,13 +284,27 @@ def above(path: Path, index: PathIndex[Any]) -> Path | None:
     return next((above for above in (path, *path.parents) if above in index), None)
 
 
-def _inspect(path: Path, size: int | None) -> Inspected:
+def is_patterns(given: object) -> bool:
+    """Whether it has patterns by name, and at least one."""
+    return isinstance(given, Mapping) and bool(given) and all(isinstance(p, str) and p for p in given.values())
+
+
+def _owner(header: Mapping[str, str]) -> Owner:
+    return header.get("patient", ""), header.get("series", "")
+
+
+def _inspect(path: Path, size: int | None, structures: bool) -> Inspected:
     try:
         size = size_of(path) if size is None else size
         if path.suffix in HEADERS:  # a changed data file is a changed volume
             size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
-        return Inspected(path, size, head_of(path), None)
-    except ObjectError as error:
-        return Inspected(path, None, None, str(error), str(error))
+        try:
+            return Inspected(path, size, head_of(path), None)
+        except ObjectError as error:
+            found = None
+            if structures:
+                with opened_for_header(path) as file:
+                    found = structures_in(file)
+            return Inspected(path, None, None, str(error), str(error), found)
     except RejectedError as error:
         return Inspected(path, None, None, str(error))
