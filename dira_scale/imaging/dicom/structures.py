@@ -18,7 +18,7 @@ ROIS = (
     ("ReferencedFrameOfReferenceSequence", "RTReferencedStudySequence", "RTReferencedSeriesSequence"),
 )
 CLASSES = {f"{STORAGE}66.4": SEGMENTS, f"{STORAGE}66.7": SEGMENTS, CONTOURS: ROIS}
-ELEMENTS = ("SOPClassUID", "PatientID", *(sequences[0] for of_class in (SEGMENTS, ROIS) for sequences in of_class))
+DESCRIBED = ("SOPClassUID", "PatientID", *(sequences[0] for of_class in (SEGMENTS, ROIS) for sequences in of_class))
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # others enclose nothing
 FARTHEST = 1e5  # mm
 
@@ -35,7 +35,7 @@ class Structures(NamedTuple):
 
 def structures_in(file: BinaryIO) -> Structures | None:
     """None if it is neither a SEG nor an RTSTRUCT. Raises what pydicom does."""
-    header, _ = read_elements(file, ELEMENTS)
+    header, _ = read_elements(file, DESCRIBED)
     kind = str(header.get("SOPClassUID") or "")
     if kind not in CLASSES:
         return None
