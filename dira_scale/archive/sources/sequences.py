@@ -11,7 +11,8 @@ from typing import NamedTuple
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.label_columns import Given
 from dira_scale.archive.sources.published import in_threads, with_size
-from dira_scale.archive.sources.volumes import Volumes, above, is_patterns
+from dira_scale.archive.sources.structure_masks import is_patterns
+from dira_scale.archive.sources.volumes import Volumes, above
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest, print_line
 from dira_scale.imaging.volumes.channels import Channels

@@ -3,40 +3,35 @@
 import math
 import os
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, partial, reduce
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import numpy as np
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
-from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, SHOWN, Folder, Listed
+from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, Listed
 from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.structure_masks import StructureMasks
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, counted, print_line
 from dira_scale.imaging.boxes import Ball, Box
 from dira_scale.imaging.dicom import ObjectError
 from dira_scale.imaging.dicom.structures import Structures, structures_in
 from dira_scale.imaging.files import opened_for_header, size_of
-from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.read import grid_of, read_volume_mask
+from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.series_index import Head, SeriesIndex, head_of
-from dira_scale.imaging.volumes.structure_mask import MAX_VALUE, value_of
 from dira_scale.storage.path_index import PathIndex
-from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, resolve_links
 
-Owner = tuple[str, str]  # a series' patient and SeriesInstanceUID: some archives reuse one UID for everybody
 HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
 
 
@@ -49,27 +44,6 @@ class Inspected(NamedTuple):
     rejected: str | None
     aside: str | None = None  # a DICOM object that is no image
     structures: Structures | None = None  # of such an object, if they are wanted
-
-
-class Referring(NamedTuple):
-    """A SEG or RTSTRUCT, the series that it refers to, and whether it has a structure of ``structures``."""
-
-    path: Path
-    owners: tuple[Owner, ...]
-    matches: bool
-
-
-@dataclass(frozen=True)
-class StructureMask:
-    """The mask that several files hold together, by patterns of their structures' names; a ``PaintedMask``."""
-
-    paths: tuple[Path, ...]
-    patterns: tuple[str, ...]
-
-    def paint(self, image: GreyImage | Volume) -> np.ndarray:
-        """Raises as ``read_volume_mask``."""
-        assert isinstance(image, Volume)
-        return reduce(np.maximum, (read_volume_mask(path, image, self.patterns) for path in self.paths))
 
 
 class Volumes(Folder):
@@ -103,14 +77,10 @@ class Volumes(Folder):
         attributes: Sequence[str] = (),
         structures: Mapping[str, str] | None = None,
     ):
-        if structures is not None and not (is_patterns(structures) and len(structures) <= MAX_VALUE):
-            raise UserError(f"recipe.structures={structures}: give a pattern for each of at most {MAX_VALUE} values, "
-                            "such as '{lung: \"Lung*\", tumour: \"GTV*\"}'")  # fmt: skip
         super().__init__(
             images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
         )
-        self.wanted = dict(structures or {})
-        self.drawn = defaultdict[Owner, list[Path]](list)  # the SEG and RTSTRUCT of each series
+        self.masks = None if structures is None else StructureMasks(structures)
 
     @cached_property
     def findings(self) -> PathIndex[list[Box | Ball]]:
@@ -122,23 +92,21 @@ class Volumes(Folder):
         for note in self.notes:
             print_line(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
-        referring, names = list[Referring](), dict[str, int]()  # of structures: the value of each
         for inspected in self._inspected(workers):
             row = above(inspected.path, self.listed) if self.csv else None
             if row and (inspected.head or row == inspected.path):
                 met[row] = None
             if inspected.head and inspected.size is not None:
                 index.add(inspected.path, inspected.size, inspected.head)
-            elif (found := inspected.structures) and inspected.path not in self.listed:
-                values = {name: value_of(name, [*self.wanted.values()]) for name in found.names.values()}
-                owners = tuple((found.patient, series) for series in found.series)
-                referring.append(Referring(inspected.path, owners, any(values.values())))
-                names |= {name: value for name, value in values.items() if value or len(names) < SHOWN}
+            elif self.masks and inspected.structures and inspected.path not in self.listed:
+                self.masks.add(inspected.path, inspected.structures)
             else:
                 yield self._file(inspected)
-        if self.wanted:
-            self._check_structures(names)
-            yield from self._drawn(referring, index)
+        if self.masks:
+            if not self.columns.get("mask"):  # what the CSV names is not looked at here
+                self.masks.check(self.root)
+            for path, why in self.masks.match(index):
+                yield SourceRecord(self._name(path, path), path, aside=why)
         yield from self._series(index)
         for path in self.listed:
             if path not in met:
@@ -151,7 +119,7 @@ class Volumes(Folder):
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task, files = bar.add_task("", total=None), self._files()
             while chunk := list(islice(files, CHUNK)):
-                inspect = partial(_inspect, structures=bool(self.wanted))
+                inspect = partial(_inspect, structures=self.masks is not None)
                 for inspected in pool.map(inspect, chunk, map(self.stored.get, chunk)):
                     bar.advance(task)
                     yield inspected
@@ -175,43 +143,14 @@ class Volumes(Folder):
         inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
         return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
-    def _check_structures(self, names: Mapping[str, int]) -> None:
-        for value, (key, pattern) in enumerate(self.wanted.items(), 1):
-            if value not in names.values() and not self.columns.get("mask"):  # those of the CSV are not listed
-                there = ", ".join([*names][:SHOWN])
-                there = brief(f"there are {there}" if there else "there is none")
-                raise UserError(f"recipe.structures.{key}={pattern} matches no structure of a SEG or RTSTRUCT in "
-                                f"{self.root}; {there}")  # fmt: skip
-
-    def _drawn(self, referring: Sequence[Referring], index: SeriesIndex) -> Iterator[SourceRecord]:
-        """Fill ``drawn``; the records of what is no series' mask."""
-        volumes = Counter(_owner(series.header) for series in index.series() if not series.rejected)
-        for path, owners, matches in referring:
-            what, name = "SEG or RTSTRUCT of a series that is not there, or refused", self._name(path, path)
-            if any(volumes[owner] > 1 for owner in owners):
-                what = "SEG or RTSTRUCT of a series that is several volumes (echoes, phases)"
-            if not matches:
-                what = "SEG or RTSTRUCT without a structure that recipe.structures names"
-            theirs = [owner for owner in owners if matches and volumes[owner] == 1]
-            for owner in theirs:
-                self.drawn[owner].append(path)
-            if not theirs:
-                yield SourceRecord(name, path, aside=what)
-
-    def _masked(self, record: SourceRecord, header: Mapping[str, str]) -> SourceRecord:
-        """With the mask of its structures; what the CSV names goes first."""
-        paths = (cast(Path, record.mask),) if record.mask else tuple(self.drawn.get(_owner(header), ()))
-        if not (self.wanted and paths):
-            return record
-        return replace(record, mask=StructureMask(paths, tuple(self.wanted.values())))
-
     def _file(self, inspected: Inspected) -> SourceRecord:
         path = inspected.path
         listed = self.listed.get(path) or self._unlisted(self._name(path, path))
         record = SourceRecord(listed.name, path, labels=listed.labels, size=inspected.size, rejected=inspected.rejected)
         if inspected.aside and path not in self.listed:
             return replace(record, aside=inspected.aside)
-        record = self._masked(self._completed(record, listed.row, {}), {})
+        record = self._completed(record, listed.row, {})
+        record = self.masks.masked(record, {}) if self.masks else record
         return self._with_boxes(record, path, lambda: grid_of(path))
 
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
@@ -235,10 +174,10 @@ class Volumes(Folder):
                 record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")
             if record.rejected is None and ((record.mask and shared[row] > 1) or (boxed and shared[boxed] > 1)):
                 record = replace(record, rejected="a mask or boxes for a folder of several series")
-            record = self._masked(record, series.header)
+            record = self.masks.masked(record, series.header) if self.masks else record
             accepted, without = accepted + (not record.rejected), without + (not (record.rejected or record.mask))
             yield self._with_boxes(record, boxed, series.image.grids)
-        if self.wanted:
+        if self.masks and without:
             print_line(f"{counted(without, 'series')} of {accepted:,} without a mask: no SEG or RTSTRUCT there has "
                        "structures of theirs that recipe.structures names")  # fmt: skip
 
@@ -282,15 +221,6 @@ class Volumes(Folder):
 def above(path: Path, index: PathIndex[Any]) -> Path | None:
     """The entry of ``index`` for a file: itself, or the nearest folder above it."""
     return next((above for above in (path, *path.parents) if above in index), None)
-
-
-def is_patterns(given: object) -> bool:
-    """Whether it has patterns by name, and at least one."""
-    return isinstance(given, Mapping) and bool(given) and all(isinstance(p, str) and p for p in given.values())
-
-
-def _owner(header: Mapping[str, str]) -> Owner:
-    return header.get("patient", ""), header.get("series", "")
 
 
 def _inspect(path: Path, size: int | None, structures: bool) -> Inspected:
