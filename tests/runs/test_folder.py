@@ -81,7 +81,7 @@ def test_other_data_is_named_without_hashes_and_a_choice_of_rows_by_its_keys() -
     assert named.startswith("selection: data.fraction, data.exclude and data.negatives choose other rows")
     everything = CONFIG | {"data": CONFIG["data"] | {"fraction": 1.0, "negatives": None}}
     some = CONFIG | {"data": CONFIG["data"] | {"fraction": 0.5, "negatives": 2}, "selection": "ab"}
-    assert differences(everything, some, EXECUTION) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
+    assert differences(everything, some, EXECUTION) == ["data.fraction: 1.0 -> 0.5", "data.negatives: null -> 2"]
 
 
 def test_identity_leaves_out_execution_only() -> None:
@@ -94,7 +94,7 @@ def test_a_run_of_before_a_key_was_added_keeps_its_name_and_goes_on_as_it_worked
     assert differences(CONFIG, now, EXECUTION) == []
     assert differences(CONFIG, now | {"views": {"pair": "patient"}}, EXECUTION) == ["views.pair: image -> patient"]
     lora = now | {"trained": "lora"}
-    assert differences(CONFIG, lora, EXECUTION) == ["lora.rank: None -> 8", "trained: None -> lora"]
+    assert differences(CONFIG, lora, EXECUTION) == ["lora.rank: null -> 8", "trained: null -> lora"]
 
 
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:
