@@ -7,11 +7,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from harness import finish
+from omegaconf import OmegaConf
+from recorded import derived
 
+from dira_scale.config.compose import compose
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.runs import folder, lease
@@ -71,6 +75,18 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
         RunFolder(tmp_path, changed(key, value))
     assert (tmp_path / "config.yaml").read_bytes() == before
     assert run_name(changed(key, value), EXECUTION) != run_name(CONFIG, EXECUTION)
+
+
+def test_a_run_of_another_command_is_called_so(tmp_path: Path) -> None:
+    """Not by the dozens of settings that one command has and the other has not."""
+    runs = {}
+    for command, words in (("finetune", ["task=labels", "init=random"]), ("pretrain", [])):
+        content: Any = OmegaConf.to_container(compose(command, [*words, "data.shards=any"]))
+        runs[command] = content, derived(command, content)
+    RunFolder(tmp_path, *runs["finetune"]).release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
+    with pytest.raises(UserError, match="holds a run of finetune: choose a new run=…"):
+        RunFolder(tmp_path, *runs["pretrain"])
 
 
 def test_other_data_is_named_without_hashes_and_a_choice_of_rows_by_its_keys() -> None:
