@@ -131,7 +131,7 @@ class Volumes(Folder):
         for start in (self.root, *outside):
             for path in files_below(start) if start.is_dir() else [start]:
                 file = resolve_links(path)
-                if file != path:  # through a link: where it leads, the walk comes by itself, or never
+                if file != path or start != self.root:  # by a link or a row: the walk comes there itself, or never
                     if file in linked or self._walked(file):
                         continue
                     linked[file] = None
