@@ -110,14 +110,17 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
     Raises ArgumentError.
     """
     origin, inner = get_origin(kind), get_args(kind)
-    wrong = ArgumentError(name, value, words(kind) or str(kind))
+
+    def wrong() -> ArgumentError:
+        return ArgumentError(name, value, words(kind) or str(kind))
+
     if origin is NotRequired:
         return converted(inner[0], value, name, exact=exact)
     if origin is Annotated:
         result = converted(inner[0], value, name, exact=exact)
         for bound in kind.__metadata__:
             if isinstance(bound, Bound) and result is not None and not _holds(bound, result):
-                raise wrong
+                raise wrong()
         return result
     if origin in (Union, UnionType):
         return _one_of(inner, value, name, exact)
@@ -130,27 +133,27 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
         if isinstance(value, Mapping):
             return _of_keys(kind, value, name, exact)
         if is_typeddict(kind) or not isinstance(value, kind):
-            raise wrong
+            raise wrong()
     elif origin in (Mapping, dict):
         if not isinstance(value, Mapping):
-            raise wrong
+            raise wrong()
         return {key: converted(inner[1], each, _within(name, key), exact=exact) for key, each in value.items()}
     elif origin in (tuple, list, Sequence):
         if not isinstance(value, list | tuple):
-            raise wrong
+            raise wrong()
         fixed = origin is tuple and Ellipsis not in inner
         if fixed and len(inner) != len(value):
-            raise wrong
+            raise wrong()
         kinds = inner if fixed else [inner[0]] * len(value)
         each = (converted(k, v, f"{name}[{i}]", exact=exact) for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
         return (tuple if origin is tuple else list)(each)
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong
+            raise wrong()
         return float(value)
     elif kind in WORDS:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise wrong
+            raise wrong()
         if exact and kind is str and not value.isprintable():
             raise ArgumentError(name, UNSHOWN, "text without unprintable characters")
     return value
@@ -231,8 +234,9 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
     without one, against the kind of its default. Raises ArgumentError."""
     hints = _hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        if name in given:
-            converted(hints.get(name, _like(parameter.default)), given[name], name)
+        kind = hints.get(name, _like(parameter.default))
+        if name in given and kind is not Any:
+            converted(kind, given[name], name)
 
 
 def checked(function: Function) -> Function:

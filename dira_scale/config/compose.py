@@ -32,6 +32,7 @@ from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import ReaderError
 
 from dira_scale.commands import COMMANDS
+from dira_scale.config.border import at
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import as_words, keys, leaves, typed
@@ -135,10 +136,8 @@ def check(config: DictConfig, prefix: str = "") -> None:
             check(child, f"{prefix}{name!s}.")
     schema = OmegaConf.get_type(config)
     if schema is not None and issubclass(schema, Schema):
-        try:
+        with at(prefix.removesuffix(".")):
             OmegaConf.to_object(config)
-        except UserError as error:
-            raise UserError(f"{prefix}{error}") from error
 
 
 def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, PathKind]:

@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from dira_scale.config.border import at
 from dira_scale.config.keys import typed
 from dira_scale.data.distort import build
 from dira_scale.data.manifest.schema import DimensionsError
@@ -29,7 +30,7 @@ from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
 from dira_scale.finetune.trained import freeze
 from dira_scale.methods import views_of
-from dira_scale.methods.build import check_dimensions
+from dira_scale.methods.build import SIZE, check_dimensions
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models import norm
 from dira_scale.models.hub import weights_fact
@@ -90,7 +91,8 @@ class FinetuneBlueprint(Blueprint):
 
     def networks(self) -> Networks:
         model = self.config.model
-        network = self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
+        with at("model", SIZE):
+            network = self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
         norm.convert(network)
         freeze(network, self.config)
         return (network,)
@@ -118,7 +120,8 @@ class FinetuneBlueprint(Blueprint):
     def try_stages(self, networks: Networks) -> None:
         for name, batch in batches_of(self.config).items():
             try:
-                norm.regroup(networks[0], self.config.bn_groups(batch), self.config.parallel.accumulate)
+                with at("model"):
+                    norm.regroup(networks[0], self.config.bn_groups(batch), self.config.parallel.accumulate)
             except UserError as error:
                 raise in_stage(name, error) from error
             optimizer = optim.stage_optimizer(self.config.optim, networks[0], batch)
@@ -173,8 +176,9 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
     Raises UserError naming key and file.
     """
     check_dimensions(config.model, views)
-    encoder = config.model.build_encoder(views.size, config.channels)
-    network = supervision.network(config.model, encoder)
+    with at("model", SIZE):
+        encoder = config.model.build_encoder(views.size, config.channels)
+        network = supervision.network(config.model, encoder)
     try:
         decoder, other_norm = network if config.task.takes_decoder else None, "norm" in config.protocol.own
         start = start_weights(config.init, encoder, decoder, other_norm=other_norm, stage=config.init_stage)

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from dira_scale.config.border import at
 from dira_scale.config.files import folder
 from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field
@@ -216,7 +217,8 @@ class Finetune(StagedTraining):
         )
 
     def bn_groups(self, batch: int) -> int:
-        return self.model.groups(batch)
+        with at("model"):
+            return self.model.groups(batch)
 
 
 @dataclass

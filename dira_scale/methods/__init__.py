@@ -1,6 +1,7 @@
 """Pretraining methods, and ``build``: from configuration to a method ready for the training loop."""
 
 from dira_scale.methods.build import (
+    SIZE,
     build,
     check_batch,
     construct,
@@ -11,6 +12,6 @@ from dira_scale.methods.build import (
 from dira_scale.methods.method import Method, Terms
 
 __all__ = [
-    "Method", "Terms", "build", "check_batch", "construct", "learned_label", "method_class",
+    "SIZE", "Method", "Terms", "build", "check_batch", "construct", "learned_label", "method_class",
     "views_of",
 ]  # fmt: skip

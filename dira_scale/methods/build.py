@@ -21,6 +21,7 @@ from dira_scale.models.hub import local
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
 
+SIZE = {"size": "data.size"}
 # The keys of what a method is offered beside its own node.
 OFFERED = {
     "views": "views", "encoder": "model.encoder", "network": "model", "batch": "data.batch",
@@ -68,10 +69,12 @@ def construct(
     """
     model = architecture(model_cfg)
     check_dimensions(model, views)
-    encoder = model.build_encoder(views.size, channels) if channels else model.build_encoder(views.size)
+    with at("model", SIZE):
+        encoder = model.build_encoder(views.size, channels) if channels else model.build_encoder(views.size)
     for number, crops in enumerate(views.entries):
-        if crops.sides != views.sides:
-            model.check_view(encoder, crops.size, f"views.crops[{number}].size")
+        with at(f"views.crops[{number}]"):
+            if crops.sides != views.sides:
+                model.check_view(encoder, crops.size)
     start, node = None, _plain(method_cfg)
     if model.weights is not None:
         weights = local(model.weights, "model.weights")
@@ -101,7 +104,8 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
 
     Raises ``UserError`` if it cannot train it, or the groups do not divide over the processes.
     """
-    norm.regroup(method, groups, accumulate)
+    with at("model"):
+        norm.regroup(method, groups, accumulate)
     key, part = "method", method
     while isinstance(part, Method):
         with at(key, OFFERED):

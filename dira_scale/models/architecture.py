@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from dira_scale.config.keys import typed
+from dira_scale.arguments import ArgumentError
+from dira_scale.config.border import at
 from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.config.schema import Schema, at_least, one_of, path_field
 from dira_scale.errors import UserError
@@ -40,32 +41,26 @@ class Architecture(Schema):
     channels: ClassVar[int] = 1  # that its first layer takes; an image of one channel is repeated
 
     def __post_init__(self) -> None:
-        """Raises UserError unless BatchNorm's groups are given by their number or by their size."""
+        """Raises ArgumentError unless BatchNorm's groups are given by their number or by their size."""
         super().__post_init__()
         if self.bn_groups and self.bn_group_size:
-            raise UserError(
-                f"bn_group_size={self.bn_group_size} beside bn_groups={self.bn_groups}: BatchNorm's groups have a "
-                "number or a size; add model.bn_groups=null for the size"
-            )
+            expected = f"null beside bn_group_size, {self.bn_group_size}: BatchNorm's groups have a number or a size"
+            raise ArgumentError("bn_groups", self.bn_groups, expected)
         if not (self.bn_groups or self.bn_group_size):
-            raise UserError("bn_groups=null: give the number of BatchNorm's groups, or their size as bn_group_size")
+            raise ArgumentError("bn_groups", None, "the number of BatchNorm's groups, or their size as bn_group_size")
 
     def groups(self, batch: int) -> int:
-        """BatchNorm groups of a global ``batch``. Raises UserError if it does not divide into them."""
+        """BatchNorm groups of a global ``batch``. Raises ArgumentError if it does not divide into them."""
         size, sizes = self.bn_group_size, [n for n in range(2, batch + 1) if batch % n == 0]
         if size is None:
             numbers = [batch // n for n in reversed(sizes)]
             if self.bn_groups not in numbers:
-                raise UserError(
-                    f"model.bn_groups: data.batch={batch} does not divide into {self.bn_groups} BatchNorm groups of at "
-                    f"least 2 samples; possible: {', '.join(map(str, numbers)) or 'none'}"
-                )
+                expected = f"one of {', '.join(map(str, numbers)) or 'none'}, groups of at least 2 of {batch} samples"
+                raise ArgumentError("bn_groups", self.bn_groups, expected)
             return self.bn_groups
         if size not in sizes:
-            raise UserError(
-                f"model.bn_group_size: data.batch={batch} does not divide into BatchNorm groups of {size} samples; "
-                f"possible: {', '.join(map(str, sizes)) or 'none'}"
-            )
+            expected = f"one of {', '.join(map(str, sizes)) or 'none'}, which divide the batch of {batch}"
+            raise ArgumentError("bn_group_size", size, expected)
         return batch // size
 
     @property
@@ -74,18 +69,17 @@ class Architecture(Schema):
         return type(self).__name__
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ``UserError`` naming the key.
+        """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ArgumentError.
 
         ``channels``: of its first layer; None: the architecture's own.
         """
         raise NotImplementedError
 
-    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
-        """Raise ``UserError``, naming ``key``, unless ``encoder``, built for views of another size, takes ``size``."""
+    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...]) -> None:
+        """Raise ArgumentError unless ``encoder``, built for views of another size, takes ``size``."""
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        """``encoder`` with a decoder and a head of ``classes`` channels, of random weights. Raises ``UserError`` naming
-        the key."""
+        """``encoder`` with a decoder and a head of ``classes`` channels, of random weights. Raises ArgumentError."""
         raise NotImplementedError
 
     def build_classifier(self, encoder: "Encoder", classes: int) -> "Classifier":
@@ -129,18 +123,18 @@ class TimmUNet(Architecture):
         from dira_scale.models.encoder import build_encoder
 
         if not isinstance(size, int):
-            raise UserError(f"data.size={typed([*size])}: planes are squares, whose side is one number")
+            raise ArgumentError("size", size, "one number, the side of a square")
         return build_encoder(
             self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments or {},
             self.positions or "timm",
         )  # fmt: skip
 
-    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
+    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...]) -> None:
         from dira_scale.models.encoder import check_view
         from dira_scale.models.pyramid import TimmEncoder
 
         assert isinstance(encoder, TimmEncoder) and isinstance(size, int)
-        check_view(encoder, size, key)
+        check_view(encoder, size)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         from dira_scale.models.pyramid import TimmEncoder
@@ -174,11 +168,9 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
     known = [each.name for each in fields(kind)]
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")
-    try:
+    with at("model"):
         check_settings(kind, given, "restore the file that says so")
         built = kind(**given)
-    except UserError as error:
-        raise UserError(f"model.{error}") from error
     assert isinstance(built, Architecture)
     return built
 

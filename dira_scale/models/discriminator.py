@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.models.network import CONVOLUTIONS
 from dira_scale.models.norm_act import InstanceNormAct
 
@@ -13,13 +13,11 @@ SLOPE = 0.2  # of LeakyReLU
 
 
 def check_size(size: Sequence[int]) -> None:
-    """Raise UserError, naming ``data.size``, for images of one patch, which InstanceNorm cannot normalise."""
+    """Raise ArgumentError for images of one patch, which InstanceNorm cannot normalise."""
     if all(side <= STRIDE for side in size):
         given, larger = (sides if len(sides) > 2 else sides[0] for sides in ([*size], [2 * STRIDE] * len(size)))
-        raise UserError(
-            f"data.size={given}: the discriminator's last map would be one patch; use data.size={larger} or larger, or "
-            "stages without the term ad"
-        )
+        expected = f"{larger} or larger, or stages without the term ad: the discriminator's last map would be one patch"
+        raise ArgumentError("size", given, expected)
 
 
 class Discriminator(nn.Sequential):

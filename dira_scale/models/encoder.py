@@ -10,7 +10,8 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.arguments import ArgumentError
+from dira_scale.errors import nearest
 from dira_scale.models.drop_path import drop_by_position
 from dira_scale.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.models.vit import PlainEncoder
@@ -58,7 +59,7 @@ def build_encoder(
     Raises ``UserError`` for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
     size, or no such BatchNorm to start at 0.
     """
-    theirs = check_arguments(name, arguments)
+    theirs = timm_arguments(name, arguments)
     native = timm.get_pretrained_cfg(name)
     size = size or native.input_size[-1]
     resized = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
@@ -71,44 +72,37 @@ def build_encoder(
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if arguments and isinstance(error, TypeError):
-            raise UserError(
-                f"model.arguments={dict(arguments)}: timm's '{name}' does not take them ({reason})"
-            ) from error
+            raise ArgumentError("arguments", dict(arguments), f"those of timm's '{name}' ({reason})") from error
         below, step = size // 2**DEPTH * 2**DEPTH, 2**DEPTH
-        advice = "use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
+        given = f" with the arguments {dict(arguments)}" if arguments else ""
+        lacking = f"{name}{given} has no feature pyramid down to 1/{step} for views of {size} pixels ({reason})"
         if size != below:  # no other network would do
-            advice = f"set data.size={below} or {below + step}" if below else f"set data.size={step}"
-        given = f" with model.arguments={dict(arguments)}" if arguments else ""
-        raise UserError(
-            f"model.encoder: '{name}'{given} has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
-            f"({reason}); {advice}"
-        ) from error
+            fitting = f"{below} or {below + step}" if below else f"{step}"
+            raise ArgumentError("size", size, f"{fitting}: {lacking}") from error
+        such = "a network that has one, such as resnet50, convnext_tiny or vit_small_patch16_224"
+        raise ArgumentError("encoder", name, f"{such}: {lacking}") from error
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     # The last of every residual block, which alone timm starts at 0. On the meta device (dira_scale.plan) there are no
     # values: take all of them.
     zero_norms = [layer for layer in norms if layer.affine and (layer.weight.is_meta or not layer.weight.any())]
     if zero_init_residual and not zero_norms:
-        raise UserError(
-            f"model.zero_init_residual: '{name}' has no BatchNorm at the end of its residual blocks to start at 0; "
-            "set it to false"
-        )
+        expected = f"false: {name} has no BatchNorm at the end of its residual blocks to start at 0"
+        raise ArgumentError("zero_init_residual", True, expected)
     if not zero_init_residual:
         for layer in zero_norms:
             nn.init.ones_(layer.weight)
     return encoder
 
 
-def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of ``arguments`` that are timm's. Raises ``UserError`` if it has no backbone ``name``, or for those
+def timm_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``arguments`` that are timm's. Raises ArgumentError if it has no backbone ``name``, or for those
     that would not be what the configuration says."""
     if name not in (known := timm.list_models()):
-        raise UserError(
-            f"model.encoder: timm {timm.__version__} has no backbone '{name}'{nearest(name, known)} "
-            f'(list them with: python -c "import timm; print(*timm.list_models())")'
-        )
+        raise ArgumentError("encoder", name, f"a backbone of timm {timm.__version__}{nearest(name, known)} "
+                            '(list them with: python -c "import timm; print(*timm.list_models())")')  # fmt: skip
     for refused, reason in REFUSED.items():
         if refused in arguments and (arguments[refused] or not refused.endswith("_rate")):
-            raise UserError(f"model.arguments.{refused}={arguments[refused]}: {reason}; take it out")
+            raise ArgumentError(f"arguments.{refused}", arguments[refused], f"to be left out: {reason}")
     return {argument: value for argument, value in arguments.items() if argument != UNIFORM}
 
 
@@ -121,19 +115,17 @@ def settle(encoder: TimmEncoder, arguments: Mapping[str, Any]) -> None:
         disable_randomness(encoder)
 
 
-def check_view(encoder: TimmEncoder, size: int, key: str) -> None:
-    """Raise ``UserError``, naming ``key``, unless ``encoder`` has its pyramid for views of ``size``, another size than
-    that for which it was built."""
+def check_view(encoder: TimmEncoder, size: int) -> None:
+    """Raise ArgumentError unless ``encoder`` has its pyramid for views of ``size``, another size than that for which it
+    was built."""
     try:
         _check_pyramid(encoder, encoder.channels[0], size)
     except _UNSUITABLE as error:
         reason, step = " ".join(str(error).split()) or type(error).__name__, 2**DEPTH
-        advice = "use a network that takes several, such as resnet50 or vit_small_patch16_224"
+        expected = "that of the first crops, or a network of several, such as resnet50 or vit_small_patch16_224"
         if size % step:  # no other network would do
-            advice = f"use {max(1, size // step) * step}"
-        raise UserError(
-            f"{key}={size}: '{encoder.name}', built for views of data.size, does not take these ({reason}); {advice}"
-        ) from error
+            expected = f"{max(1, size // step) * step}"
+        raise ArgumentError("size", size, f"{expected}: {encoder.name} does not take these views ({reason})") from error
 
 
 def timms(name: str, arguments: Mapping[str, Any]) -> Any:

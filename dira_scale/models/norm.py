@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.distributed.collectives import new_group, rank, reduce_mean, world
-from dira_scale.errors import UserError
 from dira_scale.models.fold import fold
 from dira_scale.models.grouped_norm import COUNT, GroupedBatchNorm
 
@@ -50,7 +50,7 @@ def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
 
     Collective: every process calls it, with the same arguments.
 
-    Raises ``UserError`` if groups, processes and micro-batches (``accumulate`` per step) do not divide.
+    Raises ArgumentError if groups, processes and micro-batches (``accumulate`` per step) do not divide.
     """
     ranks = world()
     local, span = 1, 1
@@ -61,11 +61,8 @@ def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
     else:
         several = f"a multiple of {ranks * accumulate}"
         also = f", or one of {[n for n in range(1, ranks) if ranks % n == 0]}" if accumulate == 1 and ranks > 1 else ""
-        raise UserError(
-            f"model.bn_groups: {groups} BatchNorm groups do not divide over {ranks} processes with accumulate="
-            f"{accumulate}: groups must be {several}{also}; change model.bn_groups (or "
-            "bn_group_size), the processes or accumulate"
-        )
+        shared = f"to divide over {ranks} processes and {accumulate} micro-batches"
+        raise ArgumentError("bn_groups", groups, f"{several}{also}, {shared}; or other processes or micro-batches")
     before = first_layer(module)
     if before is None:
         return

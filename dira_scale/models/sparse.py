@@ -13,9 +13,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.utils.checkpoint import checkpoint
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.distributed.collectives import gather
-from dira_scale.errors import UserError
 from dira_scale.models.grouped_norm import COUNT, GroupedBatchNorm
 from dira_scale.models.network import Encoder, pyramid_sizes
 
@@ -71,21 +71,17 @@ def sparsify(encoder: Encoder, size: Sequence[int], blocks: Sequence[int]) -> Hi
         size: of views.
         blocks: of a view, on each axis.
 
-    Raises ``UserError`` if the network mixes all positions, or a block is not a whole number of its coarsest voxels.
+    Raises ArgumentError if the network mixes all positions, or a block is not a whole number of its coarsest voxels.
     """
     for layer in encoder.modules():
         if _GLOBAL.search(kind := type(layer).__name__):
-            raise UserError(
-                f"method.masking=sparse: {encoder.name} mixes all positions ({kind}); use method.masking=dense"
-            )
+            raise ArgumentError("masking", "sparse", f"dense: {encoder.name} mixes all positions ({kind})")
     coarsest = pyramid_sizes(encoder, size)[-1]
     if any(side % count for side, count in zip(coarsest, blocks, strict=True)):
         steps = [n // side for n, side in zip(size, coarsest, strict=True)]
         step = steps[0] if len({*steps}) == 1 else steps
-        raise UserError(
-            f"method.masking=sparse: blocks must have sides that are multiples of {step}, a voxel of {encoder.name}'s "
-            f"coarsest map; use views.corruptions.mask.block={str(step).replace(' ', '')} or method.masking=dense"
-        )
+        expected = f"dense, or blocks whose sides are multiples of {step}, a voxel of {encoder.name}'s coarsest map"
+        raise ArgumentError("masking", "sparse", expected)
     hidden = Hidden()
     for parent in list(encoder.modules()):
         for name, child in list(parent.named_children()):
@@ -133,7 +129,7 @@ class SparseGroupNorm(nn.Module):
     def __init__(self, like: nn.GroupNorm | _InstanceNorm, hidden: Hidden) -> None:
         super().__init__()
         if isinstance(like, _InstanceNorm) and like.track_running_stats:
-            raise UserError("method.masking=sparse: an InstanceNorm with running statistics; use method.masking=dense")
+            raise ArgumentError("masking", "sparse", "dense: an InstanceNorm has running statistics")
         self.groups = like.num_groups if isinstance(like, nn.GroupNorm) else like.num_features
         self.eps, self.weight, self.bias, self.hidden = like.eps, like.weight, like.bias, hidden
         # timm's GroupNormAct carries the dropout and activation that follow it.

@@ -19,7 +19,8 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.arguments import ArgumentError
+from dira_scale.errors import nearest
 from dira_scale.pixels import bricks, headers, png
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.headers import Payload
@@ -33,18 +34,18 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
     """Payload bytes of ``pixels``, [H, W] or [H, W, C] of uint8 or uint16; of voxels, [Z, Y, X] or [C, Z, Y, X] of
     int16 (masks: uint8), with b2nd or npy. ``quality`` applies to JPEG only.
 
-    Raises UserError for a codec, pixel type or shape that cannot be stored.
+    Raises ArgumentError for a codec that cannot store them, and ValueError for pixels that none can.
     """
     if codec not in CODECS:
-        raise UserError(f"unknown codec {codec!r}{nearest(codec, CODECS)}; use one of {', '.join(sorted(CODECS))}")
+        raise ArgumentError("codec", codec, f"{', '.join(sorted(CODECS))}{nearest(codec, CODECS)}")
     types, axes = (VOXELS, (3, 4)) if codec == "b2nd" or pixels.dtype == np.int16 else (PIXELS, (2, 3))
     if pixels.dtype not in types or pixels.ndim not in axes or pixels.size == 0:
-        raise UserError(f"cannot store {pixels.dtype} of shape {pixels.shape} as {codec}: use uint8 or uint16 for "
+        raise ValueError(f"cannot store {pixels.dtype} of shape {pixels.shape} as {codec}: use uint8 or uint16 for "
                         "images, int16 (masks: uint8) for volumes")  # fmt: skip
     if pixels.dtype == np.int16 and codec not in VOLUME_CODECS:
-        raise UserError(f"codec {codec!r} cannot store volumes; use {' or '.join(VOLUME_CODECS)}")
+        raise ArgumentError("codec", codec, f"{' or '.join(VOLUME_CODECS)}, for volumes")
     if codec == "jpg" and pixels.dtype != np.uint8:
-        raise UserError("codec 'jpg' stores 8 bits, these pixels have 16; use 'png', 'jp2' or 'npy'")
+        raise ArgumentError("codec", codec, "png, jp2 or npy: it stores 8 bits, and these pixels have 16")
     pixels = np.ascontiguousarray(pixels)
     match codec:
         case "png":  # run lengths over the Sub filter: slower deflate levels save only 1 % on noisy radiographs

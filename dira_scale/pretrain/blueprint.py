@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dira_scale import methods
+from dira_scale.config.border import at
 from dira_scale.data.config import as_stored
 from dira_scale.data.distort import build
 from dira_scale.data.views import ViewSpec
@@ -73,7 +74,8 @@ class PretrainBlueprint(Blueprint):
                 method.enter_stage(terms)
                 methods.check_batch(method, batch, self.config.bn_groups(batch), self.config.parallel.accumulate)
                 if "ad" in terms:
-                    check_size(method.views.sides)
+                    with at("model", methods.SIZE):
+                        check_size(method.views.sides)
             except UserError as error:
                 raise in_stage(name, error) from error
             optimizer = optim.stage_optimizer(self.config.optim, method, batch)
@@ -120,7 +122,8 @@ class PretrainBlueprint(Blueprint):
         """Return the discriminator with its loss, of random weights."""
         config, adversary = self.config, self.config.adversary
         about = config.model, self.views.size, adversary.precision, config.channels or 1
-        return adversary_of(adversary.loss, adversary.penalty, *about)
+        with at("adversary", methods.SIZE):
+            return adversary_of(adversary.loss, adversary.penalty, *about)
 
     def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)

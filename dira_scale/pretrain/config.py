@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
+from dira_scale.config.border import at
 from dira_scale.config.files import folder
 from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.distributed.config import AUTO
@@ -77,7 +78,8 @@ class Pretrain(StagedTraining):
             pin(config, "model.weights")
 
     def bn_groups(self, batch: int) -> int:
-        return self.model.groups(batch)
+        with at("model"):
+            return self.model.groups(batch)
 
     def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
         written = before.get("adversary", {}).get("precision")  # fp32, of older runs

@@ -16,6 +16,7 @@ from scipy.stats import kstest, norm
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.distort import build
 from dira_scale.data.distort.corruptions import (
     Affine,
@@ -33,7 +34,6 @@ from dira_scale.data.distort.corruptions import (
     local_shuffle,
 )
 from dira_scale.data.views import ViewSpec, draw
-from dira_scale.errors import UserError
 
 SIZE = (16, 16, 12)
 
@@ -236,18 +236,32 @@ def test_curves_rise_or_fall_as_often() -> None:
 
 @pytest.mark.parametrize(
     ("corruption", "printed"),
-    [(BlockMask(5), "x: block=5: a view of 16 x 16 x 12 does not divide"), (BlockMask(4, 0.001), "some must be"),
-     (7, "expected {_target_: …}"), (Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"),
-     (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
-     (LocalShuffle(blocks=0), "blocks=0: expected 1 to"), (OneOf(of={"a": Bezier()}), "a probability for each of a"),
-     (OneOf(of={"a": Bezier(), "b": Bezier()}, p={"a": 0.6, "b": 0.6}), "add up to more than 1"),
-     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"), (Elastic(sigma=0.0), "sigma=0.0"),
-     (Affine(degrees=181), "degrees=181"),
-     (Inpaint(fill="black"), "fill=black: expected noise, constant")],
+    [(BlockMask(5), "x.block: expected sides that divide a view of 16 x 16 x 12, got 5"),
+     (BlockMask(4, 0.001), "x.share: expected a share that hides some of 48 blocks, not all"),
+     (7, "x: expected a corruption, with numbers, draw and apply, such as BlockMask, got 7"),
+     (Inpaint(side=(0.1, 0.9)), "x.side: expected boxes that fit into a side of"),
+     (GaussianBlur(sigma=(2.0, 13.0)), "x.sigma: expected at most 12, the shortest side"),
+     (OneOf(of={"a": BlockMask(5)}, p={"a": 1.0}), "x.of.a.block: expected sides that divide")],
 )  # fmt: skip
-def test_settings_out_of_range_are_refused(corruption: Any, printed: str) -> None:
-    with pytest.raises(UserError, match=printed):
+def test_views_that_a_corruption_does_not_take_are_refused(corruption: Any, printed: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^corruptions.{printed}"):
         spec(*SIZE, corruptions={"x": corruption})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "printed"),
+    [(BlockMask, {"share": 2}, "share: expected a number from 0 to 1, got 2"),
+     (OneOf, {"of": {"a": Bezier()}}, "p: expected a probability for each of a"),
+     (OneOf, {"of": {"a": Bezier()}, "p": {"a": 1.5}}, "p.a: expected a number from 0 to 1"),
+     (OneOf, {"of": {"a": Bezier(), "b": Bezier()}, "p": {"a": 0.6, "b": 0.6}}, "p: expected .*add up to at most 1"),
+     (LocalShuffle, {"blocks": 0}, "blocks: expected a whole number from 1 to 1048575, got 0"),
+     (Inpaint, {"fill": "black"}, "fill: expected noise or constant, or a number from 0 to 1, got 'black'"),
+     (Affine, {"scale": 1.0}, "scale: expected a number from 0 to below 1"),
+     (Elastic, {"sigma": 0.0}, "sigma: expected a number above 0")],
+)  # fmt: skip
+def test_a_corruption_refuses_its_own_arguments(kind: Any, given: dict[str, Any], printed: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{printed}"):
+        kind(**given)
 
 
 def test_the_corruption_of_the_documentation_works() -> None:

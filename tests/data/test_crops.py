@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from data.volumes import NONE, spec
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
+from dira_scale.data.distort.corruptions import BlockMask
 from dira_scale.data.views import Blur, Cutout, Jitter, SizedCrop, ViewSpec, draw
 from dira_scale.errors import UserError
 from dira_scale.methods import views_of
@@ -61,17 +63,28 @@ def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"crops": (96,)}, r"views.crops=\[96\]: give a list of kinds of crops, such as \[{count: 2"),
-        ({"crops": ({}, {"siz": 24})}, r"views.crops\[1\].siz: a kind of crops has size, count.*mean 'size'"),
-        ({"crops": ({}, {"blur": {"q": 1}})}, r"views.crops\[1\].blur.q: expected sigma, p"),
-        ({"crops": ({}, {"size": 4})}, r"views.crops\[1\]: need at least one view of at least 8 pixels"),
-        ({"crops": ({"size": 24}, {})}, r"views.crops\[0\].size=24: the network is made for .*data.size=24, or begin"),
-        ({"crops": ({}, {"count": 255})}, r"views.crops has 257 views of a sample: use at most 256"),
-        ({"size": (16, 16, 16), **NONE, "iou": 0.2, "crops": ({}, {})}, "iou=0.2 is of two crops of one kind"),
+        ({"crops": (96,)}, r"^crops\[0\]: expected a mapping, NAME: VALUE, got 96"),
+        ({"crops": ({}, {"siz": 24})}, r"^crops\[1\].siz: expected one of size, count.*mean 'size'"),
+        ({"crops": ({}, {"blur": {"q": 1}})}, r"^crops\[1\].blur.q: expected one of sigma, p"),
+        (
+            {"crops": ({}, {"blur": {"sigma": [2, 1]}})},
+            r"^crops\[1\].blur.sigma: expected .*ascending order, got \[2, 1\]",
+        ),
+        ({"crops": ({}, {"size": 4})}, r"^crops\[1\].size: expected a whole number of at least 8"),
+        ({"crops": ({"size": 24}, {})}, r"^crops\[0\].size: expected 48, .*the network is made .*of 24, got 24"),
+        ({"crops": ({}, {"count": 255})}, r"^crops: expected at most 256 views of a sample, not 257"),
+        (
+            {"crops": ({}, {"size": 96}), "corruptions": {"x": BlockMask(36)}},
+            r"^corruptions.x.block: .*48 x 48, got 36",
+        ),
+        (
+            {"size": (16, 16, 16), **NONE, "iou": 0.2, "crops": ({}, {})},
+            "^iou: expected none: it is of two crops of one",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         ViewSpec(**{"size": 48} | given)
 
 
@@ -82,5 +95,14 @@ def test_the_key_of_the_configuration() -> None:
     plain, config = compose("pretrain", words), compose("pretrain", [*words, typed])
     assert [view.sides for view in views_of(config).each] == 2 * [views_of(plain).sides] + 4 * [(32, 32)]
     assert [entry.blur.p for entry in views_of(config).entries] == [0.5, 0.1]
-    with pytest.raises(UserError, match=r"views.crops\[0\].count=two: expected a whole number"):
-        views_of(compose("pretrain", [*words, "views.crops=[{count: two}]"]))
+    for wrong, printed in (
+        ("views.crops=[{count: two}]", r"^views.crops\[0\].count=two: expected a whole number"),
+        (
+            "views.crops=[{blur: {sigma: [2, 1]}}]",
+            r"^views.crops\[0\].blur.sigma=\[2, 1\]: expected a list of 2 numbers",
+        ),
+        ("views.blur.sigma=[2, 1]", r"^views.blur.sigma=\[2, 1\]: expected a list of 2 numbers"),
+        ("data.size=[32,48]", r"^data.size=\[32, 48\]: expected .* 3 entries, \[depth, height, width\]"),
+    ):
+        with pytest.raises(UserError, match=printed):
+            views_of(compose("pretrain", [*words, wrong]))

@@ -11,6 +11,7 @@ from data.loaders.backends import build, parameters
 from data.volumes import make, random_volumes
 from torchvision.transforms import functional
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.distort import build as build_distort
 from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
 from dira_scale.data.loaders import LoaderSpec
@@ -95,12 +96,14 @@ def test_nothing_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("change", "printed"),
     [
-        ({"count": 3}, "fixed: 10 crops for 3 views; give one for each"),
-        ({"fixed": centre(3), "count": 1}, r"fixed: .* does not have the 2 axes of size=28"),
-        ({"fixed": centre(2, 1.5), "count": 1}, r"fixed: need positions from 0 to 1, 0 < share <= 1"),
-        ({"fixed": centre(2, extent=(0, 8)), "count": 1}, r"and extents above 0"),
+        ({"count": 3}, "fixed: expected 3 crops, one for each view, not 10"),
+        ({"fixed": centre(3), "count": 1}, r"fixed\[0\]: expected a crop of 2 axes"),
     ],
 )
 def test_impossible_crops_are_refused(change: dict[str, Any], printed: str) -> None:
-    with pytest.raises(UserError, match=printed):
+    with pytest.raises(ArgumentError, match=printed):
         replace(TEN, **change)
+    with pytest.raises(ArgumentError, match="share: expected a number above 0 and at most 1, got 1.5"):
+        centre(2, 1.5)
+    with pytest.raises(ArgumentError, match=r"extent\[0\]: expected a whole number of at least 1, got 0"):
+        centre(2, extent=(0, 8))

@@ -8,12 +8,12 @@ import pytest
 from data.volumes import spec
 from scipy import stats
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data import random
 from dira_scale.data.geometry import pair
 from dira_scale.data.geometry.pair import PairCrop
 from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.data.views import draw
-from dira_scale.errors import UserError
 from dira_scale.pixels.boxes import Crop
 
 PCRL = ((32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32), (64, 112, 112))
@@ -169,19 +169,22 @@ def test_the_last_resort_keeps_the_bound(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"iou": 1.0}, "iou=1: pairs overlap by more than this; give a number from 0 to below 1"),
-        ({"iou": 0.2, "count": 3}, "iou=0.2 is of two views of one volume: got count=3, pair=image"),
-        ({"same_size": True}, "same_size=true is of pairs: add iou=0.2"),
+        ({"iou": 1.0}, "iou: expected a number from 0 to below 1"),
+        ({"iou": 0.2, "count": 3}, "iou: expected 2 views, drawn of one volume, not 3 of one image"),
+        ({"same_size": True}, "same_size: expected a bound of the pairs' overlap beside it, such as an iou of 0.2"),
         (
             {"iou": 0.25, "turns": 0.5, "extents": ((16, 16, 64), (16, 8, 40))},
-            "iou=0.25: no two crops of 16 x 16 x 64, 16 x 8 x 40 have more where one of them is turned, at most 0.143",
+            "iou: expected less than 0.143, the most that two crops of 16 x 16 x 64, 16 x 8 x 40 have where one .* is turned",
         ),
-        ({"crop_border": (1, 2)}, r"crop_border=\[1, 2\]: give \[depth, height, width\] in voxels"),
-        ({"turns": 0.5, "target_flip": "released"}, "target_flip=released: of views with turns or transpose only with"),
-        ({"turns": 0.5, "spacing": (2, 1, 1.5)}, r"turns and transpose need one spacing .*, got spacing=\[2, 1, 1.5\]"),
-        ({"orientations": 2, "size": (8, 8, 9)}, r"orientations=2: quarter turns need size=\[depth, side, side\], got"),
+        ({"crop_border": (1, 2)}, r"crop_border: expected a list of 3 entries, \[depth, height, width\], or none"),
+        (
+            {"turns": 0.5, "target_flip": "released"},
+            "target_flip: expected with_input, of views with turns or transpose",
+        ),
+        ({"turns": 0.5, "spacing": (2, 1, 1.5)}, r"spacing: expected one .*, got \(2, 1, 1.5\)"),
+        ({"orientations": 2, "size": (8, 8, 9)}, r"orientations: expected 0, or a size of \[depth, side, side\]"),
     ],
 )
 def test_what_no_pair_can_meet_is_refused(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         spec(*changed.pop("size", (8, 8, 8)), **changed)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data import views
 from dira_scale.data.distort.corruptions import CropBlocks
-from dira_scale.data.views import Cutout, InverseCutout, Shuffle, ViewSpec, draw
-from dira_scale.errors import UserError
+from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, SizedCrop, Tone, ViewSpec, Warp, draw
 
 N = 20000
 TURNED = ViewSpec(rotation=10.0, orientations=2)
@@ -218,22 +218,41 @@ GOLDEN = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"flip": 1.5}, "^flip=1.5: a probability is from 0 to 1$"),
-        ({"flip": (0.5, 0.0)}, r"flip=\[0.5, 0.0\]: images are mirrored left and right alone: give one number"),
+        ({"flip": 1.5}, r"^flip: expected a number from 0 to 1, or a list of 3 numbers, got 1.5$"),
+        ({"flip": (0.5, 0.0, 0.0)}, "flip: expected one number: images are mirrored left and right alone"),
         (
             {"cutout": Cutout(p=0.8)},
-            r"^cutout.p \+ inverse_cutout.p \+ shuffle.p = [.0-9]+: these probabilities add up to 1",
+            "cutout.p: expected cutout.p, inverse_cutout.p and shuffle.p to add up to at most 1",
         ),
-        ({"scale": (0.5, 0.2)}, "scale"),
-        ({"size": 4}, "8 pixels"),
-        ({"rotation": -1.0}, "0 <= rotation <= 180"),
-        ({"orientations": -1}, "orientations=-1: need at least 0"),
-        ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
-        ({"target_flip": "releasd"}, "target_flip=releasd: expected .*did you mean 'released'"),
-        ({"pair": "patent"}, "pair=patent: expected image, session, patient; did you mean 'patient'"),
-        ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),
+        ({"scale": (0.5, 0.2)}, r"scale: .*at most 1, in ascending order, got \(0.5, 0.2\)"),
+        ({"size": 4}, "size: expected a whole number of at least 8"),
+        ({"rotation": -1.0}, "rotation: expected a number from 0 to 180"),
+        ({"shuffle": Shuffle(side=(10, 300))}, "shuffle.side: .*a border of 3: one has 300 of 224 pixels"),
+        ({"target_flip": "releasd"}, "target_flip: expected with_input or released; did you mean 'released'"),
+        ({"border": -1}, "border: expected at least 0, or shuffle.p to be 0"),
+        ({"turns": 0.5}, "turns: expected to be left out: only views of volumes have it, got 0.5"),
     ],
 )
 def test_impossible_views_are_refused(changes, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ArgumentError, match=words):
         replace(ViewSpec(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "words"),
+    [
+        (
+            Blur,
+            {"sigma": (2, 1)},
+            r"^sigma: expected a list of 2 numbers of at least 0, in ascending order, got \(2, 1\)$",
+        ),
+        (Cutout, {"p": 1.5}, "^p: expected a number from 0 to 1, got 1.5$"),
+        (Jitter, {"hue": 0.6}, "hue: expected a number from 0 to 0.5"),
+        (Warp, {"grid": 1.0}, "grid: expected a number from 0 to below 1"),
+        (Tone, {"gamma": (0, 1)}, "gamma: expected a list of 2 numbers above 0"),
+        (SizedCrop, {"side": (156, 300)}, "side: expected a list of 2 numbers from 1 to 224"),
+    ],
+)
+def test_a_part_refuses_its_own_arguments(part, given, words):
+    with pytest.raises(ArgumentError, match=words):
+        part(**given)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.pixels import codecs
 from dira_scale.pixels.planes import decode_crops
 
@@ -133,7 +133,7 @@ def test_a_crop_outside_the_image_is_an_error(radiograph):
     ],
 )
 def test_what_cannot_be_stored_is_refused(pixels, codec, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ValueError, match=words):
         codecs.encode(pixels, codec)
 
 
@@ -149,7 +149,7 @@ def test_bricks_come_back_whole(shape, dtype):
 def test_volumes_go_into_their_codecs_only():
     voxels = np.zeros((4, 4, 4), np.int16)
     np.testing.assert_array_equal(codecs.decode(codecs.encode(voxels, "npy"), "npy"), voxels)
-    with pytest.raises(UserError, match="codec 'png' cannot store volumes; use b2nd or npy"):
+    with pytest.raises(ArgumentError, match="codec: expected b2nd or npy, for volumes, got 'png'"):
         codecs.encode(voxels, "png")
-    with pytest.raises(UserError, match="cannot store uint16 of shape"):
+    with pytest.raises(ValueError, match="cannot store uint16 of shape"):
         codecs.encode(voxels.astype(np.uint16), "b2nd")

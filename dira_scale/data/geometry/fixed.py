@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Annotated
 
 import numpy as np
 
+from dira_scale.arguments import Above, AtLeast, Within, check_fields
 from dira_scale.data.geometry.crop import Geometry, boxes, in_stored
 
 
@@ -20,10 +22,13 @@ class FixedCrop:
             padded (``ViewSpec.pad``).
     """
 
-    position: tuple[float, ...]
+    position: tuple[Annotated[float, Within(0, 1)], ...]
     mirrored: tuple[int, ...] = ()
-    share: float = 1.0
-    extent: tuple[int, ...] | None = None
+    share: Annotated[float, Above(0, 1)] = 1.0
+    extent: tuple[Annotated[int, AtLeast(1)], ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def of(self, sides: np.ndarray, step: np.ndarray | None = None) -> Geometry:
         """The crops of images with ``sides`` int64 [b, n]. ``step`` [b, n]: stored pixels for each of ``extent``'s;

@@ -1,7 +1,6 @@
 """The views of a sample: what a method asks for, and what each of them gets."""
 
 from dira_scale.data.geometry.crop import Geometry
-from dira_scale.data.views.checks import TARGET_FLIPS
 from dira_scale.data.views.draw import (
     CHANNEL_DROPOUT,
     COLOUR,
@@ -25,6 +24,7 @@ from dira_scale.data.views.parts import (
 )
 from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
 from dira_scale.data.views.spec import ViewSpec, fixed_views
+from dira_scale.data.views.uniform import TARGET_FLIPS
 
 __all__ = [
     "CHANNEL_DROPOUT",

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError, inside
 
 
 @runtime_checkable
@@ -18,7 +18,8 @@ class Corruption(Protocol):
     """
 
     def numbers(self, size: Sequence[int]) -> int:
-        """How many random numbers a view of ``size`` takes. Raises UserError for one that it cannot corrupt."""
+        """How many random numbers a view of ``size`` takes. Raises ValueError, or ArgumentError for one of its
+        own arguments, for one that it cannot corrupt."""
         ...
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -31,14 +32,9 @@ class Corruption(Protocol):
 
 
 def check(corruptions: Mapping[str, Corruption], size: Sequence[int]) -> None:
-    """Raise UserError, naming the key, for what is no corruption, or none of views of ``size``."""
+    """Raise ArgumentError, by the name of the corruption, for what is none, or none of views of ``size``."""
     for name, corruption in corruptions.items():
-        if not isinstance(corruption, Corruption):
-            raise UserError(
-                f"corruptions.{name}: expected {{_target_: …}} with numbers, draw and apply, such as "
-                f"BlockMask; got {corruption!r}"
-            )
-        try:
+        with inside(name):
+            if not isinstance(corruption, Corruption):
+                raise ArgumentError("", corruption, "a corruption, with numbers, draw and apply, such as BlockMask")
             corruption.numbers(size)
-        except UserError as error:
-            raise UserError(f"corruptions.{name}: {error}") from error

@@ -7,10 +7,12 @@ orientations of their restoration targets. Views of volumes have crops of given 
 and contrast.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from dira_scale.arguments import UNSHOWN, ArgumentError, check_fields, inside
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.views.checks import check
 from dira_scale.data.views.parts import (
@@ -24,7 +26,7 @@ from dira_scale.data.views.parts import (
     SizedCrop,
 )
 from dira_scale.data.views.uniform import UniformViews
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 
 MOST = 256  # views of a sample: a random number's counter has 8 bits for them
 # What may differ from one kind of crops to another; the rest is of the sample, or of what is restored.
@@ -33,7 +35,6 @@ OWN = (
     "channel_dropout", "grey", "jitter", "blur", "tone", "warp", "cutout", "inverse_cutout", "shuffle", "border",
     "corruptions",
 )  # fmt: skip
-EXAMPLE = "[{count: 2, scale: [0.25, 1]}, {size: 96, count: 8, scale: [0.05, 0.25]}]"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ViewSpec(UniformViews):
             ``blur``, the keys that differ. Views are numbered through all kinds. One kind is the same as its settings
             without ``crops``.
 
-    Raises UserError for invalid probabilities or ranges, and for what volumes do not have.
+    Raises ArgumentError for settings out of range, that exclude each other, or that images, or volumes, do not have.
     """
 
     crops: tuple[Mapping[str, Any], ...] = ()
@@ -56,7 +57,7 @@ class ViewSpec(UniformViews):
     _entries: tuple["ViewSpec", ...] = field(default=(), init=False, repr=False, compare=False)  # of several ``crops``
 
     def __post_init__(self) -> None:
-        vars(self).update(corruptions=self.corruptions or {})
+        check_fields(self)
         if not self.crops:
             check(self)
             return
@@ -112,49 +113,41 @@ def fixed_views(size: int | tuple[int, ...], crops: tuple[FixedCrop, ...], **sto
 
 
 def _specs(views: "ViewSpec") -> tuple["ViewSpec", ...]:
-    """Return, for each of ``views.crops``, the views of one size that it says.
-
-    Raises UserError naming the entry and the key: for one that is none, or what views of one size refuse; for a first
-    entry whose size is not that of ``views``; where crops are ``fixed``, or pairs are of several entries.
-    """
-    if not all(isinstance(entry, Mapping) for entry in views.crops):
-        raise UserError(f"views.crops={[*views.crops]}: give a list of kinds of crops, such as {EXAMPLE}")
+    """Return, for each of ``views.crops``, the views of one size that it says."""
     if views.fixed:
-        raise UserError(f"views.crops beside {len(views.fixed)} fixed crops: use one of the two")
+        raise ArgumentError("crops", UNSHOWN, f"none beside {len(views.fixed)} fixed crops")
     if len(views.crops) > 1 and views.iou is not None:
-        raise UserError(
-            f"iou={views.iou:g} is of two crops of one kind, and views.crops has {len(views.crops)} kinds: use iou=null"
-        )
-    made = tuple(_spec(views, entry, f"views.crops[{number}]") for number, entry in enumerate(views.crops))
+        raise ArgumentError("iou", views.iou, f"none: it is of two crops of one kind, and crops has {len(views.crops)}")
+    made = tuple(_spec(views, entry, f"crops[{number}]") for number, entry in enumerate(views.crops))
     if made[0].sides != views.sides:
         size, wanted = ([*sides] if len(sides) > 2 else sides[0] for sides in (made[0].sides, views.sides))
-        raise UserError(
-            f"views.crops[0].size={size}: the network is made for the first crops, whose size is data.size={wanted}; "
-            f"use data.size={size}, or begin with crops of that size"
-        )
+        expected = f"{wanted}, the size of the views: the network is made for the first crops"
+        raise ArgumentError("crops[0].size", size, f"{expected}; or views of a size of {size}")
     if (count := sum(spec.count for spec in made)) > MOST:
-        raise UserError(f"views.crops has {count} views of a sample: use at most {MOST}")
+        raise ArgumentError("crops", UNSHOWN, f"at most {MOST} views of a sample, not {count}")
     return made
 
 
-def _spec(views: "ViewSpec", entry: Mapping[str, Any], key: str) -> "ViewSpec":
-    for name in entry:
-        if name not in OWN:
-            raise UserError(f"{key}.{name}: a kind of crops has {', '.join(OWN)}{nearest(name, OWN)}")
-    own = {name: _value(getattr(views, name), value, f"{key}.{name}") for name, value in entry.items()}
+def _spec(views: "ViewSpec", entry: Mapping[str, Any], name: str) -> "ViewSpec":
     try:
-        return replace(views, crops=(), **own)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
+        _require_known(entry, OWN)
+        return replace(views, crops=(), **{key: _value(key, getattr(views, key), entry[key]) for key in entry})
+    except ArgumentError as error:  # of this kind's own settings, or of those that all have
+        own = re.split(r"\W", error.name)[0] in entry
+        raise error.inside(name) if own else error from error
 
 
-def _value(common: Any, given: Any, key: str) -> Any:
+def _value(name: str, common: Any, given: Any) -> Any:
     """``given``; where it is a mapping of some keys of a part, such as ``blur``, that part of ``common`` with these."""
-    part = SizedCrop() if key.endswith(".sized") and common is None else common
+    part = SizedCrop() if name == "sized" and common is None else common
     if not (is_dataclass(part) and isinstance(given, Mapping)):
         return given
-    names = [field.name for field in fields(part)]
+    with inside(name):
+        _require_known(given, [field.name for field in fields(part)])
+        return replace(part, **given)  # type: ignore[type-var]
+
+
+def _require_known(given: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in given:
-        if name not in names:
-            raise UserError(f"{key}.{name}: expected {', '.join(names)}{nearest(str(name), names)}")
-    return replace(part, **given)  # type: ignore[type-var]
+        if name not in known:
+            raise ArgumentError(str(name), UNSHOWN, f"one of {', '.join(known)}{nearest(str(name), known)}")

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
+from dira_scale.arguments import Above, AtLeast, Bound, Within
 from dira_scale.data.geometry.crop import CropRule
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.geometry.pair import PairCrop
@@ -13,8 +14,11 @@ from dira_scale.data.geometry.plane import PlaneCrop, SizedPlaneCrop
 from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.data.views.corruption import Corruption
 from dira_scale.data.views.parts import (
+    BELOW_ONE,
     REFERENCE_SIZE,
+    Ascending,
     Blur,
+    Chance,
     Cutout,
     InverseCutout,
     Jitter,
@@ -23,6 +27,11 @@ from dira_scale.data.views.parts import (
     Tone,
     Warp,
 )
+
+TargetFlip = Literal["with_input", "released"]
+TARGET_FLIPS = get_args(TargetFlip)
+AXES = Bound("of 3 entries, [depth, height, width]", lambda entries: len(entries) == 3, whole=True)
+AXES_OR_NONE = Bound(f"{AXES.text}, or none", lambda entries: len(entries) in (0, 3), whole=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class UniformViews:
             restoration target (as missing MR sequences; Havaei et al., "HeMIS", MICCAI 2016).
         grey: of images in colour: with which probability a view becomes grey (torchvision's RandomGrayscale).
         fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
-        corruptions: by name, of views that are to be restored: applied in this order, after all others; None: none.
+        corruptions: by name, of views that are to be restored: applied in this order, after all others.
         spacing: of volumes: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted;
             None: stored voxels, whatever their size.
         range: the stored values that become 0 and 1; None: each image's own, ``low`` and ``high`` of its manifest.
@@ -64,35 +73,35 @@ class UniformViews:
             ``batch.IGNORE``; else they are refused.
     """
 
-    count: int = 2
-    size: int | tuple[int, ...] = REFERENCE_SIZE
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float | tuple[float, float, float] = 0.5
-    target_flip: str = "with_input"
+    count: Annotated[int, AtLeast(1)] = 2
+    size: Annotated[int, AtLeast(8)] | Annotated[tuple[Annotated[int, AtLeast(8)], ...], AXES] = REFERENCE_SIZE
+    scale: Annotated[tuple[float, float], Ascending(Above(0, 1))] = (0.2, 1.0)
+    ratio: Annotated[tuple[float, float], Ascending(Above(0))] = (3 / 4, 4 / 3)
+    flip: Chance | tuple[Chance, Chance, Chance] = 0.5
+    target_flip: TargetFlip = "with_input"
     jitter: Jitter = field(default_factory=Jitter)
     blur: Blur = field(default_factory=Blur)
     cutout: Cutout = field(default_factory=Cutout)
     inverse_cutout: InverseCutout = field(default_factory=InverseCutout)
     shuffle: Shuffle = field(default_factory=Shuffle)
     border: int = 3
-    rotation: float = 0.0
-    orientations: int = 0
-    pair: str = "image"
-    channel_dropout: float = 0.0
-    grey: float = 0.0
-    extents: tuple[tuple[int, ...], ...] = ()
+    rotation: Annotated[float, Within(0, 180)] = 0.0
+    orientations: Annotated[int, AtLeast(0)] = 0
+    pair: Literal["image", "session", "patient"] = "image"
+    channel_dropout: Chance = 0.0
+    grey: Chance = 0.0
+    extents: tuple[Annotated[tuple[Annotated[int, AtLeast(1)], ...], AXES], ...] = ()
     fixed: tuple[FixedCrop, ...] = ()
     sized: SizedCrop | None = None
     tone: Tone = field(default_factory=Tone)
     warp: Warp = field(default_factory=Warp)
     corruptions: Mapping[str, Corruption] = field(default_factory=dict)
-    iou: float | None = None
+    iou: Annotated[float, BELOW_ONE] | None = None
     same_size: bool = False
-    crop_border: tuple[int, ...] = ()
-    turns: float = 0.0
-    transpose: float = 0.0
-    spacing: float | tuple[float, ...] | None = None
+    crop_border: Annotated[tuple[Annotated[int, AtLeast(0)], ...], AXES_OR_NONE] = ()
+    turns: Chance = 0.0
+    transpose: Chance = 0.0
+    spacing: Annotated[float, Above(0)] | Annotated[tuple[Annotated[float, Above(0)], ...], AXES] | None = None
     range: tuple[float, float] | None = None
     pad: bool = False
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.config.schema import above, at_least, one_of
-from dira_scale.errors import UserError
 from dira_scale.models.architecture import XYZ, ZYX, Architecture
 from dira_scale.models.volume import GROUPS
 
@@ -36,25 +36,22 @@ class VolumeArchitecture(Architecture):
         """What normalises each channel of the coarsest map by itself, for messages; empty if nothing does."""
         return "InstanceNorm"
 
-    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
-        self.check_size(size, key)
+    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...]) -> None:
+        self.check_size(size)
 
-    def check_size(self, size: int | Sequence[int], key: str = "data.size") -> None:
-        """Raise UserError, naming ``key``, unless the network takes views of ``size``."""
+    def check_size(self, size: int | Sequence[int]) -> None:
+        """Raise ArgumentError unless the network takes views of ``size``."""
         if isinstance(size, int):
-            raise UserError(f"{key}={size}: {self.name} takes volumes: give three, as {key}={[64] * 3}")
+            raise ArgumentError("size", size, f"three numbers, such as {[64] * 3}: {self.name} takes volumes")
         step = self.stride
         below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
         suitable = " or ".join(dict.fromkeys(str(self._enlarged(sides)) for sides in (below, over)))
         if below != [*size]:
-            raise UserError(
-                f"{key}={list(size)}: {self.name} {self.divides}: give multiples of {step}, such as {key}={suitable}"
-            )
+            expected = f"multiples of {step}, such as {suitable}: {self.name} {self.divides}"
+            raise ArgumentError("size", size, expected)
         if suitable != str([*size]):
-            raise UserError(
-                f"{key}={list(size)}: the coarsest map of {self.name} is one voxel, which {self.instance_norm} "
-                f"cannot normalise; use {key}={suitable} or larger"
-            )
+            one = f"the coarsest map of {self.name} is one voxel, which {self.instance_norm} cannot normalise"
+            raise ArgumentError("size", size, f"{suitable} or larger: {one}")
 
     def _enlarged(self, size: list[int]) -> list[int]:
         """With twice the height and width if the coarsest map would be one voxel that is normalised by itself."""
@@ -74,20 +71,18 @@ class UNet3D(VolumeArchitecture):
     stride: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        """Raises UserError if ``width`` does not give whole channels, or GroupNorm none for each group."""
+        """Raises ArgumentError if ``width`` does not give whole channels, or GroupNorm none for each group."""
         super().__post_init__()
         if MISSING in (self.width, self.norm):
             return
         least = GROUPS if self.norm == "group" else 1
         if 32 * self.width % least:
-            raise UserError(
-                f"width={self.width:g}: 32 channels times that must be a multiple of {least}"
-                f"{', the groups of norm=group' * (least > 1)}; 0.25 is a quarter of the channels"
-            )
+            whole = f"a multiple of the {least} groups of its norm" if least > 1 else "a whole number"
+            raise ArgumentError("width", self.width, f"a share of 32 channels that is {whole}, such as 0.25")
 
     @property
     def instance_norm(self) -> str:
-        return "model.norm=instance" if self.norm == "instance" else ""
+        return "InstanceNorm" if self.norm == "instance" else ""
 
     @property
     def base(self) -> int:
@@ -117,13 +112,11 @@ class ResEnc(VolumeArchitecture):
     name: ClassVar[str] = "resenc"
 
     def __post_init__(self) -> None:
-        """Raises UserError unless each stage has a number of features and of blocks."""
+        """Raises ArgumentError unless each stage has a number of features and of blocks."""
         super().__post_init__()
         if MISSING not in (self.features, self.blocks) and len(self.features) != len(self.blocks):
-            raise UserError(
-                f"blocks={self.blocks}: needs a number for each of the {len(self.features)} stages of features="
-                f"{self.features}"
-            )
+            expected = f"a number for each of the {len(self.features)} stages, whose features are {self.features}"
+            raise ArgumentError("blocks", self.blocks, expected)
 
     @property
     def stride(self) -> int:
@@ -153,10 +146,10 @@ class SwinUNETR(VolumeArchitecture):
     stride: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
-        """Raises UserError unless the features divide over the attention's heads."""
+        """Raises ArgumentError unless the features divide over the attention's heads."""
         super().__post_init__()
         if self.feature_size != MISSING and self.feature_size % 12:
-            raise UserError(f"feature_size={self.feature_size}: must be a multiple of 12, such as 12, 24 or 48")
+            raise ArgumentError("feature_size", self.feature_size, "a multiple of 12, such as 12, 24 or 48")
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
         from dira_scale.models.volume.swinunetr import SwinEncoder
@@ -194,20 +187,17 @@ class ViT3D(VolumeArchitecture):
     instance_norm: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Raises UserError unless each head has channels for the turns of three axes, and the decoder two stages."""
+        """Raises ArgumentError unless each head has channels for turns about three axes, and the decoder two stages."""
         super().__post_init__()
         if MISSING in (self.embed_dim, self.num_heads):
             return
         if self.embed_dim % (step := 6 * self.num_heads):
             below = max(self.embed_dim // step, 1) * step
-            raise UserError(
-                f"embed_dim={self.embed_dim}: rotary positions on three axes need a multiple of 6 channels for each of "
-                f"{self.num_heads} heads; use {below} or {below + step}"
-            )
+            reason = f"rotary positions on three axes take a multiple of 6 for each of {self.num_heads} heads"
+            raise ArgumentError("embed_dim", self.embed_dim, f"{below} or {below + step}: {reason}")
         if len(self.widths) != 2:
-            raise UserError(
-                f"decoder_channels={self.decoder_channels}: needs two, of the maps at 1/4 and 1/2 of a volume's sides"
-            )
+            expected = "two numbers, of the maps at 1/4 and 1/2 of a volume's sides"
+            raise ArgumentError("decoder_channels", self.decoder_channels, expected)
 
     @property
     def widths(self) -> list[int]:
@@ -242,20 +232,18 @@ class InflatedViT(VolumeArchitecture):
     instance_norm: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Raises UserError for a patch that no doublings lead back from, another number of ``decoder_channels`` than
-        the decoder has stages, and a patch's side among ``arguments``."""
+        """Raises ArgumentError for a patch that no doublings lead back from, another number of ``decoder_channels``
+        than the decoder has stages, and a patch's side among ``arguments``."""
         super().__post_init__()
         if self.patch_size not in (MISSING, 4, 8, 16, 32):
-            raise UserError(f"patch_size={self.patch_size}: the decoder doubles; use 4, 8, 16 or 32")
+            raise ArgumentError("patch_size", self.patch_size, "4, 8, 16 or 32, as the decoder doubles")
         if "patch_size" in (self.arguments or {}):
-            raise UserError("arguments.patch_size: the side of a patch is model.patch_size; take it out")
+            raise ArgumentError("arguments.patch_size", UNSHOWN, "to be left out: a patch's side is patch_size")
         given = MISSING not in (self.patch_size, self.decoder_channels)
         if given and self.decoder_channels and len(self.decoder_channels) != self.stages:
             sides = " and ".join(f"1/{2**level}" for level in range(self.stages, 0, -1))
-            raise UserError(
-                f"decoder_channels={self.decoder_channels}: patch_size={self.patch_size} needs {self.stages}, of the "
-                f"maps at {sides} of a volume's sides"
-            )
+            expected = f"{self.stages} numbers, of the maps at {sides} of a volume's sides"
+            raise ArgumentError("decoder_channels", self.decoder_channels, expected)
 
     @property
     def name(self) -> str:

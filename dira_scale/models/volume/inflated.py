@@ -13,9 +13,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.models.dino_files import is_kernel
-from dira_scale.models.encoder import check_arguments, settle, timms
+from dira_scale.models.encoder import settle, timm_arguments, timms
 from dira_scale.models.linear import resized
 from dira_scale.models.network import Tokens
 from dira_scale.models.pyramid import TimmEncoder
@@ -153,23 +153,20 @@ def build_inflated(
     """timm's transformer ``name`` for volumes of ``size``, random weights; ``arguments`` as of
     :func:`dira_scale.models.encoder.build_encoder`.
 
-    Raises ``UserError`` for a name or ``arguments`` that timm does not have, or a network of another kind.
+    Raises ArgumentError for a name or ``arguments`` that timm does not have, or a network of another kind.
     """
-    theirs = check_arguments(name, arguments)
+    theirs = timm_arguments(name, arguments)
     try:
         encoder = InflatedEncoder(name, patch, size, in_channels, theirs)
         settle(encoder, arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        given = f" with model.arguments={dict(arguments)}" if arguments else ""
+        given = f" with the arguments {dict(arguments)}" if arguments else ""
         reason = " ".join(str(error).split())
         if arguments and isinstance(error, TypeError):
-            raise UserError(
-                f"model.arguments={dict(arguments)}: timm's '{name}' does not take them ({reason})"
-            ) from error
-        raise UserError(
-            f"model.encoder: '{name}'{given} cannot be inflated to volumes ({reason}); use a plain "
-            "vision transformer, such as vit_base_patch14_dinov2 or vit_base_patch16_dinov3"
-        ) from error
+            raise ArgumentError("arguments", dict(arguments), f"those of timm's '{name}' ({reason})") from error
+        such = "a plain vision transformer, such as vit_base_patch14_dinov2 or vit_base_patch16_dinov3"
+        unfit = f"{name}{given} cannot be inflated to volumes ({reason})"
+        raise ArgumentError("encoder", name, f"{such}: {unfit}") from error
     return encoder
 
 

@@ -5,26 +5,26 @@ cube (Zhuang et al., MICCAI 2019; Tao et al., MICCAI 2020), predictive coding of
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import factorial, prod
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import Above, ArgumentError, AtLeast
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
-from dira_scale.data.distort.corruptions.draws import Params, share
+from dira_scale.data.distort.corruptions.draws import Params, PerAxis, per_axis
 from dira_scale.data.geometry.blocks import cut, distant_permutations, exchanged, joined, window
 from dira_scale.data.geometry.orientation import quarter_turns
-from dira_scale.errors import UserError, nearest
+from dira_scale.data.views.parts import Chance, Part
 
 PER_AXIS = 2  # blocks that change places: more have too many permutations to choose from
-TURNS = ("half", "quarter")
 
 
 @dataclass(frozen=True)
-class ShuffleBlocks:
+class ShuffleBlocks(Part):
     """A view is cut in half along each axis, and the blocks change places.
 
     ``permutations``: from which one is drawn, of ``geometry.blocks.distant_permutations``; the first leaves all where
@@ -35,19 +35,18 @@ class ShuffleBlocks:
     Parameters: ``order`` int64 [b], its number; ``places`` int64 [b, n], which block is seen at each place.
     """
 
-    permutations: int = 1000
-    margin: int = 0
+    permutations: Annotated[int, AtLeast(2)] = 1000
+    margin: Annotated[int, AtLeast(0)] = 0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError for views that cannot be halved, or more permutations than there are."""
-        possible = factorial(PER_AXIS ** len(size))
-        if not 2 <= self.permutations <= possible:
-            raise UserError(f"permutations={self.permutations}: expected a number from 2 to {possible:,}, those of "
-                            f"{PER_AXIS ** len(size)} blocks")  # fmt: skip
-        check_blocks(size, (PER_AXIS,) * len(size))
-        if not 0 <= 2 * self.margin < min(size) // PER_AXIS:
-            raise UserError(f"margin={self.margin}: expected at least 0 and less than half of a block's side, "
-                            f"{min(size) // PER_AXIS}")  # fmt: skip
+        """See ``Corruption``. Raises ValueError for views that cannot be halved, or have fewer permutations."""
+        blocks = PER_AXIS ** len(size)
+        if self.permutations > (possible := factorial(blocks)):
+            raise ArgumentError("permutations", self.permutations, f"at most {possible:,}, those of {blocks} blocks")
+        if any(side % PER_AXIS for side in size):
+            raise ValueError(f"ShuffleBlocks halves the sides of a view, and not all of {_shown(size)} are even")
+        if 2 * self.margin >= (side := min(size) // PER_AXIS):
+            raise ArgumentError("margin", self.margin, f"less than half of a block's side, which is {side}")
         return 1
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -67,14 +66,21 @@ class ShuffleBlocks:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Part):
     """``blocks``, a number for all axes or one for each, that a view is cut into."""
 
-    blocks: int | tuple[int, ...]
+    blocks: PerAxis
 
     def counts(self, dimensions: int) -> tuple[int, ...]:
         """Return how many blocks there are on each axis."""
-        return (self.blocks,) * dimensions if isinstance(self.blocks, int) else tuple(self.blocks)
+        return per_axis(self.blocks, dimensions)
+
+    def sides(self, size: Sequence[int]) -> list[int]:
+        """Return a block's sides. Raises ArgumentError if a view of ``size`` cannot be cut into equal blocks."""
+        counts = self.counts(len(size))
+        if len(counts) != len(size) or any(side % count for side, count in zip(size, counts, strict=True)):
+            raise ArgumentError("blocks", self.blocks, f"numbers that divide the sides of a view of {_shown(size)}")
+        return [side // count for side, count in zip(size, counts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -87,20 +93,16 @@ class TurnBlocks(Cut):
     Parameters: ``turn`` int64 [b, n], 0 = none.
     """
 
-    blocks: int | tuple[int, ...] = 2
-    turns: str = "half"
+    blocks: PerAxis = 2
+    turns: Literal["half", "quarter"] = "half"
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError for views that cannot be cut so, or blocks that cannot be turned."""
-        counts = self.counts(len(size))
-        check_blocks(size, counts)
-        if self.turns not in TURNS:
-            raise UserError(f"turns={self.turns}: expected {' or '.join(TURNS)}{nearest(self.turns, TURNS)}")
-        sides = [side // count for side, count in zip(size, counts, strict=True)]
+        """See ``Corruption``. Raises ArgumentError for views that cannot be cut so, or blocks that cannot be turned."""
+        sides = self.sides(size)
         if self.turns == "quarter" and len(set(sides)) > 1:
-            raise UserError(f"turns=quarter: blocks of {' x '.join(map(str, sides))} cannot be turned by 90 degrees; "
-                            "use as many blocks on each axis as make them cubes, or turns=half")  # fmt: skip
-        return prod(counts)
+            expected = f"half, or as many blocks on each axis as make them cubes: they have {_shown(sides)}"
+            raise ArgumentError("turns", self.turns, expected)
+        return prod(self.counts(len(size)))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
         """See ``Corruption``."""
@@ -130,23 +132,21 @@ class CropBlocks(Cut):
     """
 
     version: ClassVar[int] = 3  # of views with it (``ViewSpec.version``): it mirrored the first axis before
-    blocks: int | tuple[int, ...] = 4
-    keep: float = 0.875
-    flip: float = 0.5
+    blocks: PerAxis = 4
+    keep: Annotated[float, Above(0, 1)] = 0.875
+    flip: Chance = 0.5
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError for views that cannot be cut so, and shares that cannot be."""
-        check_blocks(size, self.counts(len(size)))
-        if not 0 < self.keep <= 1 or min(self._window(size)) < 1:
-            raise UserError(f"keep={self.keep}: expected a share above 0, at most 1, that leaves a pixel of a block")
-        share("flip", self.flip)
+        """See ``Corruption``. Raises ArgumentError for views that cannot be cut so."""
+        if min(self._window(size)) < 1:
+            expected = f"a share that leaves a pixel of blocks of {_shown(self.sides(size))}"
+            raise ArgumentError("keep", self.keep, expected)
         return prod(self.counts(len(size))) * (1 + len(size))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
         """See ``Corruption``."""
         u = u.reshape(len(u), -1, 1 + len(size))
-        sides = [side // count for side, count in zip(size, self.counts(len(size)), strict=True)]
-        room = [side - kept for side, kept in zip(sides, self._window(size), strict=True)]
+        room = [side - kept for side, kept in zip(self.sides(size), self._window(size), strict=True)]
         corners = [random.integers(u[..., 1 + axis], 0, most) for axis, most in enumerate(room)]
         return {"flip": u[..., 0] < self.flip, "corner": np.stack(corners, -1)}
 
@@ -162,13 +162,8 @@ class CropBlocks(Cut):
         return joined(padded.unflatten(0, params["flip"].shape), counts)
 
     def _window(self, size: Sequence[int]) -> list[int]:
-        return [int(side // count * self.keep) for side, count in zip(size, self.counts(len(size)), strict=True)]
+        return [int(side * self.keep) for side in self.sides(size)]
 
 
-def check_blocks(size: Sequence[int], counts: Sequence[int]) -> None:
-    """Raise UserError unless a view of ``size`` can be cut into so many blocks of equal size on each axis."""
-    whole = len(counts) == len(size) and all(n > 0 and side % n == 0 for side, n in zip(size, counts, strict=True))
-    if not whole:
-        given, wanted = (" x ".join(map(str, each)) for each in (size, counts))
-        raise UserError(f"a view of {given} cannot be cut into {wanted} equal blocks: use sides of data.size that are "
-                        "multiples of the number of blocks")  # fmt: skip
+def _shown(sides: Sequence[int]) -> str:
+    return " x ".join(map(str, sides))

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
+from dira_scale.arguments import ArgumentError, AtLeast, check_fields
 from dira_scale.data import random
-from dira_scale.data.distort.corruptions.draws import Params
+from dira_scale.data.distort.corruptions.draws import Params, PerAxis, per_axis
 from dira_scale.data.geometry.orientation import quarter_turns, turned
-from dira_scale.errors import UserError
 
 GRID = 3  # patches on each axis: the middle one and its neighbours
 
@@ -48,24 +49,24 @@ class PatchPair:
     where the middle patch and the neighbour start.
     """
 
-    side: int | tuple[int, ...] = 64
-    gap: int = 0
-    jitter: int = 0
+    side: PerAxis = 64
+    gap: Annotated[int, AtLeast(0)] = 0
+    jitter: Annotated[int, AtLeast(0)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.jitter > self.gap:
+            raise ArgumentError("jitter", self.jitter, f"at most the gap, {self.gap}, so that patches do not overlap")
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError for patches that do not fit into a view of ``size``, or may overlap."""
+        """See ``Corruption``. Raises ArgumentError for views that are too small for the patches."""
         sides = self.sides(len(size))
-        if len(sides) != len(size) or min(sides) < 1 or not 0 <= self.jitter <= self.gap:
-            raise UserError(
-                f"side={self.side}, gap={self.gap}, jitter={self.jitter}: expected a side of at least 1 for each of "
-                f"{len(size)} axes, and a jitter from 0 to the gap, so that patches do not overlap"
-            )
+        if len(sides) != len(size):
+            raise ArgumentError("side", self.side, f"one number, or one for each of {len(size)} axes")
         if any(self._extent(side) > n for side, n in zip(sides, size, strict=True)):
             given, needed = (" x ".join(map(str, each)) for each in (size, map(self._extent, sides)))
-            raise UserError(
-                f"side={self.side}, gap={self.gap}, jitter={self.jitter}: {GRID} patches on each axis take {needed}, "
-                f"and a view has {given}: use a larger data.size or a smaller side"
-            )
+            expected = f"less, or larger views: with gap and jitter {GRID} patches on each axis take {needed}"
+            raise ArgumentError("side", self.side, f"{expected}, and a view has {given}")
         return 1 + 2 * len(size)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -85,7 +86,7 @@ class PatchPair:
 
     def sides(self, dimensions: int) -> tuple[int, ...]:
         """Return a patch's side on each axis."""
-        return (self.side,) * dimensions if isinstance(self.side, int) else tuple(self.side)
+        return per_axis(self.side, dimensions)
 
     def _extent(self, side: int) -> int:
         """Return how long the whole grid is on an axis, in pixels or voxels."""

@@ -8,22 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.arguments import Above, Within
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
 from dira_scale.data.constants import constant
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, share
+from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some
 from dira_scale.data.distort.corruptions.intensity import matrices, smoothed
-from dira_scale.errors import UserError
+from dira_scale.data.views.parts import BELOW_ONE, Chance, Part
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(Part):
     """With probability ``p``, turned in the plane of each two axes by up to ``degrees`` either way, and scaled along
     each axis by a factor from 1 - ``scale`` to 1 + ``scale``. Beyond the edges is the view's minimum.
 
@@ -31,17 +33,12 @@ class Affine:
     the centre to that of what it shows.
     """
 
-    p: float = 1.0
-    degrees: float = 10.0
-    scale: float = 0.1
+    p: Chance = 1.0
+    degrees: Annotated[float, Within(0, 180)] = 10.0
+    scale: Annotated[float, BELOW_ONE] = 0.1
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        if not 0 <= self.degrees <= 180:
-            raise UserError(f"degrees={self.degrees}: expected a number from 0 to 180")
-        if not 0 <= self.scale < 1:
-            raise UserError(f"scale={self.scale}: expected a number from 0 to below 1")
         n = len(size)
         return 1 + n + n * (n - 1) // 2
 
@@ -76,22 +73,19 @@ def _moved(x: Tensor, params: Params) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Elastic:
+class Elastic(Part):
     """With probability ``p``, voxels move along the last two axes by noise from -1 to 1, smoothed by a Gaussian of
     ``sigma`` voxels along all axes (0 beyond the view), times ``alpha``; linear interpolation, mirrored edges.
 
     Parameters: ``on`` bool [b], ``key`` int64 [b].
     """
 
-    p: float = 1.0
+    p: Chance = 1.0
     alpha: float = 991.0
-    sigma: float = 8.0
+    sigma: Annotated[float, Above(0)] = 8.0
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        if not self.sigma > 0:
-            raise UserError(f"sigma={self.sigma}: expected a number above 0")
         return 1 + KEY
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

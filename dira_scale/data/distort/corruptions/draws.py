@@ -1,17 +1,23 @@
 """Shared by corruptions: the samples that have one, random voxels by a key, boxes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast
 from dira_scale.data.batch import per_sample
-from dira_scale.errors import UserError
 
 Params = Mapping[str, Tensor]
+PerAxis = Annotated[int, AtLeast(1)] | tuple[Annotated[int, AtLeast(1)], ...]  # for all axes, or an entry for each
 KEY = 2  # numbers that a key takes
+
+
+def per_axis(value: PerAxis, dimensions: int) -> tuple[int, ...]:
+    """Return an entry for each axis."""
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
 def key(u: np.ndarray) -> np.ndarray:
@@ -99,9 +105,3 @@ def inside(box: Tensor, size: Sequence[int]) -> Tensor:
         within = here if within is None else within & here
     assert within is not None
     return within
-
-
-def share(name: str, value: Any) -> None:
-    """Raise UserError unless ``value`` is a probability."""
-    if not 0 <= value <= 1:
-        raise UserError(f"{name}={value}: expected a number from 0 to 1")

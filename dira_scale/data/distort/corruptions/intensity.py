@@ -8,36 +8,37 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import ArgumentError, AtLeast
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
 from dira_scale.data.constants import constant
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, share
-from dira_scale.errors import UserError
+from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some
+from dira_scale.data.views.parts import Ascending, Chance, Part
 
 REACH = 4.0  # standard deviations at which a filter ends (SciPy's default)
 NODES = 4096  # of the curves' tables: a curve's error is about 4e-6
 
 
 @dataclass(frozen=True)
-class GaussianBlur:
+class GaussianBlur(Part):
     """With probability ``p``, a Gaussian whose standard deviation on each axis is from ``sigma``, in voxels.
 
     Parameters: ``on`` bool [b], ``sigma`` float32 [b, n].
     """
 
-    p: float = 1.0
-    sigma: tuple[float, float] = (0.0, 2.0)
+    p: Chance = 1.0
+    sigma: Annotated[tuple[float, float], Ascending(AtLeast(0))] = (0.0, 2.0)
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        if not 0 <= self.sigma[0] <= self.sigma[1] <= min(size):
-            raise UserError(f"sigma={list(self.sigma)}: expected 0 <= sigma[0] <= sigma[1], at most a side of the view")
+        if self.sigma[1] > min(size):
+            raise ArgumentError("sigma", self.sigma, f"at most {min(size)}, the shortest side of the view")
         return 1 + len(size)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -54,20 +55,17 @@ class GaussianBlur:
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Part):
     """With probability ``p``, noise of a standard deviation from ``sigma``; clipped to [0, 1].
 
     Parameters: ``on`` bool [b], ``key`` int64 [b], ``sigma`` float32 [b].
     """
 
-    p: float = 1.0
-    sigma: tuple[float, float] = (0.0, 0.1)
+    p: Chance = 1.0
+    sigma: Annotated[tuple[float, float], Ascending(AtLeast(0))] = (0.0, 0.1)
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise UserError(f"sigma={list(self.sigma)}: expected 0 <= sigma[0] <= sigma[1]")
         return 2 + KEY
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -87,7 +85,7 @@ def _noisy(x: Tensor, params: Params) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bezier:
+class Bezier(Part):
     """With probability ``p``, intensities go through a cubic Bézier curve with two random inner points.
 
     Half of the curves rise; the others have their ordinates in the opposite order, as in the authors' code, which sorts
@@ -96,11 +94,10 @@ class Bezier:
     Parameters: ``on``, ``falls`` bool [b], ``points`` float32 [b, 4]: x, x, y, y of the inner points.
     """
 
-    p: float = 0.9
+    p: Chance = 0.9
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
         return 6
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import Bound
 from dira_scale.data.distort.corruptions.draws import (
     KEY,
     Params,
@@ -17,18 +18,17 @@ from dira_scale.data.distort.corruptions.draws import (
     key,
     of_some,
     one_by_one,
-    share,
     shifted,
     unit,
 )
-from dira_scale.errors import UserError
+from dira_scale.data.views.parts import Chance, Part
 
 _RANDOM, _SLOT = 27, 16  # bits of a voxel in the order of its block: random, and its number there
 SLOTS = 2**24  # of voxels of blocks that are computed at once: those of 16 samples of 32 x 64 x 64, in some 0.7 GB
 
 
 @dataclass(frozen=True)
-class LocalShuffle:
+class LocalShuffle(Part):
     """With probability ``p``, the voxels within each of ``blocks`` blocks are permuted.
 
     A block has sides from 1 to a tenth of the view's, anywhere. All are read from the view as it was; where they
@@ -37,16 +37,14 @@ class LocalShuffle:
     Parameters: ``on`` bool [b], ``key`` int64 [b], from which blocks and permutations follow.
     """
 
-    p: float = 0.5
-    blocks: int = 10000
+    p: Chance = 0.5
+    blocks: Annotated[int, Bound(f"from 1 to {2**20 - 1}", lambda value: 0 < value < 2**20)] = 10000
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        if not 0 < self.blocks < 2**20:
-            raise UserError(f"blocks={self.blocks}: expected 1 to {2**20 - 1}")
         if np.prod([_largest(n) for n in size]) >= 2**_SLOT:
-            raise UserError(f"a view of {' x '.join(map(str, size))} is too large: blocks have up to {2**_SLOT} voxels")
+            shown = " x ".join(map(str, size))
+            raise ValueError(f"LocalShuffle has blocks of up to {2**_SLOT} voxels: a view of {shown} is too large")
         return 1 + KEY
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

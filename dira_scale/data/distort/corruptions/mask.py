@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError, Within
+from dira_scale.data.distort.corruptions.draws import PerAxis, per_axis
+from dira_scale.data.views.parts import Part
 
 
 @dataclass(frozen=True)
-class BlockMask:
+class BlockMask(Part):
     """Hide exactly ``share`` of a view's blocks, all equally likely, by ``fill``.
 
     ``block``: pixels or voxels of a block's side; or its sides, an entry for each axis.
@@ -19,8 +22,8 @@ class BlockMask:
     Parameters: ``mask`` bool [b, *blocks], true where hidden.
     """
 
-    block: int | tuple[int, ...] = 16
-    share: float = 0.6
+    block: PerAxis = 16
+    share: Annotated[float, Within(0, 1)] = 0.6
     fill: float = 0.0
 
     def numbers(self, size: Sequence[int]) -> int:
@@ -42,15 +45,14 @@ class BlockMask:
     def blocks(self, size: Sequence[int]) -> tuple[int, ...]:
         """How many there are on each axis.
 
-        Raises UserError if a view of ``size`` does not divide into them, or they would all be hidden, or none.
+        Raises ArgumentError if a view of ``size`` does not divide into them, or they would all be hidden, or none.
         """
-        sides = (self.block,) * len(size) if isinstance(self.block, int) else self.block
-        if len(sides) != len(size) or min(sides) < 1 or any(n % side for n, side in zip(size, sides, strict=True)):
-            shown = " x ".join(map(str, size))
-            raise UserError(f"block={self.block}: a view of {shown} does not divide into such blocks")
+        sides = per_axis(self.block, len(size))
+        if len(sides) != len(size) or any(n % side for n, side in zip(size, sides, strict=True)):
+            raise ArgumentError("block", self.block, f"sides that divide a view of {' x '.join(map(str, size))}")
         blocks = tuple(n // side for n, side in zip(size, sides, strict=True))
         if not 0 < round(self.share * int(np.prod(blocks))) < np.prod(blocks):
-            raise UserError(f"share={self.share}: of {np.prod(blocks)} blocks some must be hidden, and some not")
+            raise ArgumentError("share", self.share, f"a share that hides some of {np.prod(blocks)} blocks, not all")
         return blocks
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from dira_scale.data.distort.corruptions.draws import Params, of_some, share
+from dira_scale.arguments import ArgumentError, check_fields, inside
+from dira_scale.data.distort.corruptions.draws import Params, of_some
 from dira_scale.data.views.corruption import Corruption, check
-from dira_scale.errors import UserError
+from dira_scale.data.views.parts import Chance
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,19 @@ class OneOf:
     """
 
     of: Mapping[str, Corruption] = field(default_factory=dict)
-    p: Mapping[str, float] = field(default_factory=dict)
+    p: Mapping[str, Chance] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.of or set(self.p) != set(self.of):
+            raise ArgumentError("p", dict(self.p), f"a probability for each of {', '.join(self.of) or 'of'}")
+        if sum(self.p.values()) > 1 + 1e-9:
+            raise ArgumentError("p", dict(self.p), "probabilities that add up to at most 1")
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        if not self.of or set(self.p) != set(self.of):
-            raise UserError(f"p={dict(self.p)}: expected a probability for each of {', '.join(self.of) or 'of'}")
-        for name, value in self.p.items():
-            share(f"p.{name}", value)
-        if sum(self.p.values()) > 1 + 1e-9:
-            raise UserError(f"p={dict(self.p)}: the probabilities add up to more than 1")
-        check(self.of, size)
+        with inside("of"):
+            check(self.of, size)
         return 1 + sum(corruption.numbers(size) for corruption in self.of.values())
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

@@ -3,21 +3,21 @@ patches that change places."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, pasted, share
-from dira_scale.errors import UserError
-
-NOISE, CONSTANT = "noise", "constant"
+from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, pasted
+from dira_scale.data.views.parts import Ascending, Chance, Part
 
 
 @dataclass(frozen=True)
-class Inpaint:
+class Inpaint(Part):
     """With probability ``p``, fill up to ``boxes`` boxes, each in its turn with probability ``more`` of going on.
 
     ``side``: of a box on each axis, as shares of the view's, rounded down to whole voxels; all between are equally
@@ -28,27 +28,21 @@ class Inpaint:
     float32 [b, boxes].
     """
 
-    p: float = 1.0
-    boxes: int = 5
-    more: float = 0.95
-    side: tuple[float, float] = (1 / 6, 1 / 3)
-    fill: str | float = NOISE
-    border: int = 3
-
+    p: Chance = 1.0
+    boxes: Annotated[int, Within(1, 255)] = 5
+    more: Chance = 0.95
+    side: Annotated[tuple[float, float], Ascending(Within(0, 1))] = (1 / 6, 1 / 3)
+    fill: Literal["noise", "constant"] | Annotated[float, Within(0, 1)] = "noise"
+    border: Annotated[int, AtLeast(0)] = 3
     least = 0  # boxes that are drawn in any case
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        share("more", self.more)
-        if self.fill not in (NOISE, CONSTANT) and (isinstance(self.fill, str) or not 0 <= self.fill <= 1):
-            raise UserError(f"fill={self.fill}: expected {NOISE}, {CONSTANT}, or a number from 0 to 1")
         for n in size:
             low, high = self._sides(n)
             if not 0 < low <= high or high + 2 * self.border > n:
-                raise UserError(
-                    f"boxes of {low} to {high} voxels do not fit into a side of {n} with border={self.border}"
-                )
+                expected = f"boxes that fit into a side of {n} with a border of {self.border}"
+                raise ArgumentError("side", self.side, f"{expected}: they have {low} to {high} voxels")
         return 1 + KEY + self.boxes * (2 + 2 * len(size))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -86,7 +80,7 @@ class Inpaint:
         return result
 
     def _noise(self, x: Tensor, params: Params) -> Tensor | None:
-        return field(params["key"], x.shape[2:]) if self.fill == NOISE else None
+        return field(params["key"], x.shape[2:]) if self.fill == "noise" else None
 
     def _box(self, params: Params, number: int) -> Tensor:
         """int64 [b, 2 n]: the box of this ``number``, of no extent where there is none."""
@@ -96,7 +90,7 @@ class Inpaint:
     def _filling(self, values: Tensor, noise: Tensor | None, x: Tensor) -> Tensor:
         if noise is not None:
             return noise
-        return values.view(-1, *(1,) * (x.dim() - 1)) if self.fill == CONSTANT else x.new_full((), float(self.fill))
+        return values.view(-1, *(1,) * (x.dim() - 1)) if self.fill == "constant" else x.new_full((), float(self.fill))
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ class Outpaint(Inpaint):
     ``constant`` is one number for the sample.
     """
 
-    side: tuple[float, float] = (3 / 7, 4 / 7)
+    side: Annotated[tuple[float, float], Ascending(Within(0, 1))] = (3 / 7, 4 / 7)
 
     least = 1
 
@@ -123,7 +117,7 @@ class Outpaint(Inpaint):
 
 
 @dataclass(frozen=True)
-class SwapPatches:
+class SwapPatches(Part):
     """With probability ``p``, ``swaps`` pairs of equally large patches change places: context restoration (Chen et al.,
     MedIA 2019, sec. 3.1), and DiRA's patch shuffling in any number of dimensions.
 
@@ -133,15 +127,12 @@ class SwapPatches:
     Parameters: ``on`` bool [b]; ``boxes`` int16 [b, swaps, 3 n]: where both patches start, and their sides.
     """
 
-    p: float = 1.0
-    swaps: int = 10
-    side: tuple[float, float] = (0.1, 0.25)
+    p: Chance = 1.0
+    swaps: Annotated[int, AtLeast(1)] = 10
+    side: Annotated[tuple[float, float], Ascending(Above(0, 1))] = (0.1, 0.25)
 
     def numbers(self, size: Sequence[int]) -> int:
         """See ``Corruption``."""
-        share("p", self.p)
-        if not (0 < self.side[0] <= self.side[1] <= 1 and self.swaps > 0):
-            raise UserError(f"side={self.side}, swaps={self.swaps}: expected shares from 0 to 1, and at least one swap")
         return 1 + self.swaps * 3 * len(size)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

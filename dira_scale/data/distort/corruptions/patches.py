@@ -3,21 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
+from dira_scale.arguments import ArgumentError, AtLeast, Bound
 from dira_scale.data import random
 from dira_scale.data.distort.corruptions.draws import Params
-from dira_scale.data.distort.corruptions.draws import share as check_share
-from dira_scale.errors import UserError
+from dira_scale.data.views.parts import Ascending, Chance, Part
 
 TRIES = 48  # rectangles that are drawn for a view; those that do not fit into what is left to hide are left out
 SMALLEST, ASPECT = 4.0, 0.3  # patches of a rectangle, at least; height over width, at least, and at most its inverse
+SHARES = Ascending(Bound("above 0 and below 1", lambda share: 0 < share < 1))
 
 
 @dataclass(frozen=True)
-class PatchMask:
+class PatchMask(Part):
     """With probability ``p`` a method hides a share of a view's patches, uniform in ``share``, each as likely as any
     other (3DINO: Xu et al., npj Digital Medicine 2025).
 
@@ -28,17 +30,14 @@ class PatchMask:
     Parameters: ``mask`` bool [b, *patches], true where hidden.
     """
 
-    patch: int = 8
-    share: tuple[float, float] = (0.2, 0.75)
-    p: float = 0.5
+    patch: Annotated[int, AtLeast(1)] = 8
+    share: Annotated[tuple[float, float], SHARES] = (0.2, 0.75)
+    p: Chance = 0.5
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError for views that are not of whole patches, and for wrong shares."""
-        if self.patch < 1 or any(side % self.patch for side in size):
-            raise UserError(f"patch={self.patch}: a view of {' x '.join(map(str, size))} has no whole patches of that")
-        if not 0 < self.share[0] <= self.share[1] < 1:
-            raise UserError(f"share={[*self.share]}: need 0 < share[0] <= share[1] < 1")
-        check_share("p", self.p)
+        """See ``Corruption``. Raises ArgumentError for views that are not of whole patches."""
+        if any(side % self.patch for side in size):
+            raise ArgumentError("patch", self.patch, f"a side that divides a view of {' x '.join(map(str, size))}")
         return 2 + math.prod(self.patches(size))
 
     def patches(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -76,14 +75,14 @@ class BlockwiseMask(PatchMask):
     where they hide a patch more and none too many.
     """
 
-    patch: int = 16
-    share: tuple[float, float] = (0.1, 0.5)
+    patch: Annotated[int, AtLeast(1)] = 16
+    share: Annotated[tuple[float, float], SHARES] = (0.1, 0.5)
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError also for volumes."""
+        """See ``Corruption``. Raises ValueError also for volumes."""
         super().numbers(size)
         if len(size) != 2:
-            raise UserError("rectangles are of images; of volumes use PatchMask")
+            raise ValueError("BlockwiseMask hides rectangles of images; of volumes use PatchMask")
         return 2 + 4 * TRIES
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
