@@ -99,8 +99,8 @@ def test_a_curve_is_the_same_for_all_three_channels() -> None:
 @pytest.mark.parametrize(
     "keys, words",
     [
-        ({"jitter": Jitter(p=0, saturation=0.2), "size": (8, 8, 8)}, "jitter.saturation: expected 0: views of volumes do"),
-        ({"jitter": Jitter(p=0), "grey": 0.2, "size": (8, 8, 8)}, "grey: expected to be left out: only views of images"),
+        ({"jitter": Jitter(p=0, saturation=0.2), "size": (8, 8, 8)}, "jitter.saturation: expected 0: views of volumes"),
+        ({"jitter": Jitter(p=0), "grey": 0.2, "size": (8, 8, 8)}, "grey: expected to be left out: only views of"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(keys: dict, words: str) -> None:

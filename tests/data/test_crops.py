@@ -66,21 +66,12 @@ def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:
         ({"crops": (96,)}, r"^crops\[0\]: expected a mapping, NAME: VALUE, got 96"),
         ({"crops": ({}, {"siz": 24})}, r"^crops\[1\].siz: expected one of size, count.*mean 'size'"),
         ({"crops": ({}, {"blur": {"q": 1}})}, r"^crops\[1\].blur.q: expected one of sigma, p"),
-        (
-            {"crops": ({}, {"blur": {"sigma": [2, 1]}})},
-            r"^crops\[1\].blur.sigma: expected .*ascending order, got \[2, 1\]",
-        ),
+        ({"crops": ({}, {"blur": {"sigma": [2, 1]}})}, r"^crops\[1\].blur.sigma: .*ascending order, got \[2, 1\]"),
         ({"crops": ({}, {"size": 4})}, r"^crops\[1\].size: expected a whole number of at least 8"),
         ({"crops": ({"size": 24}, {})}, r"^crops\[0\].size: expected 48, .*the network is made .*of 24, got 24"),
         ({"crops": ({}, {"count": 255})}, r"^crops: expected at most 256 views of a sample, not 257"),
-        (
-            {"crops": ({}, {"size": 96}), "corruptions": {"x": BlockMask(36)}},
-            r"^corruptions.x.block: .*48 x 48, got 36",
-        ),
-        (
-            {"size": (16, 16, 16), **NONE, "iou": 0.2, "crops": ({}, {})},
-            "^iou: expected none: it is of two crops of one",
-        ),
+        ({"crops": ({}, {"size": 96}), "corruptions": {"x": BlockMask(36)}}, r"^corruptions.x.block: .*48 x 48"),
+        ({"size": (16, 16, 16), **NONE, "iou": 0.2, "crops": ({}, {})}, "^iou: expected none: it is of two crops"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
@@ -97,10 +88,7 @@ def test_the_key_of_the_configuration() -> None:
     assert [entry.blur.p for entry in views_of(config).entries] == [0.5, 0.1]
     for wrong, printed in (
         ("views.crops=[{count: two}]", r"^views.crops\[0\].count=two: expected a whole number"),
-        (
-            "views.crops=[{blur: {sigma: [2, 1]}}]",
-            r"^views.crops\[0\].blur.sigma=\[2, 1\]: expected a list of 2 numbers",
-        ),
+        ("views.crops=[{blur: {sigma: [2, 1]}}]", r"^views.crops\[0\].blur.sigma=\[2, 1\]: expected a list of 2"),
         ("views.blur.sigma=[2, 1]", r"^views.blur.sigma=\[2, 1\]: expected a list of 2 numbers"),
         ("data.size=[32,48]", r"^data.size=\[32, 48\]: expected .* 3 entries, \[depth, height, width\]"),
     ):

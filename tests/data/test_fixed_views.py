@@ -103,7 +103,7 @@ def test_nothing_is_drawn() -> None:
 def test_impossible_crops_are_refused(change: dict[str, Any], printed: str) -> None:
     with pytest.raises(ArgumentError, match=printed):
         replace(TEN, **change)
-    with pytest.raises(ArgumentError, match="share: expected a number above 0 and at most 1, got 1.5"):
+    with pytest.raises(ArgumentError, match=r"share: expected a number above 0 and at most 1, got 1\.5"):
         centre(2, 1.5)
     with pytest.raises(ArgumentError, match=r"extent\[0\]: expected a whole number of at least 1, got 0"):
         centre(2, extent=(0, 8))
