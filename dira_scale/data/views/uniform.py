@@ -30,6 +30,7 @@ from dira_scale.data.views.parts import (
 
 TargetFlip = Literal["with_input", "released"]
 TARGET_FLIPS = get_args(TargetFlip)
+Voxels = Annotated[int, AtLeast(1)]
 AXES = Bound("of 3 entries, [depth, height, width]", lambda entries: len(entries) == 3, whole=True)
 AXES_OR_NONE = Bound(f"{AXES.text}, or none", lambda entries: len(entries) in (0, 3), whole=True)
 
@@ -90,7 +91,7 @@ class UniformViews:
     pair: Literal["image", "session", "patient"] = "image"
     channel_dropout: Chance = 0.0
     grey: Chance = 0.0
-    extents: tuple[Annotated[tuple[Annotated[int, AtLeast(1)], ...], AXES], ...] = ()
+    extents: tuple[tuple[Voxels, Voxels, Voxels], ...] = ()
     fixed: tuple[FixedCrop, ...] = ()
     sized: SizedCrop | None = None
     tone: Tone = field(default_factory=Tone)
