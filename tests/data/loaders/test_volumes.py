@@ -15,6 +15,7 @@ from needs import need_extra
 from omegaconf import OmegaConf
 
 from dira_scale import methods
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.data.geometry.fixed import centre
@@ -24,7 +25,7 @@ from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import Blur, ViewSpec, draw, fixed_views
+from dira_scale.data.views import Blur, ViewSpec, Warp, draw, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.pixels.boxes import Crop
 from dira_scale.pretrain.blueprint import PretrainBlueprint
@@ -180,8 +181,8 @@ def test_a_range_is_of_images_too(make_dataset: Any, radiograph: Any, loader: st
     np.testing.assert_allclose(
         batch.to("cpu").views[0].numpy(), np.clip((batch.views[0].numpy() - 50.0) / 100, 0, 1), rtol=1e-6
     )
-    with pytest.raises(UserError, match=r"images do not have views\.iou, data\.spacing, data\.pad, only those of"):
-        ViewSpec(size=16, iou=0.2, spacing=1.0, pad=True)
+    with pytest.raises(ArgumentError, match=r"^spacing: expected to be left out: only views of volumes have it"):
+        ViewSpec(size=16, spacing=1.0, pad=True)
 
 
 def test_the_keys_of_data_reach_views_and_description() -> None:
@@ -242,16 +243,16 @@ def test_loaders_of_images_say_so(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"blur": Blur()}, "views of volumes do not have blur.p=0.5: set each to 0"),
-        ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but extents"),
-        ({"extents": ((8, 8),)}, r"extents of such sizes: got .* extents=\[\[8, 8\]\]"),
-        ({"extents": (8, 8, 8)}, r"views.extents=\[8, 8, 8\]: give a list of sizes, \[\[8, 8, 8\]\]"),
-        ({"size": (8, 8, 7)}, "at least 8 pixels, got 2 of 8 x 8 x 7"),
-        ({"size": 32, "extents": ((8, 8, 8),)}, "are of volumes: views of images have scale and ratio"),
+        ({"blur": Blur(), "warp": Warp(p=1)}, "blur.p: expected 0: views of volumes do not have it, nor warp.p"),
+        ({"scale": (0.5, 1.0)}, "scale: expected to be left out: only views of images have it"),
+        ({"extents": ((8, 8),)}, r"extents\[0\]: expected a list of 3 numbers, got \(8, 8\)"),
+        ({"extents": (8, 8, 8)}, r"extents\[0\]: expected a list of 3 numbers, got 8"),
+        ({"size": (8, 8, 7)}, r"size\[2\]: expected a whole number of at least 8, got 7"),
+        ({"size": 32, "extents": ((8, 8, 8),)}, "extents: expected to be left out: only views of volumes"),
     ],
 )
 def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         replace(spec(8, 10, 9), **changed)
 
 
