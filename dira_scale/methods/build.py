@@ -116,7 +116,10 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
 def views_of(cfg: DictConfig) -> ViewSpec:
     """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
     stored = {name: f"data.{name}" for name in ("size", "spacing", "range", "pad")}
-    views: ViewSpec = constructed("views", _plain(cfg.views), stored, size=cfg.data.size, **as_stored(cfg.data))
+    node, data = _plain(cfg.views), _plain(cfg.data)
+    if node.get("corruptions") is None:  # an experiment clears a default so
+        node.pop("corruptions", None)
+    views: ViewSpec = constructed("views", node, stored, size=data["size"], **as_stored(data))
     return views
 
 
