@@ -88,7 +88,7 @@ def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
     miniatures.write_png(tmp_path / "images_005" / "images" / "00000001_000.png", made["00000001_000.png"][0])
     records = {record.name: record.rejected for record in ChestXray14(str(tmp_path)).records(1)}
     assert records["00000001_000.png"] is None
-    assert records["images_005/images/00000001_000.png"] == "a duplicate image of this name"
+    assert records["images_005/images/00000001_000.png"] == "a duplicate of this name"
 
 
 @pytest.mark.data
