@@ -18,7 +18,7 @@ from dira_scale.config.compose import defaults
 from dira_scale.data.epochs import longer, smaller_batch, steps_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.index import SIDES
-from dira_scale.data.samples import stored_codecs
+from dira_scale.data.samples import Samples, stored_codecs
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
 from dira_scale.pixels.codecs import DECODED_ON_GPU, decode, encode, gpu_codec
@@ -63,6 +63,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed
 REASONS = 10  # shown
+CLASSES = 8  # of masks, named in a command
 PHANTOMS = ("Phantom", "PhantomCT")  # the sources with an experiment of their own
 
 
@@ -88,28 +89,38 @@ def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float)
     if outcome.absent:
         console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
-    if _refused(outcome) < MOST and (command := pretraining(out, outcome.info)):
-        console.print(f"next: {command}")
-    if _refused(outcome) < MOST and (command := finetuning(out, outcome.info)):
-        console.print(f"or, with what is known of all samples: {command}")
+    if _refused(outcome) < MOST:
+        commands = filter(None, (pretraining(out, outcome.info), finetuning(out, outcome.info)))
+        for word, command in zip(("next", "or"), commands, strict=False):
+            console.print(f"{word}: {command}")
 
 
 def finetuning(out: Path, info: DatasetInfo) -> str:
-    """The command that learns masks, else labels of yes and no, which all samples have; empty if there are none, or too
-    few samples for any split."""
-    if not all(info.counts.get(split) for split in ("train", "val", "test")):
+    """The command that learns masks, else labels of yes and no, which all samples have; empty if there are none, if no
+    sample is to be trained on or validated with, if values of masks are in some splits alone, or labels all alike."""
+    splits = [split for split in ("train", "val", "test") if info.counts.get(split)]
+    if splits[:2] != ["train", "val"]:
         return ""
     dataset = ShardedDataset.open(out)
     rows = np.arange(sum(info.counts.values()))
-    plain = [number for number, name in enumerate(info.label_names) if name not in info.classes]
-    labels = dataset.labels(rows)
+    labels = dataset.labels(rows)[:, [name not in info.classes for name in info.label_names]]
     if dataset.has_mask(rows).all():
         words = ["task=masks", f"preset={'volumes' if info.dims == 3 else 'images'}_small"]
-    elif info.dims == 2 and plain and all({*labels[:, number].tolist()} == {0.0, 1.0} for number in plain):
+        found = [Samples([dataset], split).mask_values(np.arange(info.counts[split]))[0] for split in splits]
+        if not 0 < len(found[0]) <= CLASSES or any(values != found[0] for values in found):
+            return ""
+        if len(found[0]) > 1:
+            words.append("task.classes={" + ", ".join(f"class_{value}: {value}" for value in sorted(found[0])) + "}")
+    elif (
+        info.dims == 2
+        and np.isin(labels, (0, 1)).all()
+        and all(np.ptp(labels[dataset.rows(split)], axis=0).any() for split in splits[:2])
+    ):
         words = ["task=labels", "preset=images_small"]
     else:
         return ""
     words += [f"data.shards={out}", "init=random", f"run=out/runs/{info.name}_tuned"]
+    words += [] if "test" in splits else ["data.test_split=null"]
     return f"python -m dira_scale.finetune {shlex.join(words)}"
 
 
@@ -133,8 +144,8 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
                "test are then partly of patients that were trained on")  # fmt: skip
     images, batch = info.counts.get("train", 0), batch_of(experiment_for(info))
     if info.dims == 2 and 0 < images < batch:
-        yield (f"{counted(images, 'image')} in the split 'train', fewer than a batch of {batch}: too few to learn "
-               f"from; data.batch={smaller_batch(images)} only tries whether all works")  # fmt: skip
+        yield (f"{counted(images, 'image')} in the split 'train', fewer than the batch of {batch} that pretraining "
+               f"takes by default; data.batch={smaller_batch(images)} only tries whether all works")  # fmt: skip
     if not images:
         yield ("no image is in the split 'train', as a patient's images are in one split: with another out and "
                "recipe.splits='{train: 1, val: 0, test: 0}' all are in train")  # fmt: skip
@@ -180,8 +191,10 @@ def require_images(shards: str) -> None:
     """Raise UserError where ``doctor shards=`` names volumes; its experiments are on images."""
     dataset = ShardedDataset.open(shards)
     if dataset.info.dims == 3:
-        instead = pretraining(Path(shards), dataset.info) or "more of them, as they do not fill a batch"
-        raise UserError(f"shards={shards} holds volumes, and experiments are compared on images; on volumes: {instead}")
+        commands = [make(Path(shards), dataset.info) for make in (pretraining, finetuning)]
+        instead = next(filter(None, commands), "more are needed, as these do not fill a batch")
+        raise UserError(f"shards={shards} holds volumes, and the doctor compares experiments on images; of volumes: "
+                        f"{instead}")  # fmt: skip
 
 
 def _are_small(out: Path, config: Mapping[str, Any]) -> bool:

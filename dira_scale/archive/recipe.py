@@ -12,6 +12,7 @@ from typing import Any, cast
 from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.split_lists import checksums, split_lists
+from dira_scale.config.keys import typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import path_arguments
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
@@ -214,7 +215,7 @@ def _path_keys(source: type[Source]) -> Set[str]:
 def _check_shares(name: str, shares: Any) -> None:
     numbers = isinstance(shares, Mapping) and all(isinstance(n, int | float) and n >= 0 for n in shares.values())
     if not numbers or abs(sum(shares.values()) - 1) > 1e-6:
-        raise UserError(f"recipe.{name}={shares}: give shares that add up to 1 (0 leaves a split out)")
+        raise UserError(f"recipe.{name}={typed(shares)}: give shares that add up to 1 (0 leaves a split out)")
 
 
 def _check_labels(names: Sequence[str], what: str = "label") -> None:

@@ -20,7 +20,13 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    KeyValidationError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import ReaderError
@@ -56,6 +62,7 @@ def compose(command: str, argv: list[str]) -> DictConfig:
     schema: Any = get_class(root.schema)
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
+        _require_one_choice(arguments.words)
         trust_typed(composed)
         schema.adopt(composed, {*map(key_of, arguments.words)})
         schema = specialised(schema, composed)
@@ -77,6 +84,14 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         raise UserError(explain(error, schema, arguments.words, command)) from error
     check(config)
     return config
+
+
+def _require_one_choice(words: Sequence[str]) -> None:
+    """Raise UserError for two experiments or presets: Hydra takes the last, and says nothing of the first."""
+    for group in ("experiment", "preset"):
+        chosen = dict.fromkeys(word for word in words if key_of(word) == group)
+        if len(chosen) > 1:
+            raise UserError(f"{' and '.join(chosen)}: only the last would count; name one")
 
 
 def configured(command: str, values: Mapping[str, Any]) -> DictConfig:
@@ -210,14 +225,20 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
         case OverrideParseException(override=word):
             return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
         case HydraException() if word := next((word for word in words if f"argument '{word}'" in str(cause)), ""):
-            return f"{word}: a comma separates the values of a sweep in Hydra's grammar; {_quoted(word)}"
+            key, _, value = word.partition("=")
+            remedy = f"type a list in brackets: '{key}=[{value}]'; {_quoted(word)}"
+            remedy = _quoted(word) if kind(schema, key) == "path" else remedy
+            remedy = f"type {value.replace(',', '.')}" if re.fullmatch(r"-?0,\d+", value) else remedy
+            return f"{word}: a comma separates the values of a sweep in Hydra's grammar; {remedy}"
         case ConfigKeyError(full_key=str(key)) if any(word.startswith(f"{key}=") for word in words):
             return f"the first line of a file for {key}= must be '# @package _global_' (docs/how-to/training.md)"
         case (
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
         ):
-            return _elsewhere(key, command) or _unknown(key, node)
+            return _deeper(key, node) or _elsewhere(key, command) or _unknown(key, node)
+        case KeyValidationError(full_key=str(key)):
+            return f"{key.rpartition('.')[0]}: '{key.rpartition('.')[2]}' is no name: expected {MAPPING}"
         case ValidationError(full_key=str(key)) if key:
             expected = kind(schema, key) or (MAPPING if is_mapping(schema, key) else "")
             return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
@@ -229,6 +250,20 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
         case UnicodeDecodeError():
             return f"a file of --config-dir is not UTF-8: {cause}"
     return _line(str(cause))
+
+
+def _deeper(key: str, node: DictConfig) -> str:
+    """For a key whose last part ends other keys of ``node``, in the singular or the plural: which."""
+    parent, _, name = key.rpartition(".")
+    alike = {name, f"{name}s", name.removesuffix("s")}
+    found = [f"'{each}'" for each in _known(parent, node) if each.rpartition(".")[2] in alike][:ALIKE]
+    return f"unknown key {key}; did you mean {' or '.join(found)}? (--help lists the keys)" if found else ""
+
+
+def _known(parent: str, node: DictConfig) -> list[str]:
+    """The keys that can be typed in ``node``, which is that of the key ``parent``."""
+    below = keys(node, f"{parent}." if parent else "")
+    return [each for each in below if not each.startswith(("hydra", "_")) and each != f"{parent}."]
 
 
 def _elsewhere(key: str, command: str) -> str:
@@ -251,15 +286,12 @@ def _quoted(word: str) -> str:
 
 def _unknown(key: str, node: DictConfig) -> str:
     """``key`` is not in ``node``, whose own key is ``key`` without its last part."""
-    parent, _, name = key.rpartition(".")
-    below = keys(node, f"{parent}." if parent else "")
-    known = [each for each in below if not each.startswith(("hydra", "_")) and each != f"{parent}."]
-    deeper = [f"'{each}'" for each in known if each.rpartition(".")[2] == name][:ALIKE]
-    similar = f"; did you mean {' or '.join(deeper)}?" if deeper else nearest(key, known)
+    parent = key.rpartition(".")[0]
+    known = _known(parent, node)
     hint = f"there are: {', '.join(known)}" if len(known) <= FEW else "--help lists the keys"
     if not known:
         hint = f"{parent} has none; +{key}=VALUE adds one to a mapping"
-    return f"unknown key {key}{similar} ({hint})"
+    return f"unknown key {key}{nearest(key, known)} ({hint})"
 
 
 def _given(error: ValidationError) -> str:

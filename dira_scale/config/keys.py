@@ -33,9 +33,11 @@ def keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def typed(value: object) -> str:
-    """A value for people to read, as typed on a command line: ``null``, ``true``, ``[a, b]``."""
+    """A value for people to read, as typed on a command line: ``null``, ``true``, ``[a, b]``, ``{a: 1}``."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {typed(item)}" for key, item in value.items()) + "}"
     return f"[{', '.join(map(typed, value))}]" if isinstance(value, list | tuple) else str(value)
 
 

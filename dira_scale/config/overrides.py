@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError, nearest
@@ -42,10 +43,23 @@ class Arguments:
                 typed = f": {name}={value}" if value and "=" not in word and not value.startswith("-") else ""
                 raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE{typed}")
             elif "=" not in word and not word.startswith("~"):
-                raise UserError(f"expected KEY=VALUE, got '{word}'; --help lists the keys")
+                if arguments.words and _open(last := arguments.words[-1]):
+                    whole = f"'{last} {word} …'"
+                    raise UserError(f"{last}: the shell ends a word at a space; quote it all, with commas: {whole}")
+                following = next(words, "=")
+                hint = "; --help lists the keys" if "=" in following else f"; did you mean {word}={following}?"
+                raise UserError(f"expected KEY=VALUE, got '{word}'{hint}")
             else:
-                arguments.words.append(word)
+                key, _, value = word.partition("=")  # a shell leaves a dotted key's ~ alone, and Hydra refuses it
+                home = value.startswith("~") and not word.startswith("~")
+                arguments.words.append(f"{key}={QuotedString(value, Quote.single).with_quotes()}" if home else word)
         return arguments
+
+
+def _open(word: str) -> bool:
+    """Whether the value lacks the end of a list or mapping."""
+    value = word.partition("=")[2]
+    return value.startswith(("[", "{")) and not value.endswith(("]", "}"))
 
 
 def key_of(word: str) -> str:

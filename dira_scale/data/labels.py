@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.config.keys import written
 from dira_scale.data import random
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.data.constants import constant
@@ -203,8 +204,11 @@ class Labels(Columns):
                 refused[name] = f"has no {missing[0]} among {len(given)} samples"
         if refused:
             problems = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
-            rest = [name for name in self.names if name not in refused]
-            remedy += f": task.labels=[{','.join(rest)}]" * bool(rest and not self.exclusive and remedy == LEAVE_OUT)
+            lost, labels = ([*dict.fromkeys(n.partition(": ")[0] for n in names)] for names in (refused, self.names))
+            rest = [label for label in labels if label not in lost]
+            if remedy == LEAVE_OUT and not self.exclusive:
+                remedy += f": task.labels={written(rest)}" * bool(rest)
+                remedy += ", or shard again with fewer classes (recipe.class_columns)" * (lost != [*refused])
             raise UserError(f"{where}: {problems}: {remedy}")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]

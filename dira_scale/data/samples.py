@@ -26,6 +26,7 @@ from dira_scale.pixels.crops import darkest, fill, fill_from_bricks
 from dira_scale.pixels.headers import Payload
 
 T = TypeVar("T")
+LOOKED_AT = 256  # masks, for the values in them
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
@@ -206,6 +207,14 @@ class Samples:
         if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:
             raise self.damaged(sample, DecodeError(CHECKSUM))
         return payload
+
+    def mask_values(self, chosen: np.ndarray) -> tuple[set[int], int]:
+        """The values above 0 in some masks of the ``chosen`` samples, spread over them, and in how many."""
+        has_mask = [dataset.has_mask(rows) for dataset, rows in zip(self.datasets, self.rows, strict=True)]
+        masked = chosen[np.concatenate(has_mask)[chosen]]
+        some = masked[np.unique(np.linspace(0, len(masked) - 1, min(LOOKED_AT, len(masked))).astype(int))]
+        values = [np.unique(mask) for sample in some.tolist() if (mask := self.mask(sample)) is not None]
+        return {int(value) for part in values for value in part} - {0}, len(values)
 
     def mask(self, sample: int) -> np.ndarray | None:
         """The values of the mask, uint8 [*sides]; None without one. Raises UserError, as :meth:`mask_parts`."""

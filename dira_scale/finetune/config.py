@@ -177,13 +177,15 @@ class Finetune(StagedTraining):
                 theirs = {**{key: value for key, value in OF_OLDER.items() if key in config.model}, **theirs}
                 config.model.update({key: value for key, value in theirs.items() if key not in kept})
             network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
-            if network.dimensions == 2:
-                return
-            if run and isinstance(config.data.size, int) and "data.size" in typed:
+            on_volumes, sized = network.dimensions == 3, {"data.size", "preset"} & {*typed}
+            if run and sized and "model" not in typed and isinstance(config.data.size, int) is on_volumes:
+                kind, others = ("volumes", "images")[:: 1 if on_volumes else -1]
                 raise UserError(
-                    f"init={config.init} is a run on volumes, and data.size={config.data.size} is of images: name a "
-                    "run on images, or leave data.size to the run"
+                    f"init={config.init} is a run on {kind}, and data.size={config.data.size} is of {others}: name a "
+                    f"run on {others}, or leave {' and '.join(sorted(sized))} to the run"
                 )
+            if not on_volumes:
+                return
             if run and run.network.dimensions == 3 and run.input and not {"data.size", "preset"} & {*typed}:
                 config.data.size = list(run.input.size)
             if config.hydra.runtime.choices.views == IMAGES and not {"views", "preset"} & {*typed}:

@@ -38,6 +38,8 @@ STYLE = {
     "ytick.labelcolor": LABEL,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.formatter.useoffset": False,  # a tick is its value: without a sum to do,
+    "axes.formatter.min_exponent": 4,  # and without powers of ten where it is short
 }
 
 

@@ -51,7 +51,7 @@ from dira_scale.predict.images import DatasetImages, Images, Loaded, Row
 from dira_scale.predict.tables import finish
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED
 from dira_scale.storage.atomic import write_atomic
-from dira_scale.storage.owned import own
+from dira_scale.storage.owned import check_own, own
 
 logger = logging.getLogger(__name__)
 KIND = "predictions"  # of the folder
@@ -129,6 +129,7 @@ class Prediction:
         require_format(config)
         self.config, self.out, self.trained = config, Path(config.out), TrainedRun.of(Path(config.run))
         check_output(self.out, config.images, "images")
+        check_own(self.out, KIND, "out")
         supervision = self.trained.supervision
         self.masks, self.device = not supervision.pooled, world.device
         self.window = config.window or self.trained.window

@@ -61,7 +61,7 @@ def finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row],
     why = ", ".join(f"{count} x {reason}" for reason, count in most_common(reasons))
     if not usable:
         (out / UNFINISHED).unlink()
-        raise UserError(f"none of the {len(rows)} images is usable: {why} (full list: {table})")
+        raise UserError(f"none of the {len(rows)} {UNITS[len(trained.size)]} is usable: {why} (full list: {table})")
     write_quarantine(out, refused)
     supervision, where = trained.supervision, out / MASKS
     if supervision.pooled:

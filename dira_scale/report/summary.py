@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dira_scale.config.keys import typed
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.runs.reader import Row
 
@@ -22,7 +23,7 @@ RESTORERS = {
     "gaussian": "a Gaussian mean of visible voxels in hidden ones",
     "restored": "this model",
 }
-BEYOND_SETTINGS = ("datasets", "selection", "facts")  # of a run's identity
+BEYOND_SETTINGS = ("datasets", "selection", "facts", "leak")  # of a run's identity
 BASELINES = {  # in a headline
     "mean": "the image's own mean",
     "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",
@@ -124,15 +125,14 @@ def _is_setting(key: str) -> bool:
 
 def shown_environment(run: RunContent) -> dict[str, Any]:
     """The run's software and hardware, without the host and the command, which names folders."""
-    return {key: value for key, value in run.environment.items() if key not in ("host", "command")}
+    shown = {key: value for key, value in run.environment.items() if key not in ("host", "command")}
+    return {key: ", ".join(value) or "none" if isinstance(value, list) else value for key, value in shown.items()}
 
 
 def environment(run: RunContent) -> list[tuple[str, str]]:
     """What is known of it, as text."""
     shown = shown_environment(run)
-    return [
-        (key.replace("_", " "), _text(value) or "none") for key, value in _flatten(shown) if key and value is not None
-    ]
+    return [(key.replace("_", " "), _text(value)) for key, value in _flatten(shown) if key and value is not None]
 
 
 def _throughput(run: RunContent, stage: str) -> Throughput:
@@ -162,11 +162,19 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else _name(str(value))
+    """A value as it is typed, with the last part of each path."""
+    return typed(_short(value))
+
+
+def _short(value: Any) -> Any:
+    match value:
+        case list():
+            return [_short(each) for each in value]
+        case dict():
+            return {_name(str(key)): _short(each) for key, each in value.items()}
+        case float():
+            return f"{value:g}"
+    return _name(value) if isinstance(value, str) else value
 
 
 def _name(path: str) -> str:

@@ -66,7 +66,7 @@ class RunFolder:
                 own(self.checkpoints, "checkpoints", "checkpoint.folder")
         with checkpoint.as_user_error(self.checkpoints):
             checkpoint.make_folder(self.checkpoints)
-            self._refuse_other_run(config)
+            self._refuse_other_run(config, described)
         self._pending: dict[str, list[str]] = {}  # lines by file that could not be written yet
         self._failing: set[str] = set()  # optional writes whose failure has been reported
         self._lock = threading.RLock()  # messages come from several threads
@@ -167,7 +167,7 @@ class RunFolder:
             kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
             write_atomic(path, "".join(kept))
 
-    def _refuse_other_run(self, config: dict[str, Any]) -> None:
+    def _refuse_other_run(self, config: dict[str, Any], described: description.Description | None) -> None:
         path = self.folder / "config.yaml"
         if not checkpoint.complete(self.checkpoints):
             if path.exists() and checkpoint.complete(there := checkpoint.find_folder(self.folder)):
@@ -178,6 +178,10 @@ class RunFolder:
             return  # nothing has been trained yet, so the configuration may still change
         before = recorded_config(self.folder, self.checkpoints)
         if before and (differing := differences(before, config, self._execution)):
+            if described and (self.folder / description.FILE).is_file():
+                command = description.read_description(self.folder).command
+                if command != described.command:
+                    raise UserError(f"{self.folder} holds a run of {command}: choose a new run=…")
             shown = "; ".join(differing[:6])
             raise UserError(
                 f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=… "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dira_scale.commands import COMMANDS
+from dira_scale.config.keys import typed
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change; in
 # what a protocol `differs` is told in words; what was `used`, `leak`, `started` and `optim.chosen` are recorded by the
@@ -75,7 +76,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence
     if any(key == "datasets" or key.startswith("data.") for key in keys):
         keys = [key for key in keys if key != "selection"]  # follows from these
     earlier, later = ADDED | old, ADDED | new
-    return [f"{key}: {SENTENCES.get(key) or f'{earlier.get(key)} -> {later.get(key)}'}" for key in keys]
+    return [f"{key}: {SENTENCES.get(key) or f'{typed(earlier.get(key))} -> {typed(later.get(key))}'}" for key in keys]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

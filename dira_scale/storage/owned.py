@@ -68,7 +68,7 @@ def check_own(folder: Path, kind: str, key: str, within: Path | None = None) -> 
     found = sorted(path.name for path in folder.iterdir() if not TORN.fullmatch(path.name)) if folder.exists() else []
     if MARK in found:
         if (held := _kind(folder / MARK)) != kind:
-            raise UserError(f"{key}={named} is a folder of {held}, not of {kind}: name another folder")
+            raise UserError(f"{key}={named} holds what another command wrote ({held}, not {kind}): name another folder")
         if is_local(folder):
             _refuse_links(folder, key)
         return True

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dira_scale.config.keys import typed
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.samples import Samples
+from dira_scale.data.samples import LOOKED_AT, Samples
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
 from dira_scale.tasks.classes import Classes, regions_of, values_of
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
-
-LOOKED_AT = 256  # masks of each dataset in a split, spread over it
 
 
 def check_masks(data: "Inputs", classes: Classes | None) -> None:
@@ -50,7 +49,7 @@ def _check_split(
         numbers = np.arange(len(dataset.rows(split)))
         chosen = numbers[np.isin(first + numbers, selection.samples)] if selection else numbers
         first += len(numbers)
-        here, count = _values(dataset, split, chosen)
+        here, count = Samples([dataset], split).mask_values(chosen) if len(chosen) else (set[int](), 0)
         looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
         if classes is None and len(here) > 1:
             listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)
@@ -60,7 +59,7 @@ def _check_split(
             )
         if classes is not None and (other := sorted(here - {*values_of(classes)})):
             advice = remedy or "name its class"
-            raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: {advice}")
+            raise UserError(f"task.classes={typed(classes)}: {looked}, also have the value {other[0]}: {advice}")
         values |= here
         counts.append(count)
     roots = ", ".join(str(dataset.root) for dataset in datasets)
@@ -84,14 +83,3 @@ def _absent(classes: Classes, values: set[int]) -> list[str]:
     """The classes of which none of the ``values`` is."""
     regions = regions_of(classes) or [[value] for value in classes.values()]
     return [name for name, region in zip(classes, regions, strict=True) if values.isdisjoint(region)]
-
-
-def _values(dataset: ShardedDataset, split: str, chosen: np.ndarray) -> tuple[set[int], int]:
-    """The values above 0 of some masks of the ``chosen`` samples of a split, and of how many."""
-    masked = chosen[dataset.has_mask(dataset.rows(split)[chosen])]
-    if not len(masked):
-        return set(), 0
-    samples = Samples([dataset], split)
-    some = masked[np.unique(np.linspace(0, len(masked) - 1, LOOKED_AT).astype(int))]
-    values = [np.unique(mask) for sample in some.tolist() if (mask := samples.mask(sample)) is not None]
-    return {int(value) for part in values for value in part} - {0}, len(values)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 import xxhash
+from data.conftest import make_dataset
 from needs import real_data
 from PIL import Image
 from rich.console import Console
@@ -30,6 +31,8 @@ from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
+
+__all__ = ["make_dataset"]
 
 
 def test_plain_tar_webdataset_and_the_manifest_agree(
@@ -316,8 +319,13 @@ def test_places_that_cannot_be_meant_are_reported_before_anything_is_listed(
     ],
 )
 def test_the_next_command_works_or_is_not_proposed(
-    counts: dict[str, Any], refused: int, following: str | None, capsys: pytest.CaptureFixture
+    counts: dict[str, Any],
+    refused: int,
+    following: str | None,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(outcome, "finetuning", lambda *_: "")  # of samples, and there are none here
     recipe = {"_target_": counts.pop("_target_", "Folder")}
     info = SimpleNamespace(
         counts=counts, quarantined=refused, patients_in_two_splits=0, shards={"a": 1}, split_remark="", dims=2,
@@ -327,6 +335,26 @@ def test_the_next_command_works_or_is_not_proposed(
     outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")] or [None]
     assert line == (following and f"next: python -m dira_scale.pretrain {following}")
+
+
+def test_fine_tuning_is_proposed_of_what_each_split_can_be_judged_by(
+    make_dataset: Callable[..., ShardedDataset],
+) -> None:
+    """In each split the same values of masks, which are named if there are several; of labels both in each."""
+    images, splits = [np.full((40, 40), n, np.uint8) for n in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+
+    def proposed(**given: Any) -> str:
+        dataset = make_dataset(images, **{"splits": splits} | given)
+        return outcome.finetuning(dataset.root, dataset.info)
+
+    discs = [np.eye(40, dtype=np.uint8) for _ in images]
+    assert "task=masks preset=images_small data.shards=" in proposed(masks=discs)
+    parts = [disc + 2 * disc[::-1] for disc in discs]
+    assert "task.classes={class_1: 1, class_2: 2" in proposed(masks=parts)
+    assert not proposed(masks=[*parts[:4], *discs[4:]]) and not proposed(masks=[0 * disc for disc in discs])
+    assert "task=labels" in proposed(label_names=["x"], labels=[[n % 2] for n in range(8)])
+    assert not proposed(label_names=["x"], labels=[[n % 2 and n != 5] for n in range(8)])
+    assert not proposed(label_names=["x"], labels=[[n] for n in range(8)]) and not proposed()
 
 
 def test_most_inputs_refused_is_reported_while_it_converts(

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 from archive.mutants.corpus import SEED, chosen, corpus
-from archive.mutants.elements import elements, radiographs, scans, with_unknown_vr
+from archive.mutants.elements import elements, radiographs, scans, structures, with_unknown_vr
 from archive.mutants.valid import images, picture, volumes, voxels
 from archive.sandbox import convert_good, place_all, survived
 
 from dira_scale.imaging.dicom.frames import ELEMENTS, MACROS
 from dira_scale.imaging.dicom.header import HEADER
+from dira_scale.imaging.dicom.structures import DESCRIBED, ROIS, SEGMENTS
 from dira_scale.imaging.volumes.series_index import ALSO, GEOMETRY_AND_IDENTITY, PARTS
 from dira_scale.imaging.volumes.slice_position import EXTRA
 from dira_scale.predict.dicomseg import GEOMETRY, IDENTITY, UIDS
@@ -48,8 +49,9 @@ def test_mutants_among_good_files(sandbox: Path, outside: Path, dims: int, count
 
 def test_the_mutants_have_every_element_that_is_read() -> None:
     read = {*ELEMENTS, *MACROS, *HEADER.values(), *ALSO.values(), *PARTS, *GEOMETRY_AND_IDENTITY, *EXTRA, *GEOMETRY,
-            *IDENTITY, *UIDS}  # fmt: skip
-    files = [*radiographs(SEED).values(), *scans(SEED).values()]
+            *IDENTITY, *UIDS, *DESCRIBED, *(each for part in (*SEGMENTS, *ROIS) for each in part), "SegmentationType",
+            "ROIContourSequence", "ContourSequence", "ContourData"}  # fmt: skip
+    files = [content for made in (radiographs, scans, structures) for content in made(SEED).values()]
     assert not read - {element.keyword for content in files for element in elements(content)}
 
 

@@ -54,6 +54,30 @@ def test_a_mistake_is_named_with_what_was_meant(argv: list[str], message: str) -
             r"unknown key recipe\.lables; did you mean 'recipe\.labels'",
         ),
         ("pretrain", [], r"data\.shards must be given"),
+        ("shard", ["recipe=folder", "images=here", "out=there"], r"unknown key images; did you mean 'recipe\.images'"),
+        ("shard", ["recipe=folder", "recipe.masks=here"], r"did you mean 'recipe\.columns\.mask'"),
+        (
+            "finetune",
+            ["task.labels=Nodule,Edema"],
+            r"type a list in brackets: 'task\.labels=\[Nodule,Edema\]'; type text",
+        ),
+        (
+            "finetune",
+            ["task.classes={left:", "1,", "right:", "2}"],
+            "quote it all, with commas: 'task.classes={left: 1, …'",
+        ),
+        (
+            "finetune",
+            ["task=masks", "task.classes={1: left}"],
+            "task.classes: '1' is no name: expected a mapping, NAME: VAL",
+        ),
+        ("finetune", ["data.size", "64"], r"expected KEY=VALUE, got 'data\.size'; did you mean data\.size=64\?"),
+        ("finetune", ["optim.optimizer.lr=0,001"], r"a comma separates .*; type 0\.001$"),
+        (
+            "finetune",
+            ["preset=images_small", "preset=volumes_small"],
+            r"preset=images_small and preset=volumes_small: only",
+        ),
     ],
 )
 def test_few_keys_a_recipes_keys_and_required_keys_are_named(command: str, argv: list[str], message: str) -> None:

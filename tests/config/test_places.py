@@ -45,6 +45,7 @@ def test_of_text_that_the_grammar_does_not_take_the_message_says_what_to_type(pa
         ("{a: 1, b: 2.0}", {"a": 1, "b": 2.0}),
         ("['~/a',b]", ["HOME/a", "b"]),
         ("'~/a'", "HOME/a"),
+        ("~/a b, c", "HOME/a b, c"),  # as it is typed after a dotted key, where the shell leaves it
         ("'~'", "HOME"),
         ("'~/a//b/'", "HOME/a//b/"),
         ("'~nobody_of_this_name/a'", "~nobody_of_this_name/a"),

@@ -99,7 +99,8 @@ def test_a_curve_is_the_same_for_all_three_channels() -> None:
 @pytest.mark.parametrize(
     "keys, words",
     [
-        ({"jitter": Jitter(hue=0.6)}, r"0 <= jitter.hue <= 0.5"), ({"grey": 1.5}, r"probabilities must be in \[0, 1\]"),
+        ({"jitter": Jitter(hue=0.6)}, r"0 <= jitter.hue <= 0.5"),
+        ({"grey": 1.5}, r"grey=1.5: a probability is from 0 to 1$"),
         ({"jitter": Jitter(p=0, saturation=0.2), "size": (8, 8, 8)}, "volumes do not have jitter.saturation=0.2"),
         ({"jitter": Jitter(p=0), "grey": 0.2, "size": (8, 8, 8)}, "volumes do not have grey=0.2"),
     ],

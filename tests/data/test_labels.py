@@ -122,6 +122,9 @@ def test_one_of_several_classes(labelled: Labelled, stored: str) -> None:
         UserError, match=r"toy, split 'train': label '.*' has no positive among 3 samples: leave it out"
     ):
         labels.check([dataset], "train", np.array([1, 3, 4]))
+    if stored == "class numbers":  # each class as yes or no: none can be left out alone
+        with pytest.raises(UserError, match="leave it out, or shard again with fewer classes"):
+            LabelChoice(("grade",)).of([dataset]).check([dataset], "train", np.array([1, 3, 4]))
 
 
 def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:

@@ -218,9 +218,12 @@ GOLDEN = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"flip": 1.5}, "probabilities"),
+        ({"flip": 1.5}, "^flip=1.5: a probability is from 0 to 1$"),
         ({"flip": (0.5, 0.0)}, r"flip=\[0.5, 0.0\]: images are mirrored left and right alone: give one number"),
-        ({"cutout": Cutout(p=0.8)}, "sum of the three"),
+        (
+            {"cutout": Cutout(p=0.8)},
+            r"^cutout.p \+ inverse_cutout.p \+ shuffle.p = [.0-9]+: these probabilities add up to 1",
+        ),
         ({"scale": (0.5, 0.2)}, "scale"),
         ({"size": 4}, "8 pixels"),
         ({"rotation": -1.0}, "0 <= rotation <= 180"),

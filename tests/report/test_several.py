@@ -19,7 +19,7 @@ from dira_scale.report.several import names
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of ``a`` and ``b`` with another seed, batch, machine and base, larger losses, a warning, a monitor."""
+    """The page of ``a`` and ``b`` of other settings, machine and base, with larger losses, a warning, a monitor."""
     root = tmp_path_factory.mktemp("several")
     runs = [root / name / "output" for name in ("a", "b")]
     runs[0].parent.mkdir()
@@ -27,6 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     shutil.copytree(runs[0], runs[1])
     config = yaml.safe_load((runs[1] / "config.yaml").read_text())
     config["seed"], config["data"]["batch"], config["run"] = 7, 128, str(runs[1])
+    config["trust"] = [{"a": 1, "b": [2.5, None]}]
     record(runs[1], config)
     described = (runs[1] / "description.json").read_text()
     assert "Discrimination (MoCo)" in described
@@ -49,12 +50,14 @@ def cells(page: str, heading: str) -> list[str]:
 
 
 def test_what_differs_stands_side_by_side(page: str) -> None:
-    settings = page[page.index("Settings that differ</h2>") :].partition("</table>")[0]
-    assert re.findall(r"<code>(.*?)</code>", settings) == ["data.batch", "seed"]
+    settings = page[page.index("Settings that differ: ") :].partition("</table>")[0]
+    assert re.findall(r"<code>(.*?)</code>", settings) == ["data.batch", "seed", "trust"]
+    assert cells(settings, "<code>trust</code>") == ["[]", "[{a: 1, b: [2.5, null]}]"]  # as they are typed
+    assert page.index(settings) > page.index("Curves</h2>") and "<details>" in page[: page.index(settings)][-50:]
     assert cells(settings, "<code>seed</code>") == ["0", "7"] and cells(settings, "data.batch") == ["64", "128"]
-    machines = page[page.index("Machines and versions that differ</h2>") :].partition("</table>")[0]
+    machines = page[page.index("Machines and versions that differ: ") :].partition("</table>")[0]
     assert cells(machines, "<code>torch</code>") == ["2.13.0+cpu", "9.9"] and "ward" not in page
-    head = re.findall(r'<th scope="col">(?:<span.*?</span>)?(.*?)</th>', settings)
+    head = re.findall(r'<th scope="col"[^>]*>(?:<span.*?</span>)?(.*?)</th>', settings)
     assert head == ["setting", "a", "b"]
 
 

@@ -7,11 +7,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from harness import finish
+from omegaconf import OmegaConf
+from recorded import derived
 
+from dira_scale.config.compose import compose
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.runs import folder, lease
@@ -73,6 +77,18 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
     assert run_name(changed(key, value), EXECUTION) != run_name(CONFIG, EXECUTION)
 
 
+def test_a_run_of_another_command_is_called_so(tmp_path: Path) -> None:
+    """Not by the dozens of settings that one command has and the other has not."""
+    runs = {}
+    for command, words in (("finetune", ["task=labels", "init=random"]), ("pretrain", [])):
+        content: Any = OmegaConf.to_container(compose(command, [*words, "data.shards=any"]))
+        runs[command] = content, derived(command, content)
+    RunFolder(tmp_path, *runs["finetune"]).release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
+    with pytest.raises(UserError, match="holds a run of finetune: choose a new run=…"):
+        RunFolder(tmp_path, *runs["pretrain"])
+
+
 def test_other_data_is_named_without_hashes_and_a_choice_of_rows_by_its_keys() -> None:
     before, now = {"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]}
     named = ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
@@ -81,7 +97,7 @@ def test_other_data_is_named_without_hashes_and_a_choice_of_rows_by_its_keys() -
     assert named.startswith("selection: data.fraction, data.exclude and data.negatives choose other rows")
     everything = CONFIG | {"data": CONFIG["data"] | {"fraction": 1.0, "negatives": None}}
     some = CONFIG | {"data": CONFIG["data"] | {"fraction": 0.5, "negatives": 2}, "selection": "ab"}
-    assert differences(everything, some, EXECUTION) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
+    assert differences(everything, some, EXECUTION) == ["data.fraction: 1.0 -> 0.5", "data.negatives: null -> 2"]
 
 
 def test_identity_leaves_out_execution_only() -> None:
@@ -94,7 +110,7 @@ def test_a_run_of_before_a_key_was_added_keeps_its_name_and_goes_on_as_it_worked
     assert differences(CONFIG, now, EXECUTION) == []
     assert differences(CONFIG, now | {"views": {"pair": "patient"}}, EXECUTION) == ["views.pair: image -> patient"]
     lora = now | {"trained": "lora"}
-    assert differences(CONFIG, lora, EXECUTION) == ["lora.rank: None -> 8", "trained: None -> lora"]
+    assert differences(CONFIG, lora, EXECUTION) == ["lora.rank: null -> 8", "trained: null -> lora"]
 
 
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:

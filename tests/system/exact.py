@@ -43,7 +43,7 @@ def batch_to(self: Batch, device: torch.device | str) -> Batch:
     return replace(batch, views=views, distortions=distortions)
 
 
-def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: Any, stages: Any, data: Any) -> None:
+def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: Any, *more: Any) -> None:
     """From here on float64; what was made before, weights above all, was made as ever."""
     torch.set_default_dtype(torch.float64)
     Tensor.float, nn.Module.float = Tensor.double, nn.Module.double  # type: ignore[method-assign, assignment]
@@ -53,7 +53,7 @@ def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: An
         for name, module in list(sys.modules.items()):
             if name.startswith("deepspeed.") and hasattr(module, "torch"):
                 module.torch = Doubles("torch")
-    init(self, config, world, method.double(), adversary.double(), stages, data)
+    init(self, config, world, method.double(), adversary.double(), *more)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,14 @@ class ChannelFiles(Volumes):
         class_columns: Given = None,
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
+        structures: Mapping[str, str] | None = None,
     ):
         if not 1 < len(channels) == len({*channels}):
             raise UserError(f"recipe.channels={list(channels)}: give two or more different names, in the files' order")
         super().__init__(
-            images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
-        )
+            images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes,
+            structures,
+        )  # fmt: skip
         self.channels = tuple(channels)
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:

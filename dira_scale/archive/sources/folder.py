@@ -224,13 +224,15 @@ class Folder:
             raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
         self.no_inputs[path] = None
         header = {column.casefold(): column for row in islice(table(), 1) for column in row.cells}
-        for name in COLUMNS:
-            if name not in self.columns and (column := header.get(name)) and column not in named:
-                self.notes.append(f"{path.name}: column {column} is not used; recipe.columns.{name}={column} uses it")
+        unused = {name: header[name] for name in COLUMNS if name not in self.columns and name in header}
+        unused = {name: column for name, column in unused.items() if column not in named}
+        for name, column in unused.items():
+            self.notes.append(f"{path.name}: column {column} is not used; recipe.columns.{name}={column} uses it")
         self.class_labels = Classes(classes, table(), path)
         self.classes = self.class_labels.names
         if guess:
-            taken = {*named, *HEADER}
+            kept = {*HEADER} & {*header.values()} - {*named, *unused, *self.attributes}
+            taken = {*named, *HEADER, *unused.values()}
             flags, others, texts = flags_and_numbers(table(), taken)
             self.numeric = tuple(flags)
             none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
@@ -239,6 +241,11 @@ class Folder:
                 none = "none: the table has no further columns"
             shown = brief(", ".join([*flags, *self.rules, *self.classes])) or none
             self.notes.append(f"{path.name}: labels are {shown}")
+            self.notes += [
+                f"{path.name}: column {each} is not used; recipe.attributes=[{each}] keeps it, and "
+                f"recipe.label_columns=[{each}] as a number to learn"
+                for each in sorted(kept)
+            ]
             for each in others[:SHOWN]:
                 self.notes.append(
                     brief(f"{path.name}: {each} is no label, as it has other numbers than 0, 1 and -1")

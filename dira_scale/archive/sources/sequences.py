@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.label_columns import Given
 from dira_scale.archive.sources.published import in_threads, with_size
+from dira_scale.archive.sources.structure_masks import is_patterns
 from dira_scale.archive.sources.volumes import Volumes, above
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest, print_line
@@ -84,7 +85,7 @@ class Sequences(Volumes):
             raise UserError("name the sequences by one of recipe.sequences (files) and recipe.series (DICOM's "
                             "SeriesDescription, without recipe.mask)")  # fmt: skip
         self.key, given = ("recipe.sequences", sequences) if series is None else ("recipe.series", series)
-        if not (isinstance(given, Mapping) and given and all(map(_is_text, given.values()))):
+        if given is None or not is_patterns(given):
             example = '{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}' if series is None else '{T1: "*t1*"}'
             raise UserError(f"{self.key}={given}: give a pattern for each, such as '{example}'")
         if len(given) > MAX_CHANNELS:
@@ -223,10 +224,6 @@ class Sequences(Volumes):
         assert self.pattern is not None
         path = record.image.paths[0] if isinstance(record.image, Input) else record.image
         return self.pattern.patient(self._name(path, path))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
 
 
 def _regex(glob: str) -> "re.Pattern[str]":

@@ -4,10 +4,10 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,14 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
 from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, Listed
-from dira_scale.errors import UserError, print_line
+from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.structure_masks import StructureMasks
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError, counted, print_line
 from dira_scale.imaging.boxes import Ball, Box
 from dira_scale.imaging.dicom import ObjectError
-from dira_scale.imaging.files import size_of
+from dira_scale.imaging.dicom.structures import Structures, structures_in
+from dira_scale.imaging.files import opened_for_header, size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import grid_of
@@ -39,6 +43,7 @@ class Inspected(NamedTuple):
     head: Head | None
     rejected: str | None
     aside: str | None = None  # a DICOM object that is no image
+    structures: Structures | None = None  # of such an object, if they are wanted
 
 
 class Volumes(Folder):
@@ -48,11 +53,34 @@ class Volumes(Folder):
 
     * A ``file`` of a CSV may also be a folder: all series in it. A mask or boxes need a folder of one series.
     * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, integers from 0 to 255; or a
-      DICOM segmentation of the series.
+      DICOM segmentation or RTSTRUCT of the series.
+    * ``structures``, patterns of SegmentLabel and ROIName by the names of a mask's values 1, 2, …: each SEG and
+      RTSTRUCT is the mask of the series that it refers to; where structures overlap, the last lies over the others.
     * ``boxes`` has the columns file, label, z, y, x, d, h, w in the file's voxels (x: its fastest axis; in a series, z
       counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in DICOM's
       millimetres, as in LUNA16.
+
+    Raises:
+        UserError: as ``Folder``; ``structures`` are no patterns; or, by ``records``, one matches nothing there.
     """
+
+    def __init__(
+        self,
+        images: PathStr,
+        labels: PathStr | None = None,
+        boxes: PathStr | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
+        attributes: Sequence[str] = (),
+        structures: Mapping[str, str] | None = None,
+    ):
+        super().__init__(
+            images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
+        )
+        self.masks = None if structures is None else StructureMasks(structures)
 
     @cached_property
     def findings(self) -> PathIndex[list[Box | Ball]]:
@@ -70,8 +98,15 @@ class Volumes(Folder):
                 met[row] = None
             if inspected.head and inspected.size is not None:
                 index.add(inspected.path, inspected.size, inspected.head)
+            elif self.masks and inspected.structures and inspected.path not in self.listed:
+                self.masks.add(inspected.path, inspected.structures)
             else:
                 yield self._file(inspected)
+        if self.masks:
+            if not self.columns.get("mask"):  # what the CSV names is not looked at here
+                self.masks.check(self.root)
+            for path, why in self.masks.match(index):
+                yield SourceRecord(self._name(path, path), path, aside=why)
         yield from self._series(index)
         for path in self.listed:
             if path not in met:
@@ -84,7 +119,8 @@ class Volumes(Folder):
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task, files = bar.add_task("", total=None), self._files()
             while chunk := list(islice(files, CHUNK)):
-                for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
+                inspect = partial(_inspect, structures=self.masks is not None)
+                for inspected in pool.map(inspect, chunk, map(self.stored.get, chunk)):
                     bar.advance(task)
                     yield inspected
 
@@ -95,7 +131,7 @@ class Volumes(Folder):
         for start in (self.root, *outside):
             for path in files_below(start) if start.is_dir() else [start]:
                 file = resolve_links(path)
-                if file != path:  # through a link: where it leads, the walk comes by itself, or never
+                if file != path or start != self.root:  # by a link or a row: the walk comes there itself, or never
                     if file in linked or self._walked(file):
                         continue
                     linked[file] = None
@@ -113,10 +149,12 @@ class Volumes(Folder):
         record = SourceRecord(listed.name, path, labels=listed.labels, size=inspected.size, rejected=inspected.rejected)
         if inspected.aside and path not in self.listed:
             return replace(record, aside=inspected.aside)
-        return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
+        record = self._completed(record, listed.row, {})
+        record = self.masks.masked(record, {}) if self.masks else record
+        return self._with_boxes(record, path, lambda: grid_of(path))
 
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
-        shared = Counter[Path | None]()
+        shared, accepted, without = Counter[Path | None](), 0, 0
         if self.csv or self.findings:
             firsts = (series.paths[0] for series in index.series() if not series.rejected)
             shared.update(row for path in firsts for row in {above(path, self.listed), above(path, self.findings)})
@@ -136,7 +174,12 @@ class Volumes(Folder):
                 record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")
             if record.rejected is None and ((record.mask and shared[row] > 1) or (boxed and shared[boxed] > 1)):
                 record = replace(record, rejected="a mask or boxes for a folder of several series")
+            record = self.masks.masked(record, series.header) if self.masks else record
+            accepted, without = accepted + (not record.rejected), without + (not (record.rejected or record.mask))
             yield self._with_boxes(record, boxed, series.image.grids)
+        if self.masks and without:
+            print_line(f"{counted(without, 'series')} of {accepted:,} without a mask: no SEG or RTSTRUCT there has "
+                       "structures of theirs that recipe.structures names")  # fmt: skip
 
     def _with_boxes(
         self, record: SourceRecord, path: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
@@ -180,13 +223,18 @@ def above(path: Path, index: PathIndex[Any]) -> Path | None:
     return next((above for above in (path, *path.parents) if above in index), None)
 
 
-def _inspect(path: Path, size: int | None) -> Inspected:
+def _inspect(path: Path, size: int | None, structures: bool) -> Inspected:
     try:
         size = size_of(path) if size is None else size
         if path.suffix in HEADERS:  # a changed data file is a changed volume
             size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
-        return Inspected(path, size, head_of(path), None)
-    except ObjectError as error:
-        return Inspected(path, None, None, str(error), str(error))
+        try:
+            return Inspected(path, size, head_of(path), None)
+        except ObjectError as error:
+            found = None
+            if structures:
+                with opened_for_header(path) as file:
+                    found = structures_in(file)
+            return Inspected(path, None, None, str(error), str(error), found)
     except RejectedError as error:
         return Inspected(path, None, None, str(error))

@@ -12,17 +12,21 @@ PAIRS = ("image", "session", "patient")
 
 def check(views: UniformViews) -> None:
     """Raise UserError for views of one size with invalid probabilities or ranges, or with what volumes do not have."""
-    branches = (views.cutout.p, views.inverse_cutout.p, views.shuffle.p)
-    others = (views.jitter.p, views.blur.p, views.tone.p, views.warp.p, views.sized.p if views.sized else 0,
-              views.channel_dropout, views.grey)  # fmt: skip
     _check_flip(views)
-    oriented = *views.flips, views.turns, views.transpose
-    if not all(0 <= p <= 1 for p in (*oriented, *others, *branches, sum(branches))):
-        raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {views}")
+    patches = {f"{name}.p": getattr(views, name).p for name in ("cutout", "inverse_cutout", "shuffle")}
+    chances = patches | {f"{name}.p": getattr(views, name).p for name in ("jitter", "blur", "tone", "warp")}
+    chances |= {name: getattr(views, name) for name in ("turns", "transpose", "channel_dropout", "grey")}
+    chances |= {"sized.p": views.sized.p} if views.sized else {}
+    for name, p in [*chances.items(), *(("flip", p) for p in views.flips)]:
+        if not 0 <= p <= 1:
+            raise UserError(f"{name}={p:g}: a probability is from 0 to 1")
+    if sum(patches.values()) > 1:
+        raise UserError(f"{' + '.join(patches)} = {sum(patches.values()):g}: these probabilities add up to 1 at most")
     if not (0 <= views.jitter.saturation <= 1 and 0 <= views.jitter.hue <= 0.5):
         raise UserError(f"need 0 <= jitter.saturation <= 1 and 0 <= jitter.hue <= 0.5: {views.jitter}")
     if not (0 < views.scale[0] <= views.scale[1] <= 1 and 0 < views.ratio[0] <= views.ratio[1]):
-        raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {views}")
+        given = f"scale={[*views.scale]}, ratio={[*views.ratio]}"
+        raise UserError(f"{given}: need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]")
     if views.target_flip not in TARGET_FLIPS:
         known = f"{', '.join(TARGET_FLIPS)}{nearest(views.target_flip, TARGET_FLIPS)}"
         raise UserError(f"target_flip={views.target_flip}: expected {known}")
@@ -67,7 +71,7 @@ def _check_plane(views: UniformViews) -> None:
             f"got border={views.border} and shuffle.p={views.shuffle.p}"
         )
     if not 0 <= views.rotation <= 180:
-        raise UserError(f"need 0 <= rotation <= 180 degrees: {views}")
+        raise UserError(f"rotation={views.rotation}: need 0 <= rotation <= 180 degrees")
     if views.sized and not 0 < views.sized.side[0] <= views.sized.side[1] <= REFERENCE_SIZE:
         raise UserError(f"need 0 < sized.side[0] <= sized.side[1] <= {REFERENCE_SIZE}: {views.sized}")
     if not (0 < views.tone.gamma[0] <= views.tone.gamma[1] and 0 <= views.tone.contrast <= 1):
@@ -83,7 +87,7 @@ def _check_plane(views: UniformViews) -> None:
         raise UserError(f"views of images do not have {', '.join(given)}, only those of volumes: leave it out")
     largest = max(views.cutout.side[1], views.shuffle.side[1], REFERENCE_SIZE - views.inverse_cutout.margin[0])
     if views.pixels(largest) + 2 * views.pixels(views.border) > views.sides[0]:
-        raise UserError(f"a patch of {largest} of {REFERENCE_SIZE} pixels leaves no border of {views.border}: {views}")
+        raise UserError(f"a patch of {largest} of {REFERENCE_SIZE} pixels leaves no border of {views.border}")
 
 
 def _check_volume(views: UniformViews, size: tuple[int, ...]) -> None:

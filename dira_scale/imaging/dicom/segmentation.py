@@ -1,4 +1,4 @@
-"""DICOM segmentations: binary or fractional frames, each one segment in one plane (PS3.3 C.8.20)."""
+"""DICOM segmentations: binary or fractional frames, each one segment in one plane, or label maps (PS3.3 C.8.20)."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -7,19 +7,16 @@ import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dira_scale.imaging.dicom.frames import DicomFile, Plane
-from dira_scale.imaging.dicom.header import read_elements
 from dira_scale.imaging.rejection import RejectedError
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"  # SOP class
-MAX_SEGMENT = 255  # the largest value of a mask
+KINDS = {"BINARY": (1,), "FRACTIONAL": (8,), "LABELMAP": (8, 16)}  # bits of a pixel
 
 
 class SegmentFrame(NamedTuple):
-    """A frame's plane, the number of its segment (from 1), and bool [H, W]: the pixels in the segment."""
+    """A frame's plane, and uint16 [H, W]: the number of each pixel's segment, from 1; 0 is outside of all."""
 
     plane: Plane
-    segment: int
-    inside: np.ndarray
+    segments: np.ndarray
 
 
 def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
@@ -27,23 +24,20 @@ def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
 
     Raises RejectedError.
     """
-    kind, _ = read_elements(file, ["SOPClassUID"])
-    if kind.get("SOPClassUID") != SEGMENTATION:
-        raise RejectedError("a DICOM mask that is not a segmentation (SEG)")
     segmentation = _Segmentation(file)
     for number in range(segmentation.count):
         yield segmentation.segment_frame(number)
 
 
 class _Segmentation(DicomFile):
-    BITS, IMAGES = (1, 8), False
+    BITS, IMAGES = (1, 8, 16), False
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, ("SegmentationType", "MaximumFractionalValue"))
         self.kind = str(self.header.get("SegmentationType") or "").strip()
-        bits = {"BINARY": 1, "FRACTIONAL": 8}.get(self.kind)
-        if bits is None or bits != self.header.BitsAllocated:
-            raise RejectedError("a DICOM segmentation that is neither BINARY of 1 bit nor FRACTIONAL of 8")
+        bits = self.header.BitsAllocated
+        if bits not in KINDS.get(self.kind, ()):
+            raise RejectedError("a DICOM segmentation other than BINARY (1 bit), FRACTIONAL (8), LABELMAP (8 or 16)")
         if bits == 1 and self.syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
             raise RejectedError("a BINARY DICOM segmentation in a coding that cannot be read here")
 
@@ -51,6 +45,10 @@ class _Segmentation(DicomFile):
         plane = self.plane(number)
         if plane is None:
             raise RejectedError("a DICOM segmentation without position, orientation or spacing of its frames")
+        if self.kind == "LABELMAP":
+            values, _ = self._stored(number)
+            padding = values == self.header.get("PixelPaddingValue", 0)
+            return SegmentFrame(plane, np.where(padding, 0, values).astype(np.uint16))
         groups = [*self.header.get("SharedFunctionalGroupsSequence", []),
                   self.header.PerFrameFunctionalGroupsSequence[number]]  # fmt: skip
         (segment,) = {
@@ -58,12 +56,13 @@ class _Segmentation(DicomFile):
             for group in groups
             for item in group.get("SegmentIdentificationSequence", [])
         }
-        if not 1 <= segment <= MAX_SEGMENT:
-            raise RejectedError(f"a DICOM segmentation of more than {MAX_SEGMENT} segments")
+        if segment < 1:
+            raise RejectedError("a DICOM segment whose number is not from 1")
         if self.kind == "BINARY":
-            return SegmentFrame(plane, segment, self._bits(number))
+            return SegmentFrame(plane, self._bits(number) * np.uint16(segment))
         values, _ = self._stored(number)
-        return SegmentFrame(plane, segment, values.astype(int) * 2 >= int(self.header.MaximumFractionalValue))
+        inside = values.astype(int) * 2 >= int(self.header.MaximumFractionalValue)
+        return SegmentFrame(plane, inside * np.uint16(segment))
 
     def _bits(self, number: int) -> np.ndarray:
         """Frames are packed bit by bit, least significant bit first (PS3.5 8.1.1)."""

@@ -1,6 +1,7 @@
 """Read one file as a ``Volume``, and its mask."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -8,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.imaging.arrays import is_numpy, open_array
-from dira_scale.imaging.dicom import is_dicom, read_segments
+from dira_scale.imaging.dicom import is_dicom
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
@@ -20,7 +21,7 @@ from dira_scale.imaging.volumes.nrrd import open_nrrd
 from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.regrid import stack_of
 from dira_scale.imaging.volumes.series import Series
-from dira_scale.imaging.volumes.slice_position import voxels_of
+from dira_scale.imaging.volumes.structure_mask import structure_mask
 from dira_scale.imaging.volumes.values import to_volume
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -83,14 +84,14 @@ def read_channels(path: Path, settings: ReadSettings) -> list[Volume]:
     return [to_volume(raw.grid, lambda c=c: c, settings) for c in (values if values.ndim == 4 else values[None])]  # type: ignore[misc]
 
 
-def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
-    """The mask as uint8 [Z, Y, X] on the volume's grid.
+def read_volume_mask(path: Path, volume: Volume, patterns: Sequence[str] = ()) -> np.ndarray:
+    """The mask as uint8 [Z, Y, X] on the volume's grid; of a SEG or RTSTRUCT by ``patterns`` of its structures' names.
 
     Raises as ``read_volume``; RejectedError also for a different grid or values other than integers from 0 to 255.
     """
     with opened(path) as file:
         if is_dicom(file):
-            return _segment_mask(file, volume)
+            return structure_mask(file, volume, patterns)
         raw = _raw(file, path)
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
@@ -104,23 +105,6 @@ def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
     if not grid.turned().same_as(Grid(volume.shape, volume.affine)):
         raise RejectedError("the mask's grid is not the volume's")
     return np.ascontiguousarray(turn(values, grid.affine)[0])
-
-
-def _segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
-    """uint8 [Z, Y, X]: each voxel's segment number; slices without a frame are 0.
-
-    Raises RejectedError, also if frames are not on the voxel grid (e.g. slices were straightened), segments overlap,
-    or slices of the series are missing.
-    """
-    if volume.filled:
-        raise RejectedError("a DICOM segmentation of a series that lacks slices: these would have no mask")
-    mask, grid = np.zeros(volume.shape, np.uint8), Grid(volume.shape, volume.affine)
-    for plane, segment, inside in read_segments(file):
-        z, y, x = voxels_of(plane, grid, inside.shape, *np.nonzero(inside))
-        if ((mask[z, y, x] != 0) & (mask[z, y, x] != segment)).any():
-            raise RejectedError("segments that overlap: a mask has one value a voxel")
-        mask[z, y, x] = segment
-    return mask
 
 
 def grid_of(path: Path) -> tuple[Grid, Grid]:

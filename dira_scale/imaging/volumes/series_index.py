@@ -19,9 +19,9 @@ from dira_scale.imaging.volumes.slice_position import place_slices
 # Distinguish slices at one position, the first that does: echoes, phases, diffusion weightings, …
 PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
 SCOUT, COPY = "a localiser (scout), no volume", "a copy of another slice of its series"
-ALSO = {"modality": "Modality", "description": "SeriesDescription"}  # in a head's header
+ALSO = {"modality": "Modality", "description": "SeriesDescription", "series": "SeriesInstanceUID"}  # in a head's header
 GEOMETRY_AND_IDENTITY = (
-    "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
+    "SOPClassUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
 )  # fmt: skip
 

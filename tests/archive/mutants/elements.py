@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from archive.mutants.damage import Mutant, file
-from archive.mutants.valid import dicom, picture, voxels
+from archive.mutants.valid import dicom, picture, rtstruct, voxels
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
@@ -80,6 +80,19 @@ def scans(seed: int) -> dict[str, bytes]:
         "enhanced": dicom(shown, Modality="CT", SeriesInstanceUID="1.2.4", **_groups(len(shown))),
         "distance": dicom(shown, **plain),
         "offsets": dicom(shown, GridFrameOffsetVector=[2.0 * k for k in range(len(shown))], **offsets),
+    }
+
+
+@cache
+def structures(seed: int) -> dict[str, bytes]:
+    """A label map and an RTSTRUCT that are drawn on the series ``1.2.4`` of the patient P, in ``scans``'s place."""
+    pixels = (voxels(seed) > 0).astype(np.uint8)
+    square = np.array([[2, 3], [9, 3], [9, 11], [2, 11]], float)
+    tags = {"SegmentSequence": _item(SegmentNumber=1, SegmentLabel="lung"), "PatientID": "P", "Modality": "SEG",
+            "ReferencedSeriesSequence": _item(SeriesInstanceUID="1.2.4"), **_groups(len(pixels))}  # fmt: skip
+    return {
+        "rtstruct": rtstruct({"Lung": [np.column_stack([square, np.full(4, 2.0 * k)]) for k in (3, 4)], "none": []}),
+        "labels": dicom(pixels, SOPClassUID="1.2.840.10008.5.1.4.1.1.66.7", SegmentationType="LABELMAP", **tags),
     }
 
 

@@ -6,7 +6,7 @@ import io
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +60,42 @@ def dicom(pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", **tags: objec
         order = ">" if uid == pydicom.uid.ExplicitVRBigEndian else "<"
         ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
         ds["PixelData"].VR = "OW"
+    target = io.BytesIO()
+    pydicom.dcmwrite(target, ds, enforce_file_format=True)
+    return target.getvalue()
+
+
+def rtstruct(
+    rois: Mapping[str, Sequence[np.ndarray]], series: str = "1.2.4", patient: str = "P", **tags: object
+) -> bytes:
+    """Contours of each ROI, float [n, 3] in DICOM's millimetres, drawn on a series (PS3.3 A.19)."""
+    ds, uid = Dataset(), "1.2.840.10008.5.1.4.1.1.481.3"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = uid, f"2.25.{zlib.crc32(repr(rois).encode())}", "RTSTRUCT"
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = uid, ds.SOPInstanceUID
+    ds.PatientName, ds.PatientID, ds.SeriesInstanceUID = NAME, patient, "1.2.5"
+    referred: object = series
+    for keyword in ("SeriesInstanceUID", "RTReferencedSeriesSequence", "RTReferencedStudySequence",
+                    "ReferencedFrameOfReferenceSequence"):  # fmt: skip
+        item = Dataset()
+        setattr(item, keyword, referred)
+        referred = [item]
+    ds.update(item)
+    ds.StructureSetROISequence, ds.ROIContourSequence = [], []
+    for number, (name, contours) in enumerate(rois.items(), 1):
+        roi, drawn = Dataset(), Dataset()
+        roi.ROINumber = drawn.ReferencedROINumber = number
+        roi.ROIName, drawn.ContourSequence = name, []
+        for points in contours:
+            contour = Dataset()
+            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+            contour.ContourData = [f"{value:.5f}" for value in np.ravel(points)]
+            drawn.ContourSequence.append(contour)
+        ds.StructureSetROISequence.append(roi)
+        ds.ROIContourSequence.append(drawn)
+    for keyword, value in tags.items():
+        setattr(ds, keyword, value)
     target = io.BytesIO()
     pydicom.dcmwrite(target, ds, enforce_file_format=True)
     return target.getvalue()

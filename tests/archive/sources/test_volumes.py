@@ -106,6 +106,16 @@ def test_echoes_at_the_same_positions_are_volumes_of_their_own(tmp_path: Path, m
 COLUMNS = {"file": "file", "patient": "patient", "study": None, "split": "split", "mask": "mask"}
 
 
+def test_a_row_may_name_a_link(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
+    """To a volume that lies elsewhere, as DataLad has them: it is listed once."""
+    np.save(tmp_path / "elsewhere.npy", make.smooth((4, 8, 8)))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.npy").symlink_to(tmp_path / "elsewhere.npy")
+    table = ingest.csv(tmp_path / "list.csv", [{"file": "a.npy", "patient": "P1"}])
+    record = only(listed(tmp_path / "images", labels=str(table), columns={"file": "file", "patient": "patient"}))
+    assert (record.name, record.patient, record.rejected) == ("a.npy", "P1", None)
+
+
 def test_a_row_may_name_a_file_a_folder_or_a_slice(
     tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace
 ) -> None:

@@ -126,8 +126,8 @@ def test_it_goes_with_its_series_into_a_sample(tmp_path: Path, make: SimpleNames
     "change, reason",
     [
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "a DICOM mask that is not a segmentation"),
-        ({"SegmentationType": "LABELMAP"}, "neither BINARY of 1 bit nor FRACTIONAL of 8"),
-        ({"BitsAllocated": 8}, "neither BINARY of 1 bit|less pixel data"),
+        ({"SegmentationType": "LABELMAP"}, r"other than BINARY \(1 bit\), FRACTIONAL \(8\), LABELMAP \(8 or 16\)"),
+        ({"BitsAllocated": 8}, "other than BINARY|less pixel data"),
         ({"SharedFunctionalGroupsSequence": None}, "without position, orientation or spacing"),
         ({"PerFrameFunctionalGroupsSequence": None}, "without position|not a DICOM segmentation, or damaged"),
         ({"PixelData": b"\0\0"}, "less pixel data|more frames than its length"),
@@ -154,8 +154,9 @@ def test_frames_that_do_not_fit_are_not_guessed_at(tmp_path: Path, make: SimpleN
         refused([(s, np.add(at, off), inside) for s, at, inside in frames], grid)
     refused(frames, grid, turn=((1.0, 0, 0), (0, 0, 1.0)))
     refused([(s, at, np.ones((40, 40), bool)) for s, at, _ in frames], grid)
-    refused([*frames, (2, CORNER + 3 * STEP, np.ones(SHAPE[1:], bool))], "segments that overlap")
-    refused([(256, *rest) for _, *rest in frames], "more than 255 segments")
+    refused([*frames, (2, CORNER + 3 * STEP, np.ones(SHAPE[1:], bool))], "structures that overlap")
+    refused([(256, *rest) for _, *rest in frames], "number is not from 1 to 255")
+    refused([(0, *rest) for _, *rest in frames], "number is not from 1")
     gap = make.series(tmp_path / "gap", make.smooth(SHAPE), CORNER, step=lambda k: (0, 0, 2 * (k + (k > 4))))
     path = segmentation(tmp_path / "seg.dcm", make, frames)
     with pytest.raises(RejectedError, match="a series that lacks slices"):
@@ -189,11 +190,11 @@ def by_pydicom(path: Path) -> None:
     with path.open("rb") as file:
         frames = list(read_segments(file))
     pixels = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
-    np.testing.assert_array_equal([frame.inside for frame in frames], pixels)
+    np.testing.assert_array_equal([frame.segments > 0 for frame in frames], pixels)
     groups = ds.PerFrameFunctionalGroupsSequence[: len(frames)]  # the file of one frame has kept those of three
     for frame, group in zip(frames, groups, strict=True):
         np.testing.assert_allclose(frame.plane.position, group.PlanePositionSequence[0].ImagePositionPatient)
-        assert frame.segment == group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        assert frame.segments.max(initial=0) in (0, group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
 def test_a_real_liver() -> None:

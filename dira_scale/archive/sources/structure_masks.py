@@ -1,0 +1,96 @@
+"""SEG and RTSTRUCT as the masks of the series that they refer to, by the names of their structures."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.errors import UserError
+from dira_scale.imaging.dicom.structures import Structures
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.read import read_volume_mask
+from dira_scale.imaging.volumes.series_index import SeriesIndex
+from dira_scale.imaging.volumes.structure_mask import MAX_VALUE, value_of
+from dira_scale.storage.text import brief
+
+SHOWN = 8  # names of structures
+Owner = tuple[str, str]  # a series' patient and SeriesInstanceUID: some archives reuse one UID for everybody
+
+
+@dataclass(frozen=True)
+class StructureMask:
+    """The mask that several files hold together; a ``PaintedMask``."""
+
+    paths: tuple[Path, ...]
+    patterns: tuple[str, ...]
+
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
+        """Raises as ``read_volume_mask``."""
+        assert isinstance(image, Volume)
+        return reduce(np.maximum, (read_volume_mask(path, image, self.patterns) for path in self.paths))
+
+
+class StructureMasks:
+    """What a walk of an archive finds; ``given`` names the values 1, 2, … of masks and has a pattern for each.
+
+    Raises UserError unless it does.
+    """
+
+    def __init__(self, given: Mapping[str, str]):
+        if not is_patterns(given) or len(given) > MAX_VALUE:
+            raise UserError(f"recipe.structures={given}: give a pattern for each of at most {MAX_VALUE} values, "
+                            "such as '{lung: \"Lung*\", tumour: \"GTV*\"}'")  # fmt: skip
+        self._given, self._patterns = given, tuple(given.values())
+        self._objects = list[tuple[Path, list[Owner], bool]]()  # whether one of its names matches
+        self._names = dict[str, int]()  # all that match, and the first others
+        self._of = defaultdict[Owner, list[Path]](list)
+
+    def add(self, path: Path, found: Structures) -> None:
+        """Take up a file's structures."""
+        values = {name: value_of(name, self._patterns) for name in found.names.values()}
+        owners = [(found.patient, series) for series in found.series]
+        self._objects.append((path, owners, any(values.values())))
+        self._names |= {name: value for name, value in values.items() if value or len(self._names) < SHOWN}
+
+    def check(self, root: Path) -> None:
+        """Raise UserError for a pattern that nothing below ``root`` matches."""
+        for value, (key, pattern) in enumerate(self._given.items(), 1):
+            if value not in self._names.values():
+                there = ", ".join([*self._names][:SHOWN])
+                there = brief(f"there are {there}" if there else "there is none")
+                raise UserError(f"recipe.structures.{key}={pattern} matches no structure of a SEG or RTSTRUCT in "
+                                f"{root}; {there}")  # fmt: skip
+
+    def match(self, index: SeriesIndex) -> Iterator[tuple[Path, str]]:
+        """Give each file to its series; those that are no series' mask, and why."""
+        volumes = Counter(_owner(series.header) for series in index.series() if not series.rejected)
+        for path, owners, named in self._objects:
+            theirs = [owner for owner in owners if named and volumes[owner] == 1]
+            for owner in theirs:
+                self._of[owner].append(path)
+            if not named:
+                yield path, "SEG or RTSTRUCT without a structure that recipe.structures names"
+            elif any(volumes[owner] > 1 for owner in owners) and not theirs:
+                yield path, "SEG or RTSTRUCT of a series that is several volumes (echoes, phases)"
+            elif not theirs:
+                yield path, "SEG or RTSTRUCT of a series that is not there, or refused"
+
+    def masked(self, record: SourceRecord, header: Mapping[str, str]) -> SourceRecord:
+        """``record`` with its mask: what the CSV names goes first."""
+        paths = (cast(Path, record.mask),) if record.mask else tuple(self._of.get(_owner(header), ()))
+        return replace(record, mask=StructureMask(paths, self._patterns)) if paths else record
+
+
+def is_patterns(given: object) -> bool:
+    """Whether it has patterns by name, and at least one."""
+    return isinstance(given, Mapping) and bool(given) and all(isinstance(p, str) and p for p in given.values())
+
+
+def _owner(header: Mapping[str, str]) -> Owner:
+    return header.get("patient", ""), header.get("series", "")
