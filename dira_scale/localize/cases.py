@@ -50,11 +50,15 @@ def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen
     if split not in dataset.splits:
         raise UserError(f"data.split={split}: {dataset.root} has {', '.join(dataset.splits)}")
     check_labels(chosen, learned, "the run")
-    every = np.array([boxes or [] for boxes in dataset.manifest.table(["boxes"])["boxes"].to_pylist()] + [None], object)
-    by_split = {name: every[dataset.rows(name)] for name in dataset.splits}
-    counts = Counter(box["label"] for boxes in by_split[split] for box in boxes)
-    if not counts:
-        raise UserError(f"data.shards={dataset.root}: {_without_boxes(split, by_split)}")
+    table = dataset.manifest.table(["boxes"])["boxes"].to_pylist()
+    by_split = {name: [table[row] or [] for row in dataset.rows(name)] for name in dataset.splits}
+    of_splits = {name: Counter(box["label"] for boxes in rows for box in boxes) for name, rows in by_split.items()}
+    if not (counts := of_splits[split]):
+        elsewhere = ", ".join(f"'{name}' ({of.total()})" for name, of in of_splits.items() if of)
+        without = "it has no boxes, with which localize compares: shard it with a file of boxes and another out "
+        without += "(recipe.boxes=FILE; of ChestX-ray14 BBox_List_2017.csv beside its tables). Masks are not taken for "
+        of_others = f"split '{split}' has no boxes, but {elsewhere}: choose data.split"
+        raise UserError(f"data.shards={dataset.root}: {of_others if elsewhere else without + 'boxes'}")
     labels = tuple(name for name in learned if name in (chosen or learned) and counts[name])
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
     if missing := ", ".join(name for name in chosen or () if not counts[name]):
@@ -79,17 +83,6 @@ def check_labels(chosen: Collection[str] | None, learned: Sequence[str], run: st
     if unknown := next((name for name in chosen or () if name not in learned), None):
         listed = f"{', '.join(learned)}{nearest(unknown, learned)}"
         raise UserError(f"labels: {run} has not learned '{unknown}', but {listed}")
-
-
-def _without_boxes(split: str, by_split: Mapping[str, Sequence[Sequence[object]]]) -> str:
-    elsewhere = {name: count for name, boxes in by_split.items() if (count := sum(map(len, boxes)))}
-    if elsewhere:
-        counted = ", ".join(f"'{name}' ({count})" for name, count in elsewhere.items())
-        return f"split '{split}' has no boxes, but {counted}: choose data.split"
-    return (
-        "it has no boxes, with which localize compares: shard it with a file of boxes and another out "
-        "(recipe.boxes=FILE; of ChestX-ray14 BBox_List_2017.csv beside its tables). Masks are not taken for boxes"
-    )
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from dira_scale.data.fit import require_fit
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import fixed_views
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.stored import Stored, held_out_crops
@@ -26,8 +26,11 @@ from dira_scale.pixels.codecs import DecodeError
 from dira_scale.runs.description import Input
 
 
-class Classified(nn.Module):
-    """Images [b, C, *size] in [0, 1] as ``network`` was trained to see them.
+class GradCam(nn.Module):
+    """The maps of a classifier, which is in evaluation mode, of images [b, C, *size] in [0, 1].
+
+    Args:
+        probabilities: of its logits [b, L].
 
     Attributes:
         map: passes on the encoder's coarsest map, a ResNet's layer4, where its gradients can be had.
@@ -36,47 +39,28 @@ class Classified(nn.Module):
 
     logits: Tensor
 
-    def __init__(self, network: Network, input: Input) -> None:
+    def __init__(self, network: Network, input: Input, probabilities: Callable[[Tensor], Tensor]) -> None:
+        from monai.transforms.utils import rescale_array  # lazy: takes seconds, and comes with an extra
+        from monai.visualize import GradCAM
+
         super().__init__()
-        self.network, self.input, self.map = network, input, nn.Identity()
+        self.network, self.input, self.probabilities, self.map = network, input, probabilities, nn.Identity()
+        scaled = partial(rescale_array, minv=0.0, maxv=255.0, dtype=torch.float64)  # MONAI's own turns it round
+        self.cam: Any = GradCAM(self, "map", postprocessing=scaled)
 
     def forward(self, images: Tensor) -> Tensor:
         pyramid = self.network.encoder(normalised(images, self.input))
         self.logits = self.network.head(self.map(self.network.decoder(pyramid)))
         return self.logits
 
-
-class GradCam:
-    """The maps of a classifier, which is in evaluation mode.
-
-    Args:
-        probabilities: of its logits [b, L].
-    """
-
-    def __init__(self, network: Network, input: Input, probabilities: Callable[[Tensor], Tensor]) -> None:
-        from monai.visualize import GradCAM  # lazy: takes seconds, and comes with an extra
-
-        self.classified, self.probabilities = Classified(network, input), probabilities
-        # MONAI's own post-processing makes the largest value 0.
-        self.cam: Any = GradCAM(self.classified, "map", postprocessing=scaled)
-
-    def __call__(self, image: Tensor, output: int) -> tuple[np.ndarray, float]:
+    def of(self, image: Tensor, output: int) -> tuple[np.ndarray, float]:
         """Map ``image`` [C, *size] in [0, 1] for one of the network's outputs, by its logit.
 
         Returns the map, float64 [*size] from 0 to 255, resized linearly to the image's sides before it is scaled (all 0
         where nothing speaks for the label), and the output's probability.
         """
         map = self.cam(image[None], class_idx=output)[0, 0]
-        probability = self.probabilities(self.classified.logits.detach())[0, output]
-        return map.detach().cpu().double().numpy() * 255, float(probability)
-
-
-def scaled(maps: Tensor) -> Tensor:
-    """Each of ``maps`` [b, 1, *size], its smallest value at 0, its largest at 1; of a constant one all 0."""
-    flat = maps.flatten(1).double()
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    extent = torch.where(high > low, high - low, 1.0)
-    return ((flat - low) / extent).view_as(maps)
+        return map.detach().cpu().numpy(), float(self.probabilities(self.logits.detach())[0, output])
 
 
 def regions(map: np.ndarray, intensity: float) -> np.ndarray:
@@ -125,13 +109,13 @@ class LocatedLabel:
     def row(self, case: Case, label: str, box: np.ndarray) -> Row:
         """The predicted box that overlaps ``box`` most."""
         boxes = np.concatenate([*self.predicted.values()])
-        sources = [intensity for intensity, of in self.predicted.items() for _ in of]
+        sources = np.repeat([*self.predicted], [len(of) for of in self.predicted.values()])
         shares = overlap(box, boxes)
-        best = int(shares.argmax()) if shares.any() else None
         about = case.key, case.patient, label, tuple(box.tolist()), self.probability, len(boxes)
-        if best is None:
+        if not shares.any():
             return Row(*about, 0.0, None, None)
-        return Row(*about, float(shares[best]), sources[best], tuple(boxes[best].tolist()))
+        best = shares.argmax()
+        return Row(*about, float(shares[best]), float(sources[best]), tuple(boxes[best].tolist()))
 
 
 class Localizer:
@@ -142,15 +126,12 @@ class Localizer:
     """
 
     def __init__(self, trained: TrainedRun, dataset: ShardedDataset, split: str, intensities: Sequence[float]) -> None:
-        self.trained, self.intensities = trained, intensities
-        crops = held_out_crops(trained.size, CENTRE, 1.0)
-        self.crop, self.samples = crops[0], Samples([dataset], split)
-        if len(trained.size) == 3:
-            require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored), LARGER)
+        self.trained, self.intensities, self.samples = trained, intensities, Samples([dataset], split)
+        require_fit(self.samples, trained.views, LARGER)
+        (self.crop,) = held_out_crops(trained.size, CENTRE, 1.0)
         self.device = compute_device()
         set_fp32("fp32")
         moved(network := trained.network, self.device, trained.faster_last(self.device))
-        self.outputs = trained.supervision.outputs
         input = input_of(trained.size, trained.about["normalise"])
         self.cam = GradCam(network, input, trained.supervision.predicted)
 
@@ -163,10 +144,8 @@ class Localizer:
             raise self.samples.damaged(case.sample, error) from error
 
     def look(self, stored: Stored, view: Tensor, label: str) -> LocatedLabel:
-        map, probability = self.cam(view.to(self.device), self.outputs.index(label))
+        map, probability = self.cam.of(view.to(self.device), self.trained.supervision.outputs.index(label))
         step = None if stored.step is None else np.array([stored.step])
         crop = self.crop.of(np.array([stored.sides]), step).box[0].astype(float)
-        predicted = {
-            intensity: in_stored(regions(map, intensity), crop, self.trained.size) for intensity in self.intensities
-        }
-        return LocatedLabel(map, probability, crop, predicted)
+        boxes = {above: in_stored(regions(map, above), crop, self.trained.size) for above in self.intensities}
+        return LocatedLabel(map, probability, crop, boxes)

@@ -10,16 +10,13 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dira_scale import __version__
@@ -35,7 +32,8 @@ from dira_scale.evaluation.stored import Stored, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
-from dira_scale.localize.look import Localizer, LocatedLabel
+from dira_scale.localize.look import Localizer
+from dira_scale.localize.picture import draw
 from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cells, figures, write_boxes
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
@@ -45,80 +43,7 @@ from dira_scale.storage.owned import own
 
 FOLDER = "pictures"
 KIND = "localizations"  # of the folder
-HEIGHT, GAP, LINE, TEXT = 384, 6, 2, 13  # pixels
-TRUE, PREDICTED = (90, 220, 90), {"yellow": (255, 210, 60), "blue": (80, 170, 255)}  # of the intensities in turn
-OPAQUE = 0.45  # the map, where it is 255
 WIDTH = 120  # columns where the output is not a terminal
-
-
-def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[Row]) -> bytes:
-    """A PNG of ``view`` [C, *size] in [0, 1]; of a volume the slice in the middle of the first box.
-
-    ``rows``: of the same image and label.
-    """
-    n = seen.map.ndim
-    colour = n == 2 and len(view) == 3
-    image, map = (view.movedim(0, -1) if colour else view.mean(0)).numpy(), seen.map
-    true = [_in_view(np.array(row.box), seen) for row in rows]
-    predicted = {intensity: [_in_view(box, seen) for box in boxes] for intensity, boxes in seen.predicted.items()}
-    if n == 3:
-        middle = int(np.clip(true[0][0] + true[0][3] / 2, 0, len(image) - 1))
-        image, map = image[middle], map[middle]
-        true = [box for box in true if _crosses(box, middle)]
-        predicted = {key: [box for box in boxes if _crosses(box, middle)] for key, boxes in predicted.items()}
-    height, width = seen.crop[n:][-2:]  # the stored image's proportions: its view may be square
-    size = round(HEIGHT * width / height), HEIGHT
-    scale = np.array([HEIGHT / image.shape[0], size[0] / image.shape[1]])
-    left = _resized(image, size)
-    right = _resized(_over(image, map), size)
-    _outline(left, true, scale, TRUE)
-    _outline(right, true, scale, TRUE)
-    colours = [*PREDICTED.values()]
-    for number, boxes in enumerate(predicted.values()):
-        _outline(right, boxes, scale, colours[number % len(colours)])
-    sheet = Image.new("RGB", (2 * size[0] + GAP, HEIGHT + 3 * TEXT), "white")
-    sheet.paste(left, (0, 3 * TEXT))
-    sheet.paste(right, (size[0] + GAP, 3 * TEXT))
-    names = [*PREDICTED] * len(predicted)
-    levels = ", ".join(f"{name} above {intensity:g}" for name, intensity in zip(names, predicted, strict=False))
-    text = f"{rows[0].label}: probability {rows[0].probability:.2f}, IoU {max(row.iou for row in rows):.2f}"
-    key = f"green: box; regions {levels}" if rows[0].regions else "green: box; no region"
-    ImageDraw.Draw(sheet).multiline_text((4, 3), f"{text}\n{key}", "black", ImageFont.load_default(TEXT))
-    encoded = BytesIO()
-    sheet.save(encoded, "PNG")
-    return encoded.getvalue()
-
-
-def _in_view(box: np.ndarray, seen: LocatedLabel) -> np.ndarray:
-    """From the stored image's pixels to the view's: the inverse of ``look.in_stored``."""
-    n = seen.map.ndim
-    scale = np.array(seen.map.shape) / seen.crop[n:]
-    return np.concatenate(((box[:n] - seen.crop[:n]) * scale, box[n:] * scale))
-
-
-def _crosses(box: np.ndarray, depth: int) -> bool:
-    return bool(box[0] < depth + 1 and box[0] + box[3] > depth)
-
-
-def _over(image: np.ndarray, map: np.ndarray) -> np.ndarray:
-    """The image, [H, W] or [H, W, 3], coloured by the map: [H, W, 3] in [0, 1]."""
-    from matplotlib import colormaps  # lazy: takes a third of a second
-
-    share = (OPAQUE * map / 255)[..., None]
-    image = image[..., None] if image.ndim == 2 else image
-    return (1 - share) * image + share * colormaps["turbo"](map / 255)[..., :3]
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    values = (picture.clip(0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(values).convert("RGB").resize(size, Image.Resampling.BILINEAR)
-
-
-def _outline(picture: Image.Image, boxes: Sequence[np.ndarray], scale: np.ndarray, colour: tuple[int, ...]) -> None:
-    pen = ImageDraw.Draw(picture)
-    for box in boxes:
-        y, x, h, w = np.concatenate((box[: len(box) // 2][-2:] * scale, box[len(box) // 2 :][-2:] * scale)).tolist()
-        pen.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=LINE)
 
 
 def make(cfg: DictConfig) -> None:
@@ -155,7 +80,9 @@ def make(cfg: DictConfig) -> None:
 
 def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -> None:
     """One image after another, so that those of a second call are as they would have been in the first."""
-    todo, drawn = [case for case in cases.images if case.key not in rows.done], _drawn(cases, config.pictures)
+    todo = [case for case in cases.images if case.key not in rows.done]
+    of_labels = [(label, [case.key for case in cases.images if label in case.boxes]) for label in cases.labels]
+    drawn = {(key, label) for label, keys in of_labels for key in keys[: config.pictures]}  # whatever comes out
 
     def read(case: Case) -> tuple[Case, Stored, Tensor]:
         return case, *localizer.view(case)
@@ -166,22 +93,12 @@ def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -
             made: list[Row] = []
             for label, boxes in case.boxes.items():
                 seen = localizer.look(stored, view, label)
-                of_label = [seen.row(case, label, box) for box in boxes]
-                made += of_label
+                made += (of_label := [seen.row(case, label, box) for box in boxes])
                 if (case.key, label) in drawn:
                     path = Path(config.out) / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', label)}-{case.key}.png"
                     write_atomic(path, draw(view, seen, of_label))
             rows.add(case.key, {"boxes": [asdict(row) for row in made]})
             shown.advance(task)
-
-
-def _drawn(cases: Cases, count: int) -> set[tuple[str, str]]:
-    """Keys and labels of the first images of each label: chosen before anything is known of how they come out."""
-    return {
-        (case.key, label)
-        for label in cases.labels
-        for case in [case for case in cases.images if label in case.boxes][:count]
-    }
 
 
 def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, Any]) -> None:
@@ -191,19 +108,19 @@ def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, A
     rows.sort(key=lambda row: cases.labels.index(row.label))
     write_boxes(out / BOXES, rows)
     of_test = figures(rows, config.thresholds)
+    empty = sum(row.regions == 0 for row in rows)
     counts = {"images": len(cases.images), "boxes": len(rows), "patients": len({row.patient for row in rows})}
-    counts |= {"without_region": sum(row.regions == 0 for row in rows)}
-    written = {"dira_scale": __version__, **about, **counts, "left_out": dict(cases.left_out)}
-    facts = {"interval": INTERVAL, "splits": {"test": config.data.split}}
-    write_json(out / FILE, written | facts | {"figures": {"test": [figure.as_json() for figure in of_test]}})
+    counts |= {"without_region": empty}
+    facts = {"left_out": dict(cases.left_out), "interval": INTERVAL, "splits": {"test": config.data.split}}
+    figured = {"figures": {"test": [figure.as_json() for figure in of_test]}}
+    write_json(out / FILE, {"dira_scale": __version__, **about, **counts, **facts, **figured})
     (out / UNFINISHED).unlink()
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     console.print(rich_table("accuracy in per cent, by the intersection over union", cells(of_test)))
     lines = [*about["leak"]["lines"]]
-    if cases.left_out:
-        listed = ", ".join(f"{name} ({count})" for name, count in cases.left_out.items())
+    if listed := ", ".join(f"{name} ({count})" for name, count in cases.left_out.items()):
         lines.append(f"left out: boxes of labels that were not asked for or not learned: {listed}")
-    if empty := counts["without_region"]:
+    if empty:
         lines.append(f"{empty} of {len(rows)} boxes: no region, as nothing in the image speaks for the label")
     for line in [*lines, f"{FILE}, {BOXES} and {FOLDER}/ in {out}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,15 @@ class Row:
 def write_boxes(path: Path, rows: Sequence[Row]) -> None:
     """Columns of ``Row``; boxes as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``), those of ``predicted`` likewise."""
     sides = SIDES[len(rows[0].box) // 2]
-    words = {name: [getattr(row, name) for row in rows] for name in ("key", "patient", "label")}
-    true = {side: [row.box[i] for row in rows] for i, side in enumerate(sides)}
-    numbers = {name: [getattr(row, name) for row in rows] for name in ("probability", "regions", "iou", "intensity")}
-    predicted = {
-        f"predicted_{side}": pa.array([row.predicted and row.predicted[i] for row in rows], pa.float64())
-        for i, side in enumerate(sides)
-    }
-    numbers["intensity"] = pa.array(numbers["intensity"], pa.float64())
+    predicted = [f"predicted_{side}" for side in sides]
+    numbers = [*sides, "probability", "regions", "iou", "intensity", *predicted]
+    columns = [(name, pa.string()) for name in ("key", "patient", "label")]
+    columns += [(name, pa.int64() if name == "regions" else pa.float64()) for name in numbers]
+    nowhere = [None] * len(sides)
+    boxes = [zip([*sides, *predicted], [*row.box, *(row.predicted or nowhere)], strict=True) for row in rows]
+    each = [asdict(row) | dict(box) for row, box in zip(rows, boxes, strict=True)]
     file = io.BytesIO()
-    pq.write_table(pa.table(words | true | numbers | predicted), file, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(each, pa.schema(columns)), file, compression="zstd")
     write_atomic(path, file.getvalue())
 
 
@@ -69,12 +68,11 @@ def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequenc
     """Return the accuracy of each label at each threshold, and their mean, by ``LABEL/THRESHOLD`` and
     ``mean/THRESHOLD``: statistics of N boxes, each with its label and the largest intersection over union of a
     predicted one."""
-    of_boxes, shares = np.array(labels), np.array(ious, float)
     made: dict[str, Statistic] = {}
     for threshold in thresholds:
-        hits = (shares >= threshold).astype(float)
+        hits = (np.array(ious, float) >= threshold).astype(float)
         each = {
-            f"{label}/{threshold:g}": weighted_mean(np.where(of_boxes == label, hits, np.nan))
+            f"{label}/{threshold:g}": weighted_mean(np.where(np.array(labels) == label, hits, np.nan))
             for label in dict.fromkeys(labels)
         }
         made |= {**each, f"{MEAN}/{threshold:g}": average([*each.values()])}
@@ -84,17 +82,17 @@ def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequenc
 def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[Figure]:
     """Return each accuracy with its interval over patients, of whom there must be two. ``n``: the boxes of a label; of
     the mean, the labels."""
+    labels = [*dict.fromkeys(row.label for row in rows)]
     made = []
-    for label in [*dict.fromkeys(row.label for row in rows), MEAN]:
+    for label in [*labels, MEAN]:
         kept = [row for row in rows if label in (MEAN, row.label)]
-        names = [f"{label}/{threshold:g}" for threshold in thresholds]
         statistics = accuracies([row.label for row in kept], [row.iou for row in kept], thresholds)
         boxes = None if label == MEAN else len(kept)
-        n = boxes or len({row.label for row in kept})
-        for name, threshold in zip(names, thresholds, strict=True):
-            found = bootstrap(statistics[name], [row.patient for row in kept], INTERVAL["resamples"], INTERVAL["level"])
+        for threshold in thresholds:
+            name, patients = f"{label}/{threshold:g}", [row.patient for row in kept]
+            found = bootstrap(statistics[name], patients, INTERVAL["resamples"], INTERVAL["level"])
             ends = None if np.isnan(found.low) else (found.low, found.high)
-            about = found.value, n, 0, found.patients, boxes, f"IoU >= {threshold:g}"
+            about = found.value, boxes or len(labels), 0, found.patients, boxes, f"IoU >= {threshold:g}"
             made.append(Figure(ACCURACY, name, *about, interval=ends))
     return made
 
@@ -102,15 +100,11 @@ def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[Figure]:
 def cells(figures: Sequence[Figure]) -> list[list[str]]:
     """A row for each label, the mean last, with a column for each threshold: per cent, header first."""
     rows: dict[str, list[str]] = {}
-    head = ["label", "boxes"]
     for figure in figures:
-        label, _, threshold = figure.name.rpartition("/")
-        if label not in rows:
-            rows[label] = [label, str(figure.positives or "-")]
-        rows[label].append(f"{100 * figure.value:.2f}")
-        if f">= {threshold}" not in head:
-            head.append(f">= {threshold}")
-    return [head, *rows.values()]
+        label = figure.name.rpartition("/")[0]
+        rows.setdefault(label, [label, str(figure.positives or "-")]).append(f"{100 * figure.value:.2f}")
+    thresholds = dict.fromkeys(figure.name.rpartition("/")[2] for figure in figures)
+    return [["label", "boxes", *(f">= {threshold}" for threshold in thresholds)], *rows.values()]
 
 
 def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
@@ -131,14 +125,10 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
 
 
 def _evaluated(run: Finished) -> Evaluated:
-    each = figures_of(run.output)
-    figures = dict(sorted(each.items(), key=lambda item: not item[0][1].startswith(f"{MEAN}/")))  # means first
-    thresholds = [float(name.rpartition("/")[2]) for _, name in figures if name.startswith(f"{MEAN}/")]
+    figures = dict(sorted(figures_of(run.output).items(), key=lambda item: not item[0][1].startswith(f"{MEAN}/")))
+    thresholds = [float(name.removeprefix(f"{MEAN}/")) for _, name in figures if name.startswith(f"{MEAN}/")]
     columns = pq.read_table(run.output / BOXES).to_pydict()
     keys = [f"{key} {label}" for key, label in zip(columns["key"], columns["label"], strict=True)]
-    statistics: dict[Key, Statistic] = {
-        (ACCURACY, name): statistic
-        for name, statistic in accuracies(columns["label"], columns["iou"], thresholds).items()
-        if name.startswith(f"{MEAN}/")
-    }
-    return Evaluated(figures, Statistics(statistics, keys, columns["patient"]))
+    of = accuracies(columns["label"], columns["iou"], thresholds)
+    means: dict[Key, Statistic] = {(ACCURACY, name): of[name] for _, name in figures if name.startswith(f"{MEAN}/")}
+    return Evaluated(figures, Statistics(means, keys, columns["patient"]))

@@ -48,7 +48,7 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
     image = torch.rand(1, *size)
     cam = GradCam(network, input, {"sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(1)}[activation])
     for output in (0, 1, 0):
-        map, probability = cam(image, output)
+        map, probability = cam.of(image, output)
 
         state = {name: value.double().numpy() for name, value in network.state_dict().items()}
         grid = [edge // side for edge in size]
@@ -74,5 +74,5 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
 def test_where_nothing_speaks_for_a_label_the_map_is_zero() -> None:
     network = Tiny(2, 4).eval()
     network.head.fc.weight.data.fill_(-1.0)  # type: ignore[union-attr, operator]
-    map, _ = GradCam(network, Input((12, 12)), torch.sigmoid)(torch.rand(1, 12, 12), 0)
+    map, _ = GradCam(network, Input((12, 12)), torch.sigmoid).of(torch.rand(1, 12, 12), 0)
     assert not map.any()

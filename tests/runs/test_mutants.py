@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from archive.mutants.damage import damaged
-from localize.made_up import tuned
 from made_up_run import finished_run
 from report.test_neighbours import embed
-from runs.test_foreign import RESULTS, undrawn
+from runs.test_foreign import tuned_run, undrawn
 from toy_run import write
 
 from dira_scale import export
@@ -30,7 +29,7 @@ from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.report import health, neighbours, page, plots
 from dira_scale.report.content import read_run
 
-__all__ = ["undrawn"]  # a fixture
+__all__ = ["tuned_run", "undrawn"]  # fixtures
 SEED = 11
 ODD: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**63, 10**12, 1.5, 1e300, float("nan"), "", "x", "\x1b[2J", "../../x", "/dev/zero",
@@ -138,19 +137,6 @@ def none_ends_in_a_traceback(whole: Path, copy: Path, count: int, read: Read) ->
     print(dict(outcomes))
     assert not broken, "\n".join([f"{len(broken)} of {count}", *broken[:5]])
     assert outcomes["refused"] and outcomes["read"]
-
-
-@pytest.fixture(scope="module")
-def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fine-tuned run, and an ``export`` beside it."""
-    folder = tmp_path_factory.mktemp("tuned")
-    run = tuned(folder / "run", f"data.shards={write(folder / 'data')}", "task=labels")
-    (run / "results.json").write_text(json.dumps(RESULTS))
-    (run / "status.json").write_text(json.dumps({"state": "failed", "step": 3, "reason": "no", "exit_code": 1}))
-    row = {"step": 3, "epoch": 1.0, "stage": "finetune", "split": "train", "lease": 1, "images_per_second": 9.0}
-    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    assert export.main([f"run={run}", "formats=[timm,plain]", f"out={folder / 'export'}"]) == 0
-    return run
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, with_size
+from dira_scale.archive.sources.published import Listed, files_ending
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.storage.tables import read_names, table_error
@@ -14,7 +14,7 @@ GROUPS = ("NOR", "MINF", "DCM", "HCM", "RV")
 PHASES = ("ED", "ES")
 
 
-class Acdc:
+class Acdc(Listed):
     """Two volumes of each patient, the frames that ``Info.cfg`` names ED and ES; the label is the patient's group.
 
     The other frames, which are in ``patientNNN_4d.nii.gz`` only, are left alone.
@@ -36,11 +36,8 @@ class Acdc:
             raise UserError(f"recipe.images={images} holds no Info.cfg at any depth: give the folder with training "
                             "and testing")  # fmt: skip
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """Both phases of all patients; rejects missing files."""
-        return in_threads(with_size, self._records(), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
         for info in self.patients:
             folder, known = info.parent, dict(_pair(line) for line in read_names(info))
             group = known.get("Group", "")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, reject_repeated, with_size
+from dira_scale.archive.sources.published import Listed, files_ending
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.volumes.channels import Channels
@@ -14,7 +14,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 GRADES = {"HGG": 1.0, "LGG": 0.0}
 
 
-class Brats:
+class Brats(Listed):
     """Folders ``NAME`` with ``NAME_flair.nii.gz`` and so on, below ``HGG`` and ``LGG`` in the years before 2020.
 
     The label ``high_grade`` is known if folders are sorted by grade.
@@ -36,11 +36,8 @@ class Brats:
         self.modalities = modalities
         self.channels = tuple(modalities) if len(modalities) > 1 else ()
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """All patients; rejects those without a modality or the mask, and repeated names."""
-        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
-
-    def _records(self) -> Iterator[SourceRecord]:
         folder, files = None, dict[str, Path]()
         for path in files_ending(self.root, ".nii", ".nii.gz"):  # folder by folder
             if path.parent != folder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, with_size
+from dira_scale.archive.sources.published import Listed, files_ending, listed_in
 from dira_scale.archive.sources.split_lists import split_lists, splits_of
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
@@ -33,7 +33,7 @@ class TableEntry(NamedTuple):
     view: str
 
 
-class ChestXray14:
+class ChestXray14(Listed):
     """Images anywhere below ``images`` (``images_001/images`` … ``images_012/images``, or all in ``images``).
 
     Args:
@@ -60,23 +60,15 @@ class ChestXray14:
                 self.lists[name] = listed_in(self.root, f"{name}_list.txt")
         self.boxes = self.root / "BBox_List_2017.csv"
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """Listed images, rejected if missing, and images that the table or the lists do not have, rejected."""
-        return in_threads(with_size, self._records(), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
         entries = dict(self._entries())
         splits = splits_of(self.lists, entries.keys(), len(FINDINGS)) if self.given else self._official_splits()
         boxes = self._boxes()
         seen = set()
         for path in files_ending(self.root, ".png"):
-            name = path.name
-            if name in seen:
-                again = path.relative_to(self.root).as_posix()
-                yield SourceRecord(again, path, rejected="a duplicate image of this name")
-                continue
-            seen.add(name)
-            yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
+            seen.add(path.name)
+            yield self._record(path, entries.get(path.name), splits.get(path.name), boxes.get(path.name, ()))
         for name in entries.keys() - seen:
             yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 

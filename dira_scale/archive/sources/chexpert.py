@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import files_ending, folder_in, in_threads, listed_in, with_size
+from dira_scale.archive.sources.published import Listed, files_ending, folder_in, listed_in
 from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import Row, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
@@ -18,7 +18,7 @@ FINDINGS = (
 COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 
 
-class CheXpert:
+class CheXpert(Listed):
     """Labels are 1, 0, -1 (uncertain) and NaN where the report does not mention the finding.
 
     Args:
@@ -36,11 +36,8 @@ class CheXpert:
         self.tables = [listed_in(self.root, f"{split}.csv") for split in ("train", "valid")]
         self.folders = [folder_in(self.root, split) for split in ("train", "valid")]
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """Listed images, rejected if missing, and images below ``train`` and ``valid`` without a line, rejected."""
-        return in_threads(with_size, self._records(), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
         listed: set[str] = set()
         for table in self.tables:
             for row in read_table(table, COLUMNS):

@@ -10,15 +10,15 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, with_size
+from dira_scale.archive.sources.published import Listed, files_ending
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
+from dira_scale.imaging.files import opened
 from dira_scale.imaging.grey import GreyImage, GreyWindow, store
-from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
-from dira_scale.storage.store import open_file
 from dira_scale.storage.tables import table_error
 from dira_scale.storage.walk import folder_at
 
@@ -42,7 +42,7 @@ class Film:
 
     def read(self, settings: ReadSettings) -> GreyImage:
         """Raises RejectedError for a file of the wrong size or with values beyond 12 bits."""
-        with rejects("the file cannot be read ({})"), open_file(self.path) as file:
+        with opened(self.path) as file:
             content = file.read(2 * SIDE * SIDE + 1)
         if len(content) != 2 * SIDE * SIDE:
             raise RejectedError(f"not the {2 * SIDE * SIDE} bytes of a JSRT image")
@@ -63,7 +63,7 @@ class Structures:
         mask = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
         for value, paths in enumerate(self.files, start=1):
             for path in paths:
-                with rejects("a mask cannot be read ({})"), open_file(path) as file:
+                with opened(path) as file:
                     drawn = np.asarray(PIL.Image.open(file, formats=("GIF", "PNG")).convert("L"))
                 if drawn.shape != mask.shape:
                     raise RejectedError(f"a mask of {drawn.shape} pixels instead of {mask.shape}")
@@ -71,7 +71,7 @@ class Structures:
         return mask.repeat(2, axis=0).repeat(2, axis=1)
 
 
-class Jsrt:
+class Jsrt(Listed):
     """Each image is a different patient.
 
     Args:
@@ -102,11 +102,8 @@ class Jsrt:
                 self.drawn[path.parent.name.lower(), path.name[:8].upper()] = path
         self.structures = structures
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """Images of the two tables, rejected if missing, and images without a line, rejected."""
-        return in_threads(with_size, self._records(), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
         lines = dict(self._lines())
         for path in files_ending(self.root, ".img"):
             name = path.name.upper()

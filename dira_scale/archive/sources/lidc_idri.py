@@ -9,12 +9,12 @@ import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import (
+    Listed,
     files_ending,
     folder_in,
     in_threads,
     listed_in,
     reject_repeated,
-    with_size,
 )
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
@@ -190,7 +190,7 @@ RATINGS = {  # label: column
 }
 
 
-class LidcVois:
+class LidcVois(Listed):
     """The files ``image/PATIENT_R_NODULE.nii.gz``, and the same names in ``nodule_mask/``.
 
     Args:
@@ -206,11 +206,8 @@ class LidcVois:
         self.root = folder_at(images)
         self.table, self.folder = listed_in(self.root, "metadata.csv"), folder_in(self.root, "image")
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """The nodules of the table, rejected if without files, and images without a line, rejected."""
-        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
-
-    def _records(self) -> Iterator[SourceRecord]:
         listed = set()
         for row in read_table(self.table, [*NAMES, *RATINGS.values()]):
             patient, nodule, series = (row.cells[column] for column in NAMES)

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, with_size
+from dira_scale.archive.sources.published import Listed, files_ending
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.storage.walk import folder_at
 
 
-class Lits:
+class Lits(Listed):
     """Files ``volume-N.nii`` with ``segmentation-N.nii``, and ``test-volume-N.nii`` without, gzipped or not.
 
     Args:
@@ -35,11 +35,8 @@ class Lits:
         if not self.files:
             raise UserError(f"recipe.images={images} holds no volume-N.nii at any depth")
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """All volumes; rejects those outside all ranges or without a segmentation."""
-        return in_threads(with_size, self._records(), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
         for (kind, n), path in self.files.items():
             name = f"{kind}-{n}"
             if kind == "test-volume":

@@ -21,7 +21,6 @@ from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, lum
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.storage.store import locate, open_file
-from dira_scale.storage.store import open_file as fetched
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class MedMnist:
         if not self.path.is_file():
             raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
         try:
-            with fetched(self.path) as file, zipfile.ZipFile(file) as archive:
+            with open_file(self.path) as file, zipfile.ZipFile(file) as archive:
                 self.labels = {split: self._labels(archive, split) for split in SPLITS}
         except (RejectedError, zipfile.BadZipFile, ValueError, KeyError) as error:
             raise UserError(f"recipe.images={images} is not an archive of MedMNIST's 2D sets: {error}") from error

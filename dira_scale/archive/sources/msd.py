@@ -6,14 +6,14 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
+from dira_scale.archive.sources.published import Listed, files_ending, listed_in
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.storage.tables import table_error
 from dira_scale.storage.walk import folder_at
 
 
-class Msd:
+class Msd(Listed):
     """Volumes of any of the ten tasks; multiple modalities (BrainTumour, Prostate) are channels of one file.
 
     Args:
@@ -38,14 +38,11 @@ class Msd:
         self.channels = _distinct(channels) if len(channels) > 1 else ()
         self.modality = ("CT" if {*channels} == {"CT"} else "MR") if channels else None  # MR: "MRI", "T2", "FLAIR" …
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
         """Listed volumes, rejected if missing or repeated, and unlisted files beside them, rejected.
 
         The test part has no masks; it is included only if its folder exists.
         """
-        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
-
-    def _records(self) -> Iterator[SourceRecord]:
         listed = {path for path, _ in self.training} | set(self.test)
         for path, mask in self.training:
             yield SourceRecord(

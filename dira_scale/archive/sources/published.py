@@ -1,5 +1,6 @@
 """Shared by the sources of published datasets: the downloaded folder, its lists, its files."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -92,6 +93,20 @@ def reject_repeated(records: Iterable[SourceRecord], root: Path) -> Iterator[Sou
             record = replace(record, name=name, rejected="a duplicate of this name")
         met.add(record.name)
         yield record
+
+
+class Listed(ABC):
+    """A source whose ``listed`` names its files, which are not touched before."""
+
+    root: Path
+
+    @abstractmethod
+    def listed(self) -> Iterator[SourceRecord]:
+        """The records, without sizes."""
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """``listed``, each with its size; rejects unreadable files and repeated names."""
+        return reject_repeated(in_threads(with_size, self.listed(), workers), self.root)
 
 
 def with_size(record: SourceRecord) -> SourceRecord:

@@ -88,7 +88,7 @@ def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
     miniatures.write_png(tmp_path / "images_005" / "images" / "00000001_000.png", made["00000001_000.png"][0])
     records = {record.name: record.rejected for record in ChestXray14(str(tmp_path)).records(1)}
     assert records["00000001_000.png"] is None
-    assert records["images_005/images/00000001_000.png"] == "a duplicate image of this name"
+    assert records["images_005/images/00000001_000.png"] == "a duplicate of this name"
 
 
 @pytest.mark.data
@@ -102,7 +102,7 @@ def test_the_real_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         plain = {row["Image Index"]: row for row in csv.DictReader(file)}
     paths = [tmp_path / "images" / name for name in plain]
     monkeypatch.setattr(chestxray14, "files_ending", lambda root, ending: paths)
-    monkeypatch.setattr(chestxray14, "with_size", lambda record: record)
+    monkeypatch.setattr("dira_scale.archive.sources.published.with_size", lambda record: record)
     counts, splits, people, boxes, records = Counter(), Counter(), {}, Counter(), 0
     for record in ChestXray14(str(tmp_path), attributes=["sex", "age", "view"]).records(2):
         row, records = plain[record.name], records + 1
