@@ -148,8 +148,8 @@ class _Bounded:
 
 
 class _FewItems:
-    """Refuses more items of sequences than ``length``, the bytes of the file as stored, or MAX_ITEMS: an empty one has 8
-    bytes, of which a thousand inflate from one."""
+    """Refuses more items of sequences than ``length``, the bytes of the file as stored, or MAX_ITEMS: an empty one
+    has 8 bytes, of which a thousand inflate from one."""
 
     def __init__(self, file: BinaryIO, length: int):
         self._file, self._left = file, min(length, MAX_ITEMS)
