@@ -26,7 +26,7 @@ PRESENT = (
     "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "pip",
 )  # fmt: skip
 # The others run what these do, of other recipes.
-REHEARSED = (*ONE_CALL, "compile", "basics", "nccl", "evaluation", "tests")
+REHEARSED = (*ONE_CALL, "basics", "nccl", "evaluation", "compile", "tests")
 SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
 
 
