@@ -49,7 +49,7 @@ def test_most_with_lettering_stop_before_anything_is_written(
 def test_a_sheet_becomes_no_image(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a dataset in a store, what names patients is written into the working directory."""
+    """The working directory gets the files that name patients, of a dataset in a store."""
     pytest.importorskip("upath")
     monkeypatch.chdir(films(tmp_path / "in", named=9))
     assert main(["recipe=folder", "recipe.images=.", "out=memory://out", "workers=1"]) == 2

@@ -37,9 +37,9 @@ class StructureMask:
 
 
 class StructureMasks:
-    """What a walk of an archive finds; ``given`` names the values 1, 2, … of masks and has a pattern for each.
+    """The objects that a walk of an archive finds, given to the series that they refer to.
 
-    Raises UserError unless it does.
+    ``given`` names the values 1, 2, … of masks and has a pattern for each; raises UserError unless it does.
     """
 
     def __init__(self, given: Mapping[str, str]):
@@ -92,7 +92,7 @@ class StructureMasks:
 
 
 def is_patterns(given: object) -> bool:
-    """Whether it has patterns by name, and at least one."""
+    """Return whether ``given`` has patterns by name, and at least one."""
     return isinstance(given, Mapping) and bool(given) and all(isinstance(p, str) and p for p in given.values())
 
 

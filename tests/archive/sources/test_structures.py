@@ -149,7 +149,7 @@ def test_a_series_of_several_volumes_has_no_mask(tmp_path: Path, capsys: pytest.
 
 
 def test_a_refused_series_leaves_its_mask_to_no_other_of_its_uid(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Where an archive gives all patients one name and one UID, a study's contours would be another's mask."""
+    """A study's contours would be another's mask in an archive that gives all patients one name and one UID."""
     for path in ct(tmp_path / "a", 1):
         slice_ = pydicom.dcmread(path)
         slice_.StudyInstanceUID = "1.3.2"
