@@ -63,6 +63,7 @@ class Hub(ThreadingHTTPServer):
 class RefusedError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status, self.headers = status, {"X-Error-Code": code, "X-Error-Message": message}
+        self.headers["ETag"] = 'W/"f-mY2VvLxuxB7KhsoOdQTlMTccuAQ"'  # of the text, as the Hub's own
 
 
 class _Handler(BaseHTTPRequestHandler):

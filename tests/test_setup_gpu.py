@@ -25,7 +25,8 @@ PRESENT = (
     *REQUIRED, "torchvision", "triton", "accelerate", "safetensors", "scipy", "pyyaml", "psutil", "pyarrow",
     "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "pip",
 )  # fmt: skip
-REHEARSED = (*ONE_CALL, "basics", "nccl", "evaluation", "tests")  # the others run what these do, of other recipes
+# The others run what these do, of other recipes.
+REHEARSED = (*ONE_CALL, "basics", "nccl", "evaluation", "compile", "tests")
 SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
 
 

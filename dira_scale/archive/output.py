@@ -83,15 +83,17 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
 
 
 def check_output(out: Path, images: Any, key: str = "recipe.images") -> None:
-    """Raises UserError if ``out`` is inside the images' folder, the value of ``key``, or not writable, or if the table
-    of rejected names would replace another file."""
+    """Raises UserError if ``out``, or what is written :func:`beside` it, is inside the images' folder, the value of
+    ``key``, or ``out`` is not writable, or if the table of rejected names would replace another file."""
     own_file(beside(out, "rejected.csv"), "out", stamp=",".join(REJECTED))
+    source, writes = locate(images, key) if isinstance(images, str) else None, out if is_local(out) else Path.cwd()
+    if source and is_local(source) and Path(os.path.realpath(writes)).is_relative_to(os.path.realpath(source)):
+        what, cure = f"out={out}", "choose a folder outside it"
+        if not is_local(out):
+            what, cure = f"the working directory, which gets {beside(out, 'rejected.csv').name},", "work outside it"
+        raise UserError(f"{what} is inside {key}={images}, where what is written would be listed as images: {cure}")
     if not is_local(out):
         return
-    source = locate(images, key) if isinstance(images, str) else None
-    if source and is_local(source) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-        raise UserError(f"out={out} is inside {key}={images}, where what it writes would be listed as images: "
-                        "choose a folder outside it")  # fmt: skip
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"out={out}: {there} is not writable: choose another out")

@@ -172,7 +172,8 @@ class Recipe:
         """
         common = {name: value for name, value in dataclasses.asdict(self).items() if name in self.key_names()}
         paths = _path_keys(self._source_class())
-        source = {key: value for key, value in self.source.items() if key not in paths}
+        newer = {"structures"} if self.source.get("structures") is None else set()  # older datasets do not have it
+        source = {key: value for key, value in self.source.items() if key not in paths | newer}
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
         colour = {} if self.colour == GREY else {"colour": self.colour}

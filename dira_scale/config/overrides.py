@@ -57,7 +57,7 @@ class Arguments:
 
 
 def _open(word: str) -> bool:
-    """Whether the value lacks the end of a list or mapping."""
+    """Return whether the value lacks the end of a list or mapping."""
     value = word.partition("=")[2]
     return value.startswith(("[", "{")) and not value.endswith(("]", "}"))
 

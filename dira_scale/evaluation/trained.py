@@ -196,7 +196,9 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     require_finetuned(str(reader.folder), described)
     if lacking := {"task", "facts", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
         raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
-    datasets = [data.info for data in reader.datasets()]
+    shape = Shape("restore its config.yaml", printable=False)
+    data = shape.of(Mapping[str, Any], config["data"], "data.")
+    datasets = [each.info for each in reader.datasets()]
     judged = read_results(reader.folder)
     judged = judged if judged.get("step") == step else {}
     about: dict[str, Any] = {
@@ -209,7 +211,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "task": config["task"],
         "facts": config["facts"],
         "size": list(described.input.size),
-        "stored": as_stored(config["data"] or {}),
+        "stored": as_stored(data),
         "normalise": config["normalise"],
         "evaluate": config["evaluate"],
         "precision": config["precision_used"],
@@ -218,7 +220,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "temperatures": judged.get("temperatures"),
         "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
     }
-    Shape("restore its config.yaml", printable=False).of(About, about)
+    shape.of(About, about)
     return about
 
 

@@ -1,11 +1,13 @@
 """Read the words that radiographers put on films: PORTABLE and ERECT say how an image was taken, not of whom.
 
 A word is read letter by letter, by the correlation of each letter's shape with the same letter in two plain fonts
-(OpenCV's and Pillow's). Each letter must fit: CREST is not CHEST. What is not read remains lettering.
+(OpenCV's and Pillow's). Each must be more alike than any other letter is: CREST is not CHEST, nor RIGHI, a name, RIGHT.
+What is not read remains lettering.
 """
 
 from collections.abc import Sequence
 from functools import cache
+from string import ascii_uppercase
 
 import cv2
 import numpy as np
@@ -17,23 +19,27 @@ WORDS = (  # of three letters at least: shorter ones, as AP and PA, have too few
 )  # fmt: skip
 SHAPE = (16, 12)  # pixels to which letters are scaled
 ALIKE = 0.6  # least correlation of each letter
+LENGTHS = {len(word) for word in WORDS}
 
 
 def is_view_word(letters: Sequence[np.ndarray]) -> bool:
     """Whether letters, each a tight bool [H, W], left to right, spell one of ``WORDS`` in capitals."""
-    spelled = [word for word in WORDS if len(word) == len(letters)]
-    if not spelled:
-        return False
-    shapes = [_normalised(letter) for letter in letters]
-    return any(
-        all((_fonts(letter) @ shape).max() >= ALIKE for letter, shape in zip(word, shapes, strict=True))
-        for word in spelled
-    )
+    return len(letters) in LENGTHS and "".join(map(_read, letters)) in WORDS
+
+
+def _read(ink: np.ndarray) -> str:
+    """The letter that is most alike; ``?`` if none is."""
+    alike = (_fonts() @ _normalised(ink)).max(1)
+    return ascii_uppercase[alike.argmax()] if alike.max() >= ALIKE else "?"
 
 
 @cache
-def _fonts(letter: str) -> np.ndarray:
-    """[3, 192]: the normalised letter, thin and bold in OpenCV's font, and in Pillow's."""
+def _fonts() -> np.ndarray:
+    """[26, 3, 192]: the normalised letters, thin and bold in OpenCV's font, and in Pillow's."""
+    return np.stack([_drawn(letter) for letter in ascii_uppercase])
+
+
+def _drawn(letter: str) -> np.ndarray:
     drawn = []
     for thick in (3, 7):
         drawn.append(cv2.putText(np.zeros((90, 120), np.uint8), letter, (20, 70), 0, 2, 255, thick) > 127)

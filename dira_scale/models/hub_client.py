@@ -33,7 +33,8 @@ def check_names(answer: Any) -> None:
     """Raise ValueError where an answer about a file names its commit or content by anything but a hash."""
     if answer.request.method != "HEAD":
         return
-    content = next((answer.headers[name] for name in CONTENT if name in answer.headers), "0" * 40)
+    named = [] if answer.is_error else [answer.headers[name] for name in CONTENT if name in answer.headers]
+    content = next(iter(named), "0" * 40)  # of an error it is that of its text, which the library does not use
     for what, name in (("commit", answer.headers.get(COMMIT, "0" * 40)), ("file", content)):
         if not ID.fullmatch(name.removeprefix("W/").strip('"')):
             raise ValueError(f"{answer.request.url.host} names a {what} {name[:40]!r}, which is no hash: it is no Hub")

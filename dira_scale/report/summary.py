@@ -126,7 +126,9 @@ def _is_setting(key: str) -> bool:
 def shown_environment(run: RunContent) -> dict[str, Any]:
     """The run's software and hardware, without the host and the command, which names folders."""
     shown = {key: value for key, value in run.environment.items() if key not in ("host", "command")}
-    return {key: ", ".join(value) or "none" if isinstance(value, list) else value for key, value in shown.items()}
+    return {
+        key: ", ".join(map(str, value)) or "none" if isinstance(value, list) else value for key, value in shown.items()
+    }
 
 
 def environment(run: RunContent) -> list[tuple[str, str]]:

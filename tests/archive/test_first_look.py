@@ -46,6 +46,17 @@ def test_most_with_lettering_stop_before_anything_is_written(
     assert sum(ShardedDataset.open(tmp_path / "out").info.counts.values()) == 12
 
 
+def test_a_sheet_becomes_no_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working directory gets the files that name patients, of a dataset in a store."""
+    pytest.importorskip("upath")
+    monkeypatch.chdir(films(tmp_path / "in", named=9))
+    assert main(["recipe=folder", "recipe.images=.", "out=memory://out", "workers=1"]) == 2
+    assert "the working directory, which gets out.rejected.csv, is inside recipe.images=." in capsys.readouterr().err
+    assert not list(tmp_path.rglob("out.*"))
+
+
 @pytest.mark.parametrize(("named", "text", "kept"), [(5, "DOE^JANE 1951", 7), (12, "PA ERECT", 12)])
 def test_few_are_refused_alone_and_words_for_views_not_at_all(tmp_path: Path, named: int, text: str, kept: int) -> None:
     films(tmp_path / "in", named, text=text)

@@ -235,7 +235,7 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
         ),
         ({"bits": 12}, "recipe.bits=12"),
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
-        ({"splits": None}, "recipe.splits=None: give shares"),
+        ({"splits": None}, "recipe.splits=null: give shares"),
         ({"secret": "no"}, "recipe.secret=no: use true or false"),
         ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse, tagged, keep"),
         ({"shard_size": 0}, "recipe.shard_size=0: must be an integer of at least 1"),

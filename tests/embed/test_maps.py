@@ -220,7 +220,7 @@ def test_mistakes_are_one_line(make_dataset: Make, tmp_path: Path, capsys: pytes
         ([both], "embeddings: some have maps and some vectors"),
         ([maps, shards, "probes=[knn]"], "probes: is of vectors, and embeddings=… are maps"),
         ([maps, shards, "masks.classes={a: 2}"], "also have the value 1: name all that masks have, masks.classes="),
-        ([maps, shards, "masks.classes={a: 0}"], "masks.classes={'a': 0}: give each class a value of its own"),
+        ([maps, shards, "masks.classes={a: 0}"], "masks.classes={a: 0}: give each class a value of its own"),
     ):
         capsys.readouterr()
         assert probe([*given, f"out={tmp_path / 'probe'}"]) == 2

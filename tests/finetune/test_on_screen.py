@@ -1,4 +1,4 @@
-"""What fine-tuning tells its user while it validates and at its end; a dataset without a test split."""
+"""Fine-tuning tells its user how it goes while it validates and at its end; a dataset without a test split."""
 
 import json
 import re
@@ -33,8 +33,8 @@ def test_the_proposed_command_tells_each_validation_and_its_best(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of shards without a test split, as `shard` proposes it. Each line has the figure of its row in metrics.jsonl, on
-    screen as in log.txt; the last, the best step's."""
+    """The command is the one that `shard` proposes for shards without a test split. Each line has the figure of its row
+    in metrics.jsonl, on screen as in log.txt; the last, the best step's."""
     generator, y = np.random.default_rng(0), np.mgrid[:40, :48][0]
     discs = [(y - 20) ** 2 < generator.integers(4, 12) ** 2 for _ in range(24)]
     images = [(40 + 100 * disc + generator.integers(0, 60, y.shape)).astype(np.uint8) for disc in discs]

@@ -6,6 +6,7 @@ import resource
 import struct
 import time
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from pydicom.encaps import encapsulate
 
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.imaging.dicom import DicomFile, read_header
+from dira_scale.imaging.dicom.structures import CONTOURS, structures_in
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.rejection import RejectedError, rejects
 
@@ -75,6 +77,32 @@ def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, ingest: SimpleNam
     assert content not in (lying, long)
     for spoilt in (lying, long):
         assert peak(partial(read, spoilt)) < 10 * len(content) + 2**20
+
+
+@pytest.mark.parametrize("tag, undefined", [(0x30060020, True), (0x30060020, False), (0x00081140, True)])
+def test_a_kilobyte_makes_no_million_items(tag: int, undefined: bool) -> None:
+    """Empty items of a sequence, deflated, of which pydicom reads 20,000 a second; the last is not asked for."""
+
+    def element(tag: int, kind: bytes, value: bytes) -> bytes:
+        return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, kind, len(value)) + value
+
+    count = 400_000
+    syntax = element(0x00020010, b"UI", b"1.2.840.10008.1.2.1.99")
+    meta = bytes(128) + b"DICM" + element(0x00020000, b"UL", struct.pack("<I", len(syntax))) + syntax
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
+    length = 0xFFFFFFFF if undefined else len(items)
+    body = element(0x00080016, b"UI", CONTOURS.encode() + b"\0")
+    body += struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"SQ", 0, length) + items
+    body += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0) * undefined
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = meta + deflate.compress(body) + deflate.flush()
+    assert len(bomb) < 8192
+
+    def work() -> None:
+        with pytest.raises(RejectedError), rejects("damaged"):
+            structures_in(io.BytesIO(bomb))
+
+    assert peak(work) < 32 * count  # the items as they are inflated, and a copy
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from toy_run import write
 from dira_scale import export, report
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.predict.make import make as predict
 from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run
@@ -267,6 +268,19 @@ def test_no_value_of_a_file_ends_in_a_traceback(
         except Exception as error:
             raise AssertionError(where) from error
     assert len(refused) >= 5
+
+
+def test_no_value_of_a_configuration_ends_in_a_traceback(tuned_run: Path, tmp_path: Path) -> None:
+    """Each of the first keys, as text."""
+    copy = Path(shutil.copytree(tuned_run, tmp_path / "copy"))
+    config, refused = yaml.safe_load((copy / "config.yaml").read_text()), []
+    for key in config:
+        (copy / "config.yaml").write_text(yaml.safe_dump(config | {key: "x"}))
+        try:
+            TrainedRun.of(copy)
+        except UserError:
+            refused.append(key)
+    assert {"data", "task", "evaluate"} <= {*refused}
 
 
 def indexed(checkpoint: Path, **part: Any) -> None:

@@ -40,7 +40,14 @@ def test_a_cell_of_pcrls_table_of_volumes(tmp_path: Path) -> None:
     ]
     words += [
         f"genesis.{word}"
-        for word in (*TINY, "data.size=[16,16,16]", "data.batch=2", "views.crop_border=[0,0,0]", "steps=2")
+        for word in (
+            *TINY,
+            "data.size=[16,16,16]",
+            "data.batch=2",
+            "views.crop_border=[0,0,0]",
+            "steps=2",
+            "validate.every=1",
+        )
     ]
     words += [
         f"lits.{word}"

@@ -258,7 +258,7 @@ def test_two_sharded_processes_beside_a_busy_one_never_stand_still(number: int, 
     command += ["-m", "dira_scale.pretrain", "experiment=small_dinov2", "parallel=fsdp2", f"data.shards={shards}"]
     command += [f"run={run}", "steps=60", "data.batch=8", "data.workers=1", "parallel.threads=1", "watchdog=240"]
     with job([sys.executable, "-c", "while True: pass"]):
-        finish(command, seconds=3000, fresh=True)
+        finish(command, seconds=3000)
     assert status(run)["step"] == 60
 
 

@@ -37,9 +37,9 @@ class StructureMask:
 
 
 class StructureMasks:
-    """What a walk of an archive finds; ``given`` names the values 1, 2, … of masks and has a pattern for each.
+    """The objects that a walk of an archive finds, given to the series that they refer to.
 
-    Raises UserError unless it does.
+    ``given`` names the values 1, 2, … of masks and has a pattern for each; raises UserError unless it does.
     """
 
     def __init__(self, given: Mapping[str, str]):
@@ -69,15 +69,19 @@ class StructureMasks:
 
     def match(self, index: SeriesIndex) -> Iterator[tuple[Path, str]]:
         """Give each file to its series; those that are no series' mask, and why."""
-        volumes = Counter(_owner(series.header) for series in index.series() if not series.rejected)
+        volumes, studies = Counter[Owner](), defaultdict[Owner, set[str]](set)
+        for series in index.series():
+            volumes[_owner(series.header)] += not series.rejected
+            studies[_owner(series.header)].add(series.header.get("study", ""))  # it may be of the one that is refused
+        several = {owner for owner in volumes if volumes[owner] > 1 or len(studies[owner]) > 1}
         for path, owners, named in self._objects:
-            theirs = [owner for owner in owners if named and volumes[owner] == 1]
+            theirs = [owner for owner in owners if named and volumes[owner] == 1 and owner not in several]
             for owner in theirs:
                 self._of[owner].append(path)
             if not named:
                 yield path, "SEG or RTSTRUCT without a structure that recipe.structures names"
-            elif any(volumes[owner] > 1 for owner in owners) and not theirs:
-                yield path, "SEG or RTSTRUCT of a series that is several volumes (echoes, phases)"
+            elif several.intersection(owners) and not theirs:
+                yield path, "SEG or RTSTRUCT of a series that is several volumes (echoes, phases, studies)"
             elif not theirs:
                 yield path, "SEG or RTSTRUCT of a series that is not there, or refused"
 
@@ -88,7 +92,7 @@ class StructureMasks:
 
 
 def is_patterns(given: object) -> bool:
-    """Whether it has patterns by name, and at least one."""
+    """Return whether ``given`` has patterns by name, and at least one."""
     return isinstance(given, Mapping) and bool(given) and all(isinstance(p, str) and p for p in given.values())
 
 

@@ -4,6 +4,7 @@ Threads of one process wait for the interpreter's lock: 4 read 1.6 times as many
 Nor do they compete for it with the training process, which launches the GPU's work.
 """
 
+import atexit
 import math
 import multiprocessing
 import os
@@ -107,6 +108,7 @@ class Helper:
             self._process.start()  # inherits the mask, so that no moment of its start is open to them
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        atexit.register(self._process.kill)  # before multiprocessing's own, which would wait for its end by SIGTERM
         theirs.close()
 
     def begin(self, inner: LoaderChoice, spec: LoaderSpec, start_step: int, stop_step: int) -> None:
@@ -128,7 +130,7 @@ class Helper:
             pass
         try:
             message = pickle.loads(self._connection.recv_bytes())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # before a message, or within one
             self._process.join()
             code = self._process.exitcode or 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -147,6 +149,7 @@ class Helper:
 
     def join(self) -> None:
         self._process.join()
+        atexit.unregister(self._process.kill)
 
 
 def _serve(connection: Any, slots: Slots) -> None:

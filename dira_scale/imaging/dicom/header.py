@@ -23,6 +23,7 @@ from dira_scale.imaging.rejection import RejectedError
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers
 
 MAX_INFLATED = 2**28  # bytes of a deflated file; more is a decompression bomb
+MAX_ITEMS = 2**20  # of sequences in a header, of which pydicom reads 20,000 a second: 16 for each of 2**16 frames
 MAX_FRAMES = 2**16
 MIN_FRAME = 64  # bytes: the size of the RLE header alone; but 16 x 16 pixels of 1 bit have 32
 OBJECTS = {  # what is no image, by its modality (PS3.3 C.7.3.1.1.1), and by the beginnings of its SOP classes (PS3.6 A)
@@ -111,6 +112,7 @@ def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, Binar
 
     The header's ``file_meta`` has the transfer syntax of the returned file. Raises what pydicom does.
     """
+    length = file.seek(0, io.SEEK_END)
     bounded: Any = _Bounded(file)
     read_preamble(bounded, force=True)
     meta = read_dataset(bounded, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
@@ -121,7 +123,8 @@ def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, Binar
             raise RejectedError(f"DICOM that inflates to more than {MAX_INFLATED} bytes")
         bounded = io.BytesIO(inflated)
     bounded.seek(0)
-    header = dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=list(keywords))
+    few: Any = _FewItems(bounded, length)
+    header = dcmread(few, stop_before_pixels=True, force=True, specific_tags=list(keywords))
     if "TransferSyntaxUID" not in header.file_meta:  # pydicom has guessed it
         implicit, little = header.original_encoding
         header.file_meta.TransferSyntaxUID = (
@@ -142,3 +145,19 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._end - self.tell())
         return self._file.read(left if size < 0 else min(size, left))
+
+
+class _FewItems:
+    """Refuses more items of sequences than ``length``, the bytes of the file as stored, or MAX_ITEMS: an empty one
+    has 8 bytes, of which a thousand inflate from one."""
+
+    def __init__(self, file: BinaryIO, length: int):
+        self._file, self._left = file, min(length, MAX_ITEMS)
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self._left -= content.count(b"\xfe\xff\0\xe0") + content.count(b"\xff\xfe\xe0\0")
+        if self._left < 0:
+            raise RejectedError("DICOM header of more items in sequences than its length can hold")
+        return content

@@ -24,8 +24,8 @@ FARTHEST = 1e5  # mm
 
 
 class Structures(NamedTuple):
-    """What an object says of itself: the PatientID, the SeriesInstanceUIDs that it refers to, and its structures' names
-    by their numbers."""
+    """An object's own words: the PatientID, the SeriesInstanceUIDs that it refers to, and its structures' names by
+    their numbers."""
 
     kind: str  # SOP class
     patient: str

@@ -143,8 +143,23 @@ def test_a_series_of_several_volumes_has_no_mask(tmp_path: Path, capsys: pytest.
     records = list(Volumes(str(tmp_path), structures={"lung": "lung"}).records(1))
     assert [(record.mask, record.rejected) for record in records] == [(None, None)] * 2
     assert (
-        "1 x SEG or RTSTRUCT of a series that is several volumes (echoes, phases) (rt.dcm)" in capsys.readouterr().out
+        "1 x SEG or RTSTRUCT of a series that is several volumes (echoes, phases, studies) (rt.dcm)"
+        in capsys.readouterr().out
     )
+
+
+def test_a_refused_series_leaves_its_mask_to_no_other_of_its_uid(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A study's contours would be another's mask in an archive that gives all patients one name and one UID."""
+    for path in ct(tmp_path / "a", 1):
+        slice_ = pydicom.dcmread(path)
+        slice_.StudyInstanceUID = "1.3.2"
+        del slice_.PixelSpacing
+        slice_.save_as(path)
+    ct(tmp_path / "b", 1)
+    write(tmp_path / "a.dcm", 1, lung=LUNG)
+    records = list(Volumes(str(tmp_path), structures={"lung": "lung"}).records(1))
+    assert sorted((record.mask, record.rejected is None) for record in records) == [(None, False), (None, True)]
+    assert "several volumes (echoes, phases, studies) (a.dcm)" in capsys.readouterr().out
 
 
 def test_a_pattern_that_nothing_matches_ends_the_listing(tmp_path: Path) -> None:

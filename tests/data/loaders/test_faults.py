@@ -67,8 +67,8 @@ def test_a_damaged_shard(arguments: dict[str, Any], name: str, damage: Callable[
 
 @pytest.mark.parametrize("name", parameters())
 def test_a_shard_deleted_under_a_running_epoch(arguments: dict[str, Any], name: str) -> None:
-    """What was opened goes on to the end; nothing is skipped or repeated. ``stream`` opens a shard for each reading,
-    and each process of ``helper`` opens it itself, the second one perhaps too late."""
+    """An open shard goes on to the end; nothing is skipped or repeated. ``stream`` opens a shard for each reading, and
+    each process of ``helper`` opens it itself, the second one perhaps too late."""
     batches = build(name, **arguments, prefetch=1).iterate(0, 3)
     first = next(batches)
     shard_of(arguments).unlink()

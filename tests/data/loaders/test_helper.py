@@ -4,10 +4,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
 import psutil
@@ -143,6 +146,45 @@ def test_a_damaged_sample_is_an_error_at_its_batch(arguments):
     with pytest.raises(UserError, match=rf"sample {dataset.cell('key', broken)} .*cannot be read"):
         next(batches)
     assert loader.seconds()["fetch"] == 0 and not children()
+
+
+def test_a_process_that_ends_within_a_message_is_an_error(arguments, monkeypatch):
+    batches = choose("cpu").in_processes(1).build(LoaderSpec(**arguments)).iterate(0, 1000)
+    next(batches)
+    receive = Connection.recv_bytes
+
+    def cut_short(connection):
+        children()[0].kill()
+        receive(connection)
+        raise OSError("got end of file during message")
+
+    monkeypatch.setattr(Connection, "recv_bytes", cut_short)
+    with pytest.raises(UserError, match=r"processes ended by itself \(signal 9\)"):
+        next(batches)
+
+
+@pytest.mark.system
+def test_a_script_that_ends_while_it_iterates_ends(make_dataset, radiograph, tmp_path):
+    """An error may keep the iterator until the interpreter ends, which then waits for its processes."""
+    dataset = make_dataset([radiograph(60 + i, 80, seed=i) for i in range(10)])
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import builtins
+from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.loaders.build import choose
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.data.views import ViewSpec
+
+if __name__ == "__main__":
+    datasets, views = [ShardedDataset.open({str(dataset.root)!r})], ViewSpec(size=24)
+    spec = LoaderSpec(datasets=datasets, split="train", order=Order((10,), 1, 4), views=views, seed=0)
+    builtins.kept = choose("cpu").in_processes(2).build(spec).iterate(0, 1000)
+    next(kept)
+    raise RuntimeError("the script's own")
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 1 and done.stderr.endswith("RuntimeError: the script's own\n")
 
 
 @pytest.mark.system
