@@ -50,7 +50,7 @@ class ArgumentError(ValueError):
         self.name, self.value, self.expected = name, value, expected
 
     def inside(self, name: str) -> "ArgumentError":
-        """The same error for the part that has this one as its argument ``name``."""
+        """Return this error for the part that has this one as its argument ``name``."""
         return ArgumentError(f"{name}.{self.name}" if self.name else name, self.value, self.expected)
 
 

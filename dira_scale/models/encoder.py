@@ -17,7 +17,7 @@ from dira_scale.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.models.vit import PlainEncoder
 
 REFUSED = {  # arguments of timm's that would not be what the configuration says
-    "pretrained": "initial weights are model.weights, or init",
+    "pretrained": "weights are loaded from a file",
     "patch_drop_rate": "a pyramid needs all patches",
     **dict.fromkeys(
         ("drop_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_block_rate"),
