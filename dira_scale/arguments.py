@@ -27,7 +27,7 @@ from typing import (
     is_typeddict,
 )
 
-from dira_scale.errors import nearest
+from dira_scale.errors import CONTROLS, nearest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
@@ -105,7 +105,7 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
             Annotated. Of others, such as networks, nothing is asked.
         name: of the argument, for messages.
         exact: whether this is a stranger's JSON: a dataclass gets all keys without a default, a TypedDict its own, and
-            text is printable, as it may command a terminal.
+            text has no control characters, which may command a terminal.
 
     Raises ArgumentError.
     """
@@ -154,8 +154,8 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
     elif kind in WORDS:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise wrong()
-        if exact and kind is str and not value.isprintable():
-            raise ArgumentError(name, UNSHOWN, "text without unprintable characters")
+        if exact and kind is str and CONTROLS.search(value):
+            raise ArgumentError(name, UNSHOWN, "text without control characters")
     return value
 
 
@@ -210,7 +210,8 @@ def words(kind: Any) -> str:
         return f"{words(inner[0])} {bound}".strip()
     if origin in (Union, UnionType):
         null_last = sorted(inner, key=lambda kind: kind is NoneType)
-        return ", or ".join(dict.fromkeys(text for each in null_last if (text := words(each))))
+        texts = ("a list of them" if get_args(each) == inner[:1] else words(each) for each in null_last)
+        return ", or ".join(dict.fromkeys(filter(None, texts)))
     if origin is Literal:
         *others, last = map(str, inner)
         return f"{', '.join(others)} or {last}" if others else last
@@ -219,7 +220,7 @@ def words(kind: Any) -> str:
             f"a list of {len(inner)} numbers" if set(map(_plain, inner)) <= {int, float} else f"a list of {len(inner)}"
         )
     if origin in (tuple, list, Sequence):
-        return "a list"
+        return f"a list, each {each}" if (each := words(inner[0])) else "a list"
     if is_dataclass(kind) or is_typeddict(kind) or origin in (Mapping, dict):
         return MAPPING
     return WORDS.get(kind, "")

@@ -16,6 +16,7 @@ from dira_scale.archive.deidentify import Hasher, coarse
 from dira_scale.archive.recipe import Recipe, channels_of, classes_of
 from dira_scale.archive.sources.base import Source, SourceRecord
 from dira_scale.archive.splits import draw_splits
+from dira_scale.config.border import at
 from dira_scale.errors import UserError
 
 # SQLite's unnamed temporary file: it disappears with the process, however it ends.
@@ -224,6 +225,7 @@ def planned_from(source: Source, recipe: Recipe, hasher: Hasher, workers: int) -
     """Return the plan for all images that the recipe's source lists. Raises UserError."""
     try:
         about = source.label_names, classes_of(source), channels_of(source)
-        return plan_shards(source.records(workers), recipe, hasher, *about)
+        with at("recipe"):
+            return plan_shards(source.records(workers), recipe, hasher, *about)
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error

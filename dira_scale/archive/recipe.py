@@ -12,6 +12,7 @@ from typing import Any, cast
 from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.split_lists import checksums, split_lists
+from dira_scale.config.border import at
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import path_arguments
@@ -136,7 +137,8 @@ class Recipe:
     def make_source(self) -> Source:
         """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""
         factory, arguments = self._source_class(), self._arguments()
-        source = factory(**arguments)
+        with at("recipe"):
+            source = factory(**arguments)
         _check_labels(source.label_names)
         for names in classes_of(source).values():
             _check_labels(names)
@@ -175,7 +177,8 @@ class Recipe:
         newer = {"structures"} if self.source.get("structures") is None else set()  # older datasets do not have it
         source = {key: value for key, value in self.source.items() if key not in paths | newer}
         if self.listed:
-            source["lists"] = checksums(split_lists(self.source["lists"]))
+            with at("recipe"):
+                source["lists"] = checksums(split_lists(self.source["lists"]))
         colour = {} if self.colour == GREY else {"colour": self.colour}
         return common | source | colour | {"hash_key": hasher.key_id}
 

@@ -32,7 +32,7 @@ def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -
         given = "" if error.value is UNSHOWN else f"={typed(error.value)}"
         raise UserError(f"{path}{given}: expected {error.expected}{advice}") from error
     except ValueError as error:
-        raise UserError(f"{key}: {error}{advice}") from error
+        raise UserError(f"{key}: {error}{advice}" if key else f"{error}{advice}") from error
 
 
 def constructed(

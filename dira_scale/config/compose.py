@@ -31,6 +31,7 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import ReaderError
 
+from dira_scale.arguments import MAPPING
 from dira_scale.commands import COMMANDS
 from dira_scale.config.border import at
 from dira_scale.config.files import Root, folder, roots
@@ -38,7 +39,7 @@ from dira_scale.config.help import describe
 from dira_scale.config.keys import as_words, keys, leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of
 from dira_scale.config.registry import imported
-from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, kind, path_arguments, path_keys, specialised
+from dira_scale.config.schema import PathKind, Schema, kind_words, path_arguments, path_keys, specialised
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, nearest
 
@@ -136,8 +137,11 @@ def check(config: DictConfig, prefix: str = "") -> None:
             check(child, f"{prefix}{name!s}.")
     schema = OmegaConf.get_type(config)
     if schema is not None and issubclass(schema, Schema):
-        with at(prefix.removesuffix(".")):
-            OmegaConf.to_object(config)
+        try:
+            with at(""):
+                OmegaConf.to_object(config)
+        except UserError as error:  # of the schema's own
+            raise UserError(f"{prefix}{error}") from error
 
 
 def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, PathKind]:
@@ -171,8 +175,8 @@ def _typed(composed: DictConfig, schema: type) -> DictConfig:
     except OmegaConfBaseException as error:
         if not error.full_key:  # OmegaConf does not say where a list is that must be a mapping
             for key, value in leaves(composed):
-                if isinstance(value, list) and is_mapping(schema, key):
-                    raise UserError(f"{key}={typed(value)}: expected {MAPPING}") from error
+                if isinstance(value, list) and MAPPING in (expected := kind_words(schema, key)):
+                    raise UserError(f"{key}={typed(value)}: expected {expected}") from error
         raise
     assert isinstance(config, DictConfig)
     return config
@@ -226,7 +230,7 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
         case HydraException() if word := next((word for word in words if f"argument '{word}'" in str(cause)), ""):
             key, _, value = word.partition("=")
             remedy = f"type a list in brackets: '{key}=[{value}]'; {_quoted(word)}"
-            remedy = _quoted(word) if kind(schema, key) == "path" else remedy
+            remedy = _quoted(word) if kind_words(schema, key).startswith("a path") else remedy
             remedy = f"type {value.replace(',', '.')}" if re.fullmatch(r"-?0,\d+", value) else remedy
             return f"{word}: a comma separates the values of a sweep in Hydra's grammar; {remedy}"
         case ConfigKeyError(full_key=str(key)) if any(word.startswith(f"{key}=") for word in words):
@@ -239,7 +243,7 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
         case KeyValidationError(full_key=str(key)):
             return f"{key.rpartition('.')[0]}: '{key.rpartition('.')[2]}' is no name: expected {MAPPING}"
         case ValidationError(full_key=str(key)) if key:
-            expected = kind(schema, key) or (MAPPING if is_mapping(schema, key) else "")
+            expected = kind_words(schema, key)
             return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
         case OmegaConfBaseException() if cause.full_key:
             return f"{cause.full_key}: {_line(cause.msg or '')}"

@@ -9,7 +9,7 @@ from yaml import CollectionNode, MappingNode, Node, ScalarNode
 
 from dira_scale.config.files import Root, roots
 from dira_scale.config.keys import leaves, typed
-from dira_scale.config.schema import PATH_WORDS, PathKind, kind
+from dira_scale.config.schema import PATH_WORDS, PathKind, kind_words
 
 
 def describe(
@@ -70,7 +70,7 @@ def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterato
 def _key(
     key: str, value: object, schema: type, paths: Mapping[str, PathKind], meanings: Mapping[str, str]
 ) -> list[str]:
-    words = kind(schema, key) or PATH_WORDS.get(paths.get(key, PathKind.CONSTRUCTED), "")
+    words = kind_words(schema, key) or PATH_WORDS.get(paths.get(key, PathKind.CONSTRUCTED), "")
     if not words and value is not None and value != "???":
         words = type(value).__name__
     line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")

@@ -3,27 +3,26 @@
     @dataclass
     class Data(Schema):
         shards: Any = paths_field()
-        batch: int = at_least(1)
-        lanes: int | None = at_least(1, None)
-        remainder: str = one_of("drop", "wrap")
+        batch: int = setting(AtLeast(1))
+        lanes: int | None = setting(AtLeast(1), None)
+        remainder: str = setting(one_of("drop", "wrap"))
 
 Defaults and their reasons are in ``configs/``: a field has none here, except None where null is allowed.
 """
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from dira_scale.config.keys import typed
+from dira_scale.arguments import ArgumentError, Bound, converted, words
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError
 
 
 class PathKind(Enum):
@@ -34,59 +33,25 @@ class PathKind(Enum):
     CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with PathStr are paths"
 
 
-MAPPING = "a mapping, NAME: VALUE"
-PATH_WORDS = {PathKind.ONE: "path", PathKind.SEVERAL: "path, or several"}
+KIND = "kind"  # of the values of a field, beyond its type
+PATH_WORDS = {PathKind.ONE: "a path", PathKind.SEVERAL: "a path, or several"}
 PathStr = Annotated[str, PathKind.ONE]  # for arguments of a constructor named by ``_target_``
 
 
-@dataclass(frozen=True)
-class Rule:
-    """``text`` completes the sentence "must be …". ``several``: a list is judged by its items."""
-
-    text: str
-    holds: Callable[[Any], bool]
-    options: tuple[str, ...] = ()
-    several: bool = True
+def setting(kind: Any, default: Any = MISSING) -> Any:
+    """A field whose values, or those in its list, are of a ``kind`` that its type does not say: a bound, words, or,
+    for a field of type Any, a type."""
+    return field(default=default, metadata={KIND: kind})
 
 
-def at_least(low: float, default: Any = MISSING) -> Any:
-    """A finite number of at least ``low``, or a list of them."""
-    return _ruled(Rule(f"at least {low:g}", lambda value: low <= value < math.inf), default)
+def one_of(*options: str) -> Any:
+    """The kind of text that is one of these words."""
+    return Literal[options]
 
 
-def whole(low: int, default: Any = MISSING) -> Any:
-    """A whole number of at least ``low``, or a list of them, for a field of type Any: schemas have no such union."""
-    text = f"a whole number of at least {low}, or a list of them"
-    return _ruled(Rule(text, lambda value: _is_whole(value, low)), default)
-
-
-def numbers_above(low: float) -> Any:
-    """A finite number above ``low``, or a list of them, for a field of type Any."""
-    text = f"a number above {low:g}, or a list of them"
-    return _ruled(Rule(text, lambda value: type(value) in (int, float) and low < value < math.inf), MISSING)
-
-
-def whole_or(word: str, low: int) -> Any:
-    """``word``, or a whole number of at least ``low``, for a field of type Any."""
-    text = f"{word}, or a whole number of at least {low}"
-    return _ruled(Rule(text, lambda value: value == word or _is_whole(value, low), several=False), MISSING)
-
-
-def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
-    """A finite number above ``low`` and at most ``at_most``, or a list of them."""
-    text = f"above {low:g}" + (f" and at most {at_most:g}" if at_most is not None else "")
-    top = math.nextafter(math.inf, 0) if at_most is None else at_most
-    return _ruled(Rule(text, lambda value: low < value <= top), default)
-
-
-def within(low: float, high: float, default: Any = MISSING) -> Any:
-    """A number from ``low`` to ``high``, inclusive, or a list of them."""
-    return _ruled(Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high), default)
-
-
-def one_of(*options: str, default: Any = MISSING) -> Any:
-    """One of these words, or a list of them."""
-    return _ruled(Rule(f"one of {', '.join(options)}", lambda value: value in options, options), default)
+def several(kind: Any) -> Any:
+    """The kind of a value of such a ``kind``, or of a list of them."""
+    return kind | list[kind]
 
 
 def path_field(default: Any = MISSING) -> Any:
@@ -104,35 +69,20 @@ def constructed() -> Any:
     return field(default=MISSING, metadata={PathKind: PathKind.CONSTRUCTED})
 
 
-def _is_whole(value: object, low: int) -> bool:
-    return type(value) is int and value >= low
-
-
-def _ruled(rule: Rule, default: Any) -> Any:
-    return field(default=default, metadata={Rule: rule})
-
-
 class Schema:
-    """Base class of all schemas: checks the bounds of its fields on construction.
+    """Base class of all schemas: checks the values of its fields on construction.
 
-    A subclass checks relations between fields in ``__post_init__``, after ``super().__post_init__()``. Messages begin
-    with the field's name, which :func:`dira_scale.config.compose.compose` completes to the full key.
+    A subclass checks relations between fields in ``__post_init__``, after ``super().__post_init__()``. Errors name the
+    field, which :func:`dira_scale.config.compose.compose` completes to the full key.
     """
 
     def __post_init__(self) -> None:
-        """Raises UserError if a value is out of its field's bounds; ignores fields that are not set yet."""
-        for each in fields(self):  # type: ignore[arg-type]  # they are dataclasses
-            value, rule = getattr(self, each.name), each.metadata.get(Rule)
-            if rule is None or value == MISSING:
-                continue
-            if value is None and (each.default is None or each.type is not Any):  # typed fields: OmegaConf sees to it
-                continue
-            values = value if isinstance(value, list | tuple) and rule.several else [value]
-            wrong = [item for item in values if not rule.holds(item)]
-            if wrong or not values:
-                or_null = ", or null" if each.default is None else ""
-                hint = nearest(str(wrong[0]), rule.options) if wrong else ""
-                raise UserError(f"{each.name}={typed(value)}: must be {rule.text}{or_null}{hint}")
+        """Raises ArgumentError if a value is not of its field's kind; ignores fields that are not set yet."""
+        for name, kind in _kinds(type(self)).items():
+            if (value := getattr(self, name)) != MISSING:
+                converted(kind, value, name)
+                if value == []:
+                    raise ArgumentError(name, value, "at least one entry")
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
@@ -144,6 +94,25 @@ class Schema:
         describes them."""
         keys, typed = ", ".join(missing), " ".join(f"{key}=…" for key in missing)
         return UserError(f"{keys} must be given: {typed}; {help} describes {'it' if len(missing) == 1 else 'them'}")
+
+
+@cache
+def _kinds(schema: type) -> dict[str, Any]:
+    """The kinds of the fields that have one beyond their type."""
+    hints = get_type_hints(schema)
+    return {each.name: _narrowed(hints[each.name], each) for each in fields(schema) if KIND in each.metadata}
+
+
+def _narrowed(hint: Any, each: Any) -> Any:
+    """The type ``hint`` of a field, with the field's kind for what it holds."""
+    kind = each.metadata[KIND]
+    if hint is Any:
+        return kind | None if each.default is None else kind
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(part if part is NoneType else _narrowed(part, each) for part in get_args(hint))]  # noqa: UP007
+    if get_origin(hint) is list:
+        return list[_narrowed(get_args(hint)[0], each)]  # type: ignore[misc]
+    return Annotated[hint, kind] if isinstance(kind, Bound) else kind
 
 
 def path_keys(schema: type, prefix: str = "") -> dict[str, PathKind]:
@@ -210,45 +179,18 @@ def _path_kind(hint: Any) -> PathKind | None:
     return PathKind.ONE if get_origin(hint) in (Union, UnionType) and kinds == {PathKind.ONE} else PathKind.SEVERAL
 
 
-def kind(schema: type, key: str) -> str:
-    """Type and bounds of a dotted key in words: ``int or null, at least 1``; empty if the schema leaves it open."""
-    hint, declared = _declared(schema, key)
-    if declared is None:
-        return ""
-    text, rule = _words(hint, declared.metadata.get(PathKind)), declared.metadata.get(Rule)
-    return text if rule is None else f"{text}, {rule.text}" if text and not rule.options else rule.text
-
-
-def is_mapping(schema: type, key: str) -> bool:
-    """Whether a dotted key must have keys of its own."""
-    hint, _ = _declared(schema, key)
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(is_dataclass(part) or get_origin(part) in (dict, Mapping) for part in kinds)
-
-
-def _declared(schema: type, key: str) -> tuple[Any, Field[Any] | None]:
-    """The type of a dotted key, None if the schema leaves it open, and the field that declares it, if one does."""
+def kind_words(schema: type, key: str) -> str:
+    """What completes "expected …" of a dotted key: ``a whole number of at least 1, or null``; empty if the schema
+    leaves it open."""
     hint: Any = schema
-    declared = None
     for name in key.split("."):
         if get_origin(hint) in (dict, Mapping):
-            hint, declared = get_args(hint)[1], None
-        else:
-            known = {each.name: each for each in fields(hint)} if is_dataclass(hint) else {}
-            declared = known.get(name)
-            hint = get_type_hints(hint)[name] if declared else None
-    return hint, declared
-
-
-def _words(hint: Any, paths: PathKind | None) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        kinds = [part for part in get_args(hint) if part is not NoneType]
-        words = [text for part in kinds if (text := _words(part, paths))]
-        return " or ".join([*words, "null"]) if words else ""
-    if paths in PATH_WORDS:
-        return PATH_WORDS[paths]
-    if hint is Any or get_origin(hint) is dict or is_dataclass(hint):
-        return ""
-    if get_origin(hint) is list:
-        return f"list of {_words(get_args(hint)[0], None)}"
-    return {str: "text", bool: "true or false"}.get(hint, getattr(hint, "__name__", ""))
+            hint = get_args(hint)[1]
+            continue
+        each = {each.name: each for each in fields(hint)}.get(name) if is_dataclass(hint) else None
+        if each is None:
+            return ""
+        if paths := PATH_WORDS.get(each.metadata.get(PathKind, PathKind.CONSTRUCTED)):
+            return f"{paths}, or null" if each.default is None else paths
+        hint = (_kinds(hint) if KIND in each.metadata else get_type_hints(hint))[name]
+    return words(hint)

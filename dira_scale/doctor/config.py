@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from dira_scale.config.schema import Schema, one_of, path_field
+from dira_scale.config.schema import Schema, one_of, path_field, setting
 
 
 @dataclass
 class Doctor(Schema):
-    show: str = one_of("all", "launch", "json")
+    show: str = setting(one_of("all", "launch", "json"))
     shards: str | None = path_field(None)

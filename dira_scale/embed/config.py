@@ -5,10 +5,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field, whole_or
-from dira_scale.distributed.config import AUTO, PRECISIONS
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError, AtLeast
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
+from dira_scale.distributed.config import AUTO, PRECISIONS, Threads
 from dira_scale.evaluation.config import MAP, POOLED
 
 
@@ -21,8 +20,8 @@ class EmbedModel(Schema):
 class EmbedData(Schema):
     shards: str = path_field()
     split: str = MISSING
-    size: int | None = at_least(1, None)
-    workers: int | None = at_least(1, None)
+    size: int | None = setting(AtLeast(1), None)
+    workers: int | None = setting(AtLeast(1), None)
 
 
 @dataclass
@@ -33,22 +32,22 @@ class Embed(Schema):
     trust: list[str] = MISSING
     reach: Any = paths_field()
     stage: str | None = None
-    what: str = one_of(POOLED, MAP)
+    what: str = setting(one_of(POOLED, MAP))
     layer: Any = MISSING
-    normalise: str | None = one_of("none", "imagenet", default=None)
-    dtype: str = one_of("float32", "float16")
-    precision: str = one_of(AUTO, *PRECISIONS)
-    batch: int = at_least(1)
-    seed: int = at_least(0)
-    threads: Any = whole_or(AUTO, 1)
-    timeout: int = at_least(1)
+    normalise: str | None = setting(one_of("none", "imagenet"), None)
+    dtype: str = setting(one_of("float32", "float16"))
+    precision: str = setting(one_of(AUTO, *PRECISIONS))
+    batch: int = setting(AtLeast(1))
+    seed: int = setting(AtLeast(0))
+    threads: Any = setting(Threads)
+    timeout: int = setting(AtLeast(1))
     data: EmbedData = field(default_factory=EmbedData)
     model: EmbedModel = field(default_factory=EmbedModel)
 
     def __post_init__(self) -> None:
-        """Raises UserError for several layers, and for a layer without maps."""
+        """Raises ArgumentError for several layers, and for a layer without maps."""
         super().__post_init__()
         if isinstance(self.layer, list):
-            raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")
+            raise ArgumentError("layer", self.layer, "one: a folder has one level")
         if self.what == MAP and str(self.layer).startswith("class"):
-            raise UserError(f"layer={self.layer}: class tokens lie nowhere, and what=map is of places; use last")
+            raise ArgumentError("layer", self.layer, "last: a map is of places, and class tokens lie nowhere")

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING, DictConfig
 
-from dira_scale.config.schema import Schema, above, at_least, numbers_above, one_of, path_field, within
+from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
+from dira_scale.config.schema import Schema, one_of, path_field, setting, several
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
-from dira_scale.errors import UserError
 
 PLATEAU = "plateau"  # a schedule
 RUN = "run"  # a span of schedules
@@ -21,8 +21,8 @@ NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "m
 
 @dataclass
 class CheckpointConfig(Schema):
-    every: int = at_least(1)
-    keep: int = at_least(1)
+    every: int = setting(AtLeast(1))
+    keep: int = setting(AtLeast(1))
     folder: str | None = path_field(None)
 
 
@@ -31,7 +31,7 @@ class Profile(Schema):
     steps: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for steps that are none."""
+        """Raises ArgumentError for steps that are none."""
         super().__post_init__()
         self.span()
 
@@ -41,7 +41,7 @@ class Profile(Schema):
             return None
         first, last = (int(number) if number.isdecimal() else -1 for number in f"{self.steps}:".split(":")[:2])
         if not 0 <= first < last or self.steps != f"{first}:{last}":
-            raise UserError(f"steps={self.steps}: must be FIRST:LAST, two numbers of steps such as 100:105, or null")
+            raise ArgumentError("steps", self.steps, "FIRST:LAST, two numbers of steps such as 100:105, or null")
         return first, last
 
 
@@ -50,14 +50,14 @@ class Training(Schema):
     """The configuration keys that every task has."""
 
     run: str = path_field()
-    seed: int = at_least(0)
-    steps: int | None = at_least(1, None)
-    precision: str = one_of(AUTO, *PRECISIONS)
+    seed: int = setting(AtLeast(0))
+    steps: int | None = setting(AtLeast(1), None)
+    precision: str = setting(one_of(AUTO, *PRECISIONS))
     parallel: Parallel = field(default_factory=Parallel)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    watchdog: float = at_least(1)
-    log_every: int = at_least(1)
-    tracker: str = one_of(*TRACKERS, default=TENSORBOARD)
+    watchdog: float = setting(AtLeast(1))
+    log_every: int = setting(AtLeast(1))
+    tracker: str = setting(one_of(*TRACKERS), TENSORBOARD)
     profile: Profile = field(default_factory=Profile)
 
     def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
@@ -70,24 +70,26 @@ class Optim(Schema):
     optimizer: dict[str, Any] = MISSING
     one_dimensional: dict[str, Any] = MISSING
     fixed_rate: list[str] = MISSING
-    reference_batch: int | None = at_least(1, None)
-    schedule: str = one_of("cosine_epoch", "cosine", "constant", "step", PLATEAU)
-    span: str = one_of("stage", RUN)
-    warmup_epochs: float = at_least(0)
-    end: float = within(0, 1)
-    factor: float = above(0, at_most=1)
-    patience: int = at_least(0)
-    step_epochs: Any = numbers_above(0)
-    clip: float | None = above(0, None)
-    weight_decay_end: float | None = at_least(0, None)
-    layer_decay: float | None = above(0, None, at_most=1)
-    patch_factor: float | None = above(0, None, at_most=1)
+    reference_batch: int | None = setting(AtLeast(1), None)
+    schedule: str = setting(one_of("cosine_epoch", "cosine", "constant", "step", PLATEAU))
+    span: str = setting(one_of("stage", RUN))
+    warmup_epochs: float = setting(AtLeast(0))
+    end: float = setting(Within(0, 1))
+    factor: float = setting(Above(0, 1))
+    patience: int = setting(AtLeast(0))
+    step_epochs: Any = setting(several(Annotated[float, Above(0)]))
+    clip: float | None = setting(Above(0), None)
+    weight_decay_end: float | None = setting(AtLeast(0), None)
+    layer_decay: float | None = setting(Above(0, 1), None)
+    patch_factor: float | None = setting(Above(0, 1), None)
 
     def __post_init__(self) -> None:
-        """Raises UserError for a schedule on the loss over several stages, of which each has a loss of its own."""
+        """Raises ArgumentError for a schedule on the loss over several stages, of which each has a loss of its own."""
         super().__post_init__()
         if self.span == RUN and self.schedule == PLATEAU:
-            raise UserError("span=run: schedule=plateau starts again in each stage; use span=stage, or schedule=cosine")
+            raise ArgumentError(
+                "span", RUN, f"stage: schedule {PLATEAU} starts again in each; cosine can be of the whole run"
+            )
 
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
         """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs: the

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from dira_scale.config.schema import at_least, one_of
+from dira_scale.arguments import AtLeast
+from dira_scale.config.schema import one_of, setting
 from dira_scale.evaluation.config import SLIDING, WHOLE, LookedAt, OfRun
 
 
 @dataclass
 class Evaluation(OfRun):
     data: LookedAt = field(default_factory=LookedAt)
-    window: str | None = one_of(WHOLE, SLIDING, default=None)
-    batch: int = at_least(1)
+    window: str | None = setting(one_of(WHOLE, SLIDING), None)
+    batch: int = setting(AtLeast(1))

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
+from dira_scale.arguments import Above, AtLeast
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
 from dira_scale.tasks.config import FINETUNE
@@ -33,16 +34,16 @@ class OfRun(Schema):
 class LookedAt(Schema):
     shards: str = path_field()
     split: str = MISSING
-    workers: int | None = at_least(1, None)
+    workers: int | None = setting(AtLeast(1), None)
 
 
 @dataclass
 class Evaluate(Schema):
     """How held-out images are seen."""
 
-    crops: str = one_of(CENTRE, TEN_CROPS)
-    share: float = above(0, at_most=1)
-    window: str | None = one_of(WHOLE, SLIDING, default=None)
+    crops: str = setting(one_of(CENTRE, TEN_CROPS))
+    share: float = setting(Above(0, 1))
+    window: str | None = setting(one_of(WHOLE, SLIDING), None)
     temperature: bool = MISSING
 
     def window_of(self, dimensions: int) -> str:

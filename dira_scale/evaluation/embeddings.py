@@ -25,12 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dira_scale.arguments import Length, Within
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
 from dira_scale.runs.files import inside, read_json
-from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, shaped
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
 from dira_scale.storage.text import brief
@@ -40,7 +41,7 @@ KIND = b"dira_scale.embedding"  # in the schema's metadata
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 SMALLEST, LARGEST, PARTS = 64, 4096, 256  # rows of a part; parts of a dataset, between these
 PART_BYTES = 2**26  # of maps in a part
-MOST_LABELS, MOST_CLASSES = Within(0, 2**16), Within(1, 2**16)
+MOST_LABELS, MOST_CLASSES = Length(0, 2**16), Length(1, 2**16)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class About:
     weights: Weights
     dataset: EmbeddedDataset
     split: str
-    size: Annotated[list[SIDE], Within(1, 3)]
+    size: Annotated[list[SIDE], Length(1, 3)]
     mean: list[float]
     deviation: list[float]
     level: STEP | str
@@ -109,7 +110,7 @@ class About:
     part_rows: Annotated[int, Within(1, LARGEST)]
     pooling: str
     window: list[float] = field(default_factory=list)
-    sides: Annotated[list[SIDE], Within(0, 3)] = field(default_factory=list)
+    sides: Annotated[list[SIDE], Length(0, 3)] = field(default_factory=list)
     format: int = FORMAT
 
     @property
@@ -162,7 +163,7 @@ class About:
         if (version := content.get("format")) != FORMAT:
             raise UserError(f"{path} is of format {version}, this dira_scale reads {FORMAT}: {repair}")
         try:
-            about: About = Shape(repair, printable=False).of(cls, content)
+            about: About = shaped(cls, content, repair)
         except UserError as error:
             raise UserError(f"{path} is damaged: {error}") from error
         if math.prod(about.shape) > VIEW or len(about.sides) == 1:

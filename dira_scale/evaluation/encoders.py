@@ -31,7 +31,7 @@ from dira_scale.runs.description import FILE, Description, Input
 from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.identity import seedless
 from dira_scale.runs.reader import RunReader
-from dira_scale.runs.shape import Shape
+from dira_scale.runs.shape import shaped
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
 
@@ -57,7 +57,7 @@ def stored_encoder(path: Path, stage: str | None = None) -> Encoder:
         if given is None:
             raise UserError(f"{path}: neither a run's folder nor an export that says which images it takes; {again}")
         try:
-            input = Shape(again).of(Input, parse_json(given), f"{path}: {INPUT}.")
+            input = shaped(Input, parse_json(given), again, INPUT)
         except DAMAGED as error:
             raise UserError(f"{path} is damaged (its metadata {INPUT}: {error}): {again}") from error
         file = min(path.glob("*.safetensors"), default=path)

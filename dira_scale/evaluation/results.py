@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from dira_scale.arguments import Length
 from dira_scale.errors import UserError
 from dira_scale.metrics.figure import Figure, plain
 from dira_scale.runs.files import read_json, read_yaml
-from dira_scale.runs.shape import STEP, Within
+from dira_scale.runs.shape import STEP
 
 FILE = "results.json"
 SHOWN = 3  # figures in a line
@@ -40,7 +41,7 @@ class Row(TypedDict):
     positives: int | None
     convention: str
     both_empty: int | None
-    interval: NotRequired[Annotated[list[float], Within(2, 2)] | None]
+    interval: NotRequired[Annotated[list[float], Length(2)] | None]
 
 
 class Interval(TypedDict):

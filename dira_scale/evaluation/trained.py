@@ -10,6 +10,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from dira_scale.arguments import Length, Within
 from dira_scale.config.border import at
 from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
@@ -29,7 +30,7 @@ from dira_scale.models.normalise import input_of, normalised
 from dira_scale.models.stored import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
-from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, shaped
 from dira_scale.tasks.config import TaskConfig, task_of
 from dira_scale.tasks.supervision import Chosen, Supervision
 
@@ -42,8 +43,8 @@ LARGER = "name a dataset of larger volumes, or fine-tune with data.pad=true"  # 
 class StoredAs(TypedDict, total=False):
     """The arguments of ``Stored.seen``."""
 
-    spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(1, 3)]
-    range: Annotated[list[Annotated[float, Within(-(2**15), 2**16)]], Within(2, 2)]
+    spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Length(1, 3)]
+    range: Annotated[list[Annotated[float, Within(-(2**15), 2**16)]], Length(2)]
     pad: bool
 
 
@@ -59,7 +60,7 @@ class About(TypedDict):
     channel_names: NotRequired[list[str]]
     task: dict[str, Any]
     facts: dict[str, Any]
-    size: Annotated[list[SIDE], Within(2, 3)]
+    size: Annotated[list[SIDE], Length(2, 3)]
     stored: StoredAs
     normalise: Literal["none", "imagenet"]
     evaluate: dict[str, Any]
@@ -197,8 +198,8 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     require_finetuned(str(reader.folder), described)
     if lacking := {"task", "facts", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
         raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
-    shape = Shape("restore its config.yaml", printable=False)
-    data = shape.of(Mapping[str, Any], config["data"], "data.")
+    repair = "restore its config.yaml"
+    data = shaped(Mapping[str, Any], config["data"], repair, "data")
     datasets = [each.info for each in reader.datasets()]
     judged = read_results(reader.folder)
     judged = judged if judged.get("step") == step else {}
@@ -221,7 +222,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "temperatures": judged.get("temperatures"),
         "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
     }
-    shape.of(About, about)
+    shaped(About, about, repair)
     return about
 
 
@@ -250,13 +251,13 @@ def _evaluate(about: Mapping[str, Any]) -> Evaluate:
     given = {"window": None, "temperature": False} | about["evaluate"]
     if lacking := {"crops", "share"} - given.keys():
         raise UserError(f"evaluate.{min(lacking)} is missing; {REPAIR}")
-    evaluate: Evaluate = Shape(REPAIR).of(Evaluate, given, "evaluate.")
+    evaluate: Evaluate = shaped(Evaluate, given, REPAIR, "evaluate")
     return evaluate
 
 
 def _supervision(about: Mapping[str, Any]) -> Supervision:
     task = task_of(about["task"])
-    return task.described(Shape(REPAIR).of(task.facts, about["facts"], "facts."))
+    return task.described(shaped(task.facts, about["facts"], REPAIR, "facts"))
 
 
 def _is_export(folder: Path) -> bool:

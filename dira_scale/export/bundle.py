@@ -17,7 +17,7 @@ from dira_scale.export.volume_formats import swinunetr_state
 from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.models.translations import other_axes
 from dira_scale.models.volume.swinunetr import SwinEncoder
-from dira_scale.runs.shape import Shape
+from dira_scale.runs.shape import shaped
 
 BUNDLE = "monai_bundle"
 LICENSE, README, MODEL = "bundle/LICENSE", "bundle/docs/README.md", "bundle/models/model.pt"
@@ -148,7 +148,7 @@ def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
     It is not cropped, nor smoothed where it shrinks."""
     assert network.about is not None
     stored = network.about["stored"]
-    volume: VolumeSettings = Shape(REPAIR).of(VolumeSettings, network.about["conversion"]["volume"], "volume.")
+    volume: VolumeSettings = shaped(VolumeSettings, network.about["conversion"]["volume"], REPAIR, "volume")
     own, made = _own(network), [_of("LoadImage", "image", ensure_channel_first=True)]
     made.append(_of("Orientation", "image", axcodes="SPL" if own else "LPS"))
     if volume.clip:

@@ -5,8 +5,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dira_scale.arguments import Above, AtLeast
 from dira_scale.config.border import at
-from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
 from dira_scale.models.hub import Address
 
 # Those of ``formats.py``.
@@ -26,8 +27,8 @@ class CardWords(Schema):
     start_licence: str | None = None
     start_data: str | None = None
     evaluation: Any = paths_field(None)
-    watts: float | None = above(0, None)
-    pue: float = at_least(1)
+    watts: float | None = setting(Above(0), None)
+    pue: float = setting(AtLeast(1))
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Export(Schema):
     run: str = path_field()
     trust: list[str] = MISSING
     stage: str | None = None
-    formats: Any = one_of(*FORMATS, default=None)
+    formats: Any = setting(one_of(*FORMATS), None)
     out: str | None = path_field(None)
     push: str | None = None
     private: bool = MISSING

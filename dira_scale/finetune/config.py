@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast
 from dira_scale.config.border import at
 from dira_scale.config.files import folder
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, above, at_least, one_of, path_field
+from dira_scale.config.schema import Schema, one_of, path_field, setting
 from dira_scale.data.config import Data
 from dira_scale.data.epochs import steps_of
 from dira_scale.engine.config import Optim
@@ -51,10 +52,10 @@ class FinetuneData(Data):
 class FinetuneOptim(Optim):
     """``chosen``: set by the run: the validation figure of each rate in ``choose``."""
 
-    choose: list[float] | None = above(0, None)
-    choose_share: float = above(0, at_most=1)
+    choose: list[float] | None = setting(Above(0), None)
+    choose_share: float = setting(Above(0, 1))
     chosen: dict[str, float] = MISSING
-    head_factor: float = above(0)
+    head_factor: float = setting(Above(0))
 
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
         """As the base class, and ``head.…`` by ``head_factor``."""
@@ -64,8 +65,8 @@ class FinetuneOptim(Optim):
 
 @dataclass
 class FinetuneValidate(Validate):
-    best: str | None = one_of("loss", default=None)
-    norm_passes: int | None = at_least(0, None)
+    best: str | None = setting(one_of("loss"), None)
+    norm_passes: int | None = setting(AtLeast(0), None)
 
     def passes(self, steps: int) -> int:
         """Return over how many batches BatchNorm's statistics are averaged before validations of a run of ``steps``."""
@@ -95,15 +96,15 @@ class Protocol(Schema):
 
 @dataclass
 class Lora(Schema):
-    rank: int = at_least(1)
-    alpha: int = at_least(1)
+    rank: int = setting(AtLeast(1))
+    alpha: int = setting(AtLeast(1))
     targets: list[str] = MISSING
 
 
 @dataclass
 class Finetune(StagedTraining):
     init: str = path_field()
-    frozen: str | None = one_of(*FROZEN, default=None)
+    frozen: str | None = setting(one_of(*FROZEN), None)
     trained: str | None = None
     lora: Lora = field(default_factory=Lora)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -111,8 +112,8 @@ class Finetune(StagedTraining):
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
-    channels: int | None = at_least(1, None)
-    normalise: str = one_of("none", IMAGENET)
+    channels: int | None = setting(AtLeast(1), None)
+    normalise: str = setting(one_of("none", IMAGENET))
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     protocol: Protocol = field(default_factory=Protocol)
@@ -122,23 +123,22 @@ class Finetune(StagedTraining):
         super().__post_init__()
         trained = [name for name, stage in self.stages.items() if stage.epochs]
         if len(trained) > 1:
-            raise UserError(f"stages: fine-tuning has one stage, not {', '.join(trained)}")
+            raise ArgumentError("stages", UNSHOWN, f"one with epochs, not {', '.join(trained)}")
         if (accumulate := self.parallel.accumulate) > 1:
-            raise UserError(
-                f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
-                "use 1, and a smaller data.batch, or more processes"
-            )
+            cut = "it would cut the batch of the loss; a smaller data.batch or more processes save memory"
+            raise ArgumentError("parallel.accumulate", accumulate, f"1: {cut}")
         self._check_trained()
         for key in ("layer_decay", "patch_factor"):
             if self.frozen and not self.trained and (factor := getattr(self.optim, key)) not in (None, 1):
-                raise UserError(
-                    f"optim.{key}={factor:g} is of the encoder's rates, and frozen={self.frozen} learns nothing of it: "
-                    "leave one of them out"
+                raise ArgumentError(
+                    f"optim.{key}", factor, f"null with frozen={self.frozen}, which learns nothing of the encoder"
                 )
         if self.optim.choose and self.data.val_split is None:
-            raise UserError("optim.choose: rates are compared on the validation split, and data.val_split=null")
+            raise ArgumentError(
+                "optim.choose", self.optim.choose, "null without data.val_split, on which rates are compared"
+            )
         if (weights := getattr(self.model, "weights", None)) is not None:
-            raise UserError(f"model.weights={weights} is pretrain's key: use init={weights}")
+            raise ArgumentError("model.weights", weights, f"null, and init={weights}: it is a key of pretrain")
 
     @property
     def last_blocks(self) -> int:
@@ -148,12 +148,10 @@ class Finetune(StagedTraining):
     def _check_trained(self) -> None:
         """Raise UserError for what ``trained`` does not know, and for it alone."""
         if self.trained not in (None, BIASES, LORA) and not self.last_blocks:
-            raise UserError(f"trained={self.trained}: must be one of {BIASES}, {LORA}, last-1, last-2, … (blocks)")
+            raise ArgumentError("trained", self.trained, f"{BIASES}, {LORA}, or last-1, last-2, … (blocks)")
         if self.trained and not self.frozen:
-            raise UserError(
-                f"trained={self.trained} learns of what is frozen: add frozen=encoder, whose decoder and head learn, "
-                "too, or frozen=network, whose head does"
-            )
+            either = "frozen=encoder, whose decoder and head learn, too, or frozen=network, whose head does"
+            raise ArgumentError("trained", self.trained, f"null, or what is frozen beside it: {either}")
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:

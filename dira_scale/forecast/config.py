@@ -2,28 +2,29 @@
 
 from dataclasses import dataclass, field
 
-from dira_scale.config.schema import Schema, above, at_least, path_field
+from dira_scale.arguments import Above, AtLeast
+from dira_scale.config.schema import Schema, path_field, setting
 from dira_scale.distributed.config import AUTO
 
 
 @dataclass
 class Machine(Schema):
-    nodes: int = at_least(1)
-    gpus: int = at_least(1)
-    memory: float = above(0)
-    tflops: float = above(0)
-    bandwidth: float | None = above(0, None)
-    norm_bandwidth: float | None = above(0, None)
-    images_per_second: float | None = above(0, None)
-    within: float = above(0)
-    between: float = above(0)
-    links: int = at_least(1)
-    latency_within: float = at_least(0)
-    latency_between: float = at_least(0)
-    dispatch: float = at_least(0)
-    control: float = at_least(0)
-    price: float = at_least(0)
-    images: int = at_least(1)
+    nodes: int = setting(AtLeast(1))
+    gpus: int = setting(AtLeast(1))
+    memory: float = setting(Above(0))
+    tflops: float = setting(Above(0))
+    bandwidth: float | None = setting(Above(0), None)
+    norm_bandwidth: float | None = setting(Above(0), None)
+    images_per_second: float | None = setting(Above(0), None)
+    within: float = setting(Above(0))
+    between: float = setting(Above(0))
+    links: int = setting(AtLeast(1))
+    latency_within: float = setting(AtLeast(0))
+    latency_between: float = setting(AtLeast(0))
+    dispatch: float = setting(AtLeast(0))
+    control: float = setting(AtLeast(0))
+    price: float = setting(AtLeast(0))
+    images: int = setting(AtLeast(1))
     json: str | None = path_field(None)
 
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from dira_scale.arguments import ArgumentError
+from dira_scale.arguments import ArgumentError, AtLeast, check_arguments
 from dira_scale.config.border import at
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, at_least, one_of, path_field
+from dira_scale.config.schema import Schema, one_of, path_field, setting
 from dira_scale.errors import UserError
 from dira_scale.runs.files import DAMAGED, parse_json
-from dira_scale.runs.shape import check_settings
 
 if TYPE_CHECKING:
     from dira_scale.models.classifier import Classifier
@@ -34,8 +33,8 @@ class Architecture(Schema):
 
     _target_: str = MISSING
     weights: str | None = path_field(None)
-    bn_groups: int | None = at_least(1)
-    bn_group_size: int | None = at_least(2, None)
+    bn_groups: int | None = setting(AtLeast(1))
+    bn_group_size: int | None = setting(AtLeast(2), None)
 
     dimensions: ClassVar[int]
     channels: ClassVar[int] = 1  # that its first layer takes; an image of one channel is repeated
@@ -107,10 +106,10 @@ class TimmUNet(Architecture):
     """A timm backbone and, over it, the U-Net's decoder (``configs/model/unet.yaml``)."""
 
     encoder: str = MISSING
-    decoder_channels: list[int] = at_least(1)
+    decoder_channels: list[int] = setting(AtLeast(1))
     zero_init_residual: bool = MISSING
     arguments: dict[str, Any] | None = None
-    positions: str | None = one_of("timm", "dino", "transformers", default=None)
+    positions: str | None = setting(one_of("timm", "dino", "transformers"), None)
 
     dimensions: ClassVar[int] = 2
     channels: ClassVar[int] = 3
@@ -169,7 +168,7 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")
     with at("model"):
-        check_settings(kind, given, "restore the file that says so")
+        check_arguments(kind, {name: value for name, value in given.items() if value != MISSING})
         built = kind(**given)
     assert isinstance(built, Architecture)
     return built

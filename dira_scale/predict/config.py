@@ -6,8 +6,9 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from dira_scale.config.schema import Schema, at_least, one_of, path_field, whole_or
-from dira_scale.distributed.config import AUTO
+from dira_scale.arguments import AtLeast
+from dira_scale.config.schema import Schema, one_of, path_field, setting
+from dira_scale.distributed.config import Threads
 from dira_scale.errors import UserError, require
 from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
 from dira_scale.evaluation.config import check as check_runs
@@ -30,15 +31,15 @@ class Predict(OfRun):
     data: PredictData = field(default_factory=PredictData)
     images: str | None = path_field(None)
     like: str | None = path_field(None)
-    names: str = one_of(KEYS, SOURCE)
+    names: str = setting(one_of(KEYS, SOURCE))
     key_file: str | None = path_field(None)
-    window: str | None = one_of(WHOLE, SLIDING, default=None)
-    format: str | None = one_of(NIFTI, DICOMSEG, default=None)
+    window: str | None = setting(one_of(WHOLE, SLIDING), None)
+    format: str | None = setting(one_of(NIFTI, DICOMSEG), None)
     probabilities: bool = MISSING
-    batch: int = at_least(1)
-    workers: int | None = at_least(1, None)
-    threads: Any = whole_or(AUTO, 1)
-    timeout: int = at_least(1)
+    batch: int = setting(AtLeast(1))
+    workers: int | None = setting(AtLeast(1), None)
+    threads: Any = setting(Threads)
+    timeout: int = setting(AtLeast(1))
 
     def __post_init__(self) -> None:
         super().__post_init__()

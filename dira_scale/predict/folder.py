@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.predict.config import SOURCE
 from dira_scale.predict.geometry import Plane, Space
 from dira_scale.predict.images import Loaded
-from dira_scale.runs.shape import Shape, check_settings
+from dira_scale.runs.shape import shaped
 from dira_scale.storage.walk import folder_at
 
 # Stripped from a source's name where the mask's own is put.
@@ -90,7 +90,7 @@ def _records(
 
     Raises UserError.
     """
-    names = Shape(RESHARD).of(list[str], conversion.get("channels", []), "channels.")
+    names = shaped(list[str], conversion.get("channels", []), RESHARD, "channels")
     target = conversion.get("_target_")
     named = {key: conversion[key] for key in ("sequences", "series") if conversion.get(key)}
     if names and target == Brats.__name__:
@@ -138,8 +138,10 @@ def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
     if conversion["dims"] != dimensions:
         raise UserError(f"like: the dataset has {conversion['dims']} dimensions, the network {dimensions}")
     given = {name: conversion[name] for name in names} | {"colour": conversion.get("colour", GREY)}
-    check_settings(Recipe, {name: value for name, value in given.items() if name != "volume"}, RESHARD)
-    volume = Shape(RESHARD).of(VolumeSettings, given["volume"], "volume.")
+    for name, kind in get_type_hints(Recipe).items():
+        if name in names and name != "volume":
+            shaped(kind, given[name], RESHARD, name)
+    volume = shaped(VolumeSettings, given["volume"], RESHARD, "volume")
     if isinstance(volume.crop, Mapping):
         volume = replace(volume, crop="none")
     values: dict[str, Any] = given | {"volume": volume, "slices": None}

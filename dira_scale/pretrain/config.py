@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
+from dira_scale.arguments import Above, ArgumentError, AtLeast
 from dira_scale.config.border import at
 from dira_scale.config.files import folder
-from dira_scale.config.schema import Schema, above, at_least, one_of
+from dira_scale.config.schema import Schema, one_of, setting
 from dira_scale.distributed.config import AUTO
 from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
@@ -21,26 +22,26 @@ from dira_scale.training.config import StagedTraining, Validate
 
 @dataclass
 class AdversaryConfig(Schema):
-    loss: str = one_of("lsgan", "minimax", "wgan_gp", "wgan_gp_released")
-    penalty: float = above(0)
-    precision: str = one_of(AUTO, "fp32", "bf16")
+    loss: str = setting(one_of("lsgan", "minimax", "wgan_gp", "wgan_gp_released"))
+    penalty: float = setting(Above(0))
+    precision: str = setting(one_of(AUTO, "fp32", "bf16"))
 
     def __post_init__(self) -> None:
-        """Raises UserError for a Wasserstein adversary in bf16: its penalty differentiates the scores twice."""
+        """Raises ArgumentError for a Wasserstein adversary in bf16."""
         super().__post_init__()
         if self.precision == "bf16" and self.loss.startswith("wgan"):
-            raise UserError(f"precision=bf16: adversary.loss={self.loss} computes in fp32 alone; use precision=fp32")
+            raise ArgumentError("precision", self.precision, f"fp32: loss {self.loss} differentiates the scores twice")
 
 
 @dataclass
 class PretrainValidate(Validate):
-    pictures: int = at_least(1)
-    restored: int = at_least(2)
+    pictures: int = setting(AtLeast(1))
+    restored: int = setting(AtLeast(2))
 
 
 @dataclass
 class HealthConfig(Schema):
-    every: int = at_least(1)
+    every: int = setting(AtLeast(1))
 
 
 @dataclass
@@ -51,7 +52,7 @@ class PretrainOptim(Optim):
 @dataclass
 class Pretrain(StagedTraining):
     model: Architecture = field(default_factory=Architecture)
-    channels: int | None = at_least(1, None)
+    channels: int | None = setting(AtLeast(1), None)
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
     optim: PretrainOptim = field(default_factory=PretrainOptim)

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
+from dira_scale.arguments import Above, AtLeast
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS
 from dira_scale.runs.files import read_json
@@ -23,8 +24,8 @@ class ProbeData(Schema):
     split: str = MISSING
     val_split: str = MISSING
     test_split: str = MISSING
-    size: int | None = at_least(2 * PIXELS, None)
-    workers: int | None = at_least(1, None)
+    size: int | None = setting(AtLeast(2 * PIXELS), None)
+    workers: int | None = setting(AtLeast(1), None)
 
 
 @dataclass
@@ -35,8 +36,8 @@ class ProbeModel(Schema):
 @dataclass
 class ProbeMasks(Schema):
     classes: dict[str, Any] | None = None
-    k: int = at_least(1)
-    temperature: float = above(0)
+    k: int = setting(AtLeast(1))
+    temperature: float = setting(Above(0))
 
     def __post_init__(self) -> None:
         """Raises UserError as of task.classes."""
@@ -50,20 +51,20 @@ class Probe(Schema):
     init: str | None = path_field(None)
     embeddings: Any = paths_field(None)
     out: str | None = path_field(None)
-    seed: int = at_least(0)
+    seed: int = setting(AtLeast(0))
     trust: list[str] = MISSING
     reach: Any = paths_field()
     stage: str | None = None
     layer: Any = MISSING
     labels: list[str] | None = None
-    pretext: str | None = one_of(*PRETEXTS, default=None)
-    fractions: list[float] = above(0, at_most=1)
-    draws: int = at_least(1)
-    random_encoders: int = at_least(1)
-    probes: list[str] | None = one_of(*PROBES, default=None)
-    c: list[float] = above(0)
-    k: int = at_least(1)
-    batch: int = at_least(1)
+    pretext: str | None = setting(one_of(*PRETEXTS), None)
+    fractions: list[float] = setting(Above(0, 1))
+    draws: int = setting(AtLeast(1))
+    random_encoders: int = setting(AtLeast(1))
+    probes: list[str] | None = setting(one_of(*PROBES), None)
+    c: list[float] = setting(Above(0))
+    k: int = setting(AtLeast(1))
+    batch: int = setting(AtLeast(1))
     data: ProbeData = field(default_factory=ProbeData)
     model: ProbeModel = field(default_factory=ProbeModel)
     masks: ProbeMasks = field(default_factory=ProbeMasks)

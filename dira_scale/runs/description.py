@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+from dira_scale.arguments import Length, Within
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.files import MOST_JSON, parse_json, read_text
-from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, shaped
 from dira_scale.storage.store import is_local
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ class Input:
     stays in [0, 1] where they are empty.
     """
 
-    size: Annotated[tuple[SIDE, ...], Within(1, 3)]  # in pixels, or voxels
+    size: Annotated[tuple[SIDE, ...], Length(1, 3)]  # in pixels, or voxels
     channels: CHANNELS = 1  # of the image
-    window: Annotated[tuple[float, ...], Within(2, 2)] | None = None
+    window: Annotated[tuple[float, ...], Length(2)] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
 
@@ -166,7 +167,7 @@ class Output:
     scale: float = 1.0  # what it is to be divided by
     remark: str = ""  # a sentence for cards
     names: tuple[str, ...] = ()
-    normalised: tuple[Annotated[tuple[float, ...], Within(2, 2)], ...] = ()
+    normalised: tuple[Annotated[tuple[float, ...], Length(2)], ...] = ()
     restored: CHANNELS = 1
 
     @property
@@ -204,7 +205,7 @@ class Description:
     network: NetworkDescription
     input: Input
     data: DataDescription
-    stages: Annotated[tuple[StageDescription, ...], Within(1, 1000)]
+    stages: Annotated[tuple[StageDescription, ...], Length(1, 1000)]
     terms: Mapping[str, Term]
     metrics: Mapping[str, Metric]
     best: str
@@ -253,7 +254,7 @@ def read_description(run: Path) -> Description:
         content = parse_json(read_text(path, MOST_JSON))
         if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
             raise UserError(f"format {content['format']}, this dira_scale reads {FORMAT}: use the one that wrote it")
-        result = Shape(REPAIR).of(Description, content)
+        result = shaped(Description, content, REPAIR)
         assert isinstance(result, Description)
         _require_fitting(result)
     except (ValueError, RecursionError, UserError) as error:

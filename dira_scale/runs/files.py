@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 import yaml
 
 from dira_scale.errors import UserError
-from dira_scale.runs.shape import Shape
+from dira_scale.runs.shape import shaped
 from dira_scale.storage.owned import is_inside
 
 T = TypeVar("T", bound=dict[str, Any] | list[Any])
@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_json(path: Path, empty: T, kind: Any = Any) -> T:
     """What a file holds, a mapping or a list as ``empty`` is, which stands for a file that is not there.
 
-    Raises UserError, also if it is not of a ``kind``, a type that :class:`dira_scale.runs.shape.Shape` knows.
+    Raises UserError, also if it is not of a ``kind``, as :func:`dira_scale.runs.shape.shaped` takes it.
     """
     if not path.is_file():
         return empty
@@ -94,7 +94,7 @@ def read_json(path: Path, empty: T, kind: Any = Any) -> T:
         raise UserError(f"{path} is damaged ({_reason(error)}): restore the file") from error
     content = _checked(path, content, empty)
     try:
-        checked: T = Shape("restore the file", printable=False).of(kind, content)
+        checked: T = shaped(kind, content, "restore the file")
     except UserError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return checked

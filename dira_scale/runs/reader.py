@@ -18,7 +18,7 @@ from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import inside, read_json, read_rows, read_status, read_yaml
 from dira_scale.runs.lora import merged
-from dira_scale.runs.shape import STEP, Shape
+from dira_scale.runs.shape import STEP, shaped
 from dira_scale.storage.owned import is_inside
 from dira_scale.storage.store import as_os_error, locate
 
@@ -142,7 +142,7 @@ class RunReader:
         try:
             tensors, state = checkpoint.load(chosen.folder)
             tensors = merged(tensors)
-            Shape(f"this is the state of no run of {self.folder}").of(Position, state)
+            shaped(Position, state, f"this is the state of no run of {self.folder}")
         except checkpoint.DamagedError as error:
             raise UserError(
                 f"{error}; run {self.description.command} again, which continues from the newest intact one, or, where "

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, constructed, one_of, path_field, paths_field
-from dira_scale.errors import UserError
+from dira_scale.arguments import Above, ArgumentError, AtLeast
+from dira_scale.config.schema import Schema, constructed, one_of, path_field, paths_field, setting
 
 
 @dataclass
@@ -15,7 +15,7 @@ class RecipeConfig(Schema):
 
     out: str | None = path_field(None)
     slice: str | None = None
-    workers: int | None = at_least(1, None)
+    workers: int | None = setting(AtLeast(1), None)
     key_file: str | None = path_field(None)
     recipe: dict[str, Any] = constructed()
 
@@ -27,7 +27,7 @@ class ShardConfig(RecipeConfig):
 
 @dataclass
 class PlanConfig(RecipeConfig):
-    sample: int = at_least(1)
+    sample: int = setting(AtLeast(1))
 
 
 @dataclass
@@ -38,7 +38,7 @@ class RepairConfig(RecipeConfig):
 @dataclass
 class Verify(Schema):
     path: str = path_field()
-    workers: int | None = at_least(1, None)
+    workers: int | None = setting(AtLeast(1), None)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class StatsConfig(Schema):
 @dataclass
 class Convert(Schema):
     path: str = path_field()
-    to: str = one_of("ffcv")
+    to: str = setting(one_of("ffcv"))
 
 
 @dataclass
@@ -64,20 +64,20 @@ class Merge(Schema):
 class Subset(Schema):
     path: str = path_field()
     out: str = path_field()
-    fraction: float = above(0, at_most=1)
-    seed: int = at_least(0)
+    fraction: float = setting(Above(0, 1))
+    seed: int = setting(AtLeast(0))
     splits: Any = MISSING
     where: Any = None
-    folds: int | None = at_least(2, None)
-    fold: int = at_least(0)
+    folds: int | None = setting(AtLeast(2), None)
+    fold: int = setting(AtLeast(0))
 
     def __post_init__(self) -> None:
-        """Raises UserError for an invalid fold or where."""
+        """Raises ArgumentError for an invalid fold or where."""
         super().__post_init__()
         if self.folds is not None and self.fold >= self.folds:
-            raise UserError(f"fold={self.fold}: must be from 0 to {self.folds - 1} with folds={self.folds}")
+            raise ArgumentError("fold", self.fold, f"0 to {self.folds - 1}, as there are {self.folds}")
         if self.where is not None and not isinstance(self.where, dict):
-            raise UserError(f"where={self.where}: expected attributes or labels: where='{{view: [PA, AP], Nodule: 1}}'")
+            raise ArgumentError("where", self.where, "attributes or labels, such as '{view: [PA, AP], Nodule: 1}'")
 
 
 @dataclass
@@ -87,4 +87,4 @@ class Audit(Schema):
     tables: Any = paths_field()
     against: Any = paths_field()
     near_duplicates: bool = MISSING
-    workers: int | None = at_least(1, None)
+    workers: int | None = setting(AtLeast(1), None)

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
+from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast, converted
 from dira_scale.commands import COMMANDS
-from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, above, at_least, kind, one_of, path_field
+from dira_scale.config.border import at
+from dira_scale.config.schema import Schema, one_of, path_field, setting
 from dira_scale.errors import UserError, nearest
 from dira_scale.pages.tables.papers import PaperTable
 
@@ -23,29 +23,29 @@ IN_FOLDER = ("lock", "jobs")  # beside the folders of the phases
 class Cluster(Schema):
     """A profile; the comments in ``slurm/cluster/`` say what each key means."""
 
-    executor: str = one_of("local", "slurm")
-    parallel: int | None = at_least(1, None)
-    gpus_per_node: int | None = at_least(0, None)
-    cpus_per_task: int = at_least(1)
-    memory: float | None = above(0, None)
-    tries: int = at_least(1)
+    executor: str = setting(one_of("local", "slurm"))
+    parallel: int | None = setting(AtLeast(1), None)
+    gpus_per_node: int | None = setting(AtLeast(0), None)
+    cpus_per_task: int = setting(AtLeast(1))
+    memory: float | None = setting(Above(0), None)
+    tries: int = setting(AtLeast(1))
     account: str | None = None
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    hours: float | None = above(0, None)
-    signal_delay: int | None = at_least(1, None)
+    hours: float | None = setting(Above(0), None)
+    signal_delay: int | None = setting(AtLeast(1), None)
     python: str | None = None
     setup: list[str] | None = None
     sbatch: dict[str, Any] | None = None
     plan: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for keys that the executor lacks."""
+        """Raises ArgumentError for keys that the executor lacks."""
         super().__post_init__()
         for name in ("hours", "signal_delay"):
             if self.executor == "slurm" and getattr(self, name) is None:
-                raise UserError(f"{name}=null: a SLURM profile must have it (slurm/cluster/slurm.yaml describes it)")
+                raise ArgumentError(name, None, "a number: SLURM needs it (slurm/cluster/slurm.yaml describes it)")
 
 
 @dataclass
@@ -66,37 +66,37 @@ class Phase(Schema):
         list: [{KEY: VALUE, …}, …].
     """
 
-    command: str = one_of(*(row.name for row in COMMANDS.values() if row.in_sweeps))
+    command: str = setting(one_of(*(row.name for row in COMMANDS.values() if row.in_sweeps)))
     for_each: Any = None
     for_all: Any = None
     set: dict[str, Any] | None = None
     grid: dict[str, Any] | None = None
     seeds: Any = None
-    slices: int | None = at_least(2, None)
-    nodes: int = at_least(1, 1)
-    processes: int = at_least(1, 1)
+    slices: int | None = setting(AtLeast(2), None)
+    nodes: int = setting(AtLeast(1), 1)
+    processes: int = setting(AtLeast(1), 1)
     cluster: dict[str, Any] | None = None
     list: Any = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for a part of another kind than described above."""
+        """Raises ArgumentError for a part of another kind than described above."""
         super().__post_init__()
         for key in ("for_each", "for_all"):
             if isinstance(value := getattr(self, key), str):
                 setattr(self, key, [value])
             _expect(self, key, lambda value: _is_list(value, str), "a phase, or a list of phases")
         if twice := [name for name in self.for_each or [] if name in (self.for_all or [])]:
-            raise UserError(f"for_each and for_all both have {twice[0]}: keep one")
+            raise ArgumentError("for_all", self.for_all, f"no {twice[0]}, which for_each has")
         _expect(self, "list", lambda value: _is_list(value, dict) and value, "a list of mappings, [{KEY: VALUE}]")
         if self.seeds is not None and not isinstance(self.seeds, bool | list):
             self.seeds = [*range(self.seeds)] if isinstance(self.seeds, int) else self.seeds
         _expect(self, "seeds", lambda value: _is_list(value, int) and value, "a number of them, or a list of numbers")
         for key, values in (self.grid or {}).items():
             if not isinstance(values, list) or not values:
-                raise UserError(f"grid.{key}={typed(values)}: expected a list of values; one value for all goes to set")
+                raise ArgumentError(f"grid.{key}", values, "a list of values; one value for all goes to set")
         if self.slices and not COMMANDS[self.command].slices:
             able = " and ".join(row.name for row in COMMANDS.values() if row.slices and row.in_sweeps)
-            raise UserError(f"slices={self.slices}: only command: {able} has slices, not {self.command}")
+            raise ArgumentError("slices", self.slices, f"null: only {able} has slices, not {self.command}")
 
 
 @dataclass
@@ -108,23 +108,23 @@ class Sweep(Schema):
     tables: Any = None
 
     def __post_init__(self) -> None:
-        """Raises UserError if a name cannot be that of a folder, or of a key, or for a table that no paper has."""
+        """Raises ArgumentError if a name cannot be that of a folder, or of a key, or for a table that no paper has."""
         super().__post_init__()
         keys = {each.name for each in fields(PaperTable)}
         for table in self.tables or []:
             if not isinstance(table, dict) or table.keys() != keys:
-                raise UserError(f"tables: {typed(table)}: expected {{{', '.join(sorted(keys))}}}")
+                raise ArgumentError("tables", table, f"{{{', '.join(sorted(keys))}}} of each")
             if unknown := [phase for phase in table["tasks"] if phase not in self.phases]:
-                raise UserError(f"tables.tasks.{unknown[0]}: no such phase{nearest(unknown[0], [*self.phases])}")
+                raise ArgumentError("tables.tasks", unknown[0], f"phases{nearest(unknown[0], [*self.phases])}")
             PaperTable(**table)
         if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII):
-            raise UserError(f"name={self.name}: expected letters, digits, '.', '-' and '_', as it names a folder")
+            raise ArgumentError("name", self.name, "letters, digits, '.', '-' and '_', as it names a folder")
         if isinstance(self.phases, dict):
             for phase in self.phases:
                 if not re.fullmatch(r"[a-z]\w*", phase, re.ASCII) or phase in OWN + IN_FOLDER:
-                    raise UserError(
-                        f"phases.{phase}: expected a name of lower-case letters, digits and '_', none of "
-                        f"{', '.join(OWN + IN_FOLDER)}"
+                    other = ", ".join(OWN + IN_FOLDER)
+                    raise ArgumentError(
+                        f"phases.{phase}", UNSHOWN, f"a name of lower-case letters, digits and '_', none of {other}"
                     )
 
 
@@ -147,14 +147,8 @@ class SweepConfig(Schema):
         for key in changed:
             if key not in known or key == "executor":
                 raise UserError(f"{where}{key}: no phase may set that{nearest(key, known)}")
-        try:
-            merged: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.cluster), changed))
-        except OmegaConfBaseException as error:
-            key = error.full_key or ""
-            raise UserError(f"{where}{key}={typed(changed.get(key))}: expected {kind(Cluster, key)}") from error
-        except UserError as error:
-            raise UserError(f"{where}{error}") from error
-        assert isinstance(merged, Cluster)
+        with at(where.removesuffix(".")):
+            merged: Cluster = converted(Cluster, asdict(self.cluster) | dict(changed))
         return merged
 
 
@@ -165,7 +159,7 @@ def _is_list(value: Any, kind: type) -> bool:
 def _expect(phase: Phase, name: str, holds: Any, expected: str) -> None:
     value = getattr(phase, name)
     if value is not None and not holds(value):
-        raise UserError(f"{name}={typed(value)}: expected {expected}")
+        raise ArgumentError(name, value, expected)
 
 
 @dataclass
@@ -184,14 +178,14 @@ class OneSweep(Schema):
 
 @dataclass
 class Status(OneSweep):
-    watch: float | None = above(0, None)
+    watch: float | None = setting(Above(0), None)
     json: bool = MISSING
 
 
 @dataclass
 class Logs(OneSweep):
     runs: Any = None
-    lines: int = at_least(1)
+    lines: int = setting(AtLeast(1))
 
 
 @dataclass

@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypedDict
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
-from dira_scale.config.keys import typed
+from dira_scale.arguments import Above, ArgumentError, AtLeast, Length, Within, converted
+from dira_scale.config.border import at
 from dira_scale.config.registry import chosen_class
-from dira_scale.config.schema import Schema, above, at_least, one_of, within
+from dira_scale.config.schema import Schema, one_of, setting
 from dira_scale.data.config import COUNTS_AS, MOST_GRADES
 from dira_scale.errors import UserError, nearest
-from dira_scale.runs.shape import Within
 from dira_scale.tasks.classes import check_classes
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Facts(TypedDict):
 class NumberFacts(Facts):
     """``normalised``: mean and deviation by name."""
 
-    normalised: dict[str, Annotated[list[float], Within(2, 2)]]
+    normalised: dict[str, Annotated[list[float], Length(2)]]
 
 
 class GradeFacts(Facts):
@@ -112,23 +111,26 @@ class ImageTask(TaskConfig):
 class LabelTask(ImageTask):
     """Labels of whole images."""
 
-    loss: list[str] = one_of("ce")
+    loss: list[str] = setting(one_of("ce"))
     labels: list[str] | None = None
     scored: list[str] | None = None
     uncertain: Any = MISSING
-    unknown: str = one_of(*COUNTS_AS)
+    unknown: str = setting(one_of(*COUNTS_AS))
     exclusive: bool = MISSING
-    weights: str = one_of("none", BALANCED)
-    focal: float = at_least(0)
+    weights: str = setting(one_of("none", BALANCED))
+    focal: float = setting(AtLeast(0))
 
     def __post_init__(self) -> None:
-        """Raises UserError for scored labels where one figure of all classes decides, and for no labels."""
+        """Raises ArgumentError for scored labels where one figure of all classes decides, and for no labels."""
         super().__post_init__()
         if self.labels is not None and not self.labels:
-            raise UserError("labels=[]: name at least one label, or labels=null, which is all")
+            raise ArgumentError("labels", self.labels, "at least one label, or null, which is all")
         if self.scored is not None and (self.exclusive or not self.scored):
-            why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
-            raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")
+            raise ArgumentError(
+                "scored",
+                self.scored,
+                "null: the accuracy of all classes decides" if self.exclusive else "at least one label, or null",
+            )
 
     def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.labels import LabelChoice
@@ -191,11 +193,11 @@ class CandidateTask(LabelTask):
 class MaskTask(TaskConfig):
     """Masks of images."""
 
-    loss: list[str] = one_of("dice", "ce")
-    ce_weight: float = above(0, 1.0)
-    figure: str = one_of("Dice", "IoU", "pooled Dice", "pooled IoU", default="Dice")
+    loss: list[str] = setting(one_of("dice", "ce"))
+    ce_weight: float = setting(Above(0), 1.0)
+    figure: str = setting(one_of("Dice", "IoU", "pooled Dice", "pooled IoU"), "Dice")
     classes: dict[str, Any] | None = None
-    decoder: str = one_of(PRETRAINED, RANDOM, LINEAR)
+    decoder: str = setting(one_of(PRETRAINED, RANDOM, LINEAR))
 
     def __post_init__(self) -> None:
         """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's."""
@@ -232,7 +234,7 @@ class RegressionTask(ImageTask):
     """Numbers of whole images."""
 
     facts: ClassVar[type] = NumberFacts
-    loss: list[str] = one_of("mse", "mae")
+    loss: list[str] = setting(one_of("mse", "mae"))
     labels: list[str] | None = None
 
     def input_arguments(self) -> dict[str, Any]:
@@ -265,9 +267,9 @@ class OrdinalTask(ImageTask):
     """Ordered grades of whole images."""
 
     facts: ClassVar[type] = GradeFacts
-    loss: list[str] = one_of("corn")
+    loss: list[str] = setting(one_of("corn"))
     label: str | None = None
-    grades: int | None = within(2, MOST_GRADES, None)
+    grades: int | None = setting(Within(2, MOST_GRADES), None)
 
     def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.numbers import Grades, NumberChoice
@@ -310,7 +312,7 @@ class OrdinalTask(ImageTask):
 class SurvivalTask(ImageTask):
     """The time until an event."""
 
-    loss: list[str] = one_of("cox")
+    loss: list[str] = setting(one_of("cox"))
     time: str = MISSING
     event: str = MISSING
 
@@ -339,11 +341,8 @@ class SurvivalTask(ImageTask):
 def task_of(node: Mapping[str, Any]) -> TaskConfig:
     """Return the object of a ``task`` node of a recorded configuration. Raises UserError naming the key."""
     kind = chosen_class(TaskConfig, "task._target_", str(node.get("_target_")))
-    try:
-        task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(node)))
-    except (OmegaConfBaseException, UserError, TypeError, ValueError) as error:
-        raise UserError(f"task: {str(error).partition(chr(10))[0]}") from error
-    assert isinstance(task, TaskConfig)
+    with at("task"):
+        task: TaskConfig = converted(kind, node)
     return task
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dira_scale.config.schema import Schema, above, at_least, path_field, paths_field
+from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
+from dira_scale.config.schema import Schema, path_field, paths_field, setting
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.runs.description import Description
@@ -19,43 +20,41 @@ class WordsData(Schema):
     shards: str = path_field()
     split: str = MISSING
     val_split: str = MISSING
-    fraction: float = above(0, at_most=1)
-    fraction_seed: int = at_least(0)
-    size: list[int] | None = at_least(1, None)
-    workers: int | None = at_least(1, None)
+    fraction: float = setting(Above(0, 1))
+    fraction_seed: int = setting(AtLeast(0))
+    size: list[int] | None = setting(AtLeast(1), None)
+    workers: int | None = setting(AtLeast(1), None)
 
 
 @dataclass
 class Neighbours(Schema):
-    train: int = at_least(1)
-    val: int = at_least(1)
+    train: int = setting(AtLeast(1))
+    val: int = setting(AtLeast(1))
 
 
 @dataclass
 class Zoomed(Schema):
     """Further crops of a training neighbour, of other sizes in the plane."""
 
-    cubes: int = at_least(0)
-    sides: list[int] = at_least(1)
+    cubes: int = setting(Within(0, 255))
+    sides: list[int] = setting(AtLeast(1))
     jitter: list[int] = MISSING
 
     def __post_init__(self) -> None:
-        """Raises UserError for a range that is none, or a jitter that cannot be 0."""
+        """Raises ArgumentError for a range that is none, or a jitter that cannot be 0."""
         super().__post_init__()
         if MISSING in (self.sides, self.jitter):
             return
-        if self.cubes > 255:
-            raise UserError(f"cubes={self.cubes}: must be at most 255")
         if len(self.sides) != 2 or self.sides[0] > self.sides[1]:
-            raise UserError(f"sides={list(self.sides)}: give the smallest and the largest, such as [50,79]")
+            raise ArgumentError("sides", self.sides, "the smallest and the largest, such as [50,79]")
         if len(self.jitter) != 2 or not self.jitter[0] <= 0 <= self.jitter[1]:
-            raise UserError(f"jitter={list(self.jitter)}: give the smallest and the largest, around 0, such as [-10,9]")
+            raise ArgumentError("jitter", self.jitter, "the smallest and the largest, around 0, such as [-10,9]")
 
 
 @dataclass
 class Air(Schema):
     hu: float | None = None
-    share: float = above(0, at_most=1)
+    share: float = setting(Above(0, 1))
 
 
 @dataclass
@@ -66,46 +65,44 @@ class Words(Schema):
     init: str | None = path_field(None)
     out: str = path_field()
     stage: str | None = None
-    seed: int = at_least(0)
-    words: int = at_least(2)
+    seed: int = setting(AtLeast(0))
+    words: int = setting(AtLeast(2))
     neighbours: Neighbours = field(default_factory=Neighbours)
-    size: list[int] = at_least(1)
-    margin: list[int] = at_least(0)
-    distance: float = at_least(0)
-    trials: int = at_least(1)
+    size: list[int] = setting(AtLeast(1))
+    margin: list[int] = setting(AtLeast(0))
+    distance: float = setting(AtLeast(0))
+    trials: int = setting(Within(1, 2**16))
     zoomed: Zoomed = field(default_factory=Zoomed)
     air: Air = field(default_factory=Air)
-    batch: int = at_least(1)
-    shard_size: int = at_least(1)
-    workers: int | None = at_least(1, None)
+    batch: int = setting(AtLeast(1))
+    shard_size: int = setting(AtLeast(1))
+    workers: int | None = setting(AtLeast(1), None)
     data: WordsData = field(default_factory=WordsData)
     model: Architecture = field(default_factory=Architecture)
 
     def __post_init__(self) -> None:
-        """Raises UserError without an encoder, or for sizes that are not of the same axes or that no crop can have."""
+        """Raises ArgumentError without an encoder, or for sizes of other axes or that no crop can have."""
         super().__post_init__()
         if MISSING in (self.size, self.margin):
             return
         if (self.run is None) == (self.init is None):
-            raise UserError("init: name the encoder by one of run=… and init=…")
+            raise ArgumentError("init", self.init, "one of run=… and init=… to name the encoder")
         if self.dimensions not in AXES:
-            raise UserError(f"size={[*self.size]}: give {AXES[3]}; of images {AXES[2]}")
+            raise ArgumentError("size", self.size, f"{AXES[3]}; of images {AXES[2]}")
         sides = {"size": self.size, "data.size": self.data.size or self.size}
         for name, value in {**sides, "margin": self.margin}.items():
             if len(value) != self.dimensions:
-                raise UserError(f"{name}={[*value]}: give {AXES[self.dimensions]}, as size={[*self.size]} does")
+                raise ArgumentError(name, value, f"{AXES[self.dimensions]}, as size={[*self.size]} has")
         for name, value in sides.items():
             if self.dimensions == 2 and len(set(value)) > 1:
-                raise UserError(f"{name}={[*value]}: images are cut and seen as squares; give one side twice")
+                raise ArgumentError(name, value, "one side twice: images are cut and seen as squares")
         if self.dimensions == 2 and self.air.hu is not None:
-            raise UserError(f"air.hu={self.air.hu:g}: images have no Hounsfield units; add air.hu=null")
+            raise ArgumentError("air.hu", self.air.hu, "null: images have no Hounsfield units")
         if self.zoomed.cubes and self.zoomed.sides[0] > min(self.size[-2:]):
-            raise UserError(
-                f"zoomed.sides={list(self.zoomed.sides)}: the smallest must be at most {min(self.size[-2:])}, as "
-                f"size={list(self.size)} says: larger ones need not lie in the {self.kind}"
+            most = f"the smallest at most {min(self.size[-2:])}, as size={[*self.size]} says"
+            raise ArgumentError(
+                "zoomed.sides", self.zoomed.sides, f"{most}: larger ones need not lie in the {self.kind}"
             )
-        if self.trials > 2**16:
-            raise UserError(f"trials={self.trials}: must be at most {2**16}")
 
     @property
     def dimensions(self) -> int:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from dira_scale.config.arguments import check_node, check_values
+
 from dira_scale.errors import UserError
 
 

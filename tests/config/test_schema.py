@@ -5,47 +5,48 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from omegaconf import MISSING
 
+from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
 from dira_scale.config.registry import REGISTERED, imported
 from dira_scale.config.schema import (
     PathKind,
     PathStr,
     Schema,
-    above,
-    at_least,
     constructed,
-    kind,
+    kind_words,
     one_of,
     path_arguments,
     path_field,
     path_keys,
     paths_field,
-    whole_or,
-    within,
+    setting,
+    several,
 )
 from dira_scale.data import views
 from dira_scale.data.distort import corruptions
+from dira_scale.distributed.config import Threads
 from dira_scale.errors import UserError
 
 
 @dataclass
 class Inner(Schema):
     folder: str | None = path_field(None)
-    share: float = within(0, 1)
+    share: float = setting(Within(0, 1))
 
 
 @dataclass
 class Outer(Schema):
-    count: int = at_least(1)
-    limit: int | None = at_least(1, None)
-    rate: float = above(0)
-    shares: list[float] = above(0, at_most=1)
-    how: str = one_of("drop", "wrap")
-    threads: Any = whole_or("auto", 1)
+    count: int = setting(AtLeast(1))
+    limit: int | None = setting(AtLeast(1), None)
+    rate: float = setting(Above(0))
+    shares: list[float] = setting(Above(0, 1))
+    how: str = setting(one_of("drop", "wrap"))
+    threads: Any = setting(Threads)
+    sizes: Any = setting(several(Annotated[int, AtLeast(1)]))
     inputs: Any = paths_field()
     node: dict[str, Any] = constructed()
     inner: Inner = field(default_factory=Inner)
@@ -62,23 +63,25 @@ class Source:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Outer(count=0), "count=0: must be at least 1$"),
-        (lambda: Outer(limit=0), "limit=0: must be at least 1, or null$"),
-        (lambda: Outer(rate=0.0), "rate=0.0: must be above 0$"),
-        (lambda: Outer(rate=math.inf), "rate=inf: must be above 0"),
-        (lambda: Outer(rate=math.nan), "rate=nan: must be above 0"),
-        (lambda: Outer(shares=[0.5, 1.5]), r"shares=\[0\.5, 1\.5\]: must be above 0 and at most 1"),
-        (lambda: Outer(shares=[]), r"shares=\[\]: must be above 0"),
-        (lambda: Outer(how="drp"), "how=drp: must be one of drop, wrap; did you mean 'drop'"),
-        (lambda: Outer(threads=0), "threads=0: must be auto, or a whole number of at least 1$"),
-        (lambda: Outer(threads=[1, 2]), r"threads=\[1, 2\]: must be auto, or"),
-        (lambda: Outer(threads=None), "threads=null: must be auto, or"),
-        (lambda: Inner(share=1.01), "share=1.01: must be from 0 to 1"),
-        (lambda: Inner(share=math.nan), "share=nan: must be from 0 to 1"),
+        (lambda: Outer(count=0), "count: expected a whole number of at least 1, got 0$"),
+        (lambda: Outer(limit=0), "limit: expected a whole number of at least 1, or null, got 0$"),
+        (lambda: Outer(rate=0.0), "rate: expected a number above 0, got 0.0$"),
+        (lambda: Outer(rate=math.inf), "rate: expected a number above 0, got inf"),
+        (lambda: Outer(rate=math.nan), "rate: expected a number above 0, got nan"),
+        (lambda: Outer(shares=[0.5, 1.5]), r"shares\[1\]: expected a number above 0 and at most 1, got 1.5"),
+        (lambda: Outer(shares=[]), r"shares: expected at least one entry, got \[\]"),
+        (lambda: Outer(how="drp"), "how: expected drop or wrap; did you mean 'drop'"),
+        (lambda: Outer(threads=0), "threads: expected auto, or a whole number of at least 1, got 0$"),
+        (lambda: Outer(threads=[1, 2]), r"threads: expected auto, or a whole number of at least 1, got \[1, 2\]"),
+        (lambda: Outer(threads=None), "threads: expected auto, or"),
+        (lambda: Outer(sizes=[2, 0]), r"sizes\[1\]: expected a whole number of at least 1, got 0"),
+        (lambda: Outer(sizes="big"), "sizes: expected a whole number of at least 1, or a list of them, got 'big'"),
+        (lambda: Inner(share=1.01), "share: expected a number from 0 to 1, got 1.01"),
+        (lambda: Inner(share=math.nan), "share: expected a number from 0 to 1, got nan"),
     ],
 )
 def test_a_value_out_of_bounds_is_named(make: Callable[[], Schema], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         make()
 
 
@@ -99,20 +102,22 @@ def test_places_are_found_by_their_keys() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("count", "int, at least 1"),
-        ("limit", "int or null, at least 1"),
-        ("shares", "list of float, above 0 and at most 1"),
-        ("how", "one of drop, wrap"),
-        ("inputs", "path, or several"),
-        ("inner.folder", "path or null"),
-        ("stages.first.share", "float, from 0 to 1"),
+        ("count", "a whole number of at least 1"),
+        ("limit", "a whole number of at least 1, or null"),
+        ("shares", "a list, each a number above 0 and at most 1"),
+        ("sizes", "a whole number of at least 1, or a list of them"),
+        ("how", "drop or wrap"),
+        ("inputs", "a path, or several"),
+        ("inner", "a mapping, NAME: VALUE"),
+        ("inner.folder", "a path, or null"),
+        ("stages.first.share", "a number from 0 to 1"),
         ("name", "text"),
         ("node.anything", ""),
         ("unknown", ""),
     ],
 )
 def test_types_and_bounds_in_words(key: str, words: str) -> None:
-    assert kind(Outer, key) == words
+    assert kind_words(Outer, key) == words
 
 
 def test_a_target_is_a_name_in_a_module_or_in_a_class() -> None:

@@ -35,7 +35,7 @@ def test_a_stage_freezes_what_it_does_not_train(kind):
     assert all(p.requires_grad for p in model.encoder.parameters())
     model.enter_stage(["di"])
     assert all(p.requires_grad for head in heads for p in head.parameters())
-    with pytest.raises(ArgumentError, match="^terms: .* did you mean 'di'"):
+    with pytest.raises(ArgumentError, match=r"^terms: .* did you mean 'di'"):
         model.enter_stage(["dis"])
 
 

@@ -120,7 +120,7 @@ def test_the_projector_is_linear_or_has_a_hidden_layer_with_batch_norm():
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ArgumentError, match="^alpha: expected a number above 0"):
+    with pytest.raises(ArgumentError, match=r"^alpha: expected a number above 0"):
         method(alpha=0)
-    with pytest.raises(ArgumentError, match="^queue: expected at least 51: .* got 48"):
+    with pytest.raises(ArgumentError, match=r"^queue: expected at least 51: .* got 48"):
         method().check(batch=17, accumulate=1)

@@ -104,12 +104,12 @@ def test_cpc_equals_its_formula(network: dict[str, Any], size: Any, blocks: Any,
 
 @pytest.mark.parametrize(
     ("network", "of", "output"),
-    [(UNET3D, views(BOX, patches=Turn()), "views.corruptions.patches: expected blocks that are patches, for CPC, as configs/views/cpc.yaml has"),
+    [(UNET3D, views(BOX, patches=Turn()), "views.corruptions.patches: expected blocks that are patches, for CPC"),
      (UNET3D, spec(*BOX, corruptions=PATCHES), "views.count=2: expected 1: cpc"),
      (UNET3D, views(BOX, patches=CropBlocks((1, 2, 2))),
       "views.corruptions.patches.blocks=[1, 2, 2]: expected 2 or more on each axis"),
      (VIT3D, views((16, 16, 16), patches=CropBlocks(4)), "data.size: expected larger views, or fewer patches, for CPC"),
-     (UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, patches=CropBlocks()), "model.encoder: expected a convol")],
+     (UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, patches=CropBlocks()), "model.encoder: expected a conv")],
 )  # fmt: skip
 def test_what_cannot_be_predicted_is_refused(network: Any, of: Any, output: str) -> None:
     with pytest.raises(UserError) as raised:

@@ -231,7 +231,7 @@ def test_the_head_has_the_papers_size_and_prototypes_of_length_one():
         ({"frozen": 1.5}, "^frozen: expected a number from 0 to 1"),
         ({"frozen_encoder": -0.1}, "^frozen_encoder: expected a number from 0 to 1, or null"),
         ({"views": ViewSpec(size=64, count=1)}, "^views: expected 2 global crops of one size first, .*, for DINO"),
-        ({"views": ViewSpec(size=64, crops=({"count": 1}, {"size": 32}))}, r"^views: .* as configs/views/dino\.yaml has"),
+        ({"views": ViewSpec(size=64, crops=({"count": 1}, {"size": 32}))}, r"^views: .* as configs/views/dino\.yaml"),
     ],
 )
 def test_what_it_refuses(settings, message):
@@ -300,5 +300,5 @@ def test_lists_among_the_arguments_are_timms_too():
 
 def test_sinkhorn_needs_the_whole_batch():
     method().check(batch=8, accumulate=2)
-    with pytest.raises(ArgumentError, match="^accumulate: expected 1: DINO with Sinkhorn-Knopp compares the images"):
+    with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: DINO with Sinkhorn-Knopp compares the images"):
         method(centring="sinkhorn").check(batch=8, accumulate=2)

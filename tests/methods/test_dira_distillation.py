@@ -161,8 +161,10 @@ def test_dino_restores_distorted_global_crops(network: str) -> None:
 
 def test_what_nobody_hides_or_two_would_restore_is_refused() -> None:
     for node, message in (
-        ({"_target_": "DiRA", "base": {"_target_": "DINO", **HEADS}, "restoration": "mask"},
-         r"^views\.corruptions\.mask: expected a BlockMask"),
+        (
+            {"_target_": "DiRA", "base": {"_target_": "DINO", **HEADS}, "restoration": "mask"},
+            r"^views\.corruptions\.mask: expected a BlockMask",
+        ),
         ({"_target_": "MAE"}, r"^views\.count=4: expected 1: MAE"),
     ):
         with pytest.raises(UserError, match=message):

@@ -93,7 +93,7 @@ def test_a_group_has_all_views_of_its_samples():
 def test_what_it_cannot_train_is_refused():
     with pytest.raises(ArgumentError, match=r"^views: expected 2 global crops of one size first, .* for LeJEPA"):
         method(views=ViewSpec(size=64, crops=({"count": 1}, {"size": 32, "count": 2})))
-    with pytest.raises(ArgumentError, match="^accumulate: expected 1: LeJEPA compares"):
+    with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: LeJEPA compares"):
         method().check(batch=8, accumulate=2)
 
 

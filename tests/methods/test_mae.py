@@ -254,13 +254,13 @@ REFUSED = [
     (masked(64, 32, count=2), {}, "views.count=2: expected 1: MAE"),
     (masked(64, 32), {"masking": "spare"}, "method.masking=spare: expected dense, sparse, drop or token; did you mean "
      "'sparse'?"),
-    (masked(64, 16), {"masking": "sparse"}, "method.masking=sparse: expected dense, or blocks whose sides are multiples "
-     "of 32, a voxel of test_resnet's coarsest map"),
+    (masked(64, 16), {"masking": "sparse"}, "method.masking=sparse: expected dense, or blocks whose sides are "
+     "multiples of 32, a voxel of test_resnet's coarsest map"),
     (replace(masked(64, 32), corruptions={"mask": BlockMask(32, 0.5), "more": BlockMask(8, 0.5)}), {},
      "views.corruptions: expected mask last: more after it would change what is hidden"),
     (replace(masked(64, 32), target_flip="released"), {}, "views.target_flip=released: expected with_input"),
     (masked(64, 32), {"blocks": 0}, "method.blocks=0: expected a whole number of at least 1"),
-    (masked(64, 32), {"masking": "token"}, "method.masking=token: expected dense: test_resnet cannot leave patches out"),
+    (masked(64, 32), {"masking": "token"}, "method.masking=token: expected dense: test_resnet cannot leave patches"),
     (masked((8, 16, 16), 8), {"masking": "drop"}, "method.masking=drop: expected dense, or the network vit3d: unet3d "),
 ]  # fmt: skip
 
@@ -298,5 +298,5 @@ def test_what_it_does_not_have_is_refused() -> None:
     model, size, block = NETWORKS["resnet"]
     with pytest.raises(UserError, match=r"^views\.count=2: expected 1: Models Genesis"):
         built(NODE, model, ViewSpec(size=size))
-    with pytest.raises(ArgumentError, match="^terms: expected terms of ModelsGenesis, which has re, got .'re', 'ad'"):
+    with pytest.raises(ArgumentError, match=r"^terms: expected terms of ModelsGenesis, which has re, got .'re', 'ad'"):
         built(NODE, model, masked(size, block)).enter_stage(["re", "ad"])

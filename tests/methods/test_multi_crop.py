@@ -83,7 +83,8 @@ def test_a_plan_counts_every_crop() -> None:
 def test_what_does_not_fit_is_refused_without_data() -> None:
     """Sizes that the network does not take, and methods of two views of one size."""
     for words, message in (
-        ([*PLANE, "model.encoder=test_resnet", "views.crops=[{}, {size: 40}]"], r"^views\.crops\[1\]\.size=40: expected 32: "),
+        ([*PLANE, "model.encoder=test_resnet", "views.crops=[{}, {size: 40}]"],
+         r"^views\.crops\[1\]\.size=40: expected 32: "),
         (["data.shards=none", "data.size=64", "views.crops=[{count: 1}, {size: 32, count: 1}]"],
          r"^views\.crops: expected crops of one size: MoCo compares two views"),
         (["data.shards=none", "views=volume", "model=unet3d", "data.size=[16,16,16]",

@@ -275,9 +275,9 @@ def test_parameters_of_the_full_networks(network, attention, counts):
 
 def test_the_queue_must_hold_a_steps_keys_and_a_micro_batch_several_groups():
     method(queue=24, groups=4).check(batch=8, accumulate=2)
-    with pytest.raises(ArgumentError, match="^queue: expected at least 27: "):
+    with pytest.raises(ArgumentError, match=r"^queue: expected at least 27: "):
         method(queue=24).check(batch=9, accumulate=1)
-    with pytest.raises(ArgumentError, match="^accumulate: .* bn_groups of at least 4"):
+    with pytest.raises(ArgumentError, match=r"^accumulate: .* bn_groups of at least 4"):
         method(groups=2).check(batch=8, accumulate=2)
 
 

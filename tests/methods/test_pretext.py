@@ -192,7 +192,7 @@ def test_dira_restores_what_was_turned() -> None:
     [(ROTATION, UNET3D, spec(*FLAT, count=1, flip=0.0), "data.size=[8, 16, 16]: expected equal sides, such as [8"),
      (ROTATION, UNET3D, spec(*CUBE, count=1), "views.flip=0.5: expected 0: a view that is mirrored along two axes"),
      (ROTATION, UNET, ViewSpec(size=64, **NONE), "views.count=2: expected 1: rotation"),
-     (POSITION, UNET, views(64), "views.corruptions.patches: expected a pair of patches, as configs/views/relative_pos"),
+     (POSITION, UNET, views(64), "views.corruptions.patches: expected a pair of patches, as configs/views/relative"),
      (POSITION, UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, patches=PatchPair(64, 16)),
       "model.encoder: expected a convolutional network, such as resnet50: vit_tiny_patch16_224 takes images of one "),
      ({"_target_": "DiRA", "base": POSITION}, UNET, views(64, patches=PAIRS[2]),
@@ -206,8 +206,8 @@ def test_what_makes_no_sense_is_refused(node: Any, network: Any, of: ViewSpec, o
 
 @pytest.mark.parametrize(
     ("pair", "output"),
-    [((16, 8, 1), "corruptions.patches.side: expected less, or larger views: with gap and jitter 3 patches on each axis "
-      "take 65 x 65, and a view has 64 x 64, got 16"),
+    [((16, 8, 1), "corruptions.patches.side: expected less, or larger views: with gap and jitter 3 patches on each "
+      "axis take 65 x 65, and a view has 64 x 64, got 16"),
      ((8, 1, 2), "jitter: expected at most the gap, 1, so that patches do not overlap, got 2"),
      (((8, 8, 8),), "corruptions.patches.side: expected one number, or one for each of 2 axes, got (8, 8, 8)")],
 )  # fmt: skip

@@ -198,5 +198,5 @@ def test_images_have_it_too_and_other_names_are_refused() -> None:
         loss = adversary.discriminator_loss(*torch.rand(3, 2, 1, 64, 64), torch.rand(2))
         loss.backward()
         assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in adversary.parameters())
-    with pytest.raises(ArgumentError, match="^loss: expected lsgan or minimax"):
+    with pytest.raises(ArgumentError, match=r"^loss: expected lsgan or minimax"):
         adversary_of("wgan", PENALTY, architecture(UNET), 64)

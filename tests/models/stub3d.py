@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, cat, nn
 
-from dira_scale.config.schema import at_least
+from dira_scale.arguments import AtLeast
+from dira_scale.config.schema import setting
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.network import Encoder, Network
 
@@ -57,7 +58,7 @@ class TinyNetwork(Network):
 
 @dataclass
 class Tiny3D(Architecture):
-    width: int = at_least(1)
+    width: int = setting(AtLeast(1))
 
     dimensions: ClassVar[int] = 3
 

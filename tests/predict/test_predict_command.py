@@ -43,7 +43,7 @@ from dira_scale.predict import main as predict
 from dira_scale.predict.config import check_format
 from dira_scale.predict.images import DatasetImages, Loaded
 from dira_scale.runs.reader import RunReader
-from dira_scale.runs.shape import Shape
+from dira_scale.runs.shape import shaped
 
 __all__ = ["discs", "make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")
@@ -359,4 +359,4 @@ def test_an_export_may_say_all_that_a_run_may() -> None:
     assert {*get_args(hints["precision"])} == {AUTO, *PRECISIONS}
     for spacing in (2, 1.5, [1.5], [5, 0.8, 0.8]):
         stored = as_stored(compose("finetune", ["init=random", "data.shards=any", f"data.spacing={spacing}"]).data)
-        assert Shape("").of(StoredAs, json.loads(json.dumps(stored, default=list)), "stored.") == stored
+        assert shaped(StoredAs, json.loads(json.dumps(stored, default=list)), "") == stored

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.storage.tables import read_names, table_error
 from dira_scale.storage.walk import folder_at
 
@@ -33,8 +33,7 @@ class Acdc(Listed):
         self.root = folder_at(images)
         self.patients = sorted(path for path in files_ending(self.root, "info.cfg") if path.name.lower() == "info.cfg")
         if not self.patients:
-            raise UserError(f"recipe.images={images} holds no Info.cfg at any depth: give the folder with training "
-                            "and testing")  # fmt: skip
+            raise ArgumentError("images", images, "the folder with training and testing, with Info.cfg at any depth")
 
     def listed(self) -> Iterator[SourceRecord]:
         """Both phases of all patients; rejects missing files."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.storage.walk import folder_at
 
@@ -32,7 +32,7 @@ class Brats(Listed):
     def __init__(self, images: PathStr, modalities: Sequence[str]):
         self.root = folder_at(images)
         if not modalities or not set(modalities) <= set(MODALITIES):
-            raise UserError(f"recipe.modalities={list(modalities)}: use one or several of {', '.join(MODALITIES)}")
+            raise ArgumentError("modalities", modalities, f"one or several of {', '.join(MODALITIES)}")
         self.modalities = modalities
         self.channels = tuple(modalities) if len(modalities) > 1 else ()
 
@@ -47,7 +47,7 @@ class Brats(Listed):
             kind = path.name.lower().removesuffix(".gz").removesuffix(".nii").rpartition("_")[2]
             files["seg" if kind == "segm" else kind] = path  # one file of 2020 is named W39_1998.09.19_Segm.nii
         if not folder:
-            raise UserError(f"recipe.images={self.root} holds no .nii or .nii.gz at any depth")
+            raise ArgumentError("images", str(self.root), "a folder with .nii or .nii.gz, at any depth")
         yield self._record(folder, files)
 
     def _record(self, folder: Path, files: dict[str, Path]) -> SourceRecord:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.label_columns import Given
 from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.volumes.channels import Channels
 
 
@@ -38,7 +38,7 @@ class ChannelFiles(Volumes):
         structures: Mapping[str, str] | None = None,
     ):
         if not 1 < len(channels) == len({*channels}):
-            raise UserError(f"recipe.channels={list(channels)}: give two or more different names, in the files' order")
+            raise ArgumentError("channels", channels, "two or more different names, in the files' order")
         super().__init__(
             images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes,
             structures,

@@ -16,6 +16,7 @@ from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
 from dira_scale.archive.sources.label_columns import Classes, Given, flags_and_numbers, number
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, with_note
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box
@@ -93,15 +94,16 @@ class Folder:
         of_csv = {"label_columns": label_columns, "label_rules": label_rules, "class_columns": class_columns}
         of_csv |= {f"columns.{name}": (columns or {}).get(name) for name in ("study", "split", "mask")}
         if not labels and (named := [name for name, value in of_csv.items() if value]):
-            raise UserError(f"recipe.labels must be given: recipe.{named[0]} names columns of it")
+            raise ArgumentError("labels", labels, f"a table, of which {named[0]} names columns")
         self.csv = resolve_links(locate(labels, "recipe.labels")) if labels else None
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):
-            raise UserError(f"recipe.columns: unknown key '{unknown.pop()}', use {', '.join(COLUMNS)}")
+            raise ArgumentError("columns", unknown.pop(), f"keys of {', '.join(COLUMNS)}")
         self.pattern = PatientPattern(patient_pattern) if patient_pattern else None
         if self.pattern and (column := self.columns.get("patient")):
-            raise UserError(f"recipe.patient_pattern and recipe.columns.patient={column} both name the patients: set "
-                            "one of them to null")  # fmt: skip
+            raise ArgumentError(
+                "patient_pattern", patient_pattern, f"null, as columns.patient={column} names the patients"
+            )
         self.attributes, self.rules = attributes, label_rules or {}
         self.numeric, self.notes = tuple(label_columns or ()), list[str]()  # printed with the listing
         self.stored = PathIndex[int]()  # in a store: the existing files and their sizes
@@ -212,7 +214,7 @@ class Folder:
         ruled = [column for rule in self.rules.values() for column in rule]
         named = [*self.columns.values(), *self.numeric, *ruled, *(classes or ())]
         if both := set(self.numeric) & set(classes or ()):
-            raise UserError(f"recipe.label_columns and recipe.class_columns both have {min(both)}: name it in one")
+            raise ArgumentError("class_columns", min(both), "columns that label_columns does not have")
         advice = {
             column: f"; recipe.columns.{key}=COLUMN names it"
             + f", recipe.columns.{key}=null if there is none" * (key != "file")
@@ -221,7 +223,7 @@ class Folder:
         keys = "recipe.columns, label_columns, label_rules or class_columns"
         table = partial(read_table, path, named, keys, advice, self.empty)
         if "file" not in self.columns:
-            raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
+            raise ArgumentError("columns.file", UNSHOWN, f"the column of {path} with the file names")
         self.no_inputs[path] = None
         header = {column.casefold(): column for row in islice(table(), 1) for column in row.cells}
         unused = {name: header[name] for name in COLUMNS if name not in self.columns and name in header}

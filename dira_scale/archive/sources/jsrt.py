@@ -11,8 +11,8 @@ import PIL.Image
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.grey import GreyImage, GreyWindow, store
@@ -91,10 +91,10 @@ class Jsrt(Listed):
     ):  # fmt: skip
         self.root, self.attributes = folder_at(images), attributes
         if unknown := [name for name in structures if name not in STRUCTURES]:
-            raise UserError(f"recipe.structures: unknown '{unknown[0]}', use {', '.join(STRUCTURES)}")
+            raise ArgumentError("structures", unknown[0], f"some of {', '.join(STRUCTURES)}")
         tables = {path.name.lower(): path for path in files_ending(self.root, ".txt")}
         if missing := [name for name in ("clndat_en.txt", "cnndat_en.txt") if name not in tables]:
-            raise UserError(f"recipe.images={images} holds no {missing[0].upper()} at any depth")
+            raise ArgumentError("images", images, f"a folder with {missing[0].upper()}, at any depth")
         self.with_nodule, self.without = tables["clndat_en.txt"], tables["cnndat_en.txt"]
         self.drawn: dict[tuple[str, str], Path] = {}
         if masks:

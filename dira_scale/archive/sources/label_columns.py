@@ -3,13 +3,14 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.errors import UserError, nearest
 from dira_scale.storage.tables import Row
 from dira_scale.storage.text import brief
 
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}  # in any case
 MOST_CLASSES = 100  # classes of a column: more is a measurement, a date or free text
-KEY = "recipe.class_columns"
+KEY = "class_columns"
 Given = Sequence[str] | Mapping[str, Sequence[object] | None] | None
 
 
@@ -17,7 +18,7 @@ def number(cell: str, where: str) -> float:
     """A cell's finite number (a word of ``WORDS``: 1 or 0), NaN if empty. Raises UserError naming ``where`` it is."""
     value = _number(cell)
     if value is None:
-        what = brief(f"'{cell}' is not a number; recipe.class_columns takes several classes")
+        what = brief(f"'{cell}' is not a number; class_columns takes several classes")
         raise UserError(f"{where}: {what}")
     return value
 
@@ -71,8 +72,8 @@ class Classes:
         self.names = dict[str, tuple[str, ...]]()
         for column, names in columns.items():
             if any(isinstance(name, bool) for name in names or ()):
-                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are not text in YAML: "
-                                "quote yes and no, as in ['no', 'yes']")  # fmt: skip
+                quoted = "classes in quotes, as ['no', 'yes']: without, yes, no, true and false are not text in YAML"
+                raise ArgumentError(f"{KEY}.{brief(str(column))}", UNSHOWN, quoted)
             classes = [str(name).strip() for name in names or ()] or _ascending(seen[column])
             if len(classes) > MOST_CLASSES:
                 raise UserError(f"{table}: column {brief(column)} has more than {MOST_CLASSES} values: {KEY} takes "

@@ -16,8 +16,8 @@ from dira_scale.archive.sources.published import (
     listed_in,
     reject_repeated,
 )
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import Plane
 from dira_scale.imaging.files import size_of
@@ -80,7 +80,7 @@ class LidcIdri:
 
     def __init__(self, images: PathStr, readers: int, attributes: Sequence[str] = ()):
         if readers not in (1, 2, 3, 4):
-            raise UserError(f"recipe.readers={readers}: use 1 to 4")
+            raise ArgumentError("readers", readers, "1 to 4")
         self.root, self.readers, self.attributes = folder_at(images), readers, attributes
         self.readings: dict[str, Path] = {}
 
@@ -93,7 +93,9 @@ class LidcIdri:
             except RejectedError as error:
                 yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected=str(error))
         if not self.readings:
-            raise UserError(f"recipe.images={self.root} holds no XML file of LIDC's readings of CT at any depth")
+            raise ArgumentError(
+                "images", str(self.root), "a folder with XML files of LIDC's readings of CT, at any depth"
+            )
         folders = groupby(files_ending(self.root, ".dcm"), key=lambda path: path.parent)
         records = in_threads(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
         yield from reject_repeated(records, self.root)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.storage.walk import folder_at
 
 
@@ -27,13 +27,13 @@ class Lits(Listed):
         self.root = folder_at(images)
         self.splits = {n: split for split, (first, last) in ranges.items() for n in range(first, last + 1)}
         if len(self.splits) < sum(last + 1 - first for first, last in ranges.values()):
-            raise UserError(f"recipe.ranges={dict(ranges)}: they must not overlap")
+            raise ArgumentError("ranges", dict(ranges), "ranges that do not overlap")
         self.files = {}
         for path in files_ending(self.root, ".nii", ".nii.gz"):
             if name := re.fullmatch(r"(volume|segmentation|test-volume)-(\d+)\.nii(\.gz)?", path.name.lower()):
                 self.files[name[1], int(name[2])] = path
         if not self.files:
-            raise UserError(f"recipe.images={images} holds no volume-N.nii at any depth")
+            raise ArgumentError("images", images, "a folder with volume-N.nii, at any depth")
 
     def listed(self) -> Iterator[SourceRecord]:
         """All volumes; rejects those outside all ranges or without a segmentation."""

@@ -13,8 +13,9 @@ import numpy as np
 from dira_scale.archive.deidentify import IRRELEVANT
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, print_line
+from dira_scale.errors import print_line
 from dira_scale.imaging.boxes import Ball, clip_box
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
@@ -92,7 +93,7 @@ class Scans:
         self.rejected: list[SourceRecord] = []
         folds = [fold for fold in FOLDS if (root / fold).is_dir()]
         if not folds:
-            raise UserError(f"recipe.images={root} holds none of {', '.join(FOLDS)}")
+            raise ArgumentError("images", str(root), f"a folder with some of {', '.join(FOLDS)}")
         for fold in folds:
             for path in files_ending(root / fold, ".mhd"):
                 uid, name = path.stem, path.relative_to(root).as_posix()
@@ -207,9 +208,9 @@ class Luna16Candidates:
 
     def __init__(self, images: PathStr, patch: Sequence[int], negatives: float | None, whole: Sequence[str], seed: int):
         if len(patch) != 3 or not all(isinstance(side, int) and 0 < side <= 512 for side in patch):
-            raise UserError(f"recipe.patch={list(patch)}: give [z, y, x] in voxels, 1 to 512")
+            raise ArgumentError("patch", patch, "[z, y, x] in voxels, 1 to 512")
         if unknown := sorted(set(whole) - set(FOLDS)):
-            raise UserError(f"recipe.whole: unknown fold '{unknown[0]}', use some of {', '.join(FOLDS)}")
+            raise ArgumentError("whole", unknown[0], f"some of {', '.join(FOLDS)}")
         self.root = folder_at(images)
         self.scans = Scans(self.root)
         self.list = listed_in(self.root, "candidates_V2.csv", "candidates.csv")

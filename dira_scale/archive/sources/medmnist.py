@@ -12,8 +12,8 @@ from typing import IO, BinaryIO, cast
 import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
 from dira_scale.imaging.colour import chosen
 from dira_scale.imaging.files import size_of
@@ -89,19 +89,19 @@ class MedMnist:
     def __init__(self, images: PathStr, classes: Sequence[str] | None = None):
         self.path = locate(images, "recipe.images")
         if not self.path.is_file():
-            raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
+            raise ArgumentError("images", images, "the .npz of one of the sets; there is no such file")
         try:
             with open_file(self.path) as file, zipfile.ZipFile(file) as archive:
                 self.labels = {split: self._labels(archive, split) for split in SPLITS}
         except (RejectedError, zipfile.BadZipFile, ValueError, KeyError) as error:
-            raise UserError(f"recipe.images={images} is not an archive of MedMNIST's 2D sets: {error}") from error
+            raise ArgumentError("images", images, f"an archive of MedMNIST's 2D sets ({error})") from error
         columns = {labels.shape[1] for labels in self.labels.values()}
         if columns == {1}:
             count = 1 + max(int(labels.max()) for labels in self.labels.values())
             self.labels = {split: _one_hot(labels[:, 0], count) for split, labels in self.labels.items()}
         width = {labels.shape[1] for labels in self.labels.values()}
         if len(width) > 1 or (classes is not None and {len(classes)} != width):
-            raise UserError(f"recipe.classes={list(classes or [])}: {images} has {max(width)} labels")
+            raise ArgumentError("classes", classes, f"{max(width)}, as {images} has so many labels")
         self.label_names: Sequence[str] = classes or [f"label_{n}" for n in range(width.pop())]
 
     def records(self, workers: int) -> Iterator[SourceRecord]:

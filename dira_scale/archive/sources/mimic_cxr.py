@@ -30,8 +30,8 @@ class MimicCxr:
 
     def __init__(self, images: PathStr, tables: PathStr | None = None, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
-        key = "recipe.images" if tables is None else "recipe.tables"
-        folder = self.root if tables is None else folder_at(tables, key)
+        key = "images" if tables is None else "tables"
+        folder = self.root if tables is None else folder_at(tables, "recipe.tables")
         self.split, self.metadata, self.labels = (
             listed_in(folder, f"mimic-cxr-2.0.0-{name}.csv.gz", f"mimic-cxr-2.0.0-{name}.csv", key=key)
             for name in ("split", "metadata", "chexpert")

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import by_name, in_threads, listed_in, with_size
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 from dira_scale.storage.tables import Row, read_table
 from dira_scale.storage.walk import folder_at
 
@@ -43,7 +44,7 @@ class PadChest:
         self.table = listed_in(self.root, f"{TABLE}.gz", TABLE)
         counts = Counter(label for row in read_table(self.table, COLUMNS) for label in _listed(row) - NOTHING)
         if unknown := next((label for label in findings or () if label not in counts), None):
-            raise UserError(f"recipe.findings: no image has '{unknown}'{nearest(unknown, counts)}")
+            raise ArgumentError("findings", unknown, f"findings that some image has{nearest(unknown, counts)}")
         self.label_names: Sequence[str] = tuple(
             findings or sorted(label for label, count in counts.items() if count >= least)
         )

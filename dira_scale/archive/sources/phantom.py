@@ -5,8 +5,9 @@ from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 from dira_scale.phantom.cxr.dataset import SMALLEST, generate
 from dira_scale.phantom.cxr.findings import MIXTURES
 from dira_scale.phantom.folder import check_sizes
@@ -46,7 +47,7 @@ class Phantom:
         findings: str = "all",
     ):
         if findings not in MIXTURES:
-            raise UserError(f"recipe.findings={findings}{nearest(findings, MIXTURES)}: use {' or '.join(MIXTURES)}")
+            raise ArgumentError("findings", findings, f"{' or '.join(MIXTURES)}{nearest(findings, MIXTURES)}")
         self.made = images is None
         if self.made:
             check_sizes(patients, size, SMALLEST)

@@ -6,8 +6,9 @@ from pathlib import Path
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.phantom import drawn
 from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 from dira_scale.phantom.ct.dataset import SMALLEST, generate
 from dira_scale.phantom.ct.study import KINDS
 from dira_scale.phantom.folder import check_sizes
@@ -37,7 +38,7 @@ class PhantomCT:
         folder: PathStr = "out/phantom_ct",
     ):
         if kind not in KINDS:
-            raise UserError(f"recipe.kind={kind}{nearest(kind, KINDS)}: use {' or '.join(KINDS)}")
+            raise ArgumentError("kind", kind, f"{' or '.join(KINDS)}{nearest(kind, KINDS)}")
         self.made = images is None
         if self.made:
             check_sizes(patients, size, SMALLEST)

@@ -8,8 +8,8 @@ from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.label_columns import Classes, number
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.storage.tables import read_table, table_error
 from dira_scale.storage.walk import folder_at
 
@@ -62,8 +62,9 @@ class Pictures:
         else:
             found = sorted({path.parent.name for path in files_ending(self.root, *ENDINGS) if path.parent != self.root})
             if len(found) < 2:
-                raise UserError(f"recipe.images={images} has pictures in {len(found)} folders: give the folder that "
-                                "has one for each class, or recipe.tables")  # fmt: skip
+                raise ArgumentError(
+                    "images", images, f"a folder with one for each class, not pictures in {len(found)}; or tables"
+                )
             self.classes_of = Classes(class_columns or {CLASS: found}, (), self.root)
         self.classes = self.classes_of.names
         self.label_names = (*self.numeric, *self.classes)
@@ -108,7 +109,7 @@ class Pictures:
                 self.lines.setdefault(name, {}).update(row.cells)
         columns = {*self.numeric, *([self.patient] if self.patient else [])}
         if table == self.tables[-1] and (absent := columns - {key for cells in self.lines.values() for key in cells}):
-            raise UserError(f"the tables of recipe.images={self.root} have no column {min(absent)}")
+            raise ArgumentError("images", str(self.root), f"tables with a column {min(absent)}")
 
 
 def _stem(name: str) -> str:

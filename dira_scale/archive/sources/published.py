@@ -11,6 +11,7 @@ from typing import TypeVar
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import header_of
 from dira_scale.imaging.files import size_of
@@ -22,21 +23,19 @@ CHUNK = 64  # files per task of a thread
 T = TypeVar("T")
 
 
-def listed_in(root: Path, *names: str, key: str = "recipe.images") -> Path:
-    """The first of ``names`` that is a file in ``root`` (releases differ). Raises UserError if none is."""
+def listed_in(root: Path, *names: str, key: str = "images") -> Path:
+    """The first of ``names`` that is a file in ``root`` (releases differ). Raises ArgumentError if none is."""
     for name in names:
         if (root / name).is_file():
             return root / name
-    raise UserError(
-        f"{key}={root} holds no {' and no '.join(names)}: give the downloaded folder, with its lists "
-        "beside the images (the comments in the recipe's file describe it)"
-    )
+    lists = "with its lists beside the images (the comments in the recipe's file describe it)"
+    raise ArgumentError(key, str(root), f"the downloaded folder, with {' or '.join(names)}, {lists}")
 
 
 def folder_in(root: Path, name: str) -> Path:
-    """The folder ``name`` in ``root``. Raises UserError if it does not exist."""
+    """The folder ``name`` in ``root``. Raises ArgumentError if it does not exist."""
     if not (root / name).is_dir():
-        raise UserError(f"recipe.images={root} holds no folder {name}")
+        raise ArgumentError("images", str(root), f"a folder that has one named {name}")
     return root / name
 
 

@@ -13,8 +13,9 @@ from dira_scale.archive.sources.label_columns import Given
 from dira_scale.archive.sources.published import in_threads, with_size
 from dira_scale.archive.sources.structure_masks import is_patterns
 from dira_scale.archive.sources.volumes import Volumes, above
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, nearest, print_line
+from dira_scale.errors import nearest, print_line
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.series_index import COPY, SCOUT, SeriesIndex
@@ -82,18 +83,18 @@ class Sequences(Volumes):
         attributes: Sequence[str] = (),
     ):
         if (sequences is None) == (series is None) or (series and mask):
-            raise UserError("name the sequences by one of recipe.sequences (files) and recipe.series (DICOM's "
-                            "SeriesDescription, without recipe.mask)")  # fmt: skip
-        self.key, given = ("recipe.sequences", sequences) if series is None else ("recipe.series", series)
+            either = "one of sequences (files) and series (DICOM's SeriesDescription, without a mask), to name them by"
+            raise ArgumentError("sequences", sequences, either)
+        self.key, given = ("sequences", sequences) if series is None else ("series", series)
         if given is None or not is_patterns(given):
             example = '{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}' if series is None else '{T1: "*t1*"}'
-            raise UserError(f"{self.key}={given}: give a pattern for each, such as '{example}'")
+            raise ArgumentError(self.key, given, f"a pattern for each, such as '{example}'")
         if len(given) > MAX_CHANNELS:
-            raise UserError(f"{self.key}: {len(given)} of them, and a volume has at most {MAX_CHANNELS}")
+            raise ArgumentError(self.key, UNSHOWN, f"at most {MAX_CHANNELS}, not {len(given)}")
         if missing not in MISSING:
-            raise UserError(f"recipe.missing={missing}{nearest(missing, MISSING) or ':'} use {' or '.join(MISSING)}")
+            raise ArgumentError("missing", missing, f"{' or '.join(MISSING)}{nearest(missing, MISSING)}")
         if mask and split_sequences:
-            raise UserError("recipe.mask with split_sequences=true: it is on the grid of the first sequence; use null")
+            raise ArgumentError("mask", mask, "null with split_sequences: it is on the grid of the first sequence")
         super().__init__(
             images, labels, None, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
         )
@@ -137,20 +138,22 @@ class Sequences(Volumes):
     def _sessions(self, workers: int) -> dict[Session, Files]:
         """The files of each session. Raises UserError as the class."""
         sessions, found, first = dict[Session, Files](), set[str](), ""
-        listed = self._named() if self.key == "recipe.sequences" else self._described(workers)
+        listed = self._named() if self.key == "sequences" else self._described(workers)
         for called, matched, part in listed:
             first = first or called
             if len(matched) > 1:
-                several = f"{self.key}: {' and '.join(matched)} both match "
-                raise UserError(several + brief(f"{called}; make one narrower"))
+                both = f"patterns of which one matches, not both {' and '.join(matched)}, "
+                raise ArgumentError(self.key, UNSHOWN, both + brief(called))
             for name, session in matched.items():
                 sessions.setdefault(session, {}).setdefault(name, []).append(part)
                 found.add(name)
         lacking = [name for name in self.patterns if name not in found]
         if lacking and (self.whole or not found):
-            key = "recipe.mask" if lacking[0] == MASK else f"{self.key}.{lacking[0]}"
+            key = "mask" if lacking[0] == MASK else f"{self.key}.{lacking[0]}"
             there = brief(f"there is {first}" if first else "nothing is there")
-            raise UserError(f"{key}={self.given[lacking[0]]} matches nothing in {self.root}; {there}")
+            raise ArgumentError(
+                key, self.given[lacking[0]], f"a pattern that matches something in {self.root}; {there}"
+            )
         return sessions
 
     def _named(self) -> Iterator[Found]:

@@ -7,15 +7,16 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.errors import UserError, print_line
+from dira_scale.arguments import ArgumentError
+from dira_scale.errors import print_line
 from dira_scale.storage.store import open_file
 from dira_scale.storage.tables import read_names, table_error
 from dira_scale.storage.text import brief
 from dira_scale.storage.walk import folder_at
 
 MASK = re.compile(r"(.*[_\W])?(masks?|segs?|segmentations?|labelst[rs])", re.IGNORECASE)
-KEY, GROUP = "recipe.patient_pattern", "patient"
-UNMATCHED = f"{KEY} does not match its path"
+KEY, GROUP = "patient_pattern", "patient"
+UNMATCHED = "recipe.patient_pattern does not match its path"  # in tables of what was rejected
 
 
 def is_mask(name: str) -> bool:
@@ -52,11 +53,12 @@ class PatientPattern:
         try:
             self._pattern = re.compile(text)
         except (re.error, TypeError) as error:
-            raise UserError(f"{KEY}={text}: not a regular expression ({error})") from error
+            raise ArgumentError(KEY, text, f"a regular expression ({error})") from error
         named, count = GROUP in self._pattern.groupindex, self._pattern.groups
         if not named and count != 1:
-            raise UserError(f"{KEY}={text}: it has {count or 'no'} groups; put the part that is the patient between "
-                            f"( and ), or between (?P<{GROUP}> and ) if there are others")  # fmt: skip
+            part = "the part that is the patient between ( and )"
+            others = f"or between (?P<{GROUP}> and ) if there are others; it has {count or 'no'} groups"
+            raise ArgumentError(KEY, text, f"{part}, {others}")
         self._group: str | int = GROUP if named else 1
 
     def patient(self, path: str) -> str | None:
@@ -84,12 +86,12 @@ def split_lists(folder: str) -> dict[str, Path]:
         if len(named) == 1:
             other = lists.setdefault(split := named.pop(), path)
             if other != path:
-                raise UserError(f"recipe.lists={folder} has two lists for {split}, {other.name} and {path.name}: "
-                                "keep one in the folder")  # fmt: skip
+                raise ArgumentError("lists", folder, f"one list for {split}, not {other.name} and {path.name}")
     if missing := [split for split in SPLITS[:2] if split not in lists]:
-        raise UserError(
-            f"recipe.lists={folder} has no list for {' and '.join(missing)}: expected one text file with {missing[0]} "
-            f"in its name, such as {missing[0]}.txt, with one image per line"
+        raise ArgumentError(
+            "lists",
+            folder,
+            f"a folder with a text file that is named after {missing[0]}, such as {missing[0]}.txt, one image a line",
         )
     return lists
 

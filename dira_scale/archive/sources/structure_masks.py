@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.imaging.dicom.structures import Structures
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.volume import Volume
@@ -44,8 +44,8 @@ class StructureMasks:
 
     def __init__(self, given: Mapping[str, str]):
         if not is_patterns(given) or len(given) > MAX_VALUE:
-            raise UserError(f"recipe.structures={given}: give a pattern for each of at most {MAX_VALUE} values, "
-                            "such as '{lung: \"Lung*\", tumour: \"GTV*\"}'")  # fmt: skip
+            example = '\'{lung: "Lung*", tumour: "GTV*"}\''
+            raise ArgumentError("structures", given, f"a pattern for each of at most {MAX_VALUE} values, as {example}")
         self._given, self._patterns = given, tuple(given.values())
         self._objects = list[tuple[Path, list[Owner], bool]]()  # whether one of its names matches
         self._names = dict[str, int]()  # all that match, and the first others
@@ -64,8 +64,9 @@ class StructureMasks:
             if value not in self._names.values():
                 there = ", ".join([*self._names][:SHOWN])
                 there = brief(f"there are {there}" if there else "there is none")
-                raise UserError(f"recipe.structures.{key}={pattern} matches no structure of a SEG or RTSTRUCT in "
-                                f"{root}; {there}")  # fmt: skip
+                raise ArgumentError(
+                    f"structures.{key}", pattern, f"a structure of a SEG or RTSTRUCT in {root}; {there}"
+                )
 
     def match(self, index: SeriesIndex) -> Iterator[tuple[Path, str]]:
         """Give each file to its series; those that are no series' mask, and why."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.sequences import Files, Sequences, Session
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.read import read_volume_mask
@@ -47,8 +47,7 @@ class TotalSegmentator(Sequences):
         self, images: PathStr, structures: Sequence[str], image: str = "ct.nii.gz", attributes: Sequence[str] = ()
     ):
         if not 0 < len(set(structures)) == len(structures) <= 255:
-            raise UserError(f"recipe.structures: {len(structures)} names, of which {len(set(structures))} differ; give "
-                            "1 to 255 different ones: their numbers are the mask's values")  # fmt: skip
+            raise ArgumentError("structures", UNSHOWN, "1 to 255 different names: their numbers are the mask's values")
         columns = {"file": "image_id", "patient": "image_id", "split": "split"}
         table = f"{str(images).rstrip('/')}/meta.csv"
         super().__init__(

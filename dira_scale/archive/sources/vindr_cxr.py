@@ -6,8 +6,8 @@ from functools import partial
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import by_name, folder_in, in_threads, listed_in, with_attributes
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.storage.tables import cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
@@ -33,7 +33,7 @@ class VinDrCxr:
 
     def __init__(self, images: PathStr, readers: int = 2, attributes: Sequence[str] = ()):
         if readers not in (1, 2, 3):
-            raise UserError(f"recipe.readers={readers}: use 1 to 3")
+            raise ArgumentError("readers", readers, "1 to 3")
         self.root, self.readers, self.attributes = folder_at(images), readers, attributes
         self.tables = folder_in(self.root, "annotations")
         self.labels = {split: listed_in(self.tables, f"image_labels_{split}.csv") for split in SPLITS}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.config.schema import above, at_least, one_of
+from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast
+from dira_scale.config.schema import one_of, setting
 from dira_scale.models.architecture import XYZ, ZYX, Architecture
 from dira_scale.models.volume import GROUPS
 
@@ -63,9 +63,9 @@ class VolumeArchitecture(Architecture):
 class UNet3D(VolumeArchitecture):
     """The 3D U-Net of Models Genesis and TransVW (``configs/model/unet3d.yaml``)."""
 
-    width: float = above(0)
-    norm: str = one_of("batch", "instance", "group")
-    up: str = one_of("transposed", "nearest")
+    width: float = setting(Above(0))
+    norm: str = setting(one_of("batch", "instance", "group"))
+    up: str = setting(one_of("transposed", "nearest"))
 
     name: ClassVar[str] = "unet3d"
     stride: ClassVar[int] = 8
@@ -106,8 +106,8 @@ class UNet3D(VolumeArchitecture):
 class ResEnc(VolumeArchitecture):
     """nnU-Net's U-Net with a residual encoder (``configs/model/resenc_l.yaml``)."""
 
-    features: list[int] = at_least(1)
-    blocks: list[int] = at_least(1)
+    features: list[int] = setting(AtLeast(1))
+    blocks: list[int] = setting(AtLeast(1))
 
     name: ClassVar[str] = "resenc"
 
@@ -139,8 +139,8 @@ class ResEnc(VolumeArchitecture):
 class SwinUNETR(VolumeArchitecture):
     """MONAI's Swin UNETR (``configs/model/swinunetr.yaml``)."""
 
-    feature_size: int = at_least(12)
-    bias_axes: str = one_of(XYZ, ZYX, default=ZYX)  # of older runs and exports, which do not say it
+    feature_size: int = setting(AtLeast(12))
+    bias_axes: str = setting(one_of(XYZ, ZYX), ZYX)  # of older runs and exports, which do not say it
 
     name: ClassVar[str] = "swinunetr"
     stride: ClassVar[int] = 32
@@ -175,11 +175,11 @@ def primus_widths(embed_dim: int, classes: int = 1, stages: int = 2) -> list[int
 class ViT3D(VolumeArchitecture):
     """Primus, a plain transformer with a light decoder (``configs/model/vit3d.yaml``)."""
 
-    embed_dim: int = at_least(6)
-    depth: int = at_least(1)
-    num_heads: int = at_least(1)
-    reg_tokens: int = at_least(0)
-    decoder_channels: list[int] | None = at_least(1, None)
+    embed_dim: int = setting(AtLeast(6))
+    depth: int = setting(AtLeast(1))
+    num_heads: int = setting(AtLeast(1))
+    reg_tokens: int = setting(AtLeast(0))
+    decoder_channels: list[int] | None = setting(AtLeast(1), None)
 
     name: ClassVar[str] = "vit3d"
     stride: ClassVar[int] = 8
@@ -225,8 +225,8 @@ class InflatedViT(VolumeArchitecture):
     """timm's vision transformers over volumes, with Primus' decoder (``configs/model/inflated_vit.yaml``)."""
 
     encoder: str = MISSING
-    patch_size: int = at_least(4)
-    decoder_channels: list[int] | None = at_least(1, None)
+    patch_size: int = setting(AtLeast(4))
+    decoder_channels: list[int] | None = setting(AtLeast(1), None)
     arguments: dict[str, Any] | None = None
 
     instance_norm: ClassVar[str] = ""

@@ -10,11 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from torch import Tensor
 
+from dira_scale.arguments import AtLeast
 from dira_scale.errors import UserError
 from dira_scale.runs.checkpoint.folder import ABSENT, as_user_error, read_file
 from dira_scale.runs.complete import INDEX, complete
 from dira_scale.runs.files import MOST_JSON
-from dira_scale.runs.shape import STEP, Shape, Within
+from dira_scale.runs.shape import STEP, shaped
 
 FORMAT_VERSION = 2
 
@@ -23,7 +24,7 @@ class Part(TypedDict):
     """A file of tensors, in the checkpoint's folder."""
 
     file: str
-    size: Annotated[int, Within(0)]
+    size: Annotated[int, AtLeast(0)]
     xxh3: str
 
 
@@ -101,7 +102,7 @@ def _index(folder: Path) -> dict[str, Any]:
     except (*ABSENT, ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     try:
-        Shape("take another checkpoint").of(Index, index)
+        shaped(Index, index, "take another checkpoint")
     except UserError as error:
         raise DamagedError(f"{path}: {error}") from error
     version, seal = index["format"], index.pop("xxh3", None)

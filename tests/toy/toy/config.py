@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from dira_scale.config.schema import Schema, at_least, path_field
+from dira_scale.arguments import AtLeast
+from dira_scale.config.schema import Schema, path_field, setting
 
 
 @dataclass
 class Toy(Schema):
-    number: int = at_least(0)
+    number: int = setting(AtLeast(0))
     after: str | None = path_field()
-    workers: int = at_least(1)
+    workers: int = setting(AtLeast(1))
     out: str = path_field()
