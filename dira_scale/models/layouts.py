@@ -179,7 +179,7 @@ class StartWeights:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise WeightsError(
                 f"{self.origin}: is of another network than {encoder}, which has no entry "
-                f"'{unknown[0]}'{more}; load it into the network that it is of"
+                f"'{unknown[0]}'{more}; choose the encoder that it is of"
             )
 
     def _load(self, part: str, module: nn.Module, names: Mapping[str, str]) -> None:
@@ -189,7 +189,7 @@ class StartWeights:
             if (shape := self._stored[key].shape) != state[name].shape:
                 raise WeightsError(
                     f"{self.origin}: '{key}' has shape {tuple(shape)}, the {part} needs "
-                    f"{tuple(state[name].shape)}; give encoder and decoder the channels of the file's"
+                    f"{tuple(state[name].shape)}; build encoder and decoder with the channels of the file"
                 )
             state[name] = self._stored[key]
         module.load_state_dict(state)
