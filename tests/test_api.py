@@ -127,24 +127,51 @@ def test_labelled_images_are_the_files(images: Path, sharded: ShardedDataset) ->
     assert all((mean > 0.4) == bool(label) for mean, label in brightness)
 
 
+def block_with(word: str) -> str:
+    """The page's block of code that has this word; it has at most 25 lines."""
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if word in block]
+    assert len([line for line in code.splitlines() if line]) <= 25
+    return str(code)
+
+
+def replaced(code: str, **changes: str) -> str:
+    for old, new in changes.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
 def test_the_pages_loop_with_a_method_trains(
     sharded: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At a smaller size. InfoNCE rises while the queue fills, so what is looked at is what a step moves: the encoder by
     its gradients, the key encoder after it, the whole queue by keys of the last eight batches."""
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "MoCo" in block]
-    small = code.replace("64, 32, 100", "32, 8, 12").replace('"resnet18"', '"test_resnet"')
-    assert small.count("out/shards/mine") == 1 and small != code
+    changes = {"64, 32, 10": "32, 8, 3", "resnet18": "test_resnet", "out/shards/mine": str(sharded.root)}
     monkeypatch.chdir(tmp_path)
     space: dict[str, Any] = {}
-    exec(small.replace("out/shards/mine", str(sharded.root)), space)
-    steps, losses = zip(*(map(float, line.split()) for line in capsys.readouterr().out.splitlines()), strict=True)
-    assert steps == tuple(range(12)) and np.isfinite(losses).all()
+    exec(replaced(block_with("MoCo"), **changes), space)
+    epochs, losses = zip(*(map(float, line.split()) for line in capsys.readouterr().out.splitlines()), strict=True)
+    assert epochs == (0, 1, 2) and np.isfinite(losses).all()
     trained, followed = space["method"].encoder.state_dict(), space["method"].key_encoder.state_dict()
     saved = torch.load("encoder.pt", weights_only=True)
     assert all(torch.equal(saved[name], value) for name, value in trained.items())
     assert any(not torch.equal(saved[name], value) for name, value in followed.items())
     assert space["method"].queue_age.max() <= 8
+
+
+def test_the_pages_loop_on_volumes_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a smaller size: views differ, are in [0, 1], and the loss falls."""
+    settings = {"recipe.patients": 5, "recipe.size": 32, "recipe.splits": {"train": 1, "val": 0, "test": 0}}
+    volumes = api.shard(tmp_path / "shards", recipe="phantom_ct", settings=settings | {"workers": 1})
+    capsys.readouterr()
+    changes = {"out/shards/volumes": str(volumes.root), "(32, 32, 32)": "(16, 16, 16)", "(0, 100)": "(0, 12)"}
+    space: dict[str, Any] = {}
+    exec(replaced(block_with("VICRegLoss"), **changes), space)
+    steps, losses = zip(*(map(float, line.split()) for line in capsys.readouterr().out.splitlines()), strict=True)
+    assert steps == tuple(range(12)) and sum(losses[-4:]) < sum(losses[:4])
+    first, second = space["given"].views
+    assert first.shape == (4, 1, 16, 16, 16) and not torch.equal(first, second)
+    assert all(view.min() >= 0 and view.max() <= 1 for view in (first, second))
 
 
 def test_the_page_has_every_public_name() -> None:

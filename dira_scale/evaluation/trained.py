@@ -269,10 +269,10 @@ def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
         )
-    # As hf download leaves an export, its files are links into the Hub's cache.
-    about = read_json((folder / FILE).resolve(), {}, About)
     with at("run"):
-        return about, read_tensors(folder / WEIGHTS)
+        tensors = read_tensors(folder / WEIGHTS)
+    # As hf download leaves an export, its files are links into the Hub's cache.
+    return read_json((folder / FILE).resolve(), {}, About), tensors
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

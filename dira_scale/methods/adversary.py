@@ -45,6 +45,7 @@ class Adversary(nn.Module):
     """
 
     validated: ClassVar[bool] = True  # whether the generator's loss counts in validation: it means the same at any time
+    loss: str
     precision = "fp32"
     discriminator: nn.Module
 
@@ -173,4 +174,4 @@ def adversary_of(
     """The adversary of ``adversary.*`` for restored views of ``size``."""
     if loss in WASSERSTEIN:
         return Wasserstein(loss, penalty, model, size, channels)
-    return Adversary(loss, model.dimensions, precision, channels)
+    return Adversary(loss, model.dimensions, precision, channels)  # type: ignore[arg-type]  # it refuses others

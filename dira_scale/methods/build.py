@@ -100,7 +100,7 @@ def construct(
         for part in method.modules():
             if isinstance(part, Method) and isinstance(token := getattr(part, MASK_TOKEN, None), nn.Parameter):
                 start.fill_mask_token(token)
-        method.start = start_of(weights, start)
+        method.start = start_of(weights, start, "model.weights")
     norm.convert(method)
     return method
 
@@ -112,7 +112,8 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
     """
     with at("model"):
         norm.regroup(method, groups, accumulate)
-    key, part = "method", method
+    key = "method"
+    part: Any = method
     while isinstance(part, Method):
         with at(key, OFFERED):
             part.check(batch, accumulate)

@@ -79,13 +79,13 @@ def start_weights(
         weights = StartWeights(path, encoder, run.tensors if run else None, other_norm, named)
         if network is not None:
             weights.fill(network, head=False)
-    return replace(start_of(path, weights), taken=run.sentence if run else None)
+    return replace(start_of(path, weights, key), taken=run.sentence if run else None)
 
 
-def start_of(path: Path, weights: StartWeights) -> Start:
-    """Return what has been loaded of ``weights``, which are those at ``path``."""
+def start_of(path: Path, weights: StartWeights, key: str) -> Start:
+    """Return what has been loaded of ``weights``, which are those at ``path``, named by ``key``."""
     licence = licence_of(path)
-    summary = printable(f"{weights}; licence: {licence or 'unknown'}")
+    summary = printable(f"{key}: {weights}; licence: {licence or 'unknown'}")
     return Start(path, tuple(weights.loaded), summary, licence)
 
 

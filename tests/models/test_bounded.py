@@ -101,7 +101,7 @@ def test_so_is_that_of_a_description_and_of_an_export(tmp_path: Path, key: str, 
         described[part]["names" if key == "outputs" else key] = value
     (run.parent / "out/predict.json").write_text(json.dumps(about))
     (run / "description.json").write_text(json.dumps(described))
-    message = "describes a larger network|describes no network with these weights|not 1 to 65536"
+    message = "describes a larger network|describes no network with these weights|a whole number from 1 to 65536"
     with pytest.raises(UserError, match=message):
         TrainedRun.of(run.parent / "out")
     with pytest.raises(UserError, match=message):
