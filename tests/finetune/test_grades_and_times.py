@@ -155,7 +155,7 @@ def test_a_run_from_shards_to_figures_and_predictions(
     [
         ([*TASKS["ordinal"], "task.label=months"], "has the value 1"),
         ([*TASKS["ordinal"], "task.grades=3"], "has the value 3, and grades are 0 to 2 (task.grades=3)"),
-        ([*TASKS["ordinal"], "task.grades=1001"], "task.grades=1001: must be from 2 to 1000"),
+        ([*TASKS["ordinal"], "task.grades=1001"], "task.grades=1001: expected a whole number from 2 to 1000, or null"),
         (["task=ordinal"], "task.label=null: grade, months are numbers: name the one that is graded"),
         ([*TASKS["survival"], "task.event=grade"], "event 'grade' is "),
         (["task=survival", "task.time=months"], "task.event"),

@@ -155,7 +155,9 @@ def test_patterns_that_overlap_are_refused(tmp_path: Path, ingest: SimpleNamespa
     """Else a session without T1 would have its FLAIR twice."""
     miniatures_3d.sessions(tmp_path)
     patterns = {"T1": "*_*.nii*", "FLAIR": "*_flair.nii*"}
-    with pytest.raises(UserError, match=r"recipe.sequences: T1 and FLAIR both match ward/a_flair.nii; make one narrow"):
+    with pytest.raises(
+        UserError, match=r"sequences: expected patterns of which one matches, not both T1 and FLAIR, ward/a_flair.nii"
+    ):
         listed("sequences", tmp_path, ingest, sequences=patterns, mask=None)
     with pytest.raises(UserError, match=r"volume.clip=\[0, 9\] of several channels \(T1, FLAIR\), which have ranges"):
         given = config("sequences", tmp_path, ingest)
