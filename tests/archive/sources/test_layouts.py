@@ -16,6 +16,7 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
+from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
 
@@ -158,15 +159,15 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,nan,3,5.5", f"line 2: 'nan' {NUMBER}"),
     ("lidc_idri", {}, "0.xml 1.xml LIDC-IDRI-0001/1.2.5/071.xml", "", None, "holds no XML file of LIDC's readings"),
     ("lits", {"images": "{root}/LITS-Challenge-Test-Data"}, "LITS-Challenge-Test-Data/test-volume-3.nii", "", None,
-     r"holds no volume-N\.nii at any depth"),
-    ("lits", {"ranges": {"train": [0, 99], "val": [99, 114]}}, "", "", "", "they must not overlap"),
+     r"images: expected a folder with volume-N\.nii, at any depth"),
+    ("lits", {"ranges": {"train": [0, 99], "val": [99, 114]}}, "", "", "", "ranges: expected ranges that do not overlap"),
     ("brats", {"modalities": ["flare"]}, "", "", "",
-     r"recipe\.modalities=\['flare'\]: use one or several of flair, t1, t1ce, t2"),
+     r"modalities: expected one or several of flair, t1, t1ce, t2, got \['flare'\]"),
     ("sequences", {"sequences": {"T1": "*_t1.nii*", "T2": "*_t2.nii*"}}, "", "", "",
-     r"recipe\.sequences\.T2=\*_t2\.nii\* matches nothing in .*; there is c_seg\.nii\.gz"),
-    ("sequences", {"sequences": ["T1"]}, "", "", "", r"recipe\.sequences=\['T1'\]: give a pattern for each"),
-    ("sequences", {"series": {"T1": "*t1*"}}, "", "", "", r"by one of recipe\.sequences \(files\) and recipe\.series"),
-    ("sequences", {"split_sequences": True}, "", "", "", r"recipe\.mask with split_sequences=true"),
+     r"sequences\.T2: expected a pattern that matches something in .*; there is c_seg\.nii\.gz, got"),
+    ("sequences", {"sequences": ["T1"]}, "", "", "", r"sequences: expected a pattern for each, such as .*, got \['T1'\]"),
+    ("sequences", {"series": {"T1": "*t1*"}}, "", "", "", r"sequences: expected one of sequences \(files\) and series"),
+    ("sequences", {"split_sequences": True}, "", "", "", r"mask: expected null with split_sequences"),
     ("bids", {}, "participants.tsv", "61.5", "old", "participants.tsv, line 2, age: 'old' is not a number"),
     ("msd", {}, "dataset.json", '"name"', "name", r"dataset\.json: not the decathlon's list \(JSONDecodeError"),
     ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "../../x", "which is outside its folder"),
@@ -187,5 +188,5 @@ def test_lists_that_are_wrong_are_named(
             path.write_text(text.replace(old, new))
         else:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(UserError, match=words):
+    with pytest.raises((UserError, ArgumentError), match=words):
         listed(name, tmp_path, ingest, **keys)

@@ -71,9 +71,7 @@ def test_archives_that_are_none_are_named(tmp_path: Path, member: str, content: 
     path = tmp_path / "set.npz"
     miniatures.medmnist(tmp_path)
     replaced(path, member, content)
-    with pytest.raises(
-        (UserError, ArgumentError), match=f"images: expected an archive of MedMNIST's 2D sets .*{words}"
-    ):
+    with pytest.raises((UserError, ArgumentError), match=f"expected an archive of MedMNIST's 2D sets .*{words}"):
         MedMnist(str(path))
 
 
