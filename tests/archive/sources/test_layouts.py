@@ -20,6 +20,8 @@ from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
 
+REFUSED = UserError, ArgumentError
+
 OPENMIND, FILM = list(LAYOUTS["openmind"].rows), "train/patient00002/study{}.jpg"
 # Two records of each layout, and whether they are of one patient.
 PATIENTS: dict[str, list[tuple[str, str, bool]]] = {
@@ -153,19 +155,19 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
      "line 4: two lines of ISIC_0000000"),
     ("eyepacs", {}, "trainLabels.csv", "13_left,2", "13_left,9", "13_left: '9' is not a class"),
     ("kvasir", {"class_columns": {"class": ["polyps", "others"]}}, "", "", "",
-     r"is not a class of recipe\.class_columns"),
-    ("class_folders", {}, "test", "", None, "has pictures in 1 folders: give the folder that has one for each class"),
-    ("luna16", {}, "subset0 subset5 subset9", "", None, "holds none of subset0, subset1"),
+     r"is not a class of class_columns"),
+    ("class_folders", {}, "test", "", None, "images: expected a folder with one for each class, not pictures in 1"),
+    ("luna16", {}, "subset0 subset5 subset9", "", None, "images: expected a folder with some of subset0, subset1"),
     ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,nan,3,5.5", f"line 2: 'nan' {NUMBER}"),
-    ("lidc_idri", {}, "0.xml 1.xml LIDC-IDRI-0001/1.2.5/071.xml", "", None, "holds no XML file of LIDC's readings"),
+    ("lidc_idri", {}, "0.xml 1.xml LIDC-IDRI-0001/1.2.5/071.xml", "", None, "images: expected a folder with XML files of LIDC's"),
     ("lits", {"images": "{root}/LITS-Challenge-Test-Data"}, "LITS-Challenge-Test-Data/test-volume-3.nii", "", None,
      r"images: expected a folder with volume-N\.nii, at any depth"),
-    ("lits", {"ranges": {"train": [0, 99], "val": [99, 114]}}, "", "", "", "ranges: expected ranges that do not overlap"),
+    ("lits", {"ranges": {"train": [0, 99], "val": [99, 114]}}, "", "", "", "ranges: expected ranges that do"),
     ("brats", {"modalities": ["flare"]}, "", "", "",
      r"modalities: expected one or several of flair, t1, t1ce, t2, got \['flare'\]"),
     ("sequences", {"sequences": {"T1": "*_t1.nii*", "T2": "*_t2.nii*"}}, "", "", "",
-     r"sequences\.T2: expected a pattern that matches something in .*; there is c_seg\.nii\.gz, got"),
-    ("sequences", {"sequences": ["T1"]}, "", "", "", r"sequences: expected a pattern for each, such as .*, got \['T1'\]"),
+     r"sequences\.T2: expected a pattern that matches something in .*; there is c_seg\.nii"),
+    ("sequences", {"sequences": ["T1"]}, "", "", "", r"sequences: expected a pattern for each, .* got \['T1'\]"),
     ("sequences", {"series": {"T1": "*t1*"}}, "", "", "", r"sequences: expected one of sequences \(files\) and series"),
     ("sequences", {"split_sequences": True}, "", "", "", r"mask: expected null with split_sequences"),
     ("bids", {}, "participants.tsv", "61.5", "old", "participants.tsv, line 2, age: 'old' is not a number"),
@@ -188,5 +190,5 @@ def test_lists_that_are_wrong_are_named(
             path.write_text(text.replace(old, new))
         else:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises((UserError, ArgumentError), match=words):
+    with pytest.raises(REFUSED, match=words):
         listed(name, tmp_path, ingest, **keys)

@@ -37,6 +37,8 @@ from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
 
+REFUSED = UserError, ArgumentError
+
 READING = ReadSettings(3, "MR", 16, "keep", VolumeSettings(None, None, None, "none", "resample"))
 
 
