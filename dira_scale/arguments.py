@@ -50,7 +50,7 @@ class ArgumentError(ValueError):
         self.name, self.value, self.expected = name, value, expected
 
     def inside(self, name: str) -> "ArgumentError":
-        """The same error for the part that has this one as its argument ``name``."""
+        """Return this error for the part that has this one as its argument ``name``."""
         return ArgumentError(f"{name}.{self.name}" if self.name else name, self.value, self.expected)
 
 
@@ -168,10 +168,11 @@ def _within(name: str, key: object) -> str:
 
 
 def _one_of(kinds: Sequence[Any], value: Any, name: str, exact: bool) -> Any:
-    """``value`` as the first of the ``kinds`` that takes it. The error is of the only one that may be meant, or names
-    all."""
+    """``value`` as the first of the ``kinds`` that takes it; of a tensor, which nobody types, only one is. The error
+    is of the only one that may be meant, or names all."""
     if value is None and NoneType in kinds:
         return None
+    kinds = [kind for kind in kinds if getattr(kind, "__name__", "") != "Tensor" or isinstance(value, kind)]
     errors = []
     for kind in kinds:
         try:
@@ -206,8 +207,9 @@ def words(kind: Any) -> str:
     """What a user knows a kind by, to complete "expected …"; empty for one that nobody types."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        bound = next((each.text for each in kind.__metadata__ if isinstance(each, Bound)), "")
-        return f"{words(inner[0])} {bound}".strip()
+        bound = next((each for each in kind.__metadata__ if isinstance(each, Bound)), None)
+        bounded = "a list" if bound and bound.whole else words(inner[0])
+        return f"{bounded} {bound.text}" if bound else bounded
     if origin in (Union, UnionType):
         null_last = sorted(inner, key=lambda kind: kind is NoneType)
         texts = ("a list of them" if get_args(each) == inner[:1] else words(each) for each in null_last)
@@ -227,7 +229,8 @@ def words(kind: Any) -> str:
 
 
 def _plain(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    """The kind without its bound, and without a tensor in its place, which nobody types."""
+    return get_args(kind)[0] if get_origin(kind) in (Annotated, Union, UnionType) else kind
 
 
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:

@@ -13,12 +13,13 @@ from dira_scale.commands import COMMANDS
 
 PACKAGE = Path(__file__).parents[1] / "dira_scale"
 # What each library may import beside itself. A command's folder may import every library, and no other command's.
-GROUND = {"errors", "command", "commands"}  # files beside the folders
+GROUND = {"errors", "arguments", "command", "commands"}  # files beside the folders
 FOUNDATION = GROUND | {"config", "storage", "machine"}
 DATA = FOUNDATION | {"pixels", "data"}
 TRAINING = DATA | {"distributed", "models", "runs", "engine", "training"}
 MAY_IMPORT = {
     "errors": set(),
+    "arguments": {"errors"},
     "command": set(),
     "commands": {"command"},
     "ends": {"commands", "errors"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "distributed": FOUNDATION,
     "runs": FOUNDATION | {"data", "distributed"},
     "models": FOUNDATION | {"data", "distributed", "runs"},
-    "losses": {"distributed", "machine"},
+    "losses": {"arguments", "distributed", "machine"},
     "methods": DATA | {"losses", "distributed", "models"},
     "engine": FOUNDATION | {"distributed", "models", "runs"},
     "archive": DATA | {"imaging", "phantom"},

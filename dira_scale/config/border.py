@@ -17,7 +17,8 @@ def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -
     """What a part, built of the node ``key``, says of its arguments becomes the user's error of these keys.
 
     Args:
-        elsewhere: the keys of arguments that are not from this node, such as ``{"size": "data.size"}``.
+        elsewhere: the keys of arguments, or of what is inside them, that are not from this node, such as ``{"size":
+            "data.size"}``.
         advice: what else to do, where that takes other keys.
 
     Raises UserError for a ValueError in this block.
@@ -26,7 +27,8 @@ def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -
         yield
     except ArgumentError as error:
         first, rest = re.fullmatch(r"(\w*)(.*)", error.name, re.DOTALL).groups()  # type: ignore[union-attr]
-        path = (elsewhere or {}).get(first, f"{key}.{first}".strip(".")) + rest
+        named = elsewhere or {}
+        path = named.get(error.name) or named.get(first, f"{key}.{first}".strip(".")) + rest
         given = "" if error.value is UNSHOWN else f"={typed(error.value)}"
         raise UserError(f"{path}{given}: expected {error.expected}{advice}") from error
     except ValueError as error:

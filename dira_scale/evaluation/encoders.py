@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dira_scale.config.border import at
 from dira_scale.errors import UserError
 from dira_scale.evaluation.features import TOKENS, TOKENS_4, Layer
 from dira_scale.models.architecture import (
@@ -60,7 +61,9 @@ def stored_encoder(path: Path, stage: str | None = None) -> Encoder:
         except DAMAGED as error:
             raise UserError(f"{path} is damaged (its metadata {INPUT}: {error}): {again}") from error
         file = min(path.glob("*.safetensors"), default=path)
-        with as_large_as(read_tensors(file, "run").values(), str(file)), torch.random.fork_rng(devices=[]):
+        with at("run"):
+            tensors = read_tensors(file)
+        with as_large_as(tensors.values(), str(file)), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # of a plain transformer's finer levels, which timm's files do not have
             encoder = _random(architecture(exported_architecture(path)), input.sides, input.channels)
         start_weights(str(path), encoder, key="run")
@@ -126,13 +129,14 @@ def weights_group(path: str, model: Architecture, size: int | tuple[int, ...], c
     if start is None:
         raise UserError(f"init={path}: expected a file of weights; encoders of random weights are rows of the table "
                         "already, as many as random_encoders says")  # fmt: skip
-    member = {"init": pinned(path, "init"), "loaded": [*start.loaded]}
+    member = {"init": pinned(path), "loaded": [*start.loaded]}
     return Group(Path(path).name, "init", [encoder], [member])
 
 
 def _random(model: Architecture, size: int | tuple[int, ...], channels: int | None) -> Encoder:
     """``channels``: of the first layer; None: the architecture's own."""
-    return model.build_encoder(size) if channels in (None, model.channels) else model.build_encoder(size, channels)
+    with at("model", {"size": "data.size"}):
+        return model.build_encoder(size) if channels in (None, model.channels) else model.build_encoder(size, channels)
 
 
 def random_group(
@@ -163,7 +167,7 @@ def fake_encoder(model: Mapping[str, Any], size: int | tuple[int, ...]) -> Encod
 @lru_cache
 def _fake_encoder(model: str, size: int | tuple[int, ...]) -> Encoder:
     with torch.device("meta"):
-        return architecture(json.loads(model)).build_encoder(size)
+        return _random(architecture(json.loads(model)), size, None)
 
 
 def levels(layer: Layer | Sequence[Layer], encoder: Encoder) -> dict[str, Layer]:

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from dira_scale.config.border import at
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import MAP, SIZE
 from dira_scale.evaluation.embeddings import Weights
@@ -95,8 +96,8 @@ def architecture_of(cfg: DictConfig) -> Architecture:
 
 
 def _started(cfg: DictConfig, input: Input) -> tuple[Encoder, Start | None]:
-    with torch.random.fork_rng(devices=[]):  # also of what no file has: a plain transformer's finer levels
-        torch.manual_seed(cfg.seed)
+    with at("model", {"size": "data.size"}), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)  # also of what no file has: a plain transformer's finer levels
         encoder = architecture_of(cfg).build_encoder(input.sides)
     return encoder, start_weights(cfg.init, encoder)
 

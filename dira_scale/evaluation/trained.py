@@ -11,6 +11,7 @@ import xxhash
 from torch import Tensor
 
 from dira_scale.arguments import Length, Within
+from dira_scale.config.border import at
 from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.manifest import ShardedDataset
@@ -269,7 +270,9 @@ def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
         )
     # As hf download leaves an export, its files are links into the Hub's cache.
-    return read_json((folder / FILE).resolve(), {}, About), read_tensors(folder / WEIGHTS, "run")
+    about = read_json((folder / FILE).resolve(), {}, About)
+    with at("run"):
+        return about, read_tensors(folder / WEIGHTS)
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

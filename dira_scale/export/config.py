@@ -6,8 +6,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.arguments import Above, AtLeast
+from dira_scale.config.border import at
 from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
-from dira_scale.errors import UserError
 from dira_scale.models.hub import Address
 
 # Those of ``formats.py``.
@@ -47,5 +47,6 @@ class Export(Schema):
     def __post_init__(self) -> None:
         """Raises UserError for a ``push`` to anything but a repository."""
         super().__post_init__()
-        if self.push is not None and any(Address.of(self.push, "push")[1:]):
-            raise UserError(f"push={self.push}: a commit is added to the repository's branch main: name hf://ORG/NAME")
+        with at("push"):
+            if self.push is not None and any(Address.of(self.push)[1:]):
+                raise ValueError(f"{self.push}: a commit is added to the repository's branch main: name hf://ORG/NAME")

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dira_scale.config.border import at
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
@@ -123,7 +124,8 @@ def make(cfg: DictConfig) -> None:
         print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
     print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and {CARD} in {out}")
     if cfg.push:
-        print_line(push(cfg.push, out, [*files, CARD], FILES - files.keys(), cfg.private))
+        with at("push", {"private": "private"}):
+            print_line(push(cfg.push, out, [*files, CARD], FILES - files.keys(), cfg.private))
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

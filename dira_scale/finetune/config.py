@@ -163,7 +163,7 @@ class Finetune(StagedTraining):
         if OmegaConf.is_missing(config, "init"):
             return
         pin(config, "init")
-        path = local(str(config.init), "init")
+        path = local(str(config.init))  # fetched above
         run = read_description(path) if (path / FILE).is_file() else None
         theirs = run.network.architecture if run else exported_architecture(path)
         if "${" in json.dumps(theirs):  # which would be evaluated here

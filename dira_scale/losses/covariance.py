@@ -1,9 +1,54 @@
-"""Variance and covariance of an embedding's components over a batch (VICReg: Bardes et al., ICLR 2022, sec. 4.1)."""
+"""VICReg's loss, of variance, invariance and covariance (Bardes et al., ICLR 2022, sec. 4.1), for any loop."""
 
+from typing import Annotated
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from dira_scale.arguments import AtLeast, checked
+from dira_scale.distributed.collectives import gather
+from dira_scale.losses.float32 import at_least_float32
 
 EPSILON = 1e-4  # added to variances
+
+
+class VICRegLoss(nn.Module):
+    """L = invariance · s(z1, z2) + variance · (v(z1) + v(z2)) / 2 + covariance · (c(z1) + c(z2)) of the embeddings z1
+    and z2 [n, D] of two views, with s the mean squared difference, v :func:`variance` and c :func:`covariance`.
+
+    In training v and c are of the batches of all processes, whose gradients are averaged, as DistributedDataParallel
+    does; in evaluation of this process's. Computed in at least float32.
+
+    This is the released code's form. In the paper s is a sum over components (eq. 5), but a mean in its algorithm 1,
+    and v is not halved (eq. 6).
+
+    Args:
+        invariance, variance, covariance: factors of the three parts, at least 0.
+
+    Raises ArgumentError for factors outside their range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        invariance: Annotated[float, AtLeast(0)] = 25.0,
+        variance: Annotated[float, AtLeast(0)] = 25.0,
+        covariance: Annotated[float, AtLeast(0)] = 1.0,
+    ) -> None:
+        super().__init__()
+        self.factors = invariance, variance, covariance
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        z1, z2 = at_least_float32(z1), at_least_float32(z2)
+        with torch.autocast(z1.device.type, enabled=False):
+            all1, all2 = (gather(z1), gather(z2)) if self.training else (z1, z2)
+            parts = (
+                F.mse_loss(z1, z2),
+                (variance(all1) + variance(all2)) / 2,
+                covariance(all1) + covariance(all2),
+            )
+            return torch.stack([factor * part for factor, part in zip(self.factors, parts, strict=True)]).sum()
 
 
 def variance(z: Tensor) -> Tensor:

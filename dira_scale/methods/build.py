@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.border import at, constructed
 from dira_scale.config.registry import imported
 from dira_scale.data.config import as_stored
@@ -24,7 +25,7 @@ from dira_scale.models.network import Network
 SIZE = {"size": "data.size"}
 # The keys of what a method is offered beside its own node.
 OFFERED = {
-    "views": "views", "encoder": "model.encoder", "network": "model", "batch": "data.batch",
+    "views": "views", "views.size": "data.size", "encoder": "model.encoder", "network": "model", "batch": "data.batch",
     "accumulate": "parallel.accumulate",
 }  # fmt: skip
 
@@ -45,7 +46,9 @@ def build(
     divide into BatchNorm groups.
     """
     method = construct(method_cfg, model_cfg, views, tensors)
-    check_batch(method, batch, architecture(model_cfg).groups(batch), accumulate)
+    with at("model"):
+        groups = architecture(model_cfg).groups(batch)
+    check_batch(method, batch, groups, accumulate)
     return method
 
 
@@ -77,13 +80,16 @@ def construct(
                 model.check_view(encoder, crops.size)
     start, node = None, _plain(method_cfg)
     if model.weights is not None:
-        weights = local(model.weights, "model.weights")
-        start = StartWeights(weights, encoder, tensors, name=model.weights)
+        with at("model.weights"):
+            weights = local(model.weights)
+            start = StartWeights(weights, encoder, tensors, name=model.weights)
 
     def network() -> Network:
-        network = model.build_network(encoder, channels or 1)
+        with at("model"):
+            network = model.build_network(encoder, channels or 1)
         if start:
-            start.fill(network, node.get("target_scale", 1.0))
+            with at("model.weights"):
+                start.fill(network, node.get("target_scale", 1.0))
         return network
 
     offered = {"encoder": lambda: encoder, "network": network, "views": lambda: views}
@@ -164,14 +170,12 @@ def learned_label(method_cfg: Any) -> LearnedLabel | None:
 
 def check_dimensions(model: Architecture, views: ViewSpec) -> None:
     """Raise UserError unless the network is one of images, or volumes, as the views are."""
-    if model.dimensions == views.dimensions:
-        return
     side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
-    one, three = (
-        f"images: give one side, as data.size={side}",
-        f"volumes: give three, as data.size={[min(side, 64)] * 3}",
-    )
-    raise UserError(f"data.size={given}: {model.name} takes {one if model.dimensions == 2 else three}")
+    fitting = {2: f"one side, such as {side}", 3: f"three sides, such as {[min(side, 64)] * 3}"}[model.dimensions]
+    with at("data"):
+        if model.dimensions != views.dimensions:
+            kind = "images" if model.dimensions == 2 else "volumes"
+            raise ArgumentError("size", given, f"{fitting}: {model.name} takes {kind}")
 
 
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:

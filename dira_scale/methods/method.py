@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dira_scale.arguments import ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 
 if TYPE_CHECKING:
     from dira_scale.models.start import Start
@@ -105,12 +105,13 @@ class Method(nn.Module):
     def enter_stage(self, terms: Sequence[str]) -> None:
         """Train these loss terms from now on; parameters that none of them uses lose ``requires_grad``.
 
-        Without terms, this method idles inside another one that trains its encoder.
+        Without terms, this method idles inside another one that trains its encoder. Raises ArgumentError for a term
+        that it does not have.
         """
         for term in terms:
             if term not in self.weights:
-                known = f"{', '.join(self.weights)}{nearest(term, self.weights)}"
-                raise UserError(f"term '{term}': {type(self).__name__} has {known}")
+                known = f"terms of {type(self).__name__}, which has {', '.join(self.weights)}"
+                raise ArgumentError("terms", [*terms], f"{known}{nearest(term, self.weights)}")
         self.active = tuple(terms)
         for part in self.trained_by_di:
             getattr(self, part).requires_grad_("di" in self.active)

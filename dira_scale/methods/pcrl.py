@@ -113,8 +113,8 @@ class PCRL(C2L):
         if bounded and target_scale != 1:
             raise ArgumentError("target_scale", target_scale, "1: a sigmoid gives the image itself")
         if self.normalised and (transform != "all" or not mixture):
-            expected = "all, with a mixture: it leaves parts out as the paper's tables do, which PCRLReleased has all"
-            raise ArgumentError("transform", transform, expected)
+            name, value, whole = ("mixture", mixture, "true") if transform == "all" else ("transform", transform, "all")
+            raise ArgumentError(name, value, f"{whole}: PCRL alone leaves parts out, as the paper's tables do")
         check_weights(weights, PAPER_WEIGHTS)
         self.weights, self.target_scale = dict(weights), target_scale
         self.bounded = bounded  # type: ignore[misc]

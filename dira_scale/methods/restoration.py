@@ -19,7 +19,7 @@ MASK = "mask"  # the corruption that hides blocks, and its parameter
 def check_single(method: str, views: ViewSpec) -> None:
     """Raise ArgumentError unless ``method`` gets one view, which is of one size."""
     if views.count != 1:
-        raise ArgumentError("views.count", views.count, f"1: {method} restores one view")
+        raise ArgumentError("views.count", views.count, f"1: {method} takes one view")
 
 
 def of_known(restored: Tensor, target: Tensor, batch: Batch, views: int = 1) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor
 
-from dira_scale.errors import UserError
+from dira_scale.models.stored import WeightsError
 from dira_scale.models.translations import Rules, translate
 
 MASK_TOKEN = "mask_token"
@@ -51,7 +51,7 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
     registers. Others, prefixes, the mask token, which timm has not, and the kernel of patches, which is resampled once,
     later, stay.
 
-    Raises ``UserError`` for other register tokens than the network's, biases that it does not have, damaged files.
+    Raises WeightsError for other register tokens than the network's, biases that it does not have, damaged files.
     """
     if not isinstance(model, vision_transformer.VisionTransformer | eva.Eva):
         return "", dict(stored)
@@ -66,9 +66,11 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
             token = {prefix + MASK_TOKEN: own[MASK_TOKEN]} if MASK_TOKEN in own else {}
             timms = _timms(own, model, name) | {KERNEL: own[KERNEL]}
             tensors |= {prefix + key: tensor for key, tensor in timms.items()} | token
+    except WeightsError:
+        raise
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"is of another network than {name}, or damaged ({reason})") from error
+        raise WeightsError(f"is of another network than {name}, or damaged ({reason})") from error
     return (whose, tensors) if prefixes else ("", dict(stored))
 
 
@@ -94,12 +96,12 @@ def _authors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _timms(own: dict[str, Tensor], model: Any, name: str) -> dict[str, Tensor]:
     """The authors' tensors, without a prefix, as timm's."""
     if max(own[KERNEL].shape[2:]) > LARGEST_PATCH:
-        raise UserError(f"has patches of more than {LARGEST_PATCH} pixels")
+        raise WeightsError(f"has patches of more than {LARGEST_PATCH} pixels")
     count = max(own[key].shape[1] if key in own else 0 for key in REGISTERS)
     needed = 0 if model.reg_token is None else model.reg_token.shape[1]
     if count != needed:
-        raise UserError(
-            f"has {count} register tokens, {name} has {needed}; set model.encoder to one of as many, such as "
+        raise WeightsError(
+            f"has {count} register tokens, {name} has {needed}; load it into an encoder of as many, such as "
             "vit_base_patch14_dinov2 (0), vit_base_patch14_reg4_dinov2 or vit_base_patch16_dinov3 (4)"
         )
     if isinstance(model, vision_transformer.VisionTransformer):
@@ -110,5 +112,5 @@ def _timms(own: dict[str, Tensor], model: Any, name: str) -> dict[str, Tensor]:
     if getattr(model.blocks[0].attn, "q_bias", None) is None:
         biases = [own.pop(key).chunk(3) for key in [*own] if key.endswith(".attn.qkv.bias")]
         if any(query.any() or value.any() for query, _, value in biases):
-            raise UserError(f"has biases of queries and values; use model.encoder={name}_qkvb")
+            raise WeightsError(f"has biases of queries and values; load it into the encoder {name}_qkvb")
     return eva.checkpoint_filter_fn(own, model)

@@ -17,7 +17,7 @@ from dira_scale.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.models.vit import PlainEncoder
 
 REFUSED = {  # arguments of timm's that would not be what the configuration says
-    "pretrained": "initial weights are model.weights, or init",
+    "pretrained": "weights are loaded from a file",
     "patch_drop_rate": "a pyramid needs all patches",
     **dict.fromkeys(
         ("drop_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_block_rate"),
@@ -79,7 +79,7 @@ def build_encoder(
         if size != below:  # no other network would do
             fitting = f"{below} or {below + step}" if below else f"{step}"
             raise ArgumentError("size", size, f"{fitting}: {lacking}") from error
-        such = "a network that has one, such as resnet50, convnext_tiny or vit_small_patch16_224"
+        such = "a network with a feature pyramid, such as resnet50, convnext_tiny or vit_small_patch16_224"
         raise ArgumentError("encoder", name, f"{such}: {lacking}") from error
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     # The last of every residual block, which alone timm starts at 0. On the meta device (dira_scale.plan) there are no

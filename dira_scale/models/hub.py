@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.errors import UserError, local_rank, print_line
+from dira_scale.arguments import ArgumentError
+from dira_scale.config.border import at
+from dira_scale.errors import local_rank, print_line
 from dira_scale.models.hub_client import checked_client
 from dira_scale.runs.files import read_yaml
 from dira_scale.storage.owned import MARK
@@ -48,15 +50,15 @@ class Address(NamedTuple):
     named: str | None
 
     @classmethod
-    def of(cls, where: str, key: str) -> "Address":
-        """Raises UserError, naming ``key``, for what is no address, or one of other than safetensors."""
+    def of(cls, where: str) -> "Address":
+        """Raises ValueError for what is no address, or one of other than safetensors."""
         match = _ADDRESS.fullmatch(where)
         if match is None or (match["named"] and not _COMMIT.fullmatch(match["revision"] or "")):
-            raise UserError(f"{key}={where}: expected hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE")
+            raise ValueError(f"{where}: expected hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE")
         if not {"", ".", ".."}.isdisjoint((match["file"] or "file").split("/")):
-            raise UserError(f"{key}={where}: a file's name has no empty part, . or ..")
+            raise ValueError(f"{where}: a file's name has no empty part, . or ..")
         if match["file"] and not match["file"].endswith(SUFFIX):
-            raise UserError(f"{key}={where}: name a file {SUFFIX}; nothing else is fetched, as it can hold code")
+            raise ValueError(f"{where}: name a file {SUFFIX}; nothing else is fetched, as it can hold code")
         return cls(**match.groupdict())
 
     @property
@@ -81,7 +83,7 @@ def name_of(where: str) -> str:
 def pin(config: DictConfig, key: str) -> None:
     """Pin the address at ``key``, if it is one, as the run in the folder ``run`` has recorded it, or as it is now.
 
-    Raises UserError as :func:`pinned`.
+    Raises UserError naming ``key``, as :func:`pinned`.
     """
     if not is_hub(where := OmegaConf.select(config, key)):
         return
@@ -90,58 +92,60 @@ def pin(config: DictConfig, key: str) -> None:
     # Not by OmegaConf, which would evaluate what a copied file interpolates.
     tree: Any = read_yaml(recorded[0]) if recorded else {}
     before = reduce(lambda node, part: node.get(part) if isinstance(node, dict) else None, key.split("."), tree)
-    kept = is_hub(before) and Address.of(before, key).is_of(Address.of(where, key))
-    OmegaConf.update(config, key, before if kept else pinned(where, key))
+    with at(key):
+        kept = is_hub(before) and Address.of(before).is_of(Address.of(where))
+        OmegaConf.update(config, key, before if kept else pinned(where))
 
 
 @cache  # a sweep asks once
-def pinned(where: str, key: str) -> str:
+def pinned(where: str) -> str:
     """Return an address with its commit and file; where the Hub does not answer, as the cache last knew it. Paths stay.
 
-    Raises UserError, naming ``key``: no such repository, revision or safetensors, or neither Hub nor cache has it.
+    Raises ValueError: no such repository, revision or safetensors, or neither Hub nor cache has it.
     """
-    if not is_hub(where) or (asked := Address.of(where, key)).pinned:
+    if not is_hub(where) or (asked := Address.of(where)).pinned:
         return where
     repository, revision = asked.repository, asked.revision
     try:
-        with _answered(where, key):
-            file = asked.file or _chosen(_names(repository, revision), where, key)
+        with _answered(where):
+            file = asked.file or _chosen(_names(repository, revision))
             commit = _fetch(repository, file, revision).parents[file.count("/")].name
     except NotReachedError as error:
         folder = _cached(asked)
         if folder is None:
-            raise _not_here(where, key, error) from error
+            raise _not_here(where, error) from error
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        file = asked.file or _chosen(names, where, key)
+        with _answered(where):
+            file = asked.file or _chosen(names)
         commit = folder.name
         if not local_rank():
-            print_line(f"{key}={where}: {error}; taken as the cache last knew it: {file} of commit {commit}")
+            print_line(f"{where}: {error}; taken as the cache last knew it: {file} of commit {commit}")
     return f"hf://{repository}@{commit}/{file}" + (f":{revision}" if revision not in (None, commit) else "")
 
 
 @cache  # a checksum takes seconds
-def local(where: str, key: str) -> Path:
+def local(where: str) -> Path:
     """Return the path that ``where`` names: of an address, the file in the cache, with the card beside it.
 
     The first process of those that share a cache fetches the file, the others wait at its lock. Nothing is asked of the
-    Hub where the cache has what is pinned. Raises UserError as :func:`pinned`, and for a file that is not the Hub's.
+    Hub where the cache has what is pinned. Raises ValueError as :func:`pinned`, and for a file that is not the Hub's.
     """
     if not is_hub(where):
         return Path(where)
     from huggingface_hub import try_to_load_from_cache
 
-    address = Address.of(pinned(where, key), key)
+    address = Address.of(pinned(where))
     file = str(address.file)
     try:
-        with _answered(where, key):
+        with _answered(where):
             cached = try_to_load_from_cache(address.repository, file, revision=address.revision)
             path = Path(cached) if isinstance(cached, str) else _fetch(address.repository, file, address.revision)
     except NotReachedError as error:
-        raise _not_here(where, key, error) from error
+        raise _not_here(where, error) from error
     expected = path.readlink().name if path.is_symlink() else ""  # as the Hub names its large files: by their SHA-256
     if re.fullmatch("[0-9a-f]{64}", expected) and _sha256(path) != expected:
-        raise UserError(
-            f"{key}={where}: {path.resolve()} is not the file of the Hub, whose SHA-256 begins with {expected[:12]}: "
+        raise ValueError(
+            f"{where}: {path.resolve()} is not the file of the Hub, whose SHA-256 begins with {expected[:12]}: "
             "it was damaged or changed on its way or since; delete it and run the same again"
         )
     return path
@@ -149,7 +153,7 @@ def local(where: str, key: str) -> Path:
 
 def weights_fact(where: str | None, key: str) -> dict[str, str]:
     """Return what the file at ``key`` contains, which must be the same on all processes; nothing of a folder."""
-    path = local(where, key) if where else None
+    path = local(where) if where else None
     return {f"the file {key}": _sha256(path)[:12]} if path and path.is_file() else {}
 
 
@@ -161,29 +165,29 @@ def _sha256(path: Path) -> str:
 def push(where: str, folder: Path, files: Sequence[str], other: Collection[str], private: bool) -> str:
     """Commit ``files`` of ``folder`` to the repository ``where``, made if there is none; return a line that says so.
 
-    Files there whose names are in ``other`` are removed in the same commit. Raises UserError: the Hub refuses, is not
+    Files there whose names are in ``other`` are removed in the same commit. Raises ValueError: the Hub refuses, is not
     reached, or shows to everybody what is to be ``private``; or others' files are there.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    repository, api = Address.of(where, "push").repository, HfApi()
+    repository, api = Address.of(where).repository, HfApi()
     try:
-        with _answered(where, "push"):
+        with _answered(where):
             address = api.create_repo(repository, private=private, exist_ok=True)
             info = api.model_info(repository)
             if private and not info.private:
-                raise UserError(f"push={where}: everybody can read {address}; add private=false, or name another")
+                raise ArgumentError("private", private, f"false, or another repository: everybody can read {address}")
             there = {each.rfilename for each in info.siblings or ()} - {".gitattributes"}
             if there and MARK not in there:
-                raise UserError(f"push={where}: {address} has files that no export has written, such as {min(there)}; "
-                                "name another repository")  # fmt: skip
+                foreign = f"{address} has files that no export has written, such as {min(there)}"
+                raise ValueError(f"{foreign}; name another repository")
             add = [CommitOperationAdd(name, folder / name) for name in (*files, MARK)]
             remove = [CommitOperationDelete(name) for name in sorted(there & {*other})]
             commit = api.create_commit(
                 repository, [*add, *remove], commit_message="Export by dira_scale", parent_commit=info.sha
             )
     except NotReachedError as error:
-        raise UserError(f"push={where}: {error}; the export is in {folder}, the same command tries again") from error
+        raise ValueError(f"{where}: {error}; the export is in {folder}, the same command tries again") from error
     pinned.cache_clear()
     local.cache_clear()
     line = f"{address}: {'private' if info.private else 'public'}, commit {commit.oid}"
@@ -191,8 +195,8 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
     return f"{line}; init=hf://{repository}@{commit.oid} starts from it" if starts else line
 
 
-def _chosen(names: Collection[str], where: str, key: str) -> str:
-    """Return the file to load, of those of a repository. Raises UserError if there is none, or several."""
+def _chosen(names: Collection[str]) -> str:
+    """Return the file to load, of those of a repository. Raises ValueError if there is none, or several."""
     if known := [name for name in EXPORTED if name in names and name.endswith(SUFFIX)]:
         return known[0]
     files = sorted(name for name in names if name.endswith(SUFFIX))
@@ -200,9 +204,9 @@ def _chosen(names: Collection[str], where: str, key: str) -> str:
         return files[0]
     have = ", ".join(sorted(files or names)[:4]) or "nothing"
     if files:
-        raise UserError(f"{key}={where}: has several files ({have}, …); name one: {key}=hf://ORG/NAME/FILE")
-    raise UserError(
-        f"{key}={where}: has no file {SUFFIX}, but {have}; nothing else is fetched, as other formats can hold code: "
+        raise ValueError(f"has several files ({have}, …); name one: hf://ORG/NAME/FILE")
+    raise ValueError(
+        f"has no file {SUFFIX}, but {have}; nothing else is fetched, as other formats can hold code: "
         f"fetch it yourself if you trust it, and name the file"
     )
 
@@ -241,26 +245,27 @@ def _cached(asked: Address) -> Path | None:
     return None
 
 
-def _not_here(where: str, key: str, error: Exception) -> UserError:
+def _not_here(where: str, error: Exception) -> ValueError:
     from huggingface_hub import constants
 
-    asked, cache = Address.of(where, key), constants.HF_HUB_CACHE
+    asked, cache = Address.of(where), constants.HF_HUB_CACHE
     revision = f" --revision {asked.revision}" if asked.revision else ""
-    return UserError(
-        f"{key}={where}: {error}, and the cache {cache} does not have it; where there is a network: hf download "
+    return ValueError(
+        f"{where}: {error}, and the cache {cache} does not have it; where there is a network: hf download "
         f"{asked.repository} {asked.file or 'FILE' + SUFFIX} {CARD}{revision}; then copy the folder "
         f"models--{asked.repository.replace('/', '--')} of its cache into {cache} here"
     )
 
 
 @contextmanager
-def _answered(where: str, key: str) -> Iterator[None]:
-    """Turn what the Hub refuses into UserError, one line, and no answer into NotReachedError."""
+def _answered(where: str) -> Iterator[None]:
+    """Turn what the Hub refuses into ValueError, one line that begins with ``where``, as does every ValueError of the
+    block; and no answer into NotReachedError."""
     from huggingface_hub import constants, errors
 
     checked_client()
     hub, login = constants.ENDPOINT, "log in (hf auth login) or set HF_TOKEN"
-    page = f"{hub}/{Address.of(where, key).repository}"
+    page = f"{hub}/{Address.of(where).repository}"
     refusals: dict[type[Exception], str] = {  # the first that fits
         errors.RevisionNotFoundError: f"{page} has no such branch, tag or commit; name another",
         errors.GatedRepoError: f"accept the terms at {page}, then {login}",
@@ -269,19 +274,19 @@ def _answered(where: str, key: str) -> Iterator[None]:
     }
     try:
         yield
-    except errors.HFValidationError as error:
-        raise UserError(f"{key}={where}: {' '.join(str(error).split())}") from error
+    except ArgumentError:
+        raise
     except errors.HfHubHTTPError as error:
         code, said = error.response.status_code, error.server_message or "no reason given"
         refusal = next((text for kind, text in refusals.items() if isinstance(error, kind)), "")
         if refusal or code in (401, 403):
-            raise UserError(f"{key}={where}: {refusal or f'{hub} refuses ({said}): {login}'}") from error
+            raise ValueError(f"{where}: {refusal or f'{hub} refuses ({said}): {login}'}") from error
         raise NotReachedError(f"{hub} answers {code} ({said})") from None
-    except ValueError as error:  # such as a card that the Hub does not take
-        raise UserError(f"{key}={where}: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # such as a name or a card that the Hub does not take
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
     except (OSError, RuntimeError, errors.HTTPError) as error:  # of sockets, of Xet, and of httpx
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise UserError(f"{key}={where}: {error}: the Hub's cache {constants.HF_HUB_CACHE} cannot be written; make "
-                            "room, or set HF_HOME to another folder") from error  # fmt: skip
+            unwritten = f"{error}: the Hub's cache {constants.HF_HUB_CACHE} cannot be written"
+            raise ValueError(f"{where}: {unwritten}; make room, or set HF_HOME to another folder") from error
         cause = error.__cause__ or error
         raise NotReachedError(f"{hub} is not reached ({[*str(cause).splitlines(), type(cause).__name__][0]})") from None

@@ -11,13 +11,13 @@ from timm.layers import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 from dira_scale.models.architecture import AXES, XYZ, ZYX, exported_metadata
 from dira_scale.models.dino_files import AUTHORS, MASK_TOKEN, OF_TRANSFORMERS, POSITIONS, as_timms
 from dira_scale.models.encoder import timm_entries, timm_names, timms
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.stored import read_tensors
+from dira_scale.models.stored import WeightsError, read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
 from dira_scale.models.vit import CUBICS, PlainEncoder, resampled
 
@@ -50,7 +50,6 @@ class StartWeights:
         path: Path,
         encoder: Encoder,
         tensors: Mapping[str, Tensor] | None = None,
-        key: str = "model.weights",
         other_norm: bool = False,
         name: str | None = None,
     ) -> None:
@@ -58,18 +57,17 @@ class StartWeights:
         ``other_norm``: whether the file may have BatchNorm where ``encoder`` has a norm without statistics. ``name``:
         of the file in messages, if not its path.
 
-        Raises ``UserError`` naming ``key`` and the file if it is missing, not plain tensors, or of another network.
+        Raises WeightsError naming the file if it is missing, not plain tensors, or of another network.
         """
-        self.origin, self._other_norm = f"{key}: {name or path}", other_norm
-        self._stored = dict(_read(path, key) if tensors is None else tensors)
+        self.origin, self._other_norm = str(name or path), other_norm
+        self._stored = dict(_read(path) if tensors is None else tensors)
         whose = ""
         if isinstance(encoder, TimmEncoder):
             try:
                 whose, self._stored = as_timms(self._stored, timms(encoder.name, encoder.arguments), encoder.name)
-            except UserError as error:
-                raise UserError(f"{self.origin}: {error}") from error
+            except WeightsError as error:
+                raise WeightsError(f"{self.origin}: {error}") from error
         self.loaded: list[str] = []
-        self._keys = "model.encoder and model.decoder_channels" if isinstance(encoder, TimmEncoder) else "model.*"
         layout, prefix, names, self._named = self._find(encoder)
         entries, self._filled = set(self._named.values()), any("filler." in name for name in self._named)
         self._stored = {name: tensor for name, tensor in self._stored.items() if name in entries}  # each once
@@ -86,8 +84,8 @@ class StartWeights:
         self.loaded.append(f"encoder ({whose or layout} names{behind})")
 
     def fill(self, network: Network, scale: float = 1.0, head: bool = True) -> None:
-        """Load the decoder, too, and the ``head`` unless it has other channels; ``UserError`` for a decoder of other
-        sizes.
+        """Load the decoder, too, and the ``head`` unless it has other channels. Raises WeightsError for a decoder
+        of other sizes.
 
         ``scale``: of what the head is to predict (``method.target_scale``); that of the file is 1.
 
@@ -102,7 +100,7 @@ class StartWeights:
             return
         if len(prefixes) > 1:
             places = " and ".join(f"'{prefix}'" for prefix in prefixes)
-            raise UserError(f"{self.origin}: holds this decoder at {places}; keep one of them")
+            raise WeightsError(f"{self.origin}: holds this decoder at {places}; keep one of them")
         self._load("decoder", network.decoder, {name: prefixes[0] + name for name in names if not _is_count(name)})
         if head:
             self._fill_head(network.head, prefixes[0].removesuffix("decoder."), scale)
@@ -150,7 +148,7 @@ class StartWeights:
             prefixes = _prefixes(names.values(), stored)
             if len(prefixes) > 1:
                 places = " and ".join(f"'{prefix}'" for prefix in prefixes)
-                raise UserError(f"{self.origin}: holds this encoder at {places}; keep one of them")
+                raise WeightsError(f"{self.origin}: holds this encoder at {places}; keep one of them")
             if prefixes:
                 self._refuse_unknown(prefixes[0], names.values(), known, stored, encoder.name)
                 keys = {name: stored[prefixes[0] + key] for name, key in names.items()}
@@ -159,12 +157,12 @@ class StartWeights:
         missing = nearest_miss[1]
         ranks = {tensor.dim() for tensor in self._stored.values()}
         if encoder.dimensions == 3 and not isinstance(encoder, TimmEncoder) and 4 in ranks and 5 not in ranks:
-            raise UserError(
+            raise WeightsError(
                 f"{self.origin}: is of a network of images, and {encoder.name} is one of volumes with other layers; "
-                "a plain vision transformer's are inflated by model=inflated_vit, other networks train on planes "
-                "(model=unet), or start from weights of volumes (docs/how-to/weights.md)"
+                "the model inflated_vit inflates those of a plain vision transformer, the model unet trains on planes, "
+                "or start from weights of volumes (docs/how-to/weights.md)"
             )
-        raise UserError(
+        raise WeightsError(
             f"{self.origin}: is not of {encoder.name} in any known layout (docs/reference/weights.md), "
             f"'{missing}' is missing{nearest(missing, self._stored)}"
         )
@@ -172,16 +170,16 @@ class StartWeights:
     def _refuse_unknown(
         self, prefix: str, wanted: Iterable[str], known: Iterable[str], stored: Mapping[str, str], encoder: str
     ) -> None:
-        """``UserError`` if entries after ``prefix``, in the stages of ``wanted``, are not ``known``."""
+        """Raise WeightsError if entries after ``prefix``, in the stages of ``wanted``, are not ``known``."""
         stages = {match[0] for name in wanted if (match := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
         places = [prefix + stage for stage in (*stages, "pos_embed", "reg_token")]
         ignored = _STATISTICS if self._other_norm else ()
         names = (name for name in _unknown_entries(prefix, places, known, stored) if not name.endswith(ignored))
         if unknown := [stored[name] for name in names]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            raise UserError(
+            raise WeightsError(
                 f"{self.origin}: is of another network than {encoder}, which has no entry "
-                f"'{unknown[0]}'{more}; set {self._keys.split()[0]} to the file's"
+                f"'{unknown[0]}'{more}; choose the encoder that it is of"
             )
 
     def _load(self, part: str, module: nn.Module, names: Mapping[str, str]) -> None:
@@ -189,9 +187,9 @@ class StartWeights:
         for name, key in ((name, self._named[key]) for name, key in names.items()):
             self._used.add(key)
             if (shape := self._stored[key].shape) != state[name].shape:
-                raise UserError(
+                raise WeightsError(
                     f"{self.origin}: '{key}' has shape {tuple(shape)}, the {part} needs "
-                    f"{tuple(state[name].shape)}; set {self._keys} to the file's"
+                    f"{tuple(state[name].shape)}; build encoder and decoder with the channels of the file"
                 )
             state[name] = self._stored[key]
         module.load_state_dict(state)
@@ -250,11 +248,11 @@ def stem_for(channels: int, weight: Tensor) -> Tensor:
     return weight[:, turns] * (weight.shape[1] / channels)
 
 
-def _read(path: Path, key: str) -> dict[str, Tensor]:
-    """The tensors of a file; ``UserError`` that says how to fetch it if ``path`` is timm's name of weights."""
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises WeightsError; how to fetch it if ``path`` is timm's name of weights."""
     if not path.exists() and timm.list_pretrained(str(path)):
-        raise UserError(f"{key}={path}: no such file; timm's weights of this name are {key}=hf://timm/{path}")
-    return read_tensors(path, key)
+        raise WeightsError(f"{path}: no such file; timm's weights of this name are hf://timm/{path}")
+    return read_tensors(path)
 
 
 def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, encoder: Encoder, whose: str) -> Tensor:
@@ -293,9 +291,9 @@ def _stems(encoder: Encoder) -> list[str]:
     return stems[:1] + [name for name in shortcuts if encoder.state_dict()[name].shape[1] == channels]
 
 
-def _other_shape(origin: str, key: str, tensor: Tensor, encoder: Encoder, expected: torch.Size) -> UserError:
+def _other_shape(origin: str, key: str, tensor: Tensor, encoder: Encoder, expected: torch.Size) -> WeightsError:
     positions = key.endswith("pos_embed") and encoder.dimensions == 3
-    hint = "; learnt positions are read of a cube of patches, or of data.size, without register tokens"
-    return UserError(
+    hint = "; learnt positions are read of a cube of patches, or of the views' size, without register tokens"
+    return WeightsError(
         f"{origin}: '{key}' has shape {tuple(tensor.shape)}, {encoder.name} needs {tuple(expected)}{hint * positions}"
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale.arguments import ArgumentError
+from dira_scale.config.border import at
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.hub import is_hub
 from dira_scale.storage.store import is_local, locate
@@ -34,15 +36,14 @@ def check_network(cfg: DictConfig) -> None:
     if not isinstance(encoder, str):
         return
     name = encoder.partition(".")[0]
-    if _names() and ":" not in encoder and name not in _names():
-        raise UserError(
-            f"model.encoder: timm has no backbone '{encoder}'{nearest(name, _names())} "
-            f'(list them with: python -c "import timm; print(*timm.list_models())")'
-        )
-    if name.startswith(("resnet", "resnext", "wide_resnet")) and isinstance(size, int) and size % STRIDE:
-        below = size // STRIDE * STRIDE
-        fitting = f"{below} or {below + STRIDE}" if below else f"{STRIDE}"
-        raise UserError(f"data.size={size}: the maps of {encoder} need views of a multiple of {STRIDE}: use {fitting}")
+    with at("model", {"size": "data.size"}):
+        if _names() and ":" not in encoder and name not in _names():
+            listing = '(list them with: python -c "import timm; print(*timm.list_models())")'
+            raise ArgumentError("encoder", encoder, f"a backbone of timm{nearest(name, _names())} {listing}")
+        if name.startswith(("resnet", "resnext", "wide_resnet")) and isinstance(size, int) and size % STRIDE:
+            below = size // STRIDE * STRIDE
+            fitting = f"{below} or {below + STRIDE}" if below else f"{STRIDE}"
+            raise ArgumentError("size", size, f"{fitting}: the maps of {encoder} take a multiple of {STRIDE}")
 
 
 @cache

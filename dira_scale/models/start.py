@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dira_scale.errors import UserError, printable
+from dira_scale.config.border import at
+from dira_scale.errors import printable
 from dira_scale.models.hub import CARD, EXPORTED, is_hub, local, name_of
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder, Network
@@ -71,12 +72,13 @@ def start_weights(
     """
     if init == RANDOM:
         return None
-    path = _file(local(init, key), key)
-    run = run_weights(path, stage, key, init)
-    named = init if is_hub(init) else None
-    weights = StartWeights(path, encoder, run.tensors if run else None, key, other_norm, named)
-    if network is not None:
-        weights.fill(network, head=False)
+    with at(key):
+        path = _file(local(init))
+        run = run_weights(path, stage, key, init)
+        named = init if is_hub(init) else None
+        weights = StartWeights(path, encoder, run.tensors if run else None, other_norm, named)
+        if network is not None:
+            weights.fill(network, head=False)
     return replace(start_of(path, weights), taken=run.sentence if run else None)
 
 
@@ -118,11 +120,11 @@ def in_one(licences: Iterable[str]) -> str:
     return AND.join(dict.fromkeys(each for some in licences for each in some.split(AND)))
 
 
-def _file(path: Path, key: str) -> Path:
-    """``path``, or of an exported folder its file."""
+def _file(path: Path) -> Path:
+    """``path``, or of an exported folder its file. Raises ValueError if there is none."""
     if not path.is_dir() or (path / "config.yaml").exists():
         return path
     file = next((path / name for name in EXPORTED if (path / name).is_file()), None)
     if file is None:
-        raise UserError(f"{key}={path}: neither a run's folder nor one that export wrote; name one, or a file")
+        raise ValueError(f"{path}: neither a run's folder nor one that export wrote; name one, or a file")
     return file

@@ -16,8 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dira_scale.errors import UserError
-
 # What the two readers raise for truncated, foreign or malicious files.
 _UNREADABLE = (
     SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
@@ -30,35 +28,38 @@ _KEEP_TENSORS = (
 )
 
 
-def read_tensors(path: Path, key: str = "model.weights") -> dict[str, Tensor]:
+class WeightsError(ValueError):
+    """A file of weights that cannot be read, or is of another network."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a ``.safetensors`` or PyTorch file by their keys, nested ones joined with dots.
 
-    Raises ``UserError`` naming ``key`` and the file if it is missing or not plain tensors.
+    Raises WeightsError naming the file if it is missing or not plain tensors.
     """
-    origin = f"{key}: {path}"
     if not path.is_file():
-        raise UserError(f"{origin}: no such file; name a local .safetensors or .pth file, or a run's folder")
+        raise WeightsError(f"{path}: no such file; name a local .safetensors or .pth file, or a run's folder")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Releases keep their command line beside the weights. A Namespace can only hold what this reader allows.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            _require_uncompressed(path, origin)
+            _require_uncompressed(path)
             return _tensors(torch.load(path, map_location="cpu", weights_only=True), path.stat().st_size)
     except _UNREADABLE as error:
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             command = ["python", "-c", _KEEP_TENSORS, str(path), f"{path.stem}-tensors.pth"]
-            raise UserError(
-                f"{origin}: holds {match[1]} beside its tensors; unpickling Python objects can run code and is "
+            raise WeightsError(
+                f"{path}: holds {match[1]} beside its tensors; unpickling Python objects can run code and is "
                 f"refused. If you trust the file, extract its tensors: {shlex.join(command)}"
             ) from error
         detail = isinstance(error, SafetensorError | OSError | RuntimeError) and str(error)
         reason = detail.splitlines()[0] if detail else "not a PyTorch file, or damaged"
-        raise UserError(f"{origin}: cannot be read as plain tensors ({reason}); save a state_dict") from error
+        raise WeightsError(f"{path}: cannot be read as plain tensors ({reason}); save a state_dict") from error
 
 
-def _require_uncompressed(path: Path, origin: str) -> None:
-    """Raise UserError for a zip that holds more than its own size: a megabyte of it may inflate to gigabytes."""
+def _require_uncompressed(path: Path) -> None:
+    """Raise RuntimeError for a zip that holds more than its own size: a megabyte of it may inflate to gigabytes."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":  # by which torch knows a zip
             return
@@ -66,7 +67,7 @@ def _require_uncompressed(path: Path, origin: str) -> None:
         members = archive.infolist()
     compressed = any(member.compress_type != ZIP_STORED for member in members)
     if compressed or sum(member.file_size for member in members) > path.stat().st_size:
-        raise UserError(f"{origin}: is a compressed zip, and torch.save compresses nothing: write it with torch.save")
+        raise RuntimeError("a compressed zip; torch.save compresses nothing")
 
 
 def _tensors(stored: Any, size: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder, 
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder, UnetDecoderBlock
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.models.network import Network
 from dira_scale.models.pyramid import DEPTH, TimmEncoder
 from dira_scale.models.upsample import nearest, nearest_beside
@@ -33,7 +33,7 @@ class UNet(Network):
     the head is a Conv3x3 (DiRA, sec. 3, and the released code). Layers and initialisation equal
     ``segmentation_models_pytorch.Unet("tu-NAME", classes=classes, decoder_channels=decoder_channels)``.
 
-    Raises ``UserError`` when ``decoder_channels`` is not one count per halving of the encoder.
+    Raises ArgumentError when ``decoder_channels`` is not one count per halving of the encoder.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class UNet(Network):
     ) -> None:
         super().__init__()
         if len(decoder_channels) != DEPTH:
-            raise UserError(f"model.decoder_channels: {list(decoder_channels)} must be {DEPTH} counts, coarsest first")
+            raise ArgumentError("decoder_channels", [*decoder_channels], f"{DEPTH} counts, coarsest first")
         self.encoder = encoder
         self.decoder = UnetDecoder(encoder_channels=encoder.channels, decoder_channels=decoder_channels, n_blocks=DEPTH)
         for block in self.decoder.modules():

@@ -70,8 +70,9 @@ class PretrainBlueprint(Blueprint):
         assert isinstance(method, Method)
         for name, batch in batches_of(self.config).items():
             terms = self.config.stages[name].terms
-            try:
+            with at(f"stages.{name}"):
                 method.enter_stage(terms)
+            try:
                 methods.check_batch(method, batch, self.config.bn_groups(batch), self.config.parallel.accumulate)
                 if "ad" in terms:
                     with at("model", methods.SIZE):
@@ -103,7 +104,8 @@ class PretrainBlueprint(Blueprint):
             stages = stage_plans(config, data.steps_per_epoch)
             if not weights:
                 return data, stages, None
-            return data, stages, run_weights(local(weights, "model.weights"), config.init_stage, "model.weights")
+            with at("model.weights"):
+                return data, stages, run_weights(local(weights), config.init_stage, "model.weights")
 
         data, stages, run = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))

@@ -24,6 +24,7 @@ from dira_scale.archive.outcome import sample_counts
 from dira_scale.archive.output import PARTIAL, check_output, finished
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.writer import Conversion
+from dira_scale.config.border import at
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError, counted
@@ -81,11 +82,12 @@ def open_describer(words: Words) -> Describer:
         normalise_input(encoder, input)
         return Describer(encoder.eval(), size, window, seen)
     assert words.init is not None, "the schema checks it"
-    exported = exported_architecture(local(words.init, "init"))
+    with at("init"):
+        exported = exported_architecture(local(words.init))
     model = architecture(exported) if exported else words.model
     size = tuple(words.data.size or SIZE[words.dimensions])
     check_dimensions(f"init={words.init}", model.name, model.dimensions, words)
-    with torch.random.fork_rng(devices=[]):
+    with at("model", {"size": "data.size"}), torch.random.fork_rng(devices=[]):
         torch.manual_seed(words.seed)
         encoder = model.build_encoder(size if words.dimensions == 3 else size[0])
     start_weights(words.init, encoder)

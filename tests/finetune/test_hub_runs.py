@@ -12,7 +12,7 @@ from hub_server import TOKEN, Hub, Repository, asked_anew, serving
 from huggingface_hub.utils import close_session
 from safetensors.torch import load_file, save_file
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.export import main as export
 from dira_scale.finetune import main
 from dira_scale.models import hub as client
@@ -63,7 +63,7 @@ def test_an_export_is_pushed_and_the_next_run_starts_from_it(
     assert "not checkable: init=hf://" in log(second)
 
     other = load_file(here / "model.safetensors")
-    (tmp_path / "other.safetensors").write_bytes(client.local(where, "init").read_bytes()[:-4] + b"\0\0\0\0")
+    (tmp_path / "other.safetensors").write_bytes(client.local(where).read_bytes()[:-4] + b"\0\0\0\0")
     assert other.keys() == load_file(tmp_path / "other.safetensors").keys()
     moved = repository.commit({"model.safetensors": (tmp_path / "other.safetensors").read_bytes()})
     monkeypatch.delenv("HF_TOKEN")  # so that a private repository answers nothing
@@ -96,10 +96,14 @@ def test_a_later_push_leaves_no_weights_of_the_former_one(hub: Hub, tmp_path: Pa
     hub.repositories["org/mine"] = Repository()
     given = tmp_path, ["a.safetensors", "README.md"], {"unet.safetensors"}
     hub.repositories["org/mine"].commit({"unet.safetensors": b"old", "NOTES.md": b"kept"})
-    with pytest.raises(UserError, match=r"has files that no export has written, such as NOTES.md; name another"):
+    with pytest.raises(
+        ValueError, match=r"^hf://org/mine: .* has files that no export has written, such as NOTES.md; name another"
+    ):
         client.push("hf://org/mine", *given, private=False)
     first = hub.repositories["org/mine"].commit({MARK: b"{}"})
-    with pytest.raises(UserError, match=r"everybody can read http://.*/org/mine; add private=false"):
+    with pytest.raises(
+        ArgumentError, match=r"^private: expected false, .* everybody can read http://.*/org/mine, got T"
+    ):
         client.push("hf://org/mine", *given, private=True)
     assert hub.repositories["org/mine"].branches["main"] == first
     assert ": public, commit " in client.push("hf://org/mine", *given, private=False)
@@ -114,14 +118,12 @@ def test_a_push_that_fails_says_what_to_do(
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     given = "hf://org/mine", tmp_path, list[str](), set[str]()
     (tmp_path / MARK).touch()
-    with pytest.raises(UserError, match=r"^push=hf://org/mine: http://\S+ refuses \(Invalid .*\): log in "):
+    with pytest.raises(ValueError, match=r"^hf://org/mine: http://\S+ refuses \(Invalid .*\): log in "):
         client.push(*given, private=True)
     hub.shutdown()
     hub.server_close()
     close_session()
-    with pytest.raises(
-        UserError, match=rf"is not reached \(.*refused\); the export is in {tmp_path}, the same command"
-    ):
+    with pytest.raises(ValueError, match=rf"is not reached \(.*refused\); the export is in {tmp_path}, the same comm"):
         client.push(*given, private=True)
     assert export(["run=any", "push=hf://org/mine@dev"]) == 2
-    assert "push=hf://org/mine@dev: a commit is added to the repository's branch main" in capsys.readouterr().err
+    assert "push: hf://org/mine@dev: a commit is added to the repository's branch main" in capsys.readouterr().err

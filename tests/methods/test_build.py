@@ -108,7 +108,7 @@ def test_an_own_method_plugs_in_by_its_target(autoencoder):
         ({"_target_": "own_methods.Autoencodr"}, "method._target_: own_methods.Autoencodr cannot be imported"),
         ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
         ({"powr": 3}, "method.powr: Autoencoder has no such setting, only power; did you mean 'power'?"),
-        ({"queue": 3}, "only power; if another method's experiment set it, add ~method.queue"),
+        ({"queue": 3}, "only power; ~method.queue takes it out"),
     ],
 )
 def test_mistakes_in_an_own_method_name_their_key(autoencoder, change, expected):
@@ -126,10 +126,10 @@ def test_mistakes_in_an_own_method_name_their_key(autoencoder, change, expected)
         (["+method.base.temprature=1"], "method.base.temprature: MoCo has no such setting, only dim, queue, "),
         (["~method.base"], "method.base is missing: DiRA needs it"),
         (["~method.base._target_"], "method.base._target_ is missing"),
-        (["method.base.queue=100"], "set method.base.queue=96"),
-        (["model.bn_groups=3", "method.base.queue=64"], "model.bn_groups: data.batch=16 does not divide into 3"),
-        (["model.bn_groups=0"], "model.bn_groups=0: must be at least 1"),
-        (["model.encoder=resnet19"], "model.encoder: timm"),
+        (["method.base.queue=100"], "method.base.queue=100: expected a multiple of the batch of 16, such as 96"),
+        (["model.bn_groups=3", "method.base.queue=64"], "model.bn_groups=3: expected one of 1, 2, 4, 8"),
+        (["model.bn_groups=0"], "model.bn_groups=0: expected "),
+        (["model.encoder=resnet19"], "model.encoder=resnet19: expected a backbone of timm"),
     ],
 )
 def test_mistakes_name_their_key(overrides, expected):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from methods.pcrl_parts import Encoder, embedded, mean_exponential, plain_nce, unit
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.methods.c2l import C2L, MIXUP
 from dira_scale.methods.shuffle import permutation
 from dira_scale.models import norm
@@ -120,7 +120,7 @@ def test_the_projector_is_linear_or_has_a_hidden_layer_with_batch_norm():
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(UserError, match="C2L's alpha: 0 is out of range"):
+    with pytest.raises(ArgumentError, match=r"^alpha: expected a number above 0"):
         method(alpha=0)
-    with pytest.raises(UserError, match=r"method\.queue=48: .* a queue of at least 51"):
+    with pytest.raises(ArgumentError, match=r"^queue: expected at least 51: .* got 48"):
         method().check(batch=17, accumulate=1)

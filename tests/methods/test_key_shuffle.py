@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from methods.tiny import dira, method
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.methods.method import Method
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.shuffle import leak, leak_line, permutation, transposition
@@ -85,5 +85,5 @@ def test_only_runs_that_shuffle_in_blocks_have_another_identity() -> None:
 
 
 def test_another_shuffle_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"^MoCo's shuffle=block: expected blocks or batch; did you mean 'blocks'\?$"):
+    with pytest.raises(ArgumentError, match=r"^shuffle: expected blocks or batch; did you mean 'blocks'\?"):
         method(MoCo, shuffle="block")

@@ -8,8 +8,8 @@ import torch
 from methods.tiny import assert_same_loss
 from scipy.stats import kstest
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.sigreg import epps_pulley
 from dira_scale.methods.lejepa import LeJEPA, directions
 from dira_scale.models import norm
@@ -91,9 +91,9 @@ def test_a_group_has_all_views_of_its_samples():
 
 
 def test_what_it_cannot_train_is_refused():
-    with pytest.raises(UserError, match="LeJEPA: the first 2 views are global crops of one size"):
+    with pytest.raises(ArgumentError, match=r"^views: expected 2 global crops of one size first, .* for LeJEPA"):
         method(views=ViewSpec(size=64, crops=({"count": 1}, {"size": 32, "count": 2})))
-    with pytest.raises(UserError, match=r"parallel\.accumulate=2: LeJEPA compares"):
+    with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: LeJEPA compares"):
         method().check(batch=8, accumulate=2)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from methods.tiny import forward, method, views
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.shuffle import permutation, transposition
@@ -137,5 +137,5 @@ def test_shuffled_keys_are_those_of_permuted_groups(kind):
 
 def test_queue_that_the_batch_does_not_divide_is_refused_with_one_that_would_do():
     method(MoCo, groups=1).check(batch=12, accumulate=1)
-    with pytest.raises(UserError, match=r"set method\.queue=20"):
+    with pytest.raises(ArgumentError, match=r"^queue: expected a multiple of the batch of 10, such as 20, .*, got 24$"):
         method(MoCo, groups=1).check(batch=10, accumulate=1)

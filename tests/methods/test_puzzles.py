@@ -189,31 +189,31 @@ def test_dira_puts_the_blocks_back(base: dict[str, Any], corruptions: Any) -> No
 
 @pytest.mark.parametrize(
     ("node", "network", "of", "output"),
-    [(JIGSAW, UNET3D, views(CUBE), "no views.corruptions.order; use views=jigsaw"),
-     (JIGSAW, UNET3D, views(CUBE, **PUZZLE, mask=BlockMask(4)), "mask after order would act across blocks"),
-     (JIGSAW, UNET3D, spec(*CUBE, corruptions=PUZZLE), "views.count=2: jigsaw"),
-     (RUBIK, UNET3D, views(CUBE, **PUZZLE), "no views.corruptions.turn with blocks=2; use views=rubiks_cube"),
-     (RUBIK, UNET3D, views(CUBE, turn=Turn(), **PUZZLE), "no views.corruptions.turn with blocks=2"),
-     (RUBIK, UNET3D, views((24, 24, 24), **RUBIKS), "the whole view's, [3, 3, 3]; use sides that are multiples of 16"),
+    [(JIGSAW, UNET3D, views(CUBE), "views.corruptions.order: expected blocks that change places, for Jigsaw"),
+     (JIGSAW, UNET3D, views(CUBE, **PUZZLE, mask=BlockMask(4)), "views.corruptions: expected order last: mask after"),
+     (JIGSAW, UNET3D, spec(*CUBE, corruptions=PUZZLE), "views.count=2: expected 1: jigsaw"),
+     (RUBIK, UNET3D, views(CUBE, **PUZZLE), "views.corruptions.turn: expected 2 blocks on each axis that are turned, "
+      "as configs/views/rubiks_cube.yaml has"),
+     (RUBIK, UNET3D, views(CUBE, turn=Turn(), **PUZZLE), "views.corruptions.turn: expected 2 blocks on each axis"),
+     (RUBIK, UNET3D, views((24, 24, 24), **RUBIKS), "data.size=[24, 24, 24]: expected multiples of 16: unet3d makes"),
      (RUBIK, UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, turn=TurnBlocks(), order=ShuffleBlocks(24)),
-      "vit_tiny_patch16_224 takes images of one size, and patches are smaller; use a convolutional network")],
+      "model.encoder: expected a convolutional network, such as resnet50: vit_tiny_patch16_224 takes images of one ")],
 )  # fmt: skip
 def test_views_that_are_no_puzzle_are_refused(node: Any, network: Any, of: Any, output: str) -> None:
     with pytest.raises(UserError) as raised:
         built(node, network, of)
-    assert output in str(raised.value)
+    assert str(raised.value).startswith(output)
 
 
 @pytest.mark.parametrize(
     ("size", "corruption", "output"),
-    [(64, ShuffleBlocks(25), "permutations=25: expected a number from 2 to 24, those of 4 blocks"),
-     (CUBE, ShuffleBlocks(9, 4), "margin=4: expected at least 0 and less than half of a block's side, 8"),
-     ((15, 16, 16), ShuffleBlocks(9), "a view of 15 x 16 x 16 cannot be cut into 2 x 2 x 2 equal blocks"),
-     (CUBE, TurnBlocks((2, 2)), "a view of 16 x 16 x 16 cannot be cut into 2 x 2 equal blocks"),
-     (BOX, TurnBlocks(2, "quarter"), "turns=quarter: blocks of 8 x 8 x 16 cannot be turned by 90 degrees"),
-     (CUBE, TurnBlocks(2, "halfs"), "turns=halfs: expected half or quarter; did you mean 'half'?")],
+    [(64, ShuffleBlocks(25), "corruptions.blocks.permutations: expected at most 24, those of 4 blocks, got 25"),
+     (CUBE, ShuffleBlocks(9, 4), "corruptions.blocks.margin: expected less than half of a block's side, which is 8"),
+     ((15, 16, 16), ShuffleBlocks(9), "ShuffleBlocks halves the sides of a view, and not all of 15 x 16 x 16 are even"),
+     (CUBE, TurnBlocks((2, 2)), "corruptions.blocks.blocks: expected numbers that divide the sides of a view of 16 x"),
+     (BOX, TurnBlocks(2, "quarter"), "corruptions.blocks.turns: expected half, or as many blocks on each axis")],
 )  # fmt: skip
 def test_settings_that_make_no_puzzle_are_refused(size: Any, corruption: Any, output: str) -> None:
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(ValueError) as raised:
         views(size, blocks=corruption)
-    assert f"corruptions.blocks: {output}" in str(raised.value)
+    assert str(raised.value).startswith(output)

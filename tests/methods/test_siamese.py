@@ -6,8 +6,8 @@ import torch
 from methods.tiny import forward, method, views
 from torch import nn
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.barlow import BarlowTwins, cross_correlation, redundancy, standardised
 from dira_scale.methods.byol import BYOL
@@ -130,7 +130,7 @@ def test_vicreg_is_lightlys_and_takes_the_whole_batch():
     loss, of_all = forward(model, images).losses["di"], [p for p in model.parameters() if p.requires_grad]
     ours, theirs = (gradients(each, of_all) for each in (loss, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
-    with pytest.raises(UserError, match=r"parallel\.accumulate=2: VICReg"):
+    with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: VICReg"):
         model.check(batch=16, accumulate=2)
 
 
@@ -139,7 +139,7 @@ def test_barlow_takes_the_whole_batch_whatever_the_groups():
     model, images = method(BarlowTwins, groups=4, scale=0.5), views(count=16)
     z1, z2 = (model.projector(model.encoder(view)[-1]) for view in images)
     torch.testing.assert_close(forward(model, images).losses["di"], barlow_formula(z1, z2, 0.0051, 0.5))
-    with pytest.raises(UserError, match=r"parallel\.accumulate=2: Barlow Twins"):
+    with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: Barlow Twins"):
         model.check(batch=16, accumulate=2)
 
 

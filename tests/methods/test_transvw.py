@@ -148,10 +148,8 @@ def test_words_are_of_images_too() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "views", "output"),
-    [({"classes": 1}, spec(*SIZE, count=1), "TransVW's classes=1: a label of classes has at least 2"),
-     ({"classifier": "keas"}, spec(*SIZE, count=1),
-      "TransVW's classifier=keas: expected pytorch or keras; did you mean 'keras'?"),
-     ({}, ViewSpec(size=SIZE, **NONE), "views.count=2: TransVW restores one view; use views.count=1"),
+    [({"classes": 1}, spec(*SIZE, count=1), "method.classes=1: expected a whole number of at least 2"),
+     ({}, ViewSpec(size=SIZE, **NONE), "views.count=2: expected 1: TransVW takes one view"),
      ({"label": ["word", "nodule"]}, spec(*SIZE, count=1), "method.label=[word, nodule]: expected text")],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views: ViewSpec, output: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.losses import adversarial
 from dira_scale.methods.adversary import Adversary, Wasserstein, adversary_of
 from dira_scale.models import norm
@@ -198,5 +198,5 @@ def test_images_have_it_too_and_other_names_are_refused() -> None:
         loss = adversary.discriminator_loss(*torch.rand(3, 2, 1, 64, 64), torch.rand(2))
         loss.backward()
         assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in adversary.parameters())
-    with pytest.raises(UserError, match=r"adversary\.loss=wgan: expected lsgan or minimax"):
+    with pytest.raises(ArgumentError, match=r"^loss: expected lsgan or minimax"):
         adversary_of("wgan", PENALTY, architecture(UNET), 64)

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from dira_scale.errors import UserError
 from dira_scale.methods.build import construct
 from dira_scale.methods.dinov2 import DINOv2
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder
 from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.stored import WeightsError
 
 DIM, HEADS, DEPTH, REGISTERS, SIDE = 16, 2, 4, 4, 32
 V2 = {"embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS, "patch_size": 8, "init_values": 0.1}
@@ -277,9 +277,9 @@ def test_one_channel_is_the_sum_of_three(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "kind", "message"),
     [
-        ("DINOv2 with registers", "DINOv2", "has 4 register tokens, vit_small_patch14_dinov2 has 0; set model.encoder"),
+        ("DINOv2 with registers", "DINOv2", "has 4 register tokens, vit_small_patch14_dinov2 has 0; load it into"),
         ("DINOv2", "DINOv2 with registers", "has 0 register tokens, vit_small_patch14_reg4_dinov2 has 4"),
-        ("DINOv3 with biases", "DINOv3", "has biases of queries and values; use model.encoder=.*_qkvb"),
+        ("DINOv3 with biases", "DINOv3", "has biases of queries and values; load it into the encoder .*_qkvb"),
         ("DINOv2 with registers", "DINOv3 with biases", "is of another network .* no entry 'pos_embed'"),
         ("DINOv3", "DINOv2 with registers", "'reg_token' is missing"),
         ("DINOv3's plus", "DINOv3", "'blocks.0.mlp.fc1.weight' is missing"),
@@ -287,25 +287,25 @@ def test_one_channel_is_the_sum_of_three(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_files_of_other_networks_are_refused(file: str, kind: str, message: str, tmp_path: Path) -> None:
     path = written(authors(file), tmp_path)
-    with pytest.raises(UserError, match=rf"^init: {path}: .*{message}") as raised:
-        StartWeights(path, network(kind), key="init")
+    with pytest.raises(WeightsError, match=rf"^{path}: .*{message}") as raised:
+        StartWeights(path, network(kind))
     assert len(str(raised.value).splitlines()) == 1
 
 
 def test_timms_file_with_registers_is_not_taken_for_one_without(tmp_path: Path) -> None:
     path = tmp_path / "timm.safetensors"
     save_file(network("DINOv2 with registers").model.state_dict(), path)
-    with pytest.raises(UserError, match="has no entry 'reg_token'"):
+    with pytest.raises(WeightsError, match="has no entry 'reg_token'"):
         StartWeights(path, network("DINOv2"))
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     state, key = rad_dino(authors("DINOv2")), "encoder.layer.0.attention.attention.key.weight"
     refused = "is of another network than vit_small_patch14_dinov2, or damaged"
-    with pytest.raises(UserError, match=refused):
+    with pytest.raises(WeightsError, match=refused):
         StartWeights(written(state | {key: torch.zeros(3, 5)}, tmp_path), network("DINOv2"))
     del state[key]
-    with pytest.raises(UserError, match=rf"{refused} \('blocks.0.attn.k.weight'\)"):
+    with pytest.raises(WeightsError, match=rf"{refused} \('blocks.0.attn.k.weight'\)"):
         StartWeights(written(state, tmp_path), network("DINOv2"))
 
 
@@ -318,23 +318,25 @@ def test_a_mask_token_of_others_makes_no_file_of_dinos(tmp_path: Path) -> None:
 
 def test_patches_are_of_a_size_whose_resampling_fits_into_memory(tmp_path: Path) -> None:
     state = authors("DINOv2") | {"patch_embed.proj.weight": torch.zeros(DIM, 3, 65, 65)}
-    with pytest.raises(UserError, match="has patches of more than 64 pixels"):
+    with pytest.raises(WeightsError, match="has patches of more than 64 pixels"):
         StartWeights(written(state, tmp_path), network("DINOv2"))
     del state["mask_token"]
-    with pytest.raises(UserError, match=r"'patch_embed.proj.weight' has shape \(16, 3, 65, 65\)"):
+    with pytest.raises(WeightsError, match=r"'patch_embed.proj.weight' has shape \(16, 3, 65, 65\)"):
         StartWeights(written(state, tmp_path), network("DINOv2"))
 
 
 def test_volumes_take_no_weights_of_images(tmp_path: Path) -> None:
     path = written(authors("DINOv2"), tmp_path)
-    with pytest.raises(UserError, match=r"is of a network of images, and vit3d is one .* by model=inflated_vit, "):
+    with pytest.raises(
+        WeightsError, match=r"is of a network of images, and vit3d is one .*; the model inflated_vit inflates"
+    ):
         StartWeights(path, volumes_network("vit3d", (16, 16, 16), embed_dim=24, depth=1, num_heads=2).encoder)
 
 
 def test_weights_by_timms_name_say_how_they_are_fetched() -> None:
     name = "vit_small_patch14_dinov2.lvd142m"
-    with pytest.raises(UserError, match=rf"^init={name}: no such file; .* init=hf://timm/{name}$"):
-        StartWeights(Path(name), network("DINOv2"), key="init")
+    with pytest.raises(WeightsError, match=rf"^{name}: no such file; .* hf://timm/{name}$"):
+        StartWeights(Path(name), network("DINOv2"))
 
 
 @pytest.mark.parametrize("layout", [dict, rad_dino])

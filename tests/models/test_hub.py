@@ -74,13 +74,13 @@ def test_a_revision_is_pinned_to_its_commit(hub: Hub, revision: str | None) -> N
     if revision:
         repository.commit({"model.safetensors": weights(1), "README.md": CARD}, revision)
     commit, where = commit_of(hub, revision or "main"), f"{WHERE}@{revision}" if revision else WHERE
-    pin = client.pinned(where, "init")
+    pin = client.pinned(where)
     assert pin == f"{WHERE}@{commit}/model.safetensors" + (f":{revision}" if revision else "")
     repository.commit({"model.safetensors": weights(2)}, revision or "main")
     asked_anew()
-    assert client.local(pin, "init").read_bytes() == weights(1 if revision else 0)
-    assert client.pinned(pin, "init") == pin and client.pinned(where, "init") != pin
-    assert client.pinned(f"{WHERE}@{commit}", "init") == f"{WHERE}@{commit}/model.safetensors"
+    assert client.local(pin).read_bytes() == weights(1 if revision else 0)
+    assert client.pinned(pin) == pin and client.pinned(where) != pin
+    assert client.pinned(f"{WHERE}@{commit}") == f"{WHERE}@{commit}/model.safetensors"
 
 
 def test_a_run_keeps_the_commit_that_it_recorded(hub: Hub, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_run_keeps_the_commit_that_it_recorded(hub: Hub, tmp_path: Path) -> No
     asked_anew()
     hub.asked.clear()
     again = compose("pretrain", [*words, f"model.weights={WHERE}"]).model.weights
-    assert again == first and client.local(again, "model.weights").read_bytes() == weights() and hub.asked == []
+    assert again == first and client.local(again).read_bytes() == weights() and hub.asked == []
     other = compose("pretrain", [*words, f"model.weights={WHERE}@dev"]).model.weights
     assert other == f"{WHERE}@{commit_of(hub)}/model.safetensors:dev"
     (tmp_path / "config.yaml").write_text(f"model: {{weights: '{other}'}}\n")
@@ -117,18 +117,16 @@ def test_a_file_that_is_not_the_hubs_is_refused(hub: Hub) -> None:
     changed[-1] ^= 1
     hub.swap[weights()] = bytes(changed)
     for _ in range(2):
-        with pytest.raises(
-            UserError, match=r"^init=hf://org/net: .* is not the file of the Hub, .*; delete it"
-        ) as error:
-            client.local(WHERE, "init")
+        with pytest.raises(ValueError, match=r"^hf://org/net: .* is not the file of the Hub, .*; delete it") as error:
+            client.local(WHERE)
     hub.swap.clear()
     blob = Path(re.findall(r": (/\S+) is not", str(error.value))[0])
     blob.unlink()
-    path = client.local(WHERE, "init")
+    path = client.local(WHERE)
     assert path.read_bytes() == weights() and path.resolve() == blob
     blob.write_bytes(changed)
     asked_anew()
-    with pytest.raises(UserError, match="is not the file of the Hub"):
+    with pytest.raises(UserError, match=r"^init: hf://org/net: .* is not the file of the Hub"):
         start_weights(WHERE, encoder())
 
 
@@ -144,8 +142,8 @@ def test_a_server_names_no_path(hub: Hub, tmp_path: Path, header: str, status: i
     where = WHERE if status == 200 else f"{WHERE}/other.safetensors"
     for path in PATHS if header == "X-Repo-Commit" or status == 200 else ():
         hub.headers = {header: path if header == "X-Repo-Commit" else f'"{path}"'}
-        with pytest.raises(UserError, match=r"127.0.0.1 names a (commit|file) '.*', which is no hash: it is no Hub"):
-            client.pinned(where, "init")
+        with pytest.raises(ValueError, match=r"127.0.0.1 names a (commit|file) '.*', which is no hash: it is no Hub"):
+            client.pinned(where)
         made = {path.name for path in tmp_path.rglob("*") if not re.fullmatch(r"[0-9a-f]{40,64}(\.lock)?", path.name)}
         assert made <= OF_THE_CACHE, made
         asked_anew()
@@ -154,16 +152,16 @@ def test_a_server_names_no_path(hub: Hub, tmp_path: Path, header: str, status: i
 @pytest.mark.parametrize("siblings", [3, [3], [{}], [{"rfilename": 3}]])
 def test_what_is_no_list_of_files_is_one_line(hub: Hub, siblings: object) -> None:
     hub.siblings = siblings
-    with pytest.raises(UserError, match=r"answers with no list of files: it is no Hub|has no file .safetensors"):
-        client.pinned(WHERE, "init")
+    with pytest.raises(ValueError, match=r"answers with no list of files: it is no Hub|has no file .safetensors"):
+        client.pinned(WHERE)
 
 
 @pytest.mark.parametrize("where", [WHERE, f"{WHERE}/model.safetensors"])
 def test_a_server_that_trickles_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(PATIENCE, "silence", 0.2)
     hub.trickles = True
-    with pytest.raises(UserError, match=r"is not reached \(only \d+ bytes in 0.2 s\)"):
-        client.local(where, "init")
+    with pytest.raises(ValueError, match=r"is not reached \(only \d+ bytes in 0.2 s\)"):
+        client.local(where)
 
 
 def test_which_file_is_loaded(hub: Hub) -> None:
@@ -173,17 +171,19 @@ def test_which_file_is_loaded(hub: Hub) -> None:
         asked_anew()
         hub.repositories["org/some"] = Repository()
         hub.repositories["org/some"].commit({name: name.encode() for name in names})
-        return client.local(where, "init").name
+        return client.local(where).name
 
     assert file(["model.safetensors", "unet.safetensors", "README.md"]) == "unet.safetensors"
     assert file(["checkpoint_final.pth", "encoder.safetensors", "x.safetensors"]) == "encoder.safetensors"
     assert file(["README.md", "weights/best.safetensors"]) == "best.safetensors"
-    with pytest.raises(UserError, match=r"^init=\S+: has several files \(a.safetensors, b.safetensors, …\); name one"):
+    with pytest.raises(ValueError, match=r"^hf://\S+: has several files \(a.safetensors, b.safetensors, …\); name one"):
         file(["b.safetensors", "a.safetensors"])
     assert file(["b.safetensors", "a.safetensors"], "hf://org/some/b.safetensors") == "b.safetensors"
-    with pytest.raises(UserError, match=r"^init=\S+: has no file .safetensors, but README.md, pytorch_model.bin; noth"):
+    with pytest.raises(
+        ValueError, match=r"^hf://\S+: has no file .safetensors, but README.md, pytorch_model.bin; noth"
+    ):
         file(["README.md", "pytorch_model.bin"])
-    with pytest.raises(UserError, match=r"^init=\S+: name a file .safetensors; nothing else is fetched"):
+    with pytest.raises(ValueError, match=r"^hf://\S+: name a file .safetensors; nothing else is fetched"):
         file(["pytorch_model.bin"], "hf://org/some/pytorch_model.bin")
     assert not hub.fetched(".bin") and not hub.fetched(".pth")
 
@@ -209,22 +209,22 @@ def test_what_the_hub_does_not_have_is_one_line(hub: Hub, where: str, message: s
     for name, repository in {"org/secret": Repository(private=True), "org/gated": Repository(gated=True)}.items():
         repository.commit({"model.safetensors": weights()})
         hub.repositories[name] = repository
-    with pytest.raises(UserError, match=message) as error:
-        client.local(where, "init")
-    assert "\n" not in str(error.value) and str(error.value).startswith(f"init={where}: ")
+    with pytest.raises(ValueError, match=message) as error:
+        client.local(where)
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"{where}: ")
 
 
 def test_a_token_opens_what_is_private(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories["org/net"].private = True
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert client.local(WHERE, "init").read_bytes() == weights()
+    assert client.local(WHERE).read_bytes() == weights()
 
 
 @pytest.mark.parametrize("down", ["offline", "closed", "busy"])
 def test_without_the_hub_the_cache_serves_and_says_so(
     hub: Hub, down: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pin = client.pinned(WHERE, "init")
+    pin = client.pinned(WHERE)
     if down == "offline":
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     elif down == "closed":
@@ -234,15 +234,13 @@ def test_without_the_hub_the_cache_serves_and_says_so(
         monkeypatch.setattr(Hub, "process_request", busy)
     asked_anew()
     close_session()
-    assert client.local(WHERE, "init").read_bytes() == weights()
+    assert client.local(WHERE).read_bytes() == weights()
     line = capsys.readouterr().out
     known = f"knew it: model.safetensors of commit {commit_of(hub)}\n"
-    assert line.startswith(f"init={WHERE}: {hub.address} ") and line.endswith(known)
-    assert client.local(pin, "init").read_bytes() == weights() and not capsys.readouterr().out  # as it is recorded
-    with pytest.raises(
-        UserError, match=r"^init=hf://org/net@dev: .*the cache \S+ does not have it.*: hf download org/ne"
-    ):
-        client.local(f"{WHERE}@dev", "init")
+    assert line.startswith(f"{WHERE}: {hub.address} ") and line.endswith(known)
+    assert client.local(pin).read_bytes() == weights() and not capsys.readouterr().out  # as it is recorded
+    with pytest.raises(ValueError, match=r"^hf://org/net@dev: .*the cache \S+ does not have it.*: hf download org/ne"):
+        client.local(f"{WHERE}@dev")
 
 
 def busy(server: Hub, request: object, address: object) -> None:
@@ -263,7 +261,7 @@ def test_what_a_card_says_is_one_bounded_line(hub: Hub) -> None:
 
 def test_processes_that_start_together_fetch_once(hub: Hub) -> None:
     """They share a cache, as those of a machine do; each is told where the Hub is by HF_ENDPOINT."""
-    code = f"from dira_scale.models.hub import local; print(local({WHERE!r}, 'init'))"
+    code = f"from dira_scale.models.hub import local; print(local({WHERE!r}))"
     root = str(Path(__file__).parents[2])
     command, given = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": root}
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=given) for _ in range(3)]

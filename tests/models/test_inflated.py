@@ -13,9 +13,10 @@ from models.volumes import parameters
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
+from dira_scale.models.stored import WeightsError
 from dira_scale.models.volume.inflated import InflatedEncoder, build_inflated
 
 SIZE = (16, 32, 32)  # 2 x 4 x 4 patches
@@ -166,7 +167,9 @@ def test_hidden_patches_are_not_seen() -> None:
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = written(authors("DINOv2 with registers"), tmp_path)
-    with pytest.raises(UserError, match=r"has 4 register tokens, vit_small_patch14_dinov2 has 0; set model\.encoder"):
+    with pytest.raises(
+        WeightsError, match="has 4 register tokens, vit_small_patch14_dinov2 has 0; load it into an encoder"
+    ):
         StartWeights(path, inflated("DINOv2"))
 
 
@@ -179,7 +182,7 @@ def test_the_default_is_of_the_documented_size() -> None:
 
 def test_arguments_that_timm_does_not_take_are_named() -> None:
     with pytest.raises(
-        UserError, match=r"^model\.arguments=\{'nonsense': 3\}: timm's 'vit_tiny_patch16_224' does not "
+        ArgumentError, match=r"^arguments: expected those of timm's 'vit_tiny_patch16_224' .*'nonsense'"
     ):
         build_inflated("vit_tiny_patch16_224", 8, SIZE, 1, {"nonsense": 3})
 

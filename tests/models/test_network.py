@@ -10,6 +10,7 @@ from models.volumes import chosen
 from omegaconf import OmegaConf
 
 from dira_scale import methods
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Shuffle, ViewSpec
 from dira_scale.errors import UserError
@@ -25,12 +26,10 @@ STUB = {"_target_": TARGET, "width": 8, "weights": None, "bn_groups": 2}
 def test_views_and_network_have_the_same_dimensions() -> None:
     cfg = compose("pretrain", ["data.shards=any"])
     with pytest.raises(
-        UserError, match=r"^data.size=16: Tiny3D takes volumes: give three, as data.size=\[16, 16, 16\]$"
+        UserError, match=r"^data.size=16: expected three sides, .* \[16, 16, 16\]: Tiny3D takes volumes$"
     ):
         methods.build(cfg.method, STUB, ViewSpec(size=SIZE), batch=COUNT)
-    with pytest.raises(
-        UserError, match=r"^data.size=\[16, 16, 16\]: resnet50 takes images: give one side, as data.size=16"
-    ):
+    with pytest.raises(UserError, match=r"^data.size=\[16, 16, 16\]: expected one side, such as 16: resnet50 takes im"):
         methods.build(cfg.method, cfg.model, VIEWS, batch=COUNT)
 
 
@@ -55,8 +54,14 @@ def test_a_configuration_has_the_keys_of_the_network_that_it_names() -> None:
         ([f"model._target_={TARGET}"], "unknown key model.encoder"),
         (["model.width=8"], "unknown key model.width"),
         (["model._target_=os.path"], "model._target_: os.path"),
-        ([f"model._target_={TARGET}", "+model.width=0", *REMOVED], "model.width=0: must be at least 1"),
-        ([f"model._target_={TARGET}", "+model.width=wide", *REMOVED], "model.width=wide: expected int, at least 1"),
+        (
+            [f"model._target_={TARGET}", "+model.width=0", *REMOVED],
+            "model.width=0: expected a whole number of at least 1",
+        ),
+        (
+            [f"model._target_={TARGET}", "+model.width=wide", *REMOVED],
+            "model.width=wide: expected a whole number of at least 1",
+        ),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             compose("pretrain", [*words, *given])
@@ -68,36 +73,34 @@ REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residu
 @pytest.mark.parametrize(
     ("name", "keys", "size", "message"),
     [
-        ("unet3d", {}, (20, 32, 32), "data.size=[20, 32, 32]: unet3d halves each side down to 1/8: give multiples of "
-         "8, such as data.size=[16, 32, 32] or [24, 32, 32]"),
-        ("unet3d", {"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, "
-         "which model.norm=instance cannot normalise; use data.size=[8, 16, 16] or larger"),
-        ("unet3d", {}, 224, "data.size=224: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
-        ("unet3d", {"width": 0.3}, (8, 8, 8), "model.width=0.3: 32 channels times that must be a multiple of 1;"),
+        ("unet3d", {}, (20, 32, 32), "size: expected multiples of 8, such as [16, 32, 32] or [24, 32, 32]: unet3d "
+         "halves each side down to 1/8"),
+        ("unet3d", {"norm": "instance"}, (8, 8, 8), "size: expected [8, 16, 16] or larger: the coarsest map of unet3d "
+         "is one voxel, which InstanceNorm cannot normalise"),
+        ("unet3d", {}, 224, "size: expected three numbers, such as [64, 64, 64]: unet3d takes volumes"),
+        ("unet3d", {"width": 0.3}, (8, 8, 8), "model.width=0.3: expected a share of 32 channels that is a whole"),
         ("unet3d", {"width": 0.125, "norm": "group"}, (8, 8, 8),
-         "model.width=0.125: 32 channels times that must be a multiple of 8, the groups of norm=group;"),
-        ("resenc_l", {}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of resenc is one voxel"),
-        ("resenc_l", {"blocks": "[1,1]"}, (64, 64, 64), "model.blocks=[1, 1]: needs a number for each of the 6 stages "
-         "of features=[32, 64, 128, 256, 320, 320]"),
-        ("swinunetr", {}, (16, 32, 32), "data.size=[16, 32, 32]: swinunetr halves each side down to 1/32"),
-        ("swinunetr", {}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of swinunetr is one voxel"),
-        ("vit3d", {}, (20, 32, 32), "data.size=[20, 32, 32]: vit3d cuts each side into patches of 8: give "),
-        ("vit3d", {"embed_dim": 192, "num_heads": 3}, (32, 32, 32), "model.embed_dim=192: rotary positions on three "
-         "axes need a multiple of 6 channels for each of 3 heads; use 180 or 198"),
-        ("vit3d", {"decoder_channels": "[16]"}, (32, 32, 32), "model.decoder_channels=[16]: needs two, of the maps "),
-        ("inflated_vit", {}, (20, 32, 32), "data.size=[20, 32, 32]: vit_base_patch14_reg4_dinov2 cuts each side into "
-         "patches of 8: give multiples of 8"),
-        ("inflated_vit", {"patch_size": 14}, (28, 28, 28), "model.patch_size=14: the decoder doubles; use 4, 8, 16 "),
+         "model.width=0.125: expected a share of 32 channels that is a multiple of the 8 groups of its norm"),
+        ("resenc_l", {}, (32, 32, 32), "size: expected [32, 64, 64] or larger: the coarsest map of resenc is one"),
+        ("resenc_l", {"blocks": "[1,1]"}, (64, 64, 64), "model.blocks=[1, 1]: expected a number for each of the 6"),
+        ("swinunetr", {}, (16, 32, 32), "size: expected multiples of 32, such as [32, 64, 64]: swinunetr halves each "),
+        ("swinunetr", {}, (32, 32, 32), "size: expected [32, 64, 64] or larger: the coarsest map of swinunetr is one "),
+        ("vit3d", {}, (20, 32, 32), "size: expected multiples of 8, such as [16, 32, 32] or [24, 32, 32]: vit3d cuts "),
+        ("vit3d", {"embed_dim": 192, "num_heads": 3}, (32, 32, 32), "model.embed_dim=192: expected 180 or 198: rotary"),
+        ("vit3d", {"decoder_channels": "[16]"}, (32, 32, 32), "model.decoder_channels=[16]: expected two numbers, of "),
+        ("inflated_vit", {}, (20, 32, 32), "size: expected multiples of 8, such as [16, 32, 32] or [24, 32, 32]: "
+         "vit_base_patch14_reg4_dinov2 cuts each side into patches of 8"),
+        ("inflated_vit", {"patch_size": 14}, (28, 28, 28), "model.patch_size=14: expected 4, 8, 16 or 32, as the"),
         ("inflated_vit", {"patch_size": 16, "decoder_channels": "[8,8]"}, (32, 32, 32), "model.decoder_channels=[8, 8]:"
-         " patch_size=16 needs 3, of the maps at 1/8 and 1/4 and 1/2 of a volume's sides"),
-        ("inflated_vit", {"arguments": "{patch_size: 8}"}, (32, 32, 32), "model.arguments.patch_size: the side of a "),
-        ("inflated_vit", {"encoder": "resnet18"}, (32, 32, 32), "model.encoder: 'resnet18' cannot be inflated to "
-         "volumes (it is no plain vision transformer); use "),
-        ("swinunetr", {"feature_size": 20}, (32, 32, 64), "model.feature_size=20: must be a multiple of 12"),
+         " expected 3 numbers, of the maps at 1/8 and 1/4 and 1/2 of a volume's sides"),
+        ("inflated_vit", {"arguments": "{patch_size: 8}"}, (32, 32, 32), "model.arguments.patch_size: expected to be "),
+        ("inflated_vit", {"encoder": "resnet18"}, (32, 32, 32), "encoder: expected a plain vision transformer, such"),
+        ("swinunetr", {"feature_size": 20}, (32, 32, 64), "model.feature_size=20: expected a multiple of 12"),
     ],
 )  # fmt: skip
 def test_what_does_not_suit_a_network_of_volumes_is_named(
     name: str, keys: dict[str, Any], size: Any, message: str
 ) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+    kind = UserError if message.startswith("model.") else ArgumentError  # of the node, or of the built architecture
+    with pytest.raises(kind, match=f"^{re.escape(message)}"):
         chosen(name, **keys).build_encoder(size)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.forecast.network import one_rank_of
 from dira_scale.models import grouped_norm, norm, norm_over_ranks
 from dira_scale.models.grouped_norm import recomputing
@@ -157,7 +157,7 @@ def test_a_converted_model_computes_and_saves_the_same(name):
 )
 def test_groups_that_do_not_divide_are_refused(ranks, groups, accumulate, would_do, monkeypatch):
     monkeypatch.setattr(norm, "world", lambda: ranks)
-    with pytest.raises(UserError, match=r"model\.bn_groups") as raised:
+    with pytest.raises(ArgumentError, match="bn_groups: expected ") as raised:
         norm.convert(nn.BatchNorm2d(3), groups, accumulate)
     assert would_do in str(raised.value)
     assert f"{ranks} processes" in str(raised.value)

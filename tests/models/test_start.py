@@ -121,7 +121,7 @@ def test_weights_of_another_backbone_name_the_key(tmp_path: Path, node: dict[str
 
 
 def test_a_folder_that_is_no_run_and_no_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^init=.*: neither a run's folder nor one that export wrote"):
+    with pytest.raises(UserError, match=r"^init: .*: neither a run's folder nor one that export wrote"):
         start_weights(str(tmp_path), encoder())
     with pytest.raises(UserError, match=r"^init: .*nothing.pth: no such file"):
         start_weights(str(tmp_path / "nothing.pth"), encoder())

@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import ArgumentError
 from dira_scale.models.discriminator import Discriminator
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm_act import InstanceNormAct
@@ -58,7 +58,7 @@ def test_decoder_initialisation():
 
 
 def test_wrong_number_of_decoder_channels_is_refused():
-    with pytest.raises(UserError, match="decoder_channels"):
+    with pytest.raises(ArgumentError, match="decoder_channels: expected 5 counts"):
         UNet(build_encoder("test_resnet"), decoder_channels=(64, 32))
 
 

@@ -10,9 +10,9 @@ from models.volumes import network, parameters
 from torch import Tensor, nn
 
 from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.errors import UserError
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network, Tokens
+from dira_scale.models.stored import WeightsError
 from dira_scale.models.volume.vit3d import Transformer, ViT3DEncoder
 
 HEADS, REGISTERS = 2, 3
@@ -242,7 +242,7 @@ def test_published_positions_whose_places_are_unknown_are_refused(tmp_path: Path
         StartWeights(path, same.encoder).fill(same)
         torch.testing.assert_close(same(volumes((24, 8, 64))), theirs(volumes((24, 8, 64))))
         path = written(published(drawn((8, 8, 40), reg_tokens=0)), tmp_path)
-    with pytest.raises(UserError, match="learnt positions are read of a cube of patches, or of data"):
+    with pytest.raises(WeightsError, match="learnt positions are read of a cube of patches, or of the views' size"):
         StartWeights(path, ours.encoder)
 
 

@@ -11,9 +11,9 @@ from models.test_unet3d import Plain
 from models.volumes import network
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
+from dira_scale.models.stored import WeightsError
 from dira_scale.models.translations import other_axes
 
 SIZE = (8, 8, 16)
@@ -89,10 +89,10 @@ def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path)
     state = published(Plain(4, "batch", "transposed", channels=1, classes=1).state_dict())
     torch.save(prefixed("module.", state), path)
     with pytest.raises(
-        UserError, match=r"'module.down_tr64.ops.0.conv1.weight' has shape \(4, 1, .*, unet3d needs \(8"
+        WeightsError, match=r"'module.down_tr64.ops.0.conv1.weight' has shape \(4, 1, .*, unet3d needs \(8"
     ):
         start(path, network("unet3d", SIZE, width=0.25))
-    with pytest.raises(UserError, match=r"has no entry 'module.down_tr64.ops.0.bn1.running_mean' .*; set model.\* to"):
+    with pytest.raises(WeightsError, match=r"has no entry 'module.down_tr64.ops.0.bn1.running_mean' .*; choose the"):
         start(path, network("unet3d", SIZE, width=WIDTH, norm="instance"))
     other = network("unet3d", SIZE, width=WIDTH, norm="instance")  # where it is asked for, as PCRL does
     loaded = StartWeights(path, other.encoder, other_norm=True)
@@ -101,7 +101,9 @@ def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path)
     assert "decoder" not in start(path, network("unet3d", SIZE, width=WIDTH, up="nearest")).partition(" loaded;")[0]
     narrower = {k: v[:2] if k == "up_tr64.ops.0.conv1.weight" else v for k, v in state.items()}
     torch.save(narrower, path)
-    with pytest.raises(UserError, match=r"'up_tr64.ops.0.conv1.weight' has shape \(2, .*; set model.\* to the file's$"):
+    with pytest.raises(
+        WeightsError, match=r"'up_tr64.ops.0.conv1.weight' has shape \(2, .*; build encoder and decoder"
+    ):
         start(path, network("unet3d", SIZE, width=WIDTH))
 
 
