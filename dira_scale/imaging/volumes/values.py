@@ -27,10 +27,8 @@ def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: 
     if isinstance(geometry, Grid) and geometry.check().sheared:
         geometry = stack_of(geometry)
     if isinstance(geometry, Stack) and settings.volume.irregular == "refuse":
-        raise GeometryError(
-            "slices that are shifted against each other (gantry tilt) or at uneven distances "
-            "(recipe.volume.irregular=resample accepts them)"
-        )
+        shifted = "slices that are shifted against each other (gantry tilt) or at uneven distances"
+        raise GeometryError(shifted, decided_by="irregular")
     grid = (geometry.grid if isinstance(geometry, Stack) else geometry).check()
     stored, scale, offset = to_int16(load(), settings.modality)
     low, high = black_and_white(stored, scale, offset, settings.volume.range)

@@ -81,7 +81,10 @@ def test_each_series_has_the_mask_that_refers_to_it(
     }
     printed = capsys.readouterr().out
     assert "not used: 2 x SEG or RTSTRUCT of a series that is not there, or refused (elsewhere.dcm …)" in printed
-    assert "not used: 1 x SEG or RTSTRUCT without a structure that recipe.structures names (liver.dcm)" in printed
+    assert (
+        "not used: 1 x SEG or RTSTRUCT without a structure that was asked for (recipe.structures) (liver.dcm)"
+        in printed
+    )
     assert "1 series of 4 without a mask" in printed
     assert made.dataset.info.recipe["structures"] == WANTED  # what the values are
     made = shards("volumes", images=tmp_path, **PLAIN)
@@ -133,7 +136,7 @@ def test_a_table_may_name_contours(tmp_path: Path, shards: Callable[..., Shards]
     np.testing.assert_array_equal(made.mask("ct1 1.2.1"), expected == 2)
     np.testing.assert_array_equal(made.mask("ct2 1.2.2"), mask_of(tumour=TUMOUR))
     made = shards("volumes", columns=columns, structures={"liver": "liver"}, **keys)
-    reason = "a SEG or RTSTRUCT without a structure that recipe.structures names"
+    reason = "a SEG or RTSTRUCT without a structure that was asked for (recipe.structures)"
     assert made.rejected("ct1 1.2.1") == {"ct1 1.2.1": reason} and made.mask("ct2 1.2.2") is None
 
 
