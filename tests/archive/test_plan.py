@@ -227,7 +227,6 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
     [
         ({"codec": "jgp"}, "recipe.codec=jgp; did you mean 'jpg'"),
         ({"codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
-        ({"dims": 4}, "recipe.dims=4: expected 2 or 3"),
         ({"dims": 3, "codec": "png"}, "recipe.codec=png with recipe.dims=3"),
         ({"codec": "b2nd"}, "recipe.codec=b2nd with recipe.dims=2"),
         (
@@ -238,7 +237,6 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
         ({"splits": None}, "recipe.splits=null: give shares"),
         ({"secret": "no"}, "recipe.secret=no: use true or false"),
-        ({"burned_in": "yes"}, "recipe.burned_in=yes: expected refuse, tagged or keep"),
         ({"shard_size": 0}, "recipe.shard_size=0: must be an integer of at least 1"),
         ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
     ],
@@ -306,7 +304,6 @@ def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None
         ({"crop": {"mask": -1}}, r"crop: expected {mask: 30}, voxels around the mask, or .*, got {'mask': -1}"),
         ({"crop": {"boxes": [32, 64]}}, r"crop: expected {mask: 30}.*, got {'boxes': \[32, 64\]}"),
         ({"crop": {"mask": 1, "boxes": [1, 1, 1]}}, "crop: expected {mask: 30}.*, got {'mask': 1, 'boxes': "),
-        ({"irregular": "no"}, "irregular: expected resample or refuse, got 'no'"),
     ],
 )
 def test_impossible_keys_of_volumes_are_refused(keys: dict, words: str) -> None:

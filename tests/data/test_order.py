@@ -236,7 +236,6 @@ def test_evaluation_visits_each_sample_once(size, batch, world):
         ),
         ({"batch": 4, "weights": (1.0, 1.0)}, "weights: expected one for each of 1 datasets"),
         ({"batch": 4, "weights": (0.001,)}, "no sample"),
-        ({"batch": 4, "block": 0}, "block: expected a whole number of at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, words):

@@ -27,8 +27,9 @@ def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: 
     if isinstance(geometry, Grid) and geometry.check().sheared:
         geometry = stack_of(geometry)
     if isinstance(geometry, Stack) and settings.volume.irregular == "refuse":
-        shifted = "slices that are shifted against each other (gantry tilt) or at uneven distances"
-        raise GeometryError(shifted, decided_by="irregular")
+        raise GeometryError(
+            "slices that are shifted against each other (gantry tilt) or at uneven distances", decided_by="irregular"
+        )
     grid = (geometry.grid if isinstance(geometry, Stack) else geometry).check()
     stored, scale, offset = to_int16(load(), settings.modality)
     low, high = black_and_white(stored, scale, offset, settings.volume.range)
