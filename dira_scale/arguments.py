@@ -49,6 +49,9 @@ class ArgumentError(ValueError):
         super().__init__(f"{name}: expected {expected}{given}")
         self.name, self.value, self.expected = name, value, expected
 
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses processes
+        return ArgumentError, (self.name, self.value, self.expected)
+
     def inside(self, name: str) -> "ArgumentError":
         """Return this error for the part that has this one as its argument ``name``."""
         return ArgumentError(f"{name}.{self.name}" if self.name else name, self.value, self.expected)

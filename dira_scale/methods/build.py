@@ -146,13 +146,11 @@ class LearnedLabel(NamedTuple):
     node: str  # the key of the method, which has ``label`` and ``classes``
 
     def check(self, labels: Columns | None) -> None:
-        """Raise ``UserError`` unless the datasets' ``labels`` are so many classes."""
+        """Raise ``ArgumentError`` unless the datasets' ``labels`` are so many classes."""
         count = len(labels.names) if labels else 0
         if count != self.classes:
-            raise UserError(
-                f"{self.node}.classes={self.classes}: label '{', '.join(self.choice.names or ())}' of data.shards has "
-                f"{count} classes; use {self.node}.classes={count}"
-            )
+            has = f"as label '{', '.join(self.choice.names or ())}' of the shards has"
+            raise ArgumentError("classes", self.classes, f"{count}, {has}")
 
 
 def learned_label(method_cfg: Any) -> LearnedLabel | None:

@@ -101,7 +101,8 @@ class PretrainBlueprint(Blueprint):
                     f"{advised(error)}; docs/reference/experiments.md lists the experiments on each"
                 ) from error
             if learned:
-                learned.check(data.labels)
+                with at(learned.node):
+                    learned.check(data.labels)
             data.require_channels(config.model.name, config.channels or 1, weights, repeats=False)
             stages = stage_plans(config, data.steps_per_epoch)
             if not weights:
