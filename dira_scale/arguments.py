@@ -49,6 +49,9 @@ class ArgumentError(ValueError):
         super().__init__(f"{name}: expected {expected}{given}")
         self.name, self.value, self.expected = name, value, expected
 
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses processes
+        return ArgumentError, (self.name, self.value, self.expected)
+
     def inside(self, name: str) -> "ArgumentError":
         """Return this error for the part that has this one as its argument ``name``."""
         return ArgumentError(f"{name}.{self.name}" if self.name else name, self.value, self.expected)
@@ -194,7 +197,7 @@ def _of_keys(kind: Any, value: Mapping[str, Any], name: str, exact: bool) -> Any
         raise ArgumentError(_within(name, missing[0]), UNSHOWN, "a value; it is missing")
     if not is_typeddict(kind) and (unknown := sorted(map(str, value.keys() - known))):
         raise ArgumentError(
-            _within(name, unknown[0]), UNSHOWN, f"one of {', '.join(sorted(known))}{nearest(unknown[0], known)}"
+            _within(name, unknown[0]), UNSHOWN, f"only {', '.join(sorted(known))}{nearest(unknown[0], known)}"
         )
     made = {key: converted(hints.get(key, Any), each, _within(name, key), exact=exact) for key, each in value.items()}
     if is_typeddict(kind):

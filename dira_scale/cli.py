@@ -113,9 +113,10 @@ def _ended(name: str, words: list[str], action: Callable[[], Any]) -> int:
 
 def _refused(shown: str, words: list[str], error: UserError) -> int:
     """Print the error, and the whole command that it advises, if any; return the exit code."""
+    from dira_scale.config.border import advised
     from dira_scale.config.overrides import key_of
 
-    print_error(shown, error)
+    print_error(shown, advised(error))
     if error.add and local_rank() == 0:
         replaced = {key_of(word) for word in error.add}
         kept = [word for word in words if key_of(word) not in replaced]

@@ -23,6 +23,21 @@ class UserError(Exception):
         self.add = add
 
 
+class DatasetError(UserError):
+    """A sharded dataset is absent, of another version, incomplete or damaged, or lacks what is asked of it.
+
+    ``lacks``: what it would have if it was sharded for it, a word of ``config.border.RESHARD``.
+    """
+
+    def __init__(self, text: str, lacks: str = "") -> None:
+        super().__init__(text)
+        self.lacks = lacks
+
+
+class DimensionsError(DatasetError):
+    """A sharded dataset has volumes where images are read, or images where volumes are."""
+
+
 def require(needs: str, extra: str, *modules: str) -> None:
     """Raise UserError, one line that begins with what ``needs`` the ``extra``, unless its ``modules`` are installed.
     Nothing is imported, which takes seconds."""

@@ -19,6 +19,27 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.storage.store import is_local
 
+# What accepts an input, by the word of its rejection.
+ACCEPTED = {
+    "header": "recipe.burned_in=keep accepts it",
+    "lettering": "recipe.burned_in=tagged or keep accepts it",
+    "colour": "recipe.colour=rgb stores three channels, luminance makes it grey",
+    "grey": "recipe.colour=rgb stores images in colour, grey those of one channel",
+    "pages": "recipe.dims=3 reads them as a volume",
+    "frames": "recipe=volumes reads such files whole",
+    "irregular": "recipe.volume.irregular=resample accepts them",
+    "modality": "recipe.modality",
+    "crop": "recipe.volume.crop",
+    "structures": "recipe.structures",
+    "unnamed": "name it in recipe.structures",
+    "overlap": "recipe.structures says which lies over which",
+}
+
+
+def reason_of(error: RejectedError) -> str:
+    """Return why an input was rejected, with the key that decides it."""
+    return f"{error} ({ACCEPTED[error.decided_by]})" if error.decided_by else str(error)
+
 
 class QuarantinedError(RejectedError):
     """An input that cannot become a sample, with stage and reason."""
@@ -37,7 +58,7 @@ def quarantines(stage: str, reason: str = DAMAGED) -> Iterator[None]:
     except QuarantinedError:
         raise
     except RejectedError as error:
-        raise QuarantinedError(stage, str(error)) from error
+        raise QuarantinedError(stage, reason_of(error)) from error
 
 
 def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
@@ -60,7 +81,7 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         cause = error.__cause__
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
-        raise QuarantinedError(error.stage, str(error)) from error
+        raise QuarantinedError(error.stage, reason_of(error)) from error
 
 
 def _check_as_listed(record: SourceRecord) -> None:

@@ -7,19 +7,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.split_lists import checksums, split_lists
+from dira_scale.arguments import inside
 from dira_scale.config.border import at
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import path_arguments
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.colour import GREY
-from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
+from dira_scale.imaging.colour import GREY, Colour
+from dira_scale.imaging.settings import BurnedIn, ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
 
 AUTO = "auto"  # of recipe.volume.range
@@ -37,19 +38,19 @@ class Recipe:
     archive: str | None
     splits: Mapping[str, float]
     official: Mapping[str, Mapping[str, float]] | None
-    dims: int
+    dims: Literal[2, 3]
     codec: str
     quality: int
-    bits: int
+    bits: Literal[8, 16]
     max_side: int | None
     min_side: int
-    burned_in: str
+    burned_in: BurnedIn
     shard_size: int
     slices: SliceSettings | None
     volume: VolumeSettings
     source: Mapping[str, Any]
     auto_range: bool = False  # recipe.volume.range=auto: that of CT, if it is CT
-    colour: str = GREY
+    colour: Colour = GREY
 
     @classmethod
     def key_names(cls) -> list[str]:
@@ -70,13 +71,16 @@ class Recipe:
         auto_range = given["range"] == AUTO
         if auto_range:
             given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
-        slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
+        with at("recipe"):
+            slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
+            with inside("volume"):
+                volume = VolumeSettings(**given)
         whole = config["dims"] == 3 and slices is None
         bits = config["bits"] or (16 if whole else 8)
         codec = config["codec"] or ("b2nd" if whole else "png")
         values = {name: config[name] for name in cls.key_names()} | {
             "name": config["name"] or "",
-            "volume": VolumeSettings(**given),
+            "volume": volume,
             "slices": slices,
             "codec": gpu_codec(bits) if codec == GPU else codec,
             "bits": bits,
@@ -94,7 +98,8 @@ class Recipe:
         if self.slices and self.dims != 3:
             raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
                             "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
-        _ = self.reading  # validates its own keys
+        with at("recipe"):
+            _ = self.reading  # validates its own keys
         whole = self.dims == 3 and self.slices is None
         if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
             kind = f"recipe.slices={self.slices.plane}" if self.slices else f"recipe.dims={self.dims}"

@@ -9,7 +9,36 @@ from typing import Any
 from dira_scale.arguments import UNSHOWN, ArgumentError, check_arguments
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import TARGET, imported
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import DatasetError, UserError, nearest
+
+# How a dataset gets what it lacks, by the word of a DatasetError.
+RESHARD = {
+    "labels": "shard it again with recipe.labels=… and another out",
+    "classes": "one of several classes is sharded with recipe.class_columns; numbers are learned by task=regression",
+    "same classes": "shard both with the same recipe.class_columns, in the same order",
+    "fewer classes": "shard again with fewer classes (recipe.class_columns)",
+    "numbers": "name the one that is meant (task.labels, task.label), or shard it again with "
+    "recipe.label_columns=[COLUMN]",
+    "order": "use task=labels, or shard it again with recipe.label_columns",
+    "grades": "learn it by task=regression",
+    "masks": "shard again with the masks (recipe.columns.mask, docs/how-to/sharding.md) and another out",
+    "images": "shard the volumes again with recipe.slices=axial and another out, which stores their slices "
+    "(docs/how-to/volumes.md)",
+    "volumes": "name a dataset of volumes (python -m dira_scale.shard recipe=volumes makes one)",
+    "session": "use views.pair=image; sequences are samples with recipe.split_sequences=true",
+    "patient": "use views.pair=image",
+    "patients of both": "shard both with the same key and recipe.archive, or name the patients in a file",
+    "spacing": "use data.spacing=stored, or shard again from files that have it",
+    "beton": "python -m dira_scale.shard convert path=DATASET to=ffcv writes it from the shards; data.loader=cpu reads "
+    "the shards themselves",
+    "codec": "shard again with recipe.codec=gpu, or use data.loader=cpu",
+}
+
+
+def advised(error: UserError) -> str:
+    """The error's line, with how a dataset gets what it lacks. Every command prints its errors so."""
+    advice = RESHARD[error.lacks] if isinstance(error, DatasetError) and error.lacks else ""
+    return f"{error}: {advice}" if advice else str(error)
 
 
 @contextmanager
@@ -17,8 +46,8 @@ def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -
     """What a part, built of the node ``key``, says of its arguments becomes the user's error of these keys.
 
     Args:
-        elsewhere: the keys of arguments, or of what is inside them, that are not from this node, such as ``{"size":
-            "data.size"}``.
+        elsewhere: the keys of arguments that are not from this node, such as ``{"size": "data.size"}``; also of what
+            is inside one, such as ``{"cache.size": "data.cache_size"}``.
         advice: what else to do, where that takes other keys.
 
     Raises UserError for a ValueError in this block.

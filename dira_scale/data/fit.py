@@ -2,19 +2,28 @@
 
 import numpy as np
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.geometry.crop import in_stored
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError
 
 SQUARE = 0.01  # by how much a voxel's height and width may differ if views are turned, as a share
 
 
-def require_fit(samples: Samples, views: ViewSpec, remedy: str | None = None) -> None:
-    """Raise UserError, naming the first sample, if the views have other dimensions, a sample is smaller than a crop, or
-    its spacing is unknown or not that of squares where that matters.
+class SmallError(ArgumentError):
+    """A sample is smaller than a crop of the views, which do not ``pad`` it; ``why`` is the sentence without advice."""
 
-    ``remedy``: what to do about small samples; None: change ``data`` or ``views``.
+    def __init__(self, why: str, fitting: str) -> None:
+        super().__init__("pad", False, f"true{fitting}: {why}")
+        self.why = why
+
+
+def require_fit(samples: Samples, views: ViewSpec) -> None:
+    """Check that all samples, before any is read, are as the views need them.
+
+    Raises, naming the first sample that is not, SmallError; ArgumentError for a voxel that is not square where views
+    are turned; DatasetError for an unknown spacing where it matters, and for other dimensions.
     """
     for dataset in samples.datasets:
         dataset.require(views.dimensions, "this loader")
@@ -26,14 +35,12 @@ def require_fit(samples: Samples, views: ViewSpec, remedy: str | None = None) ->
         _require_spacing(samples, views, spacing)
     if not views.pad:
         for number, entry in enumerate(views.entries):
-            key = f"in views.crops[{number}] extents" if views.crops else "views.extents"
-            _require_sides(samples, entry, index, step, remedy, key)
+            name = f"views.crops[{number}].extents" if views.crops else "views.extents"
+            _require_sides(samples, entry, index, step, name)
 
 
-def _require_sides(
-    samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None, remedy: str | None, key: str
-) -> None:
-    """Raise UserError for a sample that is smaller than a crop of ``views`` of one size, whose sizes are ``key``."""
+def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None, name: str) -> None:
+    """Raise SmallError for a sample that is smaller than a crop of ``views`` of one size, the argument ``name``."""
     if (least := views.least) is None:
         return
     sides = np.stack(samples.sides(index), 1)
@@ -42,40 +49,36 @@ def _require_sides(
         size, crop = _product(sides[small[0]]), _product(least)
         if step is not None:
             crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
-        raise UserError(
+        # Crops that fit all are resized to the views' size.
+        fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
+        if views.turns or views.transpose or views.orientations:
+            fit[1:] = fit[1:].min()
+        given = ",".join(map(str, fit))
+        raise SmallError(
             f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
-            f"{len(sides)} in split '{samples.split}': {remedy or _remedy(views, sides, step, key)}"
+            f"{len(sides)} in split '{samples.split}'",
+            "" if views.fixed or fit.min() < 1 else f", or {name} [[{given}]], which fits all",
         )
 
 
-def _remedy(views: ViewSpec, sides: np.ndarray, step: np.ndarray | None, key: str) -> str:
-    """What to type for volumes of these ``sides`` [b, n]: crops that fit all of them are resized to the views' size."""
-    fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
-    if views.turns or views.transpose or views.orientations:
-        fit[1:] = fit[1:].min()
-    if views.fixed or fit.min() < 1:
-        return "use data.pad=true"
-    return f"use data.pad=true, or {key}=[[{','.join(map(str, fit))}]], which fits all"
-
-
 def _require_spacing(samples: Samples, views: ViewSpec, spacing: np.ndarray) -> None:
-    """Raise UserError for an unknown ``spacing`` [b, n] in mm, or voxels that a turn would distort."""
+    """Refuse an unknown ``spacing`` [b, n] in mm, and voxels that a turn would distort."""
     known = np.logical_and.reduce(spacing > 0, axis=1)
     if views.spacing is not None and not known.all():
-        raise UserError(
+        raise DatasetError(
             f"{samples.name(known.argmin())} has no spacing in the manifest, nor have {(~known).sum() - 1} others of "
-            f"{len(known)} in split '{samples.split}', and data.spacing={views.spacing} needs it: use "
-            "data.spacing=stored, or shard again from files that have it"
+            f"{len(known)} in split '{samples.split}', and views with a spacing of {views.spacing} mm need it",
+            lacks="spacing",
         )
     height, width = spacing[:, -2], spacing[:, -1]
     oblong = np.abs(height - width) > SQUARE * width
     if views.spacing is None and oblong.any():
         first = oblong.argmax()
-        raise UserError(
+        raise ArgumentError(
+            "spacing", UNSHOWN, f"millimetres, or views without turns and transpose, which would distort: "
             f"{samples.name(first)} has voxels of {height[first]:.3g} x {width[first]:.3g} mm in the plane, and "
-            f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square, which views.turns and "
-            "views.transpose would distort: use data.spacing=MM, or set both to 0"
-        )
+            f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square"
+        )  # fmt: skip
 
 
 def _product(sides: np.ndarray | tuple[int, ...]) -> str:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.batch import unit_interval
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import DatasetError, nearest
 from dira_scale.pixels.planes import resize
 
 
@@ -26,11 +27,11 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
 
     Args:
         size: resize images to squares of so many pixels; None: as stored, so their sizes may differ.
-        label: a label of classes (``recipe.class_columns``). None: all labels as numbers, or, if there is only one and
+        label: a label of classes. None: all labels as numbers, or, if there is only one and
             it has classes, that one.
 
-    Raises ``UserError`` for volumes, a dataset without labels or without this label of classes, or a split or dataset
-    that does not exist.
+    Raises DatasetError for volumes, a dataset without labels, or a split or dataset that does not exist; ArgumentError
+    for a label that is none of classes.
     """
 
     UNKNOWN = -100
@@ -48,11 +49,11 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
         self.rows = self.dataset.rows(split)
         self.label_names = tuple(self.dataset.info.label_names)
         if not self.label_names:
-            raise UserError(f"{path} has no labels: shard it again with recipe.labels=… and another out")
+            raise DatasetError(f"{path} has no labels", lacks="labels")
         classes = self.dataset.info.classes
         if label is not None and label not in classes:
             has = f"it has {', '.join(classes)}{nearest(label, classes)}" if classes else "none of its labels has any"
-            raise UserError(f"{path} has no label of classes '{label}' (recipe.class_columns): {has}")
+            raise ArgumentError("label", label, f"a label of classes of {path}: {has}")
         self.label = label or (self.label_names[0] if self.label_names == tuple(classes)[:1] else None)
         self.classes = tuple(classes[self.label]) if self.label else ()
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.config.keys import written
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data import random
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.data.constants import constant
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import DatasetError, nearest
 
 if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
     from dira_scale.data.manifest import ShardedDataset
@@ -26,7 +26,14 @@ UNCERTAIN = -1
 UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
 LSR_ONES = "lsr_ones"  # uncertain labels only: a number from SMOOTHED at each draw (Pham et al., arXiv:1911.06475, 2.4)
 SMOOTHED = (0.55, 0.85)
-LEAVE_OUT = "leave it out"
+
+
+class LabelError(DatasetError):
+    """A label, as a dataset has it, can be neither learned nor evaluated; ``rest``: those that can."""
+
+    def __init__(self, text: str, rest: Sequence[str] = (), lacks: str = "") -> None:
+        super().__init__(text, lacks)
+        self.rest = rest
 
 
 class Columns(ABC):
@@ -52,38 +59,29 @@ class Columns(ABC):
         """``labels`` float32 [b, L] as stored -> the targets; NaN, which no loss or metric counts."""
         return labels
 
-    def check(
-        self,
-        datasets: Sequence["ShardedDataset"],
-        split: str,
-        learned: np.ndarray | None,
-        keys: str = "",
-        remedy: str | None = None,
-    ) -> None:
-        """Raise UserError, naming datasets, split and label, unless the labels can be learned or evaluated.
+    def check(self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None) -> None:
+        """Raise DatasetError, naming datasets, split and label, unless the labels can be learned or evaluated; a
+        LabelError, if they could without one of them.
 
         Args:
             learned: the samples that are trained on, int64, counted over the whole splits; None: all, and they are only
                 evaluated, where a label may have no positive or no negative, and a number one value.
-            keys: that chose them, as a user writes them.
-            remedy: what to do; None: learn other labels, or more images.
         """
         parts = zip(datasets, map(list, self.columns), strict=True)
         values = np.concatenate([dataset.flags(dataset.rows(split))[:, chosen] for dataset, chosen in parts])
-        where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
-        advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else LEAVE_OUT
-        self._check(values if learned is None else values[learned], where, remedy or advice, learned is not None)
+        where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'"
+        self._check(values if learned is None else values[learned], where, learned is not None)
 
     @abstractmethod
-    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
-        """Raise UserError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+        """Raise DatasetError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
 
 
 class Choice(Protocol):
     """Labels as a user names them: :class:`LabelChoice`, and ``numbers.NumberChoice``."""
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> Columns:
-        """Return the columns of these datasets. Raises UserError, naming dataset and label, for what one lacks."""
+        """Return the columns of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
         ...
 
 
@@ -97,7 +95,6 @@ class LabelChoice:
             ``SMOOTHED`` in each epoch); of all labels, or by name, others ``ignore``.
         unknown: the same of samples whose label nobody knows: CheXpert's protocols take blank cells as ``zeros``.
         exclusive: every sample has one of the labels, or of one label's classes (multi-class).
-        key: of the configuration that names the labels; ``uncertain`` and ``unknown`` are beside it.
         complete: every sample must have them: an unknown one is refused.
     """
 
@@ -105,55 +102,47 @@ class LabelChoice:
     uncertain: str | Mapping[str, str] = "ignore"
     unknown: str = "ignore"
     exclusive: bool = False
-    key: str = "labels"
     complete: bool = False
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Labels":
-        """The labels of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
+        """The labels of these datasets. Raises DatasetError for what one of them lacks, ArgumentError for a name or
+        policy that is none."""
         names = tuple(datasets[0].info.label_names) if self.names is None else self.names
-        columns = tuple(columns_of(dataset, names, self.key) for dataset in datasets)
+        columns = tuple(columns_of(dataset, names) for dataset in datasets)
         first = _names(datasets[0], columns[0])
         for dataset, chosen in zip(datasets, columns, strict=True):
             if (here := _names(dataset, chosen)) != first:
-                raise UserError(
-                    f"{self.key}: {datasets[0].root} has {', '.join(first)}, {dataset.root} has {', '.join(here)}: "
-                    "shard both with the same recipe.class_columns"
+                raise DatasetError(
+                    f"{datasets[0].root} has the labels {', '.join(first)}, {dataset.root} has {', '.join(here)}",
+                    lacks="same classes",
                 )
         if self.exclusive and len(first) < 2:
-            raise UserError(
-                f"{self.key}: {first[0]} alone is not one of several classes: name two labels or more, or a label of "
-                "classes (recipe.class_columns)"
-            )
+            raise ArgumentError("names", UNSHOWN, f"two labels or more, or a label of classes: {first[0]} alone is not "
+                                "one of several classes")  # fmt: skip
         policies, flags = self._uncertain(names), datasets[0].info.flags
         words = [policies[datasets[0].info.label_names[flags[column].number]] for column in columns[0]]
         if self.exclusive and LSR_ONES in words:
-            raise UserError(
-                f"{self._beside('uncertain')}={LSR_ONES}: one of several classes is known or is not: use ignore"
-            )
+            raise ArgumentError("uncertain", LSR_ONES, "ignore: one of several classes is known or is not")
         uncertain = tuple(COUNTS_AS.get(word, float("nan")) for word in words)
-        unknown = COUNTS_AS[_checked(self._beside("unknown"), self.unknown, COUNTS_AS)]
+        unknown = COUNTS_AS[_checked("unknown", self.unknown, COUNTS_AS)]
         smoothed = tuple(word == LSR_ONES for word in words)
         return Labels(first, columns, uncertain, unknown, self.exclusive, smoothed, self.complete)
 
     def _uncertain(self, names: Sequence[str]) -> dict[str, str]:
         """For each label, as what -1 counts."""
-        policies, key = (*COUNTS_AS, LSR_ONES), self._beside("uncertain")
+        policies = *COUNTS_AS, LSR_ONES
         if not isinstance(self.uncertain, Mapping):
-            return dict.fromkeys(names, _checked(key, str(self.uncertain), policies))
+            return dict.fromkeys(names, _checked("uncertain", str(self.uncertain), policies))
         for name in self.uncertain:
             if name not in names:
-                raise UserError(f"{key}.{name}: the labels are {', '.join(names)}{nearest(name, names)}")
+                raise ArgumentError(f"uncertain.{name}", UNSHOWN, f"one of {', '.join(names)}{nearest(name, names)}")
         given = {name: self.uncertain.get(name, "ignore") for name in names}
-        return {name: _checked(f"{key}.{name}", word, policies) for name, word in given.items()}
-
-    def _beside(self, name: str) -> str:
-        """The key ``name`` of the node that has ``key``."""
-        return self.key.removesuffix("labels") + name
+        return {name: _checked(f"uncertain.{name}", word, policies) for name, word in given.items()}
 
 
-def _checked(key: str, word: str, policies: Iterable[str]) -> str:
+def _checked(name: str, word: str, policies: Iterable[str]) -> str:
     if word not in (known := [*policies]):
-        raise UserError(f"{key}={word}: expected {', '.join(known)}{nearest(word, known)}")
+        raise ArgumentError(name, word, f"{', '.join(known)}{nearest(word, known)}")
     return word
 
 
@@ -186,14 +175,13 @@ class Labels(Columns):
         known = torch.where(labels.isnan(), self.unknown, labels)
         return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), known)
 
-    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
         targets = self.targets(torch.from_numpy(values)).numpy()
         refused: dict[str, str] = {}
         for name, given, target in zip(self.names, values.T, targets.T, strict=True):
             if (wrong := ~np.isin(given, (0, 1, UNCERTAIN)) & ~np.isnan(given)).any():
-                raise UserError(f"{where}: label '{name}' has the value {given[wrong][0]:g}: need 0, 1, {UNCERTAIN} "
-                                "(uncertain) or nothing (unknown). Numbers are learned by task=regression; one of "
-                                "several classes is sharded with recipe.class_columns")  # fmt: skip
+                raise DatasetError(f"{where}: label '{name}' has the value {given[wrong][0]:g}: need 0, 1, {UNCERTAIN} "
+                                   "(uncertain) or nothing (unknown)", lacks="classes")  # fmt: skip
             if np.isnan(target).all():
                 why = " or uncertain, which is ignored" * bool((given == UNCERTAIN).any())
                 refused[name] = f"is unknown{why} in all {len(given)} samples"
@@ -205,32 +193,30 @@ class Labels(Columns):
         if refused:
             problems = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
             lost, labels = ([*dict.fromkeys(n.partition(": ")[0] for n in names)] for names in (refused, self.names))
-            rest = [label for label in labels if label not in lost]
-            if remedy == LEAVE_OUT and not self.exclusive:
-                remedy += f": task.labels={written(rest)}" * bool(rest)
-                remedy += ", or shard again with fewer classes (recipe.class_columns)" * (lost != [*refused])
-            raise UserError(f"{where}: {problems}: {remedy}")
+            rest = [label for label in labels if label not in lost and not self.exclusive]
+            of_classes = lost != [*refused] and not self.exclusive
+            raise LabelError(f"{where}: {problems}", rest, lacks="fewer classes" if of_classes else "")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
-            raise UserError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "
-                            "every sample needs it: shard again without these")  # fmt: skip
+            raise DatasetError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "
+                               "every sample needs it: shard again without these")  # fmt: skip
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
-            raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
-                            f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
+            raise DatasetError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
+                               f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
 
 
-def columns_of(dataset: "ShardedDataset", names: Sequence[str], key: str) -> tuple[int, ...]:
+def columns_of(dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
     """Return which of the dataset's labels as yes and no the labels ``names`` are.
 
-    Raises UserError, naming the ``key`` that chose them, for one that it does not have.
+    Raises ArgumentError for one that it does not have, DatasetError if it has none at all.
     """
     have = dataset.info.label_names
     if not have:
-        raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=… and another out")
+        raise DatasetError(f"{dataset.root} has no labels", lacks="labels")
     for name in names:
         if name not in have:
-            listed = f"{', '.join(have)}{nearest(name, have)}"
-            raise UserError(f"{key}: {dataset.root} has no label '{name}', but {listed}")
+            lacks = f"which has no label '{name}', but {', '.join(have)}{nearest(name, have)}"
+            raise ArgumentError("names", UNSHOWN, f"labels of {dataset.root}, {lacks}")
     flags = list(enumerate(dataset.info.flags))
     return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.config import MOST_GRADES
-from dira_scale.data.labels import Columns, columns_of
-from dira_scale.errors import UserError
+from dira_scale.data.labels import Columns, LabelError, columns_of
+from dira_scale.errors import DatasetError
 
 if TYPE_CHECKING:
     from dira_scale.data.manifest import ShardedDataset
@@ -21,30 +22,24 @@ class NumberChoice:
 
     Attributes:
         names: of labels that every dataset has; None: all that have a value other than 0, 1 and -1 in the first one.
-        key: of the configuration that names them.
         made: :class:`Numbers`, or one of its kinds, of names and columns.
     """
 
     names: tuple[str, ...] | None = None
-    key: str = "labels"
     made: "Callable[..., Numbers] | None" = None
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Numbers":
-        """The numbers of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
+        """The numbers of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
         names = datasets[0].number_labels if self.names is None else self.names
         if not names and datasets[0].info.label_names:
             have = ", ".join(datasets[0].info.label_names)
-            raise UserError(
-                f"{self.key}=null: {datasets[0].root} has no label of numbers, but {have}: name one, or shard it "
-                "again with recipe.label_columns=[COLUMN]"
-            )
+            raise DatasetError(f"{datasets[0].root} has no label of numbers, but {have}", lacks="numbers")
         for dataset in datasets:
             if named := [name for name in names if name in dataset.info.classes]:
-                raise UserError(
-                    f"{self.key}: '{named[0]}' of {dataset.root} is a label of classes, which have no order: use "
-                    "task=labels, or shard it again with recipe.label_columns"
+                raise DatasetError(
+                    f"'{named[0]}' of {dataset.root} is a label of classes, which have no order", lacks="order"
                 )
-        return (self.made or Numbers)(names, tuple(columns_of(dataset, names, self.key) for dataset in datasets))
+        return (self.made or Numbers)(names, tuple(columns_of(dataset, names) for dataset in datasets))
 
 
 @dataclass(frozen=True)
@@ -54,15 +49,14 @@ class Numbers(Columns):
     names: tuple[str, ...]
     columns: tuple[tuple[int, ...], ...] = ()
 
-    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
         for name, given in zip(self.names, values.T, strict=True):
             known = given[~np.isnan(given)]
             if not len(known):
-                raise UserError(f"{where}: label '{name}' is unknown in all {len(given)} samples: {remedy}")
+                raise LabelError(f"{where}: label '{name}' is unknown in all {len(given)} samples")
             if learned and (known == known[0]).all():
-                raise UserError(
-                    f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn: "
-                    f"{remedy}"
+                raise LabelError(
+                    f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn"
                 )
 
 
@@ -72,18 +66,19 @@ class Grades(Numbers):
 
     grades: int | None = None
 
-    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
-        """Raise UserError also for several labels, and for a number that is no grade."""
+    def __post_init__(self) -> None:
         if len(self.names) > 1:
-            raise UserError(f"task.label=null: {', '.join(self.names)} are numbers: name the one that is graded")
-        super()._check(values, where, remedy, learned)
+            raise ArgumentError("names", UNSHOWN, f"the one that is graded, of {', '.join(self.names)}")
+
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+        """Raise LabelError also for a number that is no grade."""
+        super()._check(values, where, learned)
         known = values[~np.isnan(values)]
         highest = (self.grades or MOST_GRADES) - 1
         if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:
-            range_ = f"0 to {highest}" + ("" if self.grades is None else f" (task.grades={self.grades})")
-            raise UserError(
-                f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}: learn it by "
-                f"task=regression, or {remedy}"
+            range_ = f"0 to {highest}" + ("" if self.grades is None else f", of which there are {self.grades}")
+            raise LabelError(
+                f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}", lacks="grades"
             )
 
 
@@ -91,21 +86,21 @@ class Grades(Numbers):
 class Times(Numbers):
     """Two labels: the time until an event, or until an image's patient was last seen, and whether the event came."""
 
-    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
-        """Raise UserError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+        """Raise DatasetError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
         samples that are ``learned`` can be compared."""
         time, event = self.names
         times, events = (column[~np.isnan(values).any(1)] for column in values.T)
         if not len(times):
-            raise UserError(f"{where}: '{time}' and '{event}' are never known together: {remedy}")
+            raise LabelError(f"{where}: '{time}' and '{event}' are never known together")
         if (wrong := events[~np.isin(events, (0, 1))]).size:
-            raise UserError(f"{where}: event '{event}' is {wrong[0]:g}: need 1 (it came), 0 (not yet), or nothing")
+            raise DatasetError(f"{where}: event '{event}' is {wrong[0]:g}: need 1 (it came), 0 (not yet), or nothing")
         if (times < 0).any():
-            raise UserError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
+            raise DatasetError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
         if learned and not comparable(times, events):
-            raise UserError(
+            raise LabelError(
                 f"{where}: of {len(times)} samples none is known to outlive an event of '{event}', so there is nothing "
-                f"to learn: {remedy}"
+                "to learn"
             )
 
 

@@ -24,14 +24,14 @@ cycle others, and none twice before all were used.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from dira_scale.arguments import ArgumentError, AtLeast, check_fields
 from dira_scale.data import random
 from dira_scale.data.epochs import smaller_batch
 from dira_scale.data.selection import Selection
-from dira_scale.errors import UserError
 
 ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below changes the order
 
@@ -68,40 +68,38 @@ class Order:
         identity: names the content (dataset hashes, split, selection); it determines the order.
         selection: which samples, where not all: its parts take the place of the datasets above. None: all.
 
-    Raises UserError where sizes, batch and lanes do not fit, with numbers that do.
+    Raises ArgumentError for values outside their range, and where sizes, batch and lanes do not fit, with numbers that
+    do.
     """
 
     sizes: tuple[int, ...]
     seed: int
-    batch: int
+    batch: Annotated[int, AtLeast(1)]
     weights: tuple[float, ...] | None = None
-    lanes: int | None = None
-    block: int = 1
-    window: int = 1
+    lanes: Annotated[int | None, AtLeast(1)] = None
+    block: Annotated[int, AtLeast(1)] = 1
+    window: Annotated[int, AtLeast(1)] = 1
     remainder: Literal["drop", "wrap"] = "drop"
     identity: str = ""
     selection: Selection | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.weights is not None and len(self.weights) != len(self.sizes):
-            raise UserError(f"{len(self.weights)} weights for {len(self.sizes)} datasets: give one weight per dataset")
+            raise ArgumentError("weights", self.weights, f"one for each of {len(self.sizes)} datasets")
         if self.batch % self._lanes:
-            raise UserError(
-                f"lanes={self._lanes} does not divide the global batch of {self.batch}: "
-                f"use one of {_divisors(self.batch)}"
-            )
+            expected = f"a divisor of the global batch of {self.batch}: one of {_divisors(self.batch)}"
+            raise ArgumentError("lanes", self._lanes, expected)
         if empty := [d for d, slots in enumerate(self._slots) if slots < 1]:
-            raise UserError(
-                f"dataset {empty[0]} of the mixture contributes no sample to an epoch "
-                f"({self.sizes[empty[0]]} rows): raise its weight or leave it out"
-            )
+            raise ArgumentError("weights", self.weights, f"more for dataset {empty[0]}, whose {self.sizes[empty[0]]} "
+                                "rows contribute no sample to an epoch, or this dataset left out")  # fmt: skip
         if self.remainder == "drop" and self.epoch_size < self.batch:
-            keys = f" that {self.selection.keys} leaves" if self.selection else ""
-            raise UserError(
-                f"{self.epoch_size} samples{keys} do not fill one global batch of {self.batch}: use data.batch="
-                f"{smaller_batch(self.epoch_size)} (the largest power of two, which divides most queues), or "
-                "data.remainder=wrap"
-            )
+            some = f"{self.epoch_size} samples"
+            some += f" of {self.selection.of}, which were chosen," if self.selection else ""
+            raise ArgumentError(
+                "batch", self.batch, f"{smaller_batch(self.epoch_size)} (the largest power of two, which divides most "
+                f"queues), or the remainder 'wrap': {some} do not fill one global batch of {self.batch}"
+            )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,7 +122,7 @@ class Order:
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
         """Samples of optimizer step ``step`` (counted from 0 over all epochs) on ``rank``: B / world of them.
 
-        Raises UserError when ``world`` does not divide the lanes.
+        Raises ArgumentError when ``world`` does not divide the lanes.
         """
         return self.positions(range(step, step + 1), rank, world)[0]
 
@@ -132,10 +130,8 @@ class Order:
         """``batch_at`` of each of ``steps``, computed at once."""
         assert steps.start >= 0 and 0 <= rank < world
         if self._lanes % world:
-            raise UserError(
-                f"{world} ranks do not divide the {self._lanes} lanes of a global batch of {self.batch}: "
-                f"use one of {self.admissible_worlds()} ranks"
-            )
+            raise ArgumentError("world", world, f"a number of ranks that divides the {self._lanes} lanes of a global "
+                                f"batch of {self.batch}: one of {self.admissible_worlds()}")  # fmt: skip
         owned, per_lane, lane_length = self._lanes // world, self.batch // self._lanes, self._used // self._lanes
         epochs, step = np.divmod(np.array(steps)[:, None, None], self.steps_per_epoch)  # arrays [steps, lanes, slots]
         lane, within = np.arange(rank * owned, (rank + 1) * owned)[:, None], step * per_lane + np.arange(per_lane)

@@ -12,15 +12,15 @@ from dira_scale.data.fit import require_fit
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_labels, draw_partner
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError
 
 # Samples whose views are drawn at once: for 16, NumPy takes as long as for these. The training thread draws them:
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
-# 10.7 ms in turn). With data.helper other processes do.
+# 10.7 ms in turn). With a helper other processes do.
 TOGETHER = 256
 
 
-COLUMNS = {"session": "study", "patient": "patient"}  # by ``views.pair``: what the images of a sample's views share
+COLUMNS = {"session": "study", "patient": "patient"}  # by ``pair``: what the images of a sample's views share
 
 
 class Groups:
@@ -85,8 +85,7 @@ class Requests:
     Attributes:
         together: of how many steps ``of`` draws the views at once.
 
-    Raises UserError when the datasets do not have the views' dimensions, a volume is smaller than a crop, or ``pair``
-    makes no pair in training.
+    Raises as :func:`~dira_scale.data.fit.require_fit`, and DatasetError if ``pair`` makes no pair in training.
     """
 
     def __init__(
@@ -107,10 +106,11 @@ class Requests:
         self.together = max(1, TOGETHER * world // order.batch)
         self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
         if self._groups and isinstance(order, Order) and not self._groups.several:
-            split = "; sequences are samples with recipe.split_sequences=true" * (views.pair == "session")
-            raise UserError(
-                f"views.pair={views.pair}: no two images of split '{samples.split}' are of one {views.pair}, so both "
-                f"views would show the same: use views.pair=image{split}"
+            roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
+            raise DatasetError(
+                f"no two images of split '{samples.split}' of {roots} are of one {views.pair}, so both views would "
+                "show the same",
+                lacks=views.pair,
             )
 
     def at(self, step: int) -> Request:

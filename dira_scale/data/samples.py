@@ -17,7 +17,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.dataset import CHECKSUM, ReadInto
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError
 from dira_scale.pixels.arena import Allocate, Arena
 from dira_scale.pixels.boxes import Crop, Part
 from dira_scale.pixels.bricks import BrickError, Bricks
@@ -50,7 +50,7 @@ class Samples:
         opened: the shard of a volume in bricks, likewise: fills a buffer from an offset, returns how many bytes it got.
         renewed: has that shard fetched again, after a brick was damaged; false where it cannot be.
 
-    Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
+    Raises DatasetError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Samples:
         self._ends_list = self._ends.tolist()  # for single samples, where NumPy would take ten times as long
         for dataset, size in zip(datasets, self.sizes, strict=True):
             if size == 0:
-                raise UserError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
+                raise DatasetError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
         self.channels = self._only_channels(split)
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
@@ -179,7 +179,7 @@ class Samples:
         """Write crops of one image or volume into their views [C, *size]; returns the seconds of reading, of decoding
         and of resampling.
 
-        Raises UserError, as :meth:`damaged`, where a payload is not what the manifest says.
+        Raises DatasetError, as :meth:`damaged`, where a payload is not what the manifest says.
         """
         if self.codec(sample) == "b2nd":
             cut = partial(fill_from_bricks, crops=crops, views=views, outside=self._outside(sample))
@@ -197,7 +197,7 @@ class Samples:
     def payload(self, sample: int, new: Allocate = np.empty) -> memoryview:
         """The encoded image, in memory that ``new`` makes.
 
-        Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's.
+        Raises DatasetError, as :meth:`damaged`, unless its checksum is the manifest's.
         """
         number, row = self._place(sample)
         try:
@@ -217,7 +217,7 @@ class Samples:
         return {int(value) for part in values for value in part} - {0}, len(values)
 
     def mask(self, sample: int) -> np.ndarray | None:
-        """The values of the mask, uint8 [*sides]; None without one. Raises UserError, as :meth:`mask_parts`."""
+        """The values of the mask, uint8 [*sides]; None without one. Raises DatasetError, as :meth:`mask_parts`."""
         whole = tuple(slice(0, side) for side in self.mask_sides(sample))
         parts = self.mask_parts(sample, [whole])
         return None if parts is None else parts[0]
@@ -225,7 +225,7 @@ class Samples:
     def mask_parts(self, sample: int, parts: Sequence[Part]) -> list[np.ndarray] | None:
         """Parts of the mask in whole pixels, the values uint8 of each; None without a mask.
 
-        Raises UserError, as :meth:`damaged`, where it is broken or of another size than the image.
+        Raises DatasetError, as :meth:`damaged`, where it is broken or of another size than the image.
         """
         number, row = self._place(sample)
         if not self.datasets[number].has_mask(row):
@@ -246,7 +246,7 @@ class Samples:
         return self.datasets[number].sides(row)
 
     def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
-        """What ``cut`` makes of the bricks of a volume, or its mask. Raises UserError, as :meth:`damaged`."""
+        """What ``cut`` makes of the bricks of a volume, or its mask. Raises DatasetError, as :meth:`damaged`."""
         number, row = self._place(sample)
 
         def attempt() -> T:
@@ -270,20 +270,17 @@ class Samples:
         return darkest(self.range(np.array([sample]))[0][0])
 
     def require_masks(self) -> None:
-        """Raise UserError unless each dataset has a mask in the split."""
+        """Raise DatasetError unless each dataset has a mask in the split."""
         for dataset, rows in zip(self.datasets, self.rows, strict=True):
             if not dataset.has_mask(rows).any():
-                raise UserError(
-                    f"{dataset.root}: no sample in split '{self.split}' has a mask: shard again with the masks "
-                    "(recipe.columns.mask, docs/how-to/sharding.md) and another out"
-                )
+                raise DatasetError(f"{dataset.root}: no sample in split '{self.split}' has a mask", lacks="masks")
 
     def name(self, sample: int | np.integer) -> str:
         """Return a sample's dataset and key, for messages."""
         number, row = self._place(int(sample))
         return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 
-    def damaged(self, sample: int, cause: Exception | str, mask: bool = False) -> UserError:
+    def damaged(self, sample: int, cause: Exception | str, mask: bool = False) -> DatasetError:
         """The error that says where a sample, or its ``mask``, lies that cannot be read."""
         number, row = self._place(sample)
         return self.datasets[number].damaged(row, cause, mask)
@@ -307,11 +304,11 @@ class Samples:
             channels |= {kind.channels: dataset.root for kind in dataset.kinds(split)}
         if len(channels) > 1:
             listed = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
-            raise UserError(f"images differ in their number of channels ({listed}): shard all with the same number")
+            raise DatasetError(f"images differ in their number of channels ({listed}): shard all with the same number")
         named = {", ".join(dataset.info.channels): dataset.root for dataset in self.datasets if dataset.info.channels}
         if len(named) > 1:
             listed = " and ".join(f"{names} in {root}" for names, root in named.items())
-            raise UserError(f"images differ in their channels ({listed}): shard all with the same, in one order")
+            raise DatasetError(f"images differ in their channels ({listed}): shard all with the same, in one order")
         return next(iter(channels))
 
 

@@ -1,10 +1,10 @@
 """Which rows of a split are used: by patient, label, fraction and seed. Every rule of the package is here.
 
-    fraction_of_samples   ``shard subset fraction=``: patients in a drawn order, up to a share of the samples
-    fold_of               ``shard subset folds=``: patients dealt out
-    nested_draws          ``probe fractions=``: several draws of a share of the patients
-    stratified            ``data.fraction``: a share of the patients in which every label keeps its share
-    select                ``data.fraction``, ``data.exclude`` and ``data.negatives`` of training data, for the order
+    fraction_of_samples   of a subset: patients in a drawn order, up to a share of the samples
+    fold_of               of a subset: patients dealt out
+    nested_draws          of a probe: several draws of a share of the patients
+    stratified            a share of the patients in which every label keeps its share
+    select                what an order trains on: that share, without excluded patients, with so many negatives
 
 Patients stay whole, and with one seed a smaller fraction is a subset of a larger one. A split that is only evaluated is
 always whole.
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dira_scale.errors import UserError
+from dira_scale.arguments import UNSHOWN, ArgumentError
+from dira_scale.errors import DatasetError
 
 if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
     from dira_scale.data.manifest import ShardedDataset
@@ -82,7 +83,7 @@ def stratified(
     if a + b <= 1, unless there are so few patients that one of the shares rounds to nobody, as either has one at least.
     Of a very rare label they may have no positive, as the start has those first.
 
-    Raises UserError, which names a label, if the fraction from the start is too small to keep a positive.
+    Raises ArgumentError, which names a label, if the fraction from the start is too small to keep a positive.
     """
     order = drawn(patients.tolist(), seed)
     rank = {patient: i for i, patient in enumerate(order)}
@@ -97,10 +98,10 @@ def stratified(
     if lost := np.flatnonzero(of_patient.any(0) & ~of_patient[balanced].any(0)).tolist():
         seen = np.maximum.accumulate(of_patient[_balanced(of_patient, min(len(order), len(names)))])
         enough = 1 + int(np.flatnonzero((seen == of_patient.any(0)).all(1))[0])
-        raise UserError(
-            f"data.fraction={fraction:g}: {count} of {len(order)} patients cannot have a positive of every label: "
-            f"'{names[lost[0]]}' would have none; use {math.ceil(1e4 * enough / len(order)) / 1e4:g} or more"
-        )
+        raise ArgumentError(
+            "fraction", fraction, f"{math.ceil(1e4 * enough / len(order)) / 1e4:g} or more: {count} of {len(order)} "
+            f"patients cannot have a positive of every label: '{names[lost[0]]}' would have none"
+        )  # fmt: skip
     return np.isin(member, balanced)
 
 
@@ -145,14 +146,12 @@ class Selection:
     Attributes:
         samples: int64, part after part; counted over the whole splits of all datasets, of which there are ``of``.
         sizes, weights: of the parts; as of an order's datasets.
-        keys: that made it, as a user writes them.
     """
 
     samples: np.ndarray
     of: int
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
-    keys: str
 
     @property
     def identity(self) -> str:
@@ -170,15 +169,16 @@ def select(
     from_end: bool = False,
     excluded: Collection[str] = (),
 ) -> Selection | None:
-    """What ``data.fraction``, ``data.exclude`` and ``data.negatives`` leave of the ``split`` of each dataset; None if
-    that is all. The fraction is of the patients that are not ``excluded``.
+    """The samples of the ``split`` of each dataset that are left; None if these are all.
+
+    ``fraction`` is of the patients that are not ``excluded``, and ``seed`` draws it (:func:`stratified`).
 
     With ``negatives`` a dataset has two parts: its positives, and as many slots of negatives for each of theirs. A
     positive is a sample of which any label of yes and no is above 0; unknown and uncertain are none, nor are numbers
     (``ShardedDataset.number_labels``).
 
-    Raises UserError, naming key and dataset, where there are no labels, positives or negatives, a label is lost, or
-    nobody is left.
+    Raises ArgumentError, naming the dataset, where there are no positives or negatives, a label is lost, or nobody is
+    left; DatasetError where there are no labels.
     """
     if fraction == 1 and negatives is None and not excluded:
         return None
@@ -193,7 +193,8 @@ def select(
         if excluded:
             chosen = np.flatnonzero([patient not in excluded for patient in dataset.column("patient")[rows]])
             if not len(chosen):
-                raise UserError(f"data.exclude: {dataset.root} has no other patient in split '{split}'")
+                expected = f"to leave somebody: {dataset.root} has no other patient in split '{split}'"
+                raise ArgumentError("excluded", UNSHOWN, expected)
         if fraction < 1:
             patients = dataset.column("patient")[rows[chosen]]
             chosen = chosen[stratified(patients, positive[chosen], [f.name for f in flags], fraction, seed, from_end)]
@@ -203,7 +204,7 @@ def select(
         else:
             # Labels of classes do not count: none is the others' negative.
             positive = positive[:, [number for number, flag in enumerate(flags) if flag.value is None]]
-            where = f"split '{split}'" + f" at data.fraction={fraction:g}" * (fraction < 1)
+            where = f"split '{split}'" + f" at a fraction of {fraction:g}" * (fraction < 1)
             has = _with_positives(dataset, where, positive[chosen], negatives)
             count = max(1, round(weight * int(has.sum())))
             parts += [first + chosen[has], first + chosen[~has]]
@@ -212,18 +213,16 @@ def select(
     samples = np.concatenate(parts)
     if fraction == 1 and negatives is None and len(samples) == first:
         return None  # nobody excluded is here
-    keys = [f"data.fraction={fraction:g}"] * (fraction < 1) + ["data.fraction_from=end"] * (fraction < 1 and from_end)
-    keys += ["data.exclude"] * bool(excluded) + [f"data.negatives={negatives}"] * (negatives is not None)
-    return Selection(samples, first, tuple(map(len, parts)), tuple(shares), " ".join(keys))
+    return Selection(samples, first, tuple(map(len, parts)), tuple(shares))
 
 
 def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:
     """Mask of the positive samples."""
     has = np.asarray(positive.any(1))
-    where_set, whole = f"data.negatives={negatives}: {dataset.root}", "use data.negatives=null, or another dataset"
     if not positive.shape[1]:
-        raise UserError(f"{where_set} has no labels: shard it again with recipe.labels=… and another out, or {whole}")
+        raise DatasetError(f"{dataset.root} has no labels, by which negatives are told", lacks="labels")
     if not has.any() or has.all():
         missing = "negative (a sample without a positive label)" if has.any() else "positive"
-        raise UserError(f"{where_set} has no {missing} in {where}; {whole}")
+        expected = f"null, or another dataset: {dataset.root} has no {missing} in {where}"
+        raise ArgumentError("negatives", negatives, expected)
     return has

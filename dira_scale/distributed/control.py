@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
+from dira_scale.config.border import advised
 from dira_scale.distributed.collectives import control_group, world
 from dira_scale.errors import UserError
 
@@ -47,7 +48,7 @@ class Failure(NamedTuple):
         if isinstance(error, PrecedingError):
             return cls(type(error), str(error), socket.gethostname())
         if isinstance(error, UserError):
-            return cls(UserError, str(error), socket.gethostname())
+            return cls(UserError, advised(error), socket.gethostname())
         return cls(Exception, f"{type(error).__name__}: {error}", socket.gethostname())
 
 

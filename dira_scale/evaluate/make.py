@@ -22,8 +22,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
+from dira_scale.config.border import advised, at
 from dira_scale.data.batch import UNITS
-from dira_scale.data.fit import require_fit
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import AUTO
 from dira_scale.data.loaders.build import choose as choose_loader
@@ -39,7 +39,7 @@ from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
-from dira_scale.evaluation.trained import LARGER, TrainedRun, unfinished
+from dira_scale.evaluation.trained import TrainedRun, unfinished
 from dira_scale.machine.device import compute_device
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES
@@ -151,12 +151,13 @@ def _supervision(config: Evaluation, trained: TrainedRun, dataset: ShardedDatase
     if split not in filled:
         raise UserError(f"data.split={split}: {dataset.root} has {', '.join(filled)}{nearest(split, filled)}")
     trained.require_channels(dataset, [split])
-    require_fit(Samples([dataset], split), trained.views, LARGER)
+    trained.require_fit(Samples([dataset], split))
     try:
         return trained.task.evaluated(trained.about["facts"], dataset, split)
     except UserError as error:
         learned = ", ".join(trained.supervision.outputs)
-        raise UserError(f"run={config.run} has learned {learned}, and all of it is asked for: {error}") from error
+        asked = f"run={config.run} has learned {learned}, and all of it is asked for"
+        raise UserError(f"{asked}: {advised(error)}") from error
 
 
 @contextmanager
@@ -173,7 +174,8 @@ def _split(
         [dataset], config.data.split, order, views, seed=0, workers=workers, fixed_epoch=0, device=device,
         **supervision.loader_arguments,
     )  # fmt: skip
-    held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
+    with at("data.shards"):
+        held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
     predicted = trained.predictor(device, channels_last=None)  # as runs have it, by default
     with bar("evaluating", UNITS[views.dimensions]) as shown:
         task = shown.add_task("", total=size)

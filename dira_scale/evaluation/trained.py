@@ -13,9 +13,11 @@ from torch import Tensor
 from dira_scale.arguments import Length, Within
 from dira_scale.config.border import at
 from dira_scale.data.config import as_stored
+from dira_scale.data.fit import SmallError, require_fit
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.info import in_colour
+from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
@@ -37,7 +39,6 @@ from dira_scale.tasks.supervision import Chosen, Supervision
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
 MILLIMETRES = Within(0.05, 50)
 REPAIR = "export the run again"
-LARGER = "name a dataset of larger volumes, or fine-tune with data.pad=true"  # where all volumes must be as its views
 
 
 class StoredAs(TypedDict, total=False):
@@ -119,6 +120,14 @@ class TrainedRun:
         """Raise UserError unless it takes the channels of these images."""
         names = self.about.get("channel_names", [])
         dataset.require_channels(splits, self.channels, names, f"the network {self.about['network']}", self.colour)
+
+    def require_fit(self, samples: Samples) -> None:
+        """Raise UserError unless all ``samples`` are as its views need them."""
+        try:
+            require_fit(samples, self.views)
+        except SmallError as error:
+            larger = "name a dataset of larger volumes, or fine-tune with data.pad=true"
+            raise UserError(f"{error.why}: {larger}") from error
 
     @property
     def hash(self) -> str:

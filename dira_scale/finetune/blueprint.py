@@ -10,17 +10,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dira_scale.config.border import at
+from dira_scale.config.border import advised, at
 from dira_scale.config.keys import typed
 from dira_scale.data.distort import build
-from dira_scale.data.manifest.schema import DimensionsError
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.run import Train
 from dira_scale.engine.task import StagePlan, StepTask
-from dira_scale.errors import UserError
+from dira_scale.errors import DimensionsError, UserError
 from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
@@ -139,10 +138,11 @@ class FinetuneBlueprint(Blueprint):
             views = self.views
             held_out = held_out_views(config, views)
             try:
-                data = Inputs.of(config, views, world, **config.task.input_arguments(), held_out_views=held_out)
+                with at("task", {"names": config.task.names_key}):
+                    data = Inputs.of(config, views, world, **config.task.input_arguments(), held_out_views=held_out)
             except DimensionsError as error:
                 whole = "preset=volumes_small, or init= a run on volumes"
-                raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
+                raise UserError(f"{advised(error)}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
             data.require_channels(config.model.name, config.channels or config.model.channels, config.init)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)

@@ -1,7 +1,7 @@
 """Detect pixels that may show a name: from the DICOM header, and from the pixels themselves.
 
-``recipe.burned_in`` selects the checks: ``refuse`` header and pixels, ``tagged`` the header only, ``keep`` none. Error
-rates of the pixel check, both ways: ``docs/evidence/proof.md``.
+``ReadSettings.burned_in`` selects the checks: ``refuse`` header and pixels, ``tagged`` the header only, ``keep`` none.
+Error rates of the pixel check, both ways: ``docs/evidence/proof.md``.
 
 Pixels are searched for rows of thin, sharp strokes of one brightness, without a trained network. Text is a row of small
 pieces on a line, equal in height and brightness, with many strokes. Anatomy has thin bright and dark structures too,
@@ -51,11 +51,11 @@ def check_header(header: Dataset) -> None:
     many machines write NO regardless of what they draw.
     """
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
-        raise RejectedError("DICOM says that text is burned in (recipe.burned_in=keep accepts it)")
+        raise RejectedError("DICOM says that text is burned in", decided_by="header")
     if kind := TEXT_CLASSES.get(str(header.get("SOPClassUID"))):
-        raise RejectedError(f"DICOM {kind}, which may show names (recipe.burned_in=keep accepts it)")
+        raise RejectedError(f"DICOM {kind}, which may show names", decided_by="header")
     if "SCREEN" in str(header.get("ImageType") or "").upper():  # as in DERIVED\\SECONDARY\\SCREEN SAVE
-        raise RejectedError("DICOM screen shot, which may show names (recipe.burned_in=keep accepts it)")
+        raise RejectedError("DICOM screen shot, which may show names", decided_by="header")
 
 
 def check_pixels(image: GreyImage) -> None:
@@ -64,7 +64,7 @@ def check_pixels(image: GreyImage) -> None:
     if pixels.dtype != np.uint8:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)
     if count_strokes(pixels) >= STROKES:
-        raise LetteringError("the pixels seem to contain lettering (recipe.burned_in=tagged or keep accepts it)")
+        raise LetteringError("the pixels seem to contain lettering", decided_by="lettering")
 
 
 class Piece(NamedTuple):

@@ -1,12 +1,16 @@
-"""Grey or colour: which of the two a file shows, and what a recipe stores of it (``recipe.colour``)."""
+"""Grey or colour: which of the two a file shows, and what is stored of it."""
 
 from collections.abc import Callable
+from typing import Final, Literal
 
 import numpy as np
 
 from dira_scale.imaging.rejection import RejectedError
 
-GREY, LUMINANCE, RGB = COLOURS = ("grey", "luminance", "rgb")
+Colour = Literal["grey", "luminance", "rgb"]
+GREY: Final = "grey"
+LUMINANCE: Final = "luminance"
+RGB: Final = "rgb"
 VIVID, FEW = 1 / 16, 0.01  # a coloured pixel's channels differ by more of the range; of a grey image so many pixels do
 
 
@@ -19,17 +23,17 @@ class ColourError(RejectedError):
 def refuse_colour(rgb: np.ndarray, top: int) -> None:
     """Raise ColourError for [H, W, 3] from 0 to ``top`` in colour: a side marker, or the noise of a JPEG, is none."""
     if float(np.mean(_differences(rgb) > VIVID * top)) > FEW:
-        raise ColourError("in colour (recipe.colour=rgb stores three channels, luminance makes it grey)")
+        raise ColourError("in colour", decided_by="colour")
 
 
 def refuse_grey(pixels: np.ndarray) -> None:
     """Raise ColourError for an image of one channel [H, W], or whose three [H, W, 3] are equal everywhere."""
     if pixels.ndim == 2 or not _differences(pixels).any():
-        raise ColourError("grey (recipe.colour=rgb stores images in colour, grey those of one channel)")
+        raise ColourError("grey", decided_by="grey")
 
 
 def chosen(colour: str, rgb: Callable[[], np.ndarray], grey: Callable[[], np.ndarray], top: int) -> np.ndarray:
-    """What ``recipe.colour`` stores of a file of three channels from 0 to ``top``: ``rgb`` [H, W, 3], or ``grey`` [H,
+    """What ``colour`` stores of a file of three channels from 0 to ``top``: ``rgb`` [H, W, 3], or ``grey`` [H,
     W], its luminance. Raises ColourError for colour where grey is stored."""
     if colour == LUMINANCE:
         return grey()

@@ -2,7 +2,7 @@
 
 Rules:
 
-* ``recipe.colour``: images in colour are refused, or become luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which
+* ``colour``: images in colour are refused, or become luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which
   leaves grey stored as RGB unchanged; a colour JPEG's luma channel is exactly that), or are stored as RGB, where grey
   ones are refused (``colour``). Palettes are looked up first, transparency is dropped, EXIF orientation is applied.
 * An image has a *window*, two values displayed as black and white. DICOM: the first VOI window of the file, in
@@ -90,7 +90,7 @@ class Frame:
     def read(self, settings: ReadSettings) -> GreyImage:
         """Raises as ``read_image``."""
         if settings.dims == 3:
-            raise RejectedError("a frame of a DICOM file is not a volume (recipe=volumes reads such files whole)")
+            raise RejectedError("a frame of a DICOM file is not a volume", decided_by="frames")
         return read_image(self.path, settings.bits, settings.burned_in, self.number, settings.colour)
 
 
@@ -165,7 +165,7 @@ def _load(file: BinaryIO, colour: str = RGB) -> tuple[Any, str]:
             kind, pages = "TIFF, white is 0" if picture.tag_v2.get(PHOTOMETRIC) == 0 else kind, picture.n_frames
     check_size(picture.height, picture.width)
     if pages > 1:
-        raise RejectedError("TIFF with several pages (recipe.dims=3 reads them as a volume)")
+        raise RejectedError("TIFF with several pages", decided_by="pages")
     with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
         if picture.format == "JPEG" and picture.mode == "RGB" and colour != RGB:
             if colour == GREY:

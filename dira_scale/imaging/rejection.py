@@ -24,11 +24,18 @@ OF_THE_FILE = OUT_OF_REACH | {
 class RejectedError(Exception):
     """A file that cannot become a sample. The reason leaves the hospital, so it names no path or value of the file.
 
+    Args:
+        decided_by: a word for the setting that decides it, of ``archive.reading.ACCEPTED``; empty: none does.
+
     Attributes:
         stage: of a conversion that it is counted under.
     """
 
     stage = "decode"
+
+    def __init__(self, *args: str, decided_by: str = "") -> None:
+        super().__init__(*args)
+        self.decided_by = decided_by
 
 
 class GeometryError(RejectedError):

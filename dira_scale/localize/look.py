@@ -10,13 +10,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dira_scale.data.fit import require_fit
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.stored import Stored, held_out_crops
-from dira_scale.evaluation.trained import LARGER, TrainedRun
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize.cases import Case
 from dira_scale.localize.results import Row
 from dira_scale.machine.device import compute_device
@@ -127,7 +126,7 @@ class Localizer:
 
     def __init__(self, trained: TrainedRun, dataset: ShardedDataset, split: str, intensities: Sequence[float]) -> None:
         self.trained, self.intensities, self.samples = trained, intensities, Samples([dataset], split)
-        require_fit(self.samples, trained.views, LARGER)
+        trained.require_fit(self.samples)
         (self.crop,) = held_out_crops(trained.size, CENTRE, 1.0)
         self.device = compute_device()
         set_fp32("fp32")

@@ -144,16 +144,14 @@ class LearnedLabel(NamedTuple):
 
     choice: LabelChoice
     classes: int
-    key: str  # of ``classes``
+    node: str  # the key of the method, which has ``label`` and ``classes``
 
     def check(self, labels: Columns | None) -> None:
-        """Raise ``UserError`` unless the datasets' ``labels`` are so many classes."""
+        """Raise ``ArgumentError`` unless the datasets' ``labels`` are so many classes."""
         count = len(labels.names) if labels else 0
         if count != self.classes:
-            raise UserError(
-                f"{self.key}={self.classes}: label '{', '.join(self.choice.names or ())}' of data.shards has {count} "
-                f"classes; use {self.key}={count}"
-            )
+            has = f"as label '{', '.join(self.choice.names or ())}' of the shards has"
+            raise ArgumentError("classes", self.classes, f"{count}, {has}")
 
 
 def learned_label(method_cfg: Any) -> LearnedLabel | None:
@@ -165,8 +163,7 @@ def learned_label(method_cfg: Any) -> LearnedLabel | None:
     label = node.get("label")
     if not (method_class(node).labelled and isinstance(label, str) and "classes" in node):
         return None
-    choice = LabelChoice((label,), exclusive=True, key=f"{key}.label", complete=True)
-    return LearnedLabel(choice, node["classes"], f"{key}.classes")
+    return LearnedLabel(LabelChoice((label,), exclusive=True, complete=True), node["classes"], key)
 
 
 def check_dimensions(model: Architecture, views: ViewSpec) -> None:

@@ -158,7 +158,6 @@ def _checked(
     if prediction.dtype != torch.bool or target.dtype != torch.bool:
         raise ValueError(f"masks must be bool, not {prediction.dtype} and {target.dtype}")
     if spacing is not None and (len(spacing) != target.dim() - 1 or not all(0 < side < np.inf for side in spacing)):
-        raise ValueError(
-            f"spacing={tuple(spacing)} must have a positive number of mm for each of {target.dim() - 1} axes"
-        )
+        axes = target.dim() - 1
+        raise ValueError(f"spacing {tuple(spacing)} must have a positive number of mm for each of {axes} axes")
     return prediction.cpu(), target.cpu()

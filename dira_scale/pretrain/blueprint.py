@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dira_scale import methods
-from dira_scale.config.border import at
+from dira_scale.config.border import advised, at
 from dira_scale.data.config import as_stored
 from dira_scale.data.distort import build
 from dira_scale.data.views import ViewSpec
@@ -17,7 +17,7 @@ from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.task import StagePlan, StepTask
-from dira_scale.errors import UserError
+from dira_scale.errors import DimensionsError, UserError
 from dira_scale.methods.adversary import Adversary, adversary_of
 from dira_scale.methods.method import Method
 from dira_scale.models.discriminator import check_size
@@ -86,7 +86,6 @@ class PretrainBlueprint(Blueprint):
 
     def task(self, world: World) -> PretrainTask:
         # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
-        from dira_scale.data.manifest.schema import DimensionsError
         from dira_scale.runs.choice import RunWeights, run_weights
         from dira_scale.training.inputs import Inputs
 
@@ -95,11 +94,15 @@ class PretrainBlueprint(Blueprint):
         def opened() -> tuple[Inputs, list[StagePlan], RunWeights | None]:
             learned = methods.learned_label(self.cfg.method)
             try:
-                data = Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
+                with at("data", {"names": f"{learned.node}.label"} if learned else None):
+                    data = Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
             except DimensionsError as error:
-                raise UserError(f"{error}; docs/reference/experiments.md lists the experiments on each") from error
+                raise UserError(
+                    f"{advised(error)}; docs/reference/experiments.md lists the experiments on each"
+                ) from error
             if learned:
-                learned.check(data.labels)
+                with at(learned.node):
+                    learned.check(data.labels)
             data.require_channels(config.model.name, config.channels or 1, weights, repeats=False)
             stages = stage_plans(config, data.steps_per_epoch)
             if not weights:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.commands import COMMANDS
+from dira_scale.config.border import advised
 from dira_scale.config.compose import compose, defaults
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description, read_description
@@ -101,7 +102,7 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
         try:
             _check_words(run, reads)
         except UserError as error:
-            why = " ".join(str(error).split())
+            why = " ".join(advised(error).split())
             raise UserError(f"phase {run.phase}, run {run.name}: {why}; nothing was started") from error
 
 
@@ -177,7 +178,7 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     try:
         plan = planned(run.command, words, {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described})
     except UserError as error:
-        raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
+        raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {advised(error)}") from error
     row = plan.row
     memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process"
     memory += "" if row.fits else ", MORE THAN THERE IS"

@@ -52,9 +52,11 @@ class TaskConfig(Schema):
 
     Attributes:
         facts: the type of its facts, by which those of a stranger's file are checked.
+        names_key: the key of the names of its labels.
     """
 
     facts: ClassVar[type] = Facts
+    names_key: ClassVar[str] = "task.labels"
     _target_: str = MISSING
     loss: list[str] = MISSING
 
@@ -95,15 +97,20 @@ class ImageTask(TaskConfig):
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         """Raises UserError also for a dataset that has other classes of a label, and for a label that nobody knows in
         the split."""
+        from dira_scale.data.labels import LabelError
         from dira_scale.tasks.supervision import ImageSupervision
 
         learned = self.described(facts)
         assert isinstance(learned, ImageSupervision)
-        columns = self.named(facts, dataset).input_arguments()["labels"].of([dataset])
+        with at("task", {"names": self.names_key}):
+            columns = self.named(facts, dataset).input_arguments()["labels"].of([dataset])
         if columns.names != learned.labels.names:
             raise UserError(f"{dataset.root} has the classes {', '.join(columns.names)}: shard it again with the same "
                             "recipe.class_columns, in the same order")  # fmt: skip
-        columns.check([dataset], split, learned=None, remedy=ELSEWHERE)
+        try:
+            columns.check([dataset], split, learned=None)
+        except LabelError as error:
+            raise UserError(f"{error}: {ELSEWHERE}") from error
         return replace(learned, labels=columns)
 
 
@@ -136,7 +143,7 @@ class LabelTask(ImageTask):
         from dira_scale.data.labels import LabelChoice
 
         names = None if self.labels is None else tuple(self.labels)
-        return {"labels": LabelChoice(names, self.uncertain, self.unknown, self.exclusive, "task.labels")}
+        return {"labels": LabelChoice(names, self.uncertain, self.unknown, self.exclusive)}
 
     def supervision(self, data: "Inputs") -> "Supervision":
         from dira_scale.data.labels import Labels
@@ -240,7 +247,7 @@ class RegressionTask(ImageTask):
     def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.numbers import NumberChoice
 
-        return {"labels": NumberChoice(None if self.labels is None else tuple(self.labels), "task.labels")}
+        return {"labels": NumberChoice(None if self.labels is None else tuple(self.labels))}
 
     def supervision(self, data: "Inputs") -> "Supervision":
         from dira_scale.data.numbers import Numbers
@@ -267,6 +274,7 @@ class OrdinalTask(ImageTask):
     """Ordered grades of whole images."""
 
     facts: ClassVar[type] = GradeFacts
+    names_key: ClassVar[str] = "task.label"
     loss: list[str] = setting(one_of("corn"))
     label: str | None = None
     grades: int | None = setting(Within(2, MOST_GRADES), None)
@@ -275,11 +283,12 @@ class OrdinalTask(ImageTask):
         from dira_scale.data.numbers import Grades, NumberChoice
 
         names = None if self.label is None else (self.label,)
-        return {"labels": NumberChoice(names, "task.label", partial(Grades, grades=self.grades))}
+        return {"labels": NumberChoice(names, partial(Grades, grades=self.grades))}
 
     def supervision(self, data: "Inputs") -> "Supervision":
         """Grades that are not typed are those up to the highest that is trained on. Raises UserError for a higher one
         elsewhere."""
+        from dira_scale.data.labels import LabelError
         from dira_scale.data.numbers import Grades
         from dira_scale.tasks.ordinal import Ordinal
 
@@ -294,7 +303,11 @@ class OrdinalTask(ImageTask):
             )
         held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
         for split in sorted(map(str, held_out)):
-            replace(labels, grades=grades).check(data.datasets, split, None, remedy=f"type task.grades=…, {ELSEWHERE}")
+            try:
+                replace(labels, grades=grades).check(data.datasets, split, None)
+            except LabelError as error:
+                learned = "learn it by task=regression, " * (error.lacks == "grades")
+                raise UserError(f"{error}: {learned}type task.grades=…, {ELSEWHERE}") from error
         return Ordinal(replace(labels, grades=grades))
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
@@ -312,6 +325,7 @@ class OrdinalTask(ImageTask):
 class SurvivalTask(ImageTask):
     """The time until an event."""
 
+    names_key: ClassVar[str] = "task.time and task.event"
     loss: list[str] = setting(one_of("cox"))
     time: str = MISSING
     event: str = MISSING
@@ -319,7 +333,7 @@ class SurvivalTask(ImageTask):
     def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.numbers import NumberChoice, Times
 
-        return {"labels": NumberChoice((self.time, self.event), "task.time and task.event", Times)}
+        return {"labels": NumberChoice((self.time, self.event), Times)}
 
     def supervision(self, data: "Inputs") -> "Supervision":
         from dira_scale.data.numbers import Times

@@ -22,7 +22,7 @@ def check_masks(data: "Inputs", classes: Classes | None) -> None:
     Raises UserError, naming datasets and split: several values beside 0 although no classes are named, values that are
     no class's, a class that none has, or no mask among what is trained on.
     """
-    _check_split(data.datasets, data.data.split, classes, data.order.selection)
+    _check_split(data.datasets, data.data.split, classes, data.order.selection, data.chosen_by)
     held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
     for split in sorted(map(str, held_out)):
         if all(split in dataset.splits for dataset in data.datasets):  # others are refused with their key
@@ -40,10 +40,11 @@ def _check_split(
     split: str,
     classes: Classes | None,
     selection: Selection | None = None,
+    keys: str = "",
     trained: bool = True,
     remedy: str | None = None,
 ) -> None:
-    where = f"split '{split}'" + (f" at {selection.keys}" if selection else "")
+    where = f"split '{split}'" + f" at {keys}" * bool(keys)
     values, counts, first = set[int](), list[int](), 0
     for dataset in datasets:
         numbers = np.arange(len(dataset.rows(split)))
@@ -63,7 +64,7 @@ def _check_split(
         values |= here
         counts.append(count)
     roots = ", ".join(str(dataset.root) for dataset in datasets)
-    larger = "use a larger data.fraction" if selection and "data.fraction" in selection.keys else ""
+    larger = "use a larger data.fraction" if "data.fraction" in keys else ""
     if not sum(counts):
         if selection is None:
             return  # loaders refuse a split without masks

@@ -8,12 +8,14 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
+from dira_scale.config.border import RESHARD, at
+from dira_scale.config.keys import written
 from dira_scale.data.batch import UNITS, Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
 from dira_scale.data.distort.colour import RGB
 from dira_scale.data.exclusion import excluded_patients
-from dira_scale.data.labels import Choice
+from dira_scale.data.labels import Choice, LabelError
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
@@ -33,6 +35,13 @@ from dira_scale.training.config import StagedTraining
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 from dira_scale.training.schedule import batches_of, check_division
 
+# The keys of what the parts that read data call otherwise, or get from another node.
+KEYS = {
+    "cache.folder": "data.cache", "cache.size": "data.cache_size", "cache": "data.cache", "excluded": "data.exclude",
+    "helper": "data.helper", "loader": "data.loader", "pad": "data.pad", "spacing": "data.spacing",
+    "views": "views.crops", "weights": "data.shards",
+}  # fmt: skip
+
 
 class Inputs:
     """A run's training and validation data (see :class:`dira_scale.engine.task.TaskData`).
@@ -47,11 +56,13 @@ class Inputs:
 
     Attributes:
         labels: those, as the datasets have them.
+        chosen_by: the keys that choose some of the samples, as typed; empty: all are trained on.
         loader_choice: the loader that reads the data, and why; ``processes``: how many of its own it trains with.
 
     Raises:
         UserError: names the wrong dataset or key (volumes for 2D views, no such split, batch larger than the data,
             ranks that do not divide the lanes …) and what would work.
+        ArgumentError: of the names and policies of ``labels``, whose keys the caller knows.
     """
 
     def __init__(
@@ -76,28 +87,29 @@ class Inputs:
         for dataset in self.datasets:
             dataset.require(views.dimensions, "this training")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
-        self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
-        self.processes = self.loader_choice.processes(data.helper, self.device, self.workers)
+        with at("data", KEYS):
+            self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
+            self.processes = self.loader_choice.processes(data.helper, self.device, self.workers)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
         selection = selected(data, self.datasets, weights)
+        self.chosen_by = _chosen_by(data) if selection else ""
         self.labels = labels.of(self.datasets) if labels else None
-        if self.labels:
-            learned = selection.samples if selection else np.arange(sum(sizes))
-            self.labels.check(self.datasets, data.split, learned, selection.keys if selection else "")
+        self._check_labels(data.split, selection.samples if selection else np.arange(sum(sizes)))
         content = [data.split, *(d.hash for d in self.datasets), *([selection.identity] if selection else [])]
-        self.order = Order(
-            sizes=selection.sizes if selection else sizes,
-            seed=seed,
-            batch=data.batch,
-            weights=selection.weights if selection else weights,
-            lanes=data.lanes,
-            block=data.block,
-            window=data.window,
-            remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
-            identity=",".join(content),
-            selection=selection,
-        )
-        self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
+        with at("data", KEYS, f" ({self.chosen_by})" * bool(selection)):
+            self.order = Order(
+                sizes=selection.sizes if selection else sizes,
+                seed=seed,
+                batch=data.batch,
+                weights=selection.weights if selection else weights,
+                lanes=data.lanes,
+                block=data.block,
+                window=data.window,
+                remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
+                identity=",".join(content),
+                selection=selection,
+            )
+            self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
         for batch, order in self.orders.items():
             if ranks not in order.admissible_worlds():
                 possible = ", ".join(map(str, order.admissible_worlds()))
@@ -179,11 +191,24 @@ class Inputs:
         nobody knows there.
         """
         size = sum(_sizes(self.datasets, split, key))
-        if self.labels:
-            self.labels.check(self.datasets, split, learned=None)
+        self._check_labels(split, None)
         batches = EvalOrder(size, batch).steps
         order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
         return HeldOutBatches(self._loader(self.loader_choice, split, views, order, fixed_epoch=0), order)
+
+    def _check_labels(self, split: str, learned: np.ndarray | None) -> None:
+        """Raise UserError for labels that cannot be ``learned``, as of ``Columns.check``."""
+        if self.labels is None:
+            return
+        try:
+            self.labels.check(self.datasets, split, learned)
+        except LabelError as error:
+            chosen = learned is not None and self.chosen_by
+            remedies = ["use a larger data.fraction"] * bool(chosen and self.data.fraction < 1)
+            remedies.append("leave it out" + (f": task.labels={written(error.rest)}" if error.rest else ""))
+            remedies += [RESHARD[error.lacks]] if error.lacks else []
+            at_keys = f" (at {self.chosen_by})" if chosen else ""
+            raise UserError(f"{error}{at_keys}: {', or '.join(remedies)}") from error
 
     def targets(self, split: str) -> torch.Tensor:
         """Return what all samples of a split, counted over all datasets, have of the ``labels``: float32 [N, L]."""
@@ -218,7 +243,7 @@ class Inputs:
         unit = UNITS[self.views.dimensions]
         samples = f"{sum(order.sizes)} {unit}"
         if order.selection:
-            samples = f"{sum(order.sizes)} of {order.split_size} {unit} ({order.selection.keys})"
+            samples = f"{sum(order.sizes)} of {order.split_size} {unit} ({self.chosen_by})"
         few = self.data.negatives is not None and order.selection and max(order.selection.weights[1::2]) > 0.5
         return [
             f"data: {samples}, {counted(order.steps_per_epoch, 'step')} an epoch",
@@ -244,20 +269,31 @@ class Inputs:
         world: int = 1,
         fixed_epoch: int | None = None,
     ) -> Loader:
-        spec = LoaderSpec(
-            self.datasets, split, order, views, self.seed, rank=rank, world=world, workers=self.workers,
-            prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, labels=self.labels,
-            device=self.device,
-        )  # fmt: skip
-        return choice.build(spec)
+        with at("data.loader", KEYS):
+            spec = LoaderSpec(
+                self.datasets, split, order, views, self.seed, rank=rank, world=world, workers=self.workers,
+                prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, labels=self.labels,
+                device=self.device,
+            )  # fmt: skip
+            return choice.build(spec)
 
 
 def selected(data: Any, datasets: Sequence[ShardedDataset], weights: Sequence[float]) -> Selection | None:
-    """The rows that are trained on as ``data``, a :class:`Data` or one with its keys, has it. None: the whole split."""
-    return select(
-        datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
-        from_end=data.fraction_from == "end", excluded=excluded_patients(data.exclude, datasets),
-    )  # fmt: skip
+    """The rows that are trained on as ``data``, a :class:`Data` or one with its keys, has it. None: the whole split.
+
+    Raises UserError as :func:`excluded_patients` and :func:`select`, naming the key.
+    """
+    with at("data", KEYS):
+        return select(
+            datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
+            from_end=data.fraction_from == "end", excluded=excluded_patients(data.exclude, datasets),
+        )  # fmt: skip
+
+
+def _chosen_by(data: Data) -> str:
+    keys = [f"data.fraction={data.fraction:g}", *["data.fraction_from=end"] * (data.fraction_from == "end")]
+    keys = keys * (data.fraction < 1) + ["data.exclude"] * bool(data.exclude)
+    return " ".join(keys + [f"data.negatives={data.negatives}"] * (data.negatives is not None))
 
 
 def _opened(path: str) -> ShardedDataset:

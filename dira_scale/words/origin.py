@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dira_scale.config.border import at
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.selection import Selection, select
@@ -75,7 +76,8 @@ def open_origin(words: Words) -> tuple[ShardedDataset, Volumes, Volumes]:
             f"data.shards={root} holds {dataset.info.modality}, which has no Hounsfield units: add air.hu=null to "
             "search without the filter of air"
         )
-    part = select([dataset], words.data.split, [1.0], words.data.fraction, words.data.fraction_seed, None)
+    with at("data"):
+        part = select([dataset], words.data.split, [1.0], words.data.fraction, words.data.fraction_seed, None)
     train, val = Volumes.of(dataset, words.data.split, part), Volumes.of(dataset, words.data.val_split)
     for volumes, split, wanted, key in (
         (train, words.data.split, words.neighbours.train, "neighbours.train"),

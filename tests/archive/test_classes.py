@@ -13,10 +13,10 @@ from PIL import Image
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.label_columns import MOST_CLASSES, Classes
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.schema import DatasetError
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError, UserError
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import PARTS
 from dira_scale.shard.convert import convert
@@ -150,7 +150,9 @@ def test_grades_and_diagnoses_reach_the_torch_dataset_and_the_probe(
         np.testing.assert_array_equal(labels[[0, 3]], [level > 0, int(kind)])
         seen.add(int(grade))
     assert seen == {0, 1, 2, LabelledImages.UNKNOWN}
-    with pytest.raises(UserError, match=r"no label of classes 'kin' .*it has grade, kind; did you mean 'kind'"):
+    with pytest.raises(
+        ArgumentError, match=r"^label: expected a label of classes .*: it has grade, kind; did you mean 'kind'"
+    ):
         LabelledImages(out, "train", label="kin")
 
     assert str(Stats(dataset).labels["kind"][0]) == "TB: 20, normal: 20, pneumonia: 20"

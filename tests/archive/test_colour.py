@@ -79,7 +79,7 @@ def test_mixtures_are_counted(tmp_path: Path, ingest: SimpleNamespace) -> None:
             {"count": 0, "grey": 3},
             r"recipe.colour=rgb: none of the first 3 images .* 3 of them because they are grey",
         ),
-        ("red", {}, "recipe.colour=red: use grey, luminance, rgb"),
+        ("red", {}, "recipe.colour=red: expected grey, luminance or rgb"),
     ],
 )
 def test_the_other_kind_is_one_line_before_anything_is_written(
@@ -91,5 +91,5 @@ def test_the_other_kind_is_one_line_before_anything_is_written(
 
 
 def test_volumes_have_no_colour(ingest: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"recipe\.colour=rgb with recipe\.dims=3: volumes are grey"):
+    with pytest.raises(UserError, match=r"recipe\.colour=rgb: expected grey where dims are 3"):
         convert(ingest.recipe("volumes", images=str(tmp_path), colour="rgb"), tmp_path / "out", workers=1)

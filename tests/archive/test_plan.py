@@ -19,6 +19,7 @@ from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.plan import TABLES, plan_shards
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.registry import REGISTERED
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
@@ -226,18 +227,16 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
     [
         ({"codec": "jgp"}, "recipe.codec=jgp; did you mean 'jpg'"),
         ({"codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
-        ({"dims": 4}, "recipe.dims=4: use 2 or 3"),
         ({"dims": 3, "codec": "png"}, "recipe.codec=png with recipe.dims=3"),
         ({"codec": "b2nd"}, "recipe.codec=b2nd with recipe.dims=2"),
         (
             {"dims": 3, "codec": "npy", "modality": "MR", "volume": VolumeSettings(None, None, None, "body", "refuse")},
-            "recipe.volume.crop=body with recipe.modality=MR",
+            "recipe.volume.crop=body: expected none for MR",
         ),
-        ({"bits": 12}, "recipe.bits=12"),
+        ({"bits": 12}, "recipe.bits=12: expected 8 or 16"),
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
         ({"splits": None}, "recipe.splits=null: give shares"),
         ({"secret": "no"}, "recipe.secret=no: use true or false"),
-        ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse, tagged, keep"),
         ({"shard_size": 0}, "recipe.shard_size=0: must be an integer of at least 1"),
         ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
     ],
@@ -297,20 +296,19 @@ def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None
 @pytest.mark.parametrize(
     "keys, words",
     [
-        ({"spacing": (1.0, 1.0)}, r"recipe.volume.spacing=\[1.0, 1.0\]: give \[z, y, x\] in mm"),
-        ({"spacing": 2}, r"recipe.volume.spacing=2: give \[z, y, x\] in mm"),
-        ({"range": 5}, r"recipe.volume.range=5: give \[low, high\]"),
-        ({"range": (1000, -1000)}, "recipe.volume.range"),
-        ({"crop": "bdy"}, "recipe.volume.crop=bdy; did you mean 'body'"),
-        ({"crop": {"mask": -1}}, r"recipe.volume.crop={'mask': -1}: give {mask: 30}, voxels around the mask, or"),
-        ({"crop": {"boxes": [32, 64]}}, r"recipe.volume.crop={'boxes': \[32, 64\]}: give {mask: 30}"),
-        ({"crop": {"mask": 1, "boxes": [1, 1, 1]}}, "recipe.volume.crop={'mask': 1, 'boxes': "),
-        ({"irregular": "no"}, "recipe.volume.irregular=no: use resample or refuse"),
+        ({"spacing": (1.0, 1.0)}, r"spacing: expected \[z, y, x\] in mm, .*got \(1.0, 1.0\)"),
+        ({"spacing": 2}, r"spacing: expected \[z, y, x\] in mm, .*got 2"),
+        ({"range": 5}, r"range: expected \[low, high\] .*got 5"),
+        ({"range": (1000, -1000)}, "range: expected"),
+        ({"crop": "bdy"}, "crop: expected none or body; did you mean 'body'"),
+        ({"crop": {"mask": -1}}, r"crop: expected {mask: 30}, voxels around the mask, or .*, got {'mask': -1}"),
+        ({"crop": {"boxes": [32, 64]}}, r"crop: expected {mask: 30}.*, got {'boxes': \[32, 64\]}"),
+        ({"crop": {"mask": 1, "boxes": [1, 1, 1]}}, "crop: expected {mask: 30}.*, got {'mask': 1, 'boxes': "),
     ],
 )
 def test_impossible_keys_of_volumes_are_refused(keys: dict, words: str) -> None:
     plain = {"spacing": None, "clip": None, "range": None, "crop": "none", "irregular": "refuse"}
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ArgumentError, match=words):
         VolumeSettings(**plain | keys)
 
 

@@ -35,16 +35,19 @@ def test_every_command_refuses_an_unknown_key_without_torch() -> None:
 
 
 QUICK = [  # and the message
-    ("pretrain experiment=small data.shards=nowhere run=y data.batch=ten", "data.batch=ten: expected int"),
-    ("pretrain experiment=small data.shards=nowhere run=y data.batch=0", "data.batch=0: must be at least 1"),
+    ("pretrain experiment=small data.shards=nowhere run=y data.batch=ten", "data.batch=ten: expected a whole number"),
+    (
+        "pretrain experiment=small data.shards=nowhere run=y data.batch=0",
+        "data.batch=0: expected a whole",
+    ),
     ("pretrain experiment=small data.shards=nowhere run=y", "no sharded dataset at nowhere"),
     ("pretrain experiment=small data.shards=[nowhere] run=y", "no sharded dataset at nowhere"),
-    ("probe data.shards=x data.workers=ten", "data.workers=ten: expected int"),
+    ("probe data.shards=x data.workers=ten", "data.workers=ten: expected a whole number"),
     ("probe data.shards=nowhere model.encoder=resnet18", "no sharded dataset at nowhere"),
     ("export run=nowhere", "run=nowhere is not a run folder"),
     ("export run=nowhere formats=tim", "formats=tim"),
-    ("finetune task=masks data.shards=nowhere data.batch=ten", "data.batch=ten: expected int"),
-    ("plan experiment=small data.batch=ten", "data.batch=ten: expected int"),
+    ("finetune task=masks data.shards=nowhere data.batch=ten", "data.batch=ten: expected a whole number"),
+    ("plan experiment=small data.batch=ten", "data.batch=ten: expected a whole number"),
 ]
 
 

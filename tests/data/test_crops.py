@@ -64,8 +64,8 @@ def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:
     ("given", "message"),
     [
         ({"crops": (96,)}, r"^crops\[0\]: expected a mapping, NAME: VALUE, got 96"),
-        ({"crops": ({}, {"siz": 24})}, r"^crops\[1\].siz: expected one of size, count.*mean 'size'"),
-        ({"crops": ({}, {"blur": {"q": 1}})}, r"^crops\[1\].blur.q: expected one of sigma, p"),
+        ({"crops": ({}, {"siz": 24})}, r"^crops\[1\].siz: expected only size, count.*mean 'size'"),
+        ({"crops": ({}, {"blur": {"q": 1}})}, r"^crops\[1\].blur.q: expected only sigma, p"),
         ({"crops": ({}, {"blur": {"sigma": [2, 1]}})}, r"^crops\[1\].blur.sigma: .*ascending order, got \[2, 1\]"),
         ({"crops": ({}, {"size": 4})}, r"^crops\[1\].size: expected a whole number of at least 8"),
         ({"crops": ({"size": 24}, {})}, r"^crops\[0\].size: expected 48, .*the network is made .*of 24, got 24"),

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.exclusion import excluded_patients
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError
 
 IMAGE = np.zeros((8, 8), np.uint8)
 HASHED = {"hash_key": "k", "archive": "nih"}
@@ -58,17 +59,20 @@ def test_what_cannot_be_excluded_is_one_error(patients: Any, tmp_path: Path) -> 
     binary.write_bytes(b"\xff\xfe\x00")
     root = str(dataset.root)
     for exclude, printed in (
-        (str(nobody), r"nobody.txt: none of its 2 lines is a patient of .*one; it needs their keys, as in the"),
-        (str(tmp_path / "none.txt"), r"data.exclude=.*none.txt cannot be read: .*No such file"),
-        (str(binary), r"data.exclude=.*image.png is not text: data.exclude=patients.txt, a file"),
-        (root, r"data.exclude=.*one is a folder; if it is a dataset name its splits, as in data.exclude=patients.txt"),
-        ({root: None}, r"name the splits, as in data.exclude=patients.txt, a file .* or data.exclude='{DATASET: \[val"),
-        (7, "data.exclude=7: expected data.exclude=patients.txt"),
-        ({root: "vla"}, "data.exclude: .*one has no split 'vla', but train, val; did you mean 'val'"),
+        (
+            str(nobody),
+            r"exclude: expected patients' keys, as in .* none of its 2 lines is a patient of .*one, got .*nobody.txt",
+        ),
+        (str(tmp_path / "none.txt"), r"exclude: expected a file that can be read: .*No such file.*none.txt"),
+        (str(binary), r"exclude: expected patients.txt, a file .*: this is not text, got .*image.png"),
+        (root, r"exclude: expected patients.txt, .*: this is a folder; if it is a dataset name its splits, got .*one"),
+        ({root: None}, r"exclude: expected the names of splits, as in patients.txt, a file .* or {DATASET: \[val"),
+        (7, "exclude: expected patients.txt, .*, got 7"),
+        ({root: "vla"}, "exclude: expected splits of .*one, which has train, val; did you mean 'val'"),
         ({str(tmp_path / "gone"): "test"}, "no sharded dataset at .*gone"),
         ({str(rehashed.root): "train"}, r"one and .*rehashed: their patients were hashed with two keys, so no"),
         ({str(elsewhere.root): "train"}, "elsewhere: their patients are of two archives by their recipes"),
         ({str(unsaid.root): "train"}, "unsaid: one of them does not say with which hash key it was made"),
     ):
-        with pytest.raises(UserError, match=printed):
+        with pytest.raises((ArgumentError, DatasetError), match=printed):
             excluded_patients(exclude, [dataset])

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data import random
 from dira_scale.data.order import EvalOrder, Order
-from dira_scale.errors import UserError
 
 
 def promised(*strategies):
@@ -229,19 +229,22 @@ def test_evaluation_visits_each_sample_once(size, batch, world):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"batch": 12, "lanes": 5}, r"lanes=5 does not divide .* 12: use one of \[1, 2, 3, 4, 6, 12\]"),
-        ({"batch": 101}, "use data.batch=64 .*, or data.remainder=wrap"),
-        ({"batch": 4, "weights": (1.0, 1.0)}, "2 weights for 1 datasets"),
+        ({"batch": 12, "lanes": 5}, r"lanes: expected a divisor of .* 12: one of \[1, 2, 3, 4, 6, 12\]"),
+        (
+            {"batch": 101},
+            "batch: expected 64 .*, or the remainder 'wrap': 100 samples do not fill one global batch of 101, got 101",
+        ),
+        ({"batch": 4, "weights": (1.0, 1.0)}, "weights: expected one for each of 1 datasets"),
         ({"batch": 4, "weights": (0.001,)}, "no sample"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ArgumentError, match=words):
         Order((100,), 0, **arguments)
 
 
 def test_ranks_that_do_not_divide_the_lanes_are_refused():
     order = Order((100,), 0, batch=12, lanes=6)
     assert order.admissible_worlds() == [1, 2, 3, 6]
-    with pytest.raises(UserError, match=r"4 ranks do not divide the 6 lanes .* \[1, 2, 3, 6\]"):
+    with pytest.raises(ArgumentError, match=r"that divides the 6 lanes .* \[1, 2, 3, 6\], got 4"):
         order.batch_at(0, 0, 4)

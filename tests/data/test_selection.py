@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.data.selection import Selection, drawn, nested_draws, select, stratified
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError
 from dira_scale.shard.curate.subset import Part, _fold
 
 # 24 rows of 9 patients of 1 to 5 rows, out of order.
@@ -71,7 +72,7 @@ def test_a_from_the_start_and_b_from_the_end_share_no_patient(seed):
         later = kept
         try:
             before = stratified(patients, positive, labels, round(1 - fraction, 2), seed)
-        except UserError:  # too small for all labels
+        except ArgumentError:  # too small for all labels
             continue
         if round(round(1 - fraction, 2) * len(names)) in range(1, len(names)):
             assert (before ^ kept).all()  # each sample is in one of the two
@@ -103,9 +104,7 @@ def test_every_label_keeps_its_share_or_one_positive(seed):
         possible = [list(rows) for rows in combinations(range(len(names)), count)
                     if (of_patient[list(rows)].any(0) == present).all()]  # fmt: skip
         if not possible:
-            with pytest.raises(
-                UserError, match=r"data.fraction=.* have a positive of every label: 'label \d' would have none; use"
-            ):
+            with pytest.raises(ArgumentError, match=r"fraction: .* have a positive of every label: 'label \d' would"):
                 stratified(patients, positive, labels, fraction, seed)
             continue
         kept = stratified(patients, positive, labels, fraction, seed)
@@ -146,11 +145,11 @@ def test_too_small_a_fraction_names_the_label_and_one_that_works():
     positive = np.zeros((300, 3), bool)
     positive[[7, 8, 9], [0, 1, 2]] = True
     labels = ["Nodule", "Mass", "Hernia"]
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         stratified(patients, positive, labels, 0.005, 0)
     assert str(caught.value) == (
-        "data.fraction=0.005: 2 of 300 patients cannot have a positive of every label: 'Hernia' would have none; "
-        "use 0.01 or more"
+        "fraction: expected 0.01 or more: 2 of 300 patients cannot have a positive of every label: 'Hernia' would have "
+        "none, got 0.005"
     )
     assert positive[stratified(patients, positive, labels, 0.01, 0)].any(0).all()
 
@@ -250,7 +249,6 @@ def test_the_end_is_chosen_in_each_dataset(labelled):
     start, end = (select([dataset], "train", [1.0], share, 0, None, from_end=share < 0.5) for share in (0.8, 0.2))
     assert patients_of(start, dataset).isdisjoint(patients_of(end, dataset))
     assert sorted([*start.samples, *end.samples]) == list(range(60))
-    assert end.keys == "data.fraction=0.2 data.fraction_from=end" and start.keys == "data.fraction=0.8"
     assert select([dataset], "train", [1.0], 1.0, 0, None, from_end=True) is None
 
 
@@ -258,35 +256,34 @@ def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled):
     one, two = labelled("one"), labelled("two")
     gone = set(one.column("patient")[:20])
     selection = select([one, two], "train", [1.0, 1.0], 1.0, 0, None, excluded=gone)
-    assert selection.keys == "data.exclude" and selection.of == 120
+    assert selection.of == 120
     everyone = np.concatenate([dataset.column("patient")[dataset.rows("train")] for dataset in (one, two)])
     assert not gone & set(everyone[selection.samples])
     assert set(selection.samples) == {i for i, patient in enumerate(everyone) if patient not in gone}
     left = len(set(one.column("patient")) - gone)
     half = select([one], "train", [1.0], 0.5, 0, None, excluded=gone)
     assert len(patients_of(half, one)) == round(0.5 * left) and not gone & patients_of(half, one)
-    assert half.keys == "data.fraction=0.5 data.exclude"
     assert select([one], "train", [1.0], 1.0, 0, None, excluded={"somebody else"}) is None
-    with pytest.raises(UserError, match=r"data.exclude: .*one has no other patient in split 'train'"):
+    with pytest.raises(ArgumentError, match=r"excluded: .*one has no other patient in split 'train'"):
         select([one], "train", [1.0], 1.0, 0, None, excluded=set(one.column("patient")))
 
 
 @pytest.mark.parametrize(
     ("change", "printed"),
     [
-        ({"labels": 0}, r"data.negatives=2: .*toy has no labels: shard it again with recipe.labels=… and another out"),
-        ({"value": 0.0}, r"data.negatives=2: .*toy has no positive in split 'train'; use data.negatives=null"),
-        ({"value": 1.0}, r"has no negative \(a sample without a positive label\) in split 'train'; use data"),
+        ({"labels": 0}, "toy has no labels"),
+        ({"value": 0.0}, "negatives: expected null, or another dataset: .*toy has no positive in split 'train', got 2"),
+        ({"value": 1.0}, r"has no negative \(a sample without a positive label\) in split 'train', got 2"),
     ],
 )
 def test_negatives_need_labels_positives_and_negatives(labelled, change, printed):
-    with pytest.raises(UserError, match=printed):
+    with pytest.raises((ArgumentError, DatasetError), match=printed):
         select([labelled(**change)], "train", [1.0], 1.0, 0, 2)
 
 
-def test_too_few_samples_for_a_batch_name_the_keys(labelled):
+def test_too_few_samples_for_a_batch_say_that_they_were_chosen(labelled):
     selection = select([labelled()], "train", [1.0], 0.1, 0, 2)
-    with pytest.raises(UserError, match=r"samples that data.fraction=0.1 data.negatives=2 leaves do not fill one glob"):
+    with pytest.raises(ArgumentError, match=r"samples of 60, which were chosen, do not fill one global batch of 32"):
         order_of(selection, batch=32)
 
 
@@ -297,5 +294,5 @@ def test_classes_are_chosen_by_class_and_know_no_negatives(make_dataset):
     dataset = make_dataset(images, label_names=["grade"], labels=labels, classes=classes)
     chosen = select([dataset], "train", [1.0], 0.5, 0, None)
     assert np.bincount(np.array(grades, int)[chosen.samples]).tolist() == [12, 12, 6]
-    with pytest.raises(UserError, match="has no labels"):
+    with pytest.raises(DatasetError, match="has no labels"):
         select([dataset], "train", [1.0], 1.0, 0, 2)

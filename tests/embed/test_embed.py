@@ -200,7 +200,7 @@ def test_unreadable_images_are_counted_and_named(unbroken: Path, run: Path, tmp_
         (["run={run}", "layer=class"], "layer=class: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["run={run}", "layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["run=/nowhere"], "run=/nowhere is not a run folder"),
-        (["run={run}", "dtype=int8"], "dtype=int8: must be one of float32, float16"),
+        (["run={run}", "dtype=int8"], "dtype=int8: expected float32 or float16"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], message: str, run: Path, shards: Path, tmp_path: Path, capsys) -> None:

@@ -191,7 +191,7 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         ([f"run={run}", "data.split=tset"], dataset, f"{dataset.root} has train, val, test; did you mean 'test'?"),
         ([f"run={run}", "data.split=all"], dataset, f"data.split=all: {dataset.root} has train, val, test"),
         ([f"run={run}"], dataset, f"run={run} has learned bright, dark, and all of it is asked for: task.labels: "
-         f"{dataset.root} has no label 'dark', but bright, new"),
+         f"expected labels of {dataset.root}, which has no label 'dark', but bright, new"),
         ([f"run={run}"], none, "none has no labels: shard it again with recipe.labels=… and another out"),
         ([f"run={run}"], unknown, "label 'dark' is unknown in all 1 samples: name another split, or another dataset"),
         ([f"run={leaking}"], whole, "figures would be too good"),

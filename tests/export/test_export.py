@@ -409,7 +409,7 @@ def test_the_cards_code_has_arguments_as_python_writes_them(monkeypatch):
     [
         (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; it has"),
         (["formats=[tim]"], "or null; did you mean 'timm'?"),
-        (["formats=[]"], "formats=[]: must be one of timm"),
+        (["formats=[]"], "formats=[]: expected at least one entry"),
         (["formats=[timm,smp]", "stage=di"], "formats: smp needs a U-Net, and no stage up to this one trained a"),
     ],
 )

@@ -235,14 +235,17 @@ def assert_case_is_monais(
 @pytest.mark.parametrize(
     ("words", "printed"),
     [
-        (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
+        (
+            ["task=labels", "task.labels=[brigth]"],
+            "task.labels: expected labels of {}, which has no label 'brigth', but bright, coin; did you",
+        ),
         (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
         (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
         (["task=labels", "task.labels=[]"], "task.labels=[]: name at least one label, or labels=null"),
         (["task=labels", "task.uncertain=one"], "task.uncertain=one: expected ones, zeros, ignore, lsr_ones; did you"),
-        (["task=labels", "task.uncertain={coyn: ones}"], "task.uncertain.coyn: the labels are bright, coin; did you"),
+        (["task=labels", "task.uncertain={coyn: ones}"], "task.uncertain.coyn: expected one of bright, coin; did you"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
-        (["task=chexpert"], "task.labels: {} has no label 'No Finding', but bright, coin"),
+        (["task=chexpert"], "task.labels: expected labels of {}, which has no label 'No Finding', but bright, coin"),
         (["task=jsrt"], "have no pixel of 'clavicles': leave it out"),
         (["task=masks"], "masks of {}, split 'train' (24 were looked at), have the values 1, 2 beside 0, and a binary"),
         (["task=masks", "task.classes={disc: 1}"], "also have the value 2: name its class"),

@@ -154,9 +154,9 @@ def test_a_run_from_shards_to_figures_and_predictions(
     ("words", "printed"),
     [
         ([*TASKS["ordinal"], "task.label=months"], "has the value 1"),
-        ([*TASKS["ordinal"], "task.grades=3"], "has the value 3, and grades are 0 to 2 (task.grades=3)"),
-        ([*TASKS["ordinal"], "task.grades=1001"], "task.grades=1001: must be from 2 to 1000"),
-        (["task=ordinal"], "task.label=null: grade, months are numbers: name the one that is graded"),
+        ([*TASKS["ordinal"], "task.grades=3"], "has the value 3, and grades are 0 to 2, of which there are 3"),
+        ([*TASKS["ordinal"], "task.grades=1001"], "task.grades=1001: expected a whole number from 2 to 1000, or null"),
+        (["task=ordinal"], "task.label: expected the one that is graded, of grade, months"),
         ([*TASKS["survival"], "task.event=grade"], "event 'grade' is "),
         (["task=survival", "task.time=months"], "task.event"),
         ([*TASKS["survival"], "evaluate.temperature=true"], "temperature scaling is of labels"),
@@ -172,6 +172,6 @@ def test_what_is_no_grade_or_event_is_refused(
 
 def test_a_grade_decides_no_memory() -> None:
     """Each is an output: 2^24 of them would take gigabytes."""
-    Grades(("grade",))._check(np.array([[0.0], [999.0]]), "here", "name another", True)
-    with pytest.raises(UserError, match=r"'grade' has the value 1e\+09, and grades are 0 to 999: learn it by"):
-        Grades(("grade",))._check(np.array([[0.0], [1e9]]), "here", "name another", True)
+    Grades(("grade",))._check(np.array([[0.0], [999.0]]), "here", True)
+    with pytest.raises(UserError, match=r"'grade' has the value 1e\+09, and grades are 0 to 999$"):
+        Grades(("grade",))._check(np.array([[0.0], [1e9]]), "here", True)

@@ -127,7 +127,7 @@ def test_a_run_from_shards_to_figures_and_predictions(
     [
         (["evaluate.temperature=true"], "evaluate.temperature=true: temperature scaling is of labels; use false"),
         (["evaluate.window=sliding"], "evaluate.window=sliding: windows are of masks; use null"),
-        (["task.loss=[ce]"], "task.loss=[ce]: must be one of mse, mae"),
+        (["task.loss=[ce]"], "task.loss[0]=ce: expected mse or mae"),
         (["task.labels=[widht]"], "has no label 'widht', but width, dark; did you mean 'width'?"),
     ],
 )

@@ -158,7 +158,7 @@ def test_a_damaged_change_is_refused_before_it_is_multiplied() -> None:
 @pytest.mark.parametrize(
     ("kind", "frozen", "trained", "said"),
     [
-        ("test_vit", "encoder", "last-0", "trained=last-0: must be one of biases, lora, last-1, last-2, …"),
+        ("test_vit", "encoder", "last-0", "trained=last-0: expected biases, lora, or last-1, last-2, …"),
         ("test_vit", None, "biases", "trained=biases learns of what is frozen: add frozen=encoder"),
         ("test_vit", "encoder", "last-7", "trained=last-7: test_vit has 6 blocks; name as many"),
         ("test_resnet", "encoder", "lora", "trained=lora: test_resnet has no linear layer called qkv"),

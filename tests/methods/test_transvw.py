@@ -161,9 +161,9 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views
 
 @pytest.mark.parametrize(
     ("words", "overrides", "output"),
-    [(None, [], "method.base.label: {data} has no label 'word', but nodule"),
+    [(None, [], "method.base.label: expected labels of {data}, which has no label 'word', but nodule"),
      ((0, 1, 2, 0, 1, 2, 0), [],
-      "method.base.classes=8: label 'word' of data.shards has 3 classes; use method.base.classes=3"),
+      "method.base.classes=8: expected 3, as label 'word' of the shards has"),
      ((0, 1, None, 1, 0, 1, 0), ["method.base.classes=2"], "{data}, split 'train': label 'word' is unknown in 1 of 4 "
       "samples, and every sample needs it: shard again without these"),
      ((0, 1, 2, 0, 1, 2, 0), ["method.base.label=[word,nodule]"], "method.base.label=[word, nodule]: expected text")],

@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.schema import DatasetError
 from dira_scale.data.views import ViewSpec
 from dira_scale.embed import main as embed
+from dira_scale.errors import DatasetError
 from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.finetune import main as finetune
 from dira_scale.localize.look import LocatedLabel

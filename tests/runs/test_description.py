@@ -128,11 +128,11 @@ def test_the_named_tensors_are_those_of_the_built_method(words: list[str], parts
     ("change", "message"),
     [
         ({"format": 99}, f"format 99, this dira_scale reads {FORMAT}: use the one that wrote it"),
-        ({"unit": 3}, "unit is 3, not str; restore the file, or move it away"),
-        ({"surprise": 1}, "surprise is unknown; restore"),
-        ({"network": {"name": "x"}}, "network.architecture is missing; restore"),
-        ({"metrics": {"loss": {"title": "L", "direction": "up", "term": None}}}, 'metrics.loss.direction is "up", not'),
-        ({"stages": [{"name": "di", "terms": [], "epochs": "2", "decoder": False}]}, 'stages.0.epochs is "2", not fl'),
+        ({"unit": 3}, "unit: expected text, got 3; restore the file, or move it away"),
+        ({"surprise": 1}, "surprise: expected only best, "),
+        ({"network": {"name": "x"}}, "network.architecture: expected a value; it is missing; restore"),
+        ({"metrics": {"loss": {"title": "L", "direction": "up", "term": None}}}, "metrics.loss.direction: expected "),
+        ({"stages": [{"name": "di", "terms": [], "epochs": "2", "decoder": False}]}, "stages[0].epochs: expected "),
     ],
 )  # fmt: skip
 def test_a_damaged_description_is_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -158,7 +158,7 @@ def test_texts_that_command_a_terminal_are_no_description(run: Path, capsys: pyt
     (run / "description.json").write_text(json.dumps(description))
     assert report.main([f"run={run}"]) == 2
     error = capsys.readouterr().err
-    assert "title has unprintable characters" in error and "\x1b" not in error
+    assert "title: expected text without control characters" in error and "\x1b" not in error
 
 
 ROWS = ["{", "7", "[]", "{}", '{"step": "1"}', '{"step": 1, "epoch": 1, "lease": 1, "stage": 3, "split": "val"}']
@@ -312,7 +312,7 @@ def test_a_checkpoint_is_of_files_in_its_folder_of_the_size_that_it_says(
         monkeypatch.setattr(Path, "read_bytes", lambda path: path.read_text().encode())  # of the index alone
     elif wrong == "sizes":
         indexed(best, size="all")
-        message = 'parts.0.size is "all", not int'
+        message = "parts[0].size: expected a whole number of at least 0, got 'all'"
     elif wrong == "index":
         (best / "index.json").unlink()
         (best / "index.json").symlink_to("/dev/zero")

@@ -29,7 +29,7 @@ def config(**profile: object) -> SweepConfig:
 def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:
     right = [run(f"r{n}", "data.shards=d", f"data.batch={n}") for n in (8, 16)]
     wrong = [run("w1", "data.shards=d", "data.batch=0"), run("w2", "data.shards=d", "data.bach=8")]
-    message = r"^phase train, run w1: data\.batch=0: must be at least 1; nothing was started$"
+    message = r"^phase train, run w1: data\.batch=0: expected a whole number of at least 1; nothing was started$"
     with pytest.raises(UserError, match=message):
         check.check_runs([*right, *wrong])
     with pytest.raises(UserError, match=r"run w2: unknown key data\.bach; did you mean 'data\.batch'"):
@@ -94,7 +94,7 @@ def later(command: str, *words: str, reads: str = "/s/train/t/output", name: str
     ("command", "words", "message"),
     [
         ("probe", ["stage=dirr"], "stage=dirr: train/t has di, best, latest; did you mean 'di'"),
-        ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
+        ("probe", ["fractions=[1.5]"], r"fractions\[0\]=1\.5: expected a number above 0 and at most 1"),
         ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         ("predict", [], "run=train/t is of pretrain: fine-tune it first"),
         ("words", [], "run=train/t: test_resnet is an encoder of images; name one of volumes"),

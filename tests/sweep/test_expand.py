@@ -279,7 +279,7 @@ def test_a_phase_is_named_that_does_not_exist_or_is_read_in_two_ways() -> None:
     [
         ("{command: probe, grid: {k: []}}", r"sweep\.phases\.p\.grid\.k=\[\]: expected a list of values"),
         ("{command: probe, grid: {k: 3}}", r"grid\.k=3: expected a list of values; one value for all goes to set"),
-        ("{command: prob}", r"sweep\.phases\.p\.command=prob: must be one of .*did you mean 'probe'"),
+        ("{command: prob}", r"sweep\.phases\.p\.command=prob: expected .*did you mean 'probe'"),
         ("{command: probe, list: []}", r"list=\[\]: expected a list of mappings"),
         ("{command: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
         ("{command: probe, slices: 2}", "slices=2: only command: shard has slices, not probe"),

@@ -92,7 +92,7 @@ def test_a_phase_has_its_own_values() -> None:
     for wrong, message in (
         ({"hurs": 1}, r"phases\.a\.cluster\.hurs: no phase may set that; did you mean 'hours'"),
         ({"hours": "x"}, r"phases\.a\.cluster\.hours=x: expected float or null, above 0"),
-        ({"hours": -1}, r"phases\.a\.cluster\.hours=-1\.0: must be above 0"),
+        ({"hours": -1}, r"phases\.a\.cluster\.hours=-1\.0: expected a number above 0, or null"),
         ({"executor": "local"}, r"cluster\.executor: no phase may set that"),
     ):
         with pytest.raises(UserError, match=message):

@@ -174,7 +174,7 @@ def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
     ("keys", "output"),
     [
         (["plan.gpus=3"], "data.batch=8"),
-        (["plan.memory=-1"], "plan.memory=-1.0: must be above 0"),
+        (["plan.memory=-1"], "plan.memory=-1.0: expected a number above 0"),
         (["plan.json=/nowhere/plan.json"], "no such folder: /nowhere"),
         (["plan.node=2"], "did you mean 'plan.nodes'"),
     ],

@@ -53,7 +53,7 @@ def test_falls_of_the_rate_are_counted_in_epochs_of_the_stage() -> None:
     epoch = IMAGES // 128
     assert plans("experiment=c2l", "epoch_factor=0.1")["di"].period == (6 * epoch, 8 * epoch, 10 * epoch)
     for wrong in ("[60,0]", "[60,often]", "often", "true"):
-        with pytest.raises(UserError, match=r"optim\.step_epochs=.*: must be a number above 0, or a list of them"):
+        with pytest.raises(UserError, match=r"optim\.step_epochs=.*: expected a number above 0, or a list of them"):
             plans(f"optim.step_epochs={wrong}")
     with pytest.raises(UserError, match=r"optim\.schedule=plateau: .* data\.val_split=null has none: name a split"):
         plans("optim.schedule=plateau", "data.val_split=null")

@@ -80,7 +80,7 @@ class StructureMasks:
             for owner in theirs:
                 self._of[owner].append(path)
             if not named:
-                yield path, "SEG or RTSTRUCT without a structure that recipe.structures names"
+                yield path, "SEG or RTSTRUCT without a structure that was asked for (recipe.structures)"
             elif several.intersection(owners) and not theirs:
                 yield path, "SEG or RTSTRUCT of a series that is several volumes (echoes, phases, studies)"
             elif not theirs:

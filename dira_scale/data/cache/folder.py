@@ -152,7 +152,7 @@ class CacheFolder:
         if size > self.most:
             raise UserError(
                 f"{file.name.removesuffix(PART)} has {size / MB:.1f} MB, but the cache {self.folder} may hold "
-                f"{self.most / MB:.1f} MB: raise data.cache_size (in GB), or name a larger disk in data.cache"
+                f"{self.most / MB:.1f} MB: give it a larger size (in GB), or a folder on a larger disk"
             )
         entries = sorted(self._entries(), key=lambda entry: entry.used)
         others = [entry for entry in entries if entry.path != file]
@@ -175,7 +175,7 @@ class CacheFolder:
             return False
         raise UserError(
             f"the disk of the cache {self.folder} is full: {free / MB:.1f} MB are free, {(size - present) / MB:.1f} MB "
-            "are needed, and nothing of the cache is left to remove: free some, or name another disk in data.cache"
+            "are needed, and nothing of the cache is left to remove: free some, or name a folder on another disk"
         )
 
 

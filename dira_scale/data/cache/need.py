@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.cache.shards import Shards
 from dira_scale.data.order import EvalOrder, Order
-from dira_scale.errors import UserError
 
 STARTS = 4  # places of an epoch that are looked at
 FARTHEST = 256  # steps ahead at most
@@ -87,8 +87,8 @@ class Window:
         steps: to fetch ahead; ``need``: of these steps.
         times: how often each shard is fetched in an epoch, about; 1 where the cache holds them all.
 
-    Raises UserError, with the sizes and values that would do, where ``least`` steps do not fit, or shards would be
-    fetched again and again.
+    Raises ArgumentError of ``size``, in GB, with the values that would do, where ``least`` steps do not fit, or shards
+    would be fetched again and again.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Window:
         demand = Demand(order, shards, rank, world, ranks)
         self.steps, self.need, self.times, horizon = least, demand.of(least), 1.0, least
         if self.need.bytes > most:
-            raise UserError(_refusal(demand, self.need, None, least, most))
+            raise _refusal(demand, self.need, None, least, most)
         enough, all_fit = min(self.need.shards + AHEAD, int(shards.kept.sum())), demand.total <= most
         while 2 * horizon <= FARTHEST and not (all_fit and self.need.shards >= enough):
             following = demand.of(2 * horizon)
@@ -109,30 +109,31 @@ class Window:
         if not all_fit and isinstance(order, Order):
             self.times = demand.times(horizon)
         if self.times > OFTEN:
-            raise UserError(_refusal(demand, self.need, self.times, least, most))
+            raise _refusal(demand, self.need, self.times, least, most)
 
 
-def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: int) -> str:
+def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: int) -> ArgumentError:
     often = "many times" if times is None else f"about {times:.0f} times"
-    text = (
-        f"this order reads {need.shards} shards at once on a node, {need.bytes / MB:,.1f} MB (all have "
-        f"{need.total / MB:,.1f} MB), and the cache may hold {most / MB:,.1f} MB: each would be fetched {often} an "
-        "epoch; "
+    why = (
+        f": this order reads {need.shards} shards at once on a node, {need.bytes / MB:,.1f} MB (all have "
+        f"{need.total / MB:,.1f} MB), and each would be fetched {often} an epoch"
     )
     if not isinstance(demand.order, Order):
-        return text + f"use data.cache_size={_gb(need.bytes)} (in GB)"
-    text += f"use data.cache_size={_gb(demand.total)} (in GB), which holds all"
+        return ArgumentError("size", most / GB, f"{in_gb(need.bytes)} (in GB){why}")
+    text = f"{in_gb(demand.total)} (in GB), which holds all"
     for order in _narrower(demand.order, demand.world, len(demand.shards.all)):
         other = Demand(order, demand.shards, demand.rank, demand.world, demand.ranks)
         if (smaller := other.of(least)).bytes <= most and other.times(least) <= SELDOM:
-            return text + (
-                f", or in a new run data.lanes={order.lanes} data.block={order.block} data.window={order.window} (a "
-                f"less random order, which needs {smaller.bytes / MB:,.1f} MB)"
+            text += (
+                f", or in a new run lanes {order.lanes}, block {order.block} and window {order.window} (a less random "
+                f"order, which needs {smaller.bytes / MB:,.1f} MB)"
             )
-    return text
+            break
+    return ArgumentError("size", most / GB, text + why)
 
 
-def _gb(count: int) -> str:
+def in_gb(count: int) -> str:
+    """Return so many bytes in GB, rounded up."""
     return f"{np.ceil(count / GB * 1000) / 1000:g}"
 
 

@@ -34,8 +34,8 @@ class MissingShardError(UserError):
     def __init__(self, shard: "Shard", error: OSError) -> None:
         self.why = f"shard {shard.path} is unavailable ({error.strerror or error})"
         super().__init__(
-            f"{self.why}: see whether it can be read from here, and is what was sharded; or train without it, with "
-            "data.missing=skip in a new run"
+            f"{self.why}: see whether it can be read from here, and is what was sharded; or train without it, in a new "
+            "run whose cache skips missing shards"
         )
 
 
@@ -177,7 +177,7 @@ class ShardCache:
                 assert isinstance(claim, Claim)
                 raise UserError(
                     f"the cache {self.folder.folder} does not get {shard.name}: {claim.value}, for "
-                    f"{PATIENCE.neighbour:g} s; is a process stopped? Name another folder in data.cache"
+                    f"{PATIENCE.neighbour:g} s; is a process stopped? Name another folder for it"
                 )
             if self.stop.wait(POLL):
                 raise StoppedError
@@ -226,7 +226,7 @@ class ShardCache:
                     self.folder.make_room(shard.name, shard.size)
                     continue
                 raise UserError(
-                    f"the cache {self.folder.folder} cannot be written to: {error.strerror}; name another folder in "
-                    "data.cache, or lower data.cache_size (in GB)"
+                    f"the cache {self.folder.folder} cannot be written to: {error.strerror}; name another folder for "
+                    "it, or give it a smaller size (in GB)"
                 ) from error
         self.seconds.add(fetched_mb=len(block) / MB)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
+from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.batch import Batch
 from dira_scale.data.labels import Columns
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 
 if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
     from dira_scale.data.manifest import ShardedDataset
@@ -54,9 +54,9 @@ class LoaderSpec:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        """Raises UserError for masks of views of several sizes."""
+        """Raises ArgumentError for masks of views of several sizes."""
         if self.masks and not self.views.one_size:
-            raise UserError("views.crops has several sizes, and masks are of views of one size: leave the sizes out")
+            raise ArgumentError("views", UNSHOWN, "crops of one size, as masks are: leave the sizes out")
 
 
 @runtime_checkable
@@ -66,7 +66,7 @@ class Loader(Protocol):
     ``build.LoaderChoice.build`` constructs it with a ``LoaderSpec``, plus the settings beside ``_target_`` in
     ``data.loader`` as keyword arguments.
 
-    Its constructor raises UserError if it cannot read the datasets.
+    Its constructor raises ValueError, or DatasetError, if it cannot read the datasets.
     """
 
     def seconds(self) -> Mapping[str, float]:
@@ -78,6 +78,6 @@ class Loader(Protocol):
         """This rank's batches of the steps from ``start_step`` up to but excluding ``stop_step``, in order.
 
         Prefetching may read ahead but is never part of saved state. Closing the iterator early stops all its threads.
-        Raises UserError naming dataset, sample and shard when a sample cannot be read.
+        Raises DatasetError naming dataset, sample and shard when a sample cannot be read.
         """
         ...

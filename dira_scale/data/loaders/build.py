@@ -1,6 +1,7 @@
 """``data.loader``: which loader reads the shards. Only this module knows the implementations."""
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.registry import imported
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import nearest
 from dira_scale.machine.inventory import dali_extra, install_command
 from dira_scale.pixels.codecs import DECODED_ON_GPU
 from dira_scale.storage.store import is_local
@@ -48,34 +50,34 @@ class LoaderChoice:
     def build(self, spec: LoaderSpec) -> Loader:
         """The loader built for ``spec``.
 
-        Raises UserError if it does not take it and its settings, is not a loader, or cannot read these datasets.
+        Raises ValueError if it does not take it and its settings, is not a loader, or cannot read these datasets.
         """
         factory = _imported(self.target)
         try:
             inspect.signature(factory).bind(spec, **self.settings)
         except (TypeError, ValueError) as error:
-            raise UserError(
-                f"data.loader: {self.name} does not take a LoaderSpec and its settings ({error}); see "
-                "dira_scale.data.loaders.Loader"
+            raise ValueError(
+                f"{self.name} does not take a LoaderSpec and its settings ({error}); see dira_scale.data.loaders.Loader"
             ) from error
         loader = factory(spec, **self.settings)
         if not isinstance(loader, Loader):
-            raise UserError(
-                f"data.loader: {self.name} is not a dira_scale.data.loaders.Loader; that class lists what it needs"
-            )
+            raise ValueError(f"{self.name} is not a dira_scale.data.loaders.Loader; that class lists what it needs")
         return loader
 
     def processes(self, helper: bool | None, device: torch.device | str, workers: int) -> int:
         """The number of processes of its own in which so many ``workers`` load; 0: in the training process.
 
-        ``helper`` is ``data.helper``; None: beside a GPU, unless the loader decodes there or is your own. Your own has
-        one process: it need not know ``LoaderSpec.stride``. Raises UserError for one that needs the GPU.
+        ``helper``: whether it does; None: beside a GPU, unless the loader decodes there or is your own. Your own has
+        one process: it need not know ``LoaderSpec.stride``. Raises ArgumentError for one that needs the GPU, and where
+        the system cannot share memory so.
         """
         decodes_here = self.name in LOADERS and self.name != "dali"
         if not (decodes_here and torch.device(device).type == "cuda" if helper is None else helper):
             return 0
         if self.name == "dali":
-            raise UserError("data.helper=true: dali decodes on the GPU, which is the training process's; use false")
+            raise ArgumentError("helper", True, "false: dali decodes on the GPU, which is the training process's")
+        if not hasattr(os, "memfd_create"):
+            raise ArgumentError("helper", helper, "false: processes of its own need Linux")
         return -(-workers // THREADS) if decodes_here else 1
 
     def in_processes(self, count: int) -> "LoaderChoice":
@@ -89,13 +91,15 @@ def choose(
     device: torch.device | str = "cpu",
     cache: CacheSettings = NO_CACHE,
 ) -> LoaderChoice:
-    """The loader that ``data.loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
+    """The loader that ``loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
 
     ``auto`` depends on ``datasets``, the training ``device`` and ``cache``, and on what is installed.
-    Raises UserError, with the nearest name, if there is no such loader, or if it has no cache and one was asked for.
+    Raises ArgumentError, with the nearest name, if there is no such loader, or it has no cache and one was asked for.
     """
     if isinstance(loader, dict):
-        _refuse_cache(cache, "your own loader", "settings of its own stand beside its _target_")
+        if cache.asked_for:
+            expected = "nothing: settings of your own loader stand beside its _target_"
+            raise ArgumentError("cache", cache.asked_for, expected)
         return _own(loader)
     if loader == AUTO:
         name, why = _best(datasets, torch.device(device), cache)
@@ -104,9 +108,10 @@ def choose(
         name, why = loader, f"data.loader={loader}"
     else:
         names = [AUTO, *LOADERS]
-        raise UserError(f"data.loader={loader}: expected {', '.join(names)} or {OWN}{nearest(str(loader), names)}")
-    if name != STREAM:
-        _refuse_cache(cache, f"data.loader={name}", f"use data.loader={STREAM} or leave them out")
+        raise ArgumentError("loader", loader, f"{', '.join(names)} or {OWN}{nearest(str(loader), names)}")
+    if name != STREAM and cache.asked_for:
+        none = f"{STREAM}, or no settings of a cache ({', '.join(cache.asked_for)})"
+        raise ArgumentError("loader", loader, f"{none}, which {name} does not use")
     settings = {"cache": cache} if name == STREAM else {}
     _imported(LOADERS[name])  # says which package is missing, before anything else
     return LoaderChoice(name, why, LOADERS[name], settings)
@@ -117,7 +122,7 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
     if distant := [dataset.root for dataset in datasets if not is_local(dataset.root)]:
         return STREAM, f"{distant[0]} is not on this machine; shards are kept in {cache.location}"
     if cache.asked_for:
-        return STREAM, f"{' '.join(cache.asked_for)}"
+        return STREAM, f"a cache with {', '.join(cache.asked_for)}"
     if device.type != "cuda":
         return "cpu", "no GPU"
     if any(dataset.info.dims == 3 for dataset in datasets):
@@ -136,15 +141,10 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _refuse_cache(cache: CacheSettings, name: str, advice: str) -> None:
-    if cache.asked_for:
-        raise UserError(f"{name} does not use {', '.join(cache.asked_for)}: {advice}")
-
-
 def _own(node: dict[str, Any]) -> LoaderChoice:
     target = node.get("_target_")
     if target is None:
-        raise UserError(f"data.loader._target_ is missing: expected {OWN}")
+        raise ArgumentError("loader", node, OWN)
     imported("data.loader._target_", target)
     settings = {key: value for key, value in node.items() if key != "_target_"}
     return LoaderChoice(target, "data.loader._target_", str(target), settings)

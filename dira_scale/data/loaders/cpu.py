@@ -29,8 +29,8 @@ class CpuLoader:
 
     All must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
 
-    Raises UserError when the datasets do not have the views' dimensions, differ in channels, have no sample in
-    ``split``, or one that is smaller than a crop; or if masks are asked for and a dataset has none there.
+    Raises DatasetError when the datasets do not have the views' dimensions, differ in channels, have no sample in
+    ``split``, or no mask if masks are asked for; ArgumentError for one that is smaller than a crop.
     """
 
     sums: tuple[str, ...] = ()  # more than a StageSeconds has
@@ -48,7 +48,7 @@ class CpuLoader:
         self._prepare()
 
     def _prepare(self) -> None:
-        """The last part of construction, for loaders built on this one: open what they need, and raise UserError for
+        """The last part of construction, for loaders built on this one: open what they need, and raise ValueError for
         datasets that they do not read. The CPU loader needs nothing more."""
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:

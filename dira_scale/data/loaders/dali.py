@@ -21,7 +21,7 @@ from dira_scale.data.loaders.cpu import CpuLoader, fill_masks
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples, stored_codecs
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError, UserError
 from dira_scale.machine.inventory import dali_extra, install_command
 from dira_scale.pixels import codecs, headers
 
@@ -30,7 +30,7 @@ try:
     import nvidia.dali.experimental.dynamic as ndd
     from nvidia.dali import types
 except ImportError as error:
-    raise UserError(f"data.loader=dali needs NVIDIA DALI ({error}): {install_command(dali_extra())}") from error
+    raise UserError(f"the loader dali needs NVIDIA DALI ({error}): {install_command(dali_extra())}") from error
 
 COLOURS = {1: types.GRAY, 3: types.RGB}  # by channels; any other request crashes DALI's JPEG decoder for CPUs
 Payloads = Mapping[int, np.ndarray]  # encoded bytes, uint8 and writable, by sample
@@ -233,21 +233,19 @@ class DaliLoader(CpuLoader):
                 views.decode_alone(payloads[image], side)
             except RuntimeError as cause:
                 return self.samples.damaged(image, codecs.DecodeError(f"DALI does not decode it: {cause}"))
-        return UserError(f"data.loader=dali failed ({error}), although each image of the batch can be decoded: "
-                         "fewer images per process, or data.loader=cpu")  # fmt: skip
+        return UserError(f"DALI failed ({error}), although each image of the batch can be decoded: use fewer images "
+                         "per process, or the loader cpu")  # fmt: skip
 
 
 def _check(samples: Samples, device: torch.device) -> None:
     """Refuse volumes, and images that DALI does not read; say which of them a GPU does not decode."""
     if samples.dimensions != 2:
-        raise UserError("data.loader=dali reads images, and these shards hold volumes: use data.loader=cpu")
+        raise ValueError("dali reads images, and these shards hold volumes: use cpu")
     if samples.channels not in COLOURS:
-        raise UserError(
-            f"data.loader=dali reads images of 1 or 3 channels, these have {samples.channels}: use data.loader=cpu"
-        )
+        raise ValueError(f"dali reads images of 1 or 3 channels, these have {samples.channels}: use cpu")
     stored = stored_codecs(samples.datasets)
     if unread := ", ".join(sorted(stored - CODECS)):
-        raise UserError(f"data.loader=dali does not read codec {unread}: use data.loader=cpu, or {AGAIN}")
+        raise DatasetError(f"DALI does not read codec {unread} of {samples.datasets[0].root}", lacks="codec")
     slow = ", ".join(sorted(stored - set(codecs.DECODED_ON_GPU)))
     if slow and device.type == "cuda":
         logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, AGAIN)

@@ -18,7 +18,7 @@ from dira_scale.data.beton import JPEG, RAW, BetonError, ImageField, Reader
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.requests import Request
-from dira_scale.errors import UserError
+from dira_scale.errors import DatasetError, UserError
 from dira_scale.pixels.boxes import mirrored
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.storage.store import is_local
@@ -28,18 +28,15 @@ class BetonImages:
     """The images of a split's ``.beton``, by their row in the manifest. Reading is thread-safe.
 
     They are read, not mapped into memory as in FFCV: there a file that is cut short ends the process.
-    Raises UserError unless it holds exactly the samples of the manifest.
+    Raises DatasetError unless it holds exactly the samples of the manifest.
     """
 
     def __init__(self, dataset: ShardedDataset, split: str) -> None:
         self.dataset, self.path = dataset, dataset.root / f"{split}.beton"
-        self.again = f"run python -m dira_scale.shard convert path={dataset.root} to=ffcv"
         size = dataset.info.betons.get(self.path.name)
         if size is None or not is_local(self.path):
-            raise UserError(
-                f"data.loader=ffcv: {dataset.root} has no {self.path.name} on this machine's disks: {self.again} (a "
-                "subset or a merged dataset gets its own), or use data.loader=cpu"
-            )
+            raise DatasetError(f"{dataset.root} has no {self.path.name} on this machine's disks (a subset or a merged "
+                               "dataset gets its own)", lacks="beton")  # fmt: skip
         try:
             self.file = self.path.open("rb")
             if (actual := self.path.stat().st_size) != size:
@@ -88,12 +85,12 @@ class BetonImages:
             raise BetonError("checksum differs from the manifest's")
         return np.frombuffer(payload, np.uint8), height, width
 
-    def damaged(self, row: int, cause: Exception) -> UserError:
+    def damaged(self, row: int, cause: Exception) -> DatasetError:
         """The error that says which sample cannot be read."""
         return self._wrong(f"sample {self.dataset.cell('key', row)} cannot be read", cause)
 
-    def _wrong(self, what: str, cause: Exception) -> UserError:
-        return UserError(f"{self.path}: {what} ({cause}): {self.again}, which writes it anew from the shards")
+    def _wrong(self, what: str, cause: Exception) -> DatasetError:
+        return DatasetError(f"{self.path}: {what} ({cause})", lacks="beton")
 
 
 class FfcvLoader(CpuLoader):
@@ -102,19 +99,18 @@ class FfcvLoader(CpuLoader):
     The filter is OpenCV's INTER_AREA: where a crop shrinks in both directions, the mean of the area that a pixel
     covers, rounded; otherwise linear between two pixels in each direction. Masks are read from the tars.
 
-    Raises UserError when FFCV is missing, or a dataset is not 2D of 8 bits with 1 or 3 channels, or has no ``.beton``
-    with the samples of its manifest.
+    Raises UserError when FFCV is missing, ValueError for a dataset that is not 2D of 8 bits with 1 or 3 channels,
+    DatasetError for one that has no ``.beton`` with the samples of its manifest.
     """
 
     def _prepare(self) -> None:
         if self.samples.dimensions != 2:
-            raise UserError("data.loader=ffcv reads images, and these shards hold volumes: use data.loader=cpu")
+            raise ValueError("ffcv reads images, and these shards hold volumes: use cpu")
         self.library = FfcvLibrary()
         if self.samples.dtype != torch.uint8 or self.samples.channels not in (1, 3):
-            raise UserError(
-                f"data.loader=ffcv reads images of 8 bits with 1 or 3 channels; these have up to "
-                f"{8 * self.samples.dtype.itemsize} bits and {self.samples.channels} channels: use data.loader=cpu"
-            )
+            bits = 8 * self.samples.dtype.itemsize
+            raise ValueError(f"ffcv reads images of 8 bits with 1 or 3 channels; these have up to {bits} bits and "
+                             f"{self.samples.channels} channels: use cpu")  # fmt: skip
         self.files = [BetonImages(dataset, self.samples.split) for dataset in self.samples.datasets]
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
@@ -156,9 +152,8 @@ class FfcvLibrary:
             library = CDLL(str(file))
         except (ValueError, OSError) as error:
             raise UserError(
-                f"data.loader=ffcv: FFCV's library _libffcv cannot be loaded ({error}): run python -m "
-                "dira_scale.doctor, which prints the command that installs FFCV (docs/how-to/install.md), or use "
-                "data.loader=cpu"
+                f"FFCV's library _libffcv cannot be loaded ({error}): run python -m dira_scale.doctor, which prints "
+                "the command that installs FFCV (docs/how-to/install.md), or use the loader cpu"
             ) from error
         self._decode, self._resize = library.imdecode, library.resize
         self._decode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *6 * [c_uint32], c_bool, c_bool]

@@ -39,12 +39,10 @@ TRAINERS_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR
 class HelperLoader:
     """The batches of the loader ``inner``, whose threads are divided over so many ``processes``.
 
-    Raises UserError as the inner loader, and where this system lacks ``memfd_create`` (Linux has it).
+    Raises as the inner loader. Needs ``memfd_create``, which Linux has.
     """
 
     def __init__(self, spec: LoaderSpec, *, inner: LoaderChoice, processes: int) -> None:
-        if not hasattr(os, "memfd_create"):
-            raise UserError("data.helper=true needs Linux; use data.helper=false")
         self.processes, self.inner = processes, inner
         self.spec = replace(spec, device="cpu", prefetch=-(-spec.prefetch // processes), stride=processes)
         self.seconds = StageSeconds(*inner.build(self.spec).seconds())  # what it refuses, it refuses here
@@ -135,8 +133,8 @@ class Helper:
             code = self._process.exitcode or 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise UserError(
-                f"one of the loader's processes ended by itself ({how}); if memory was short, lower data.workers or "
-                "data.prefetch; data.helper=false loads in the training process"
+                f"one of the loader's processes ended by itself ({how}); if memory was short, use fewer `workers`, a "
+                "smaller `prefetch`, or load in the training process, without `helper`"
             ) from None
         if isinstance(message, BaseException):
             raise message

@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 import xxhash
 
+from dira_scale.arguments import ArgumentError, inside
 from dira_scale.data import random
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.ahead import Ahead, in_order
-from dira_scale.data.cache.need import GB, SELDOM, Window
+from dira_scale.data.cache.need import GB, SELDOM, Window, in_gb
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.data.loaders import LoaderSpec
@@ -82,7 +83,7 @@ class Substitutes:
             if number not in self._told:
                 self._told.add(number)
                 logger.warning(
-                    "%s; samples of other shards take the place of its %d (data.missing=skip)",
+                    "%s; samples of other shards take the place of its %d ",
                     error.why, len(self.shards.members(number)), extra={"every_rank": True},
                 )  # fmt: skip
             return True
@@ -104,25 +105,24 @@ class StreamLoader(CpuLoader):
     Args:
         cache: where shards are kept, and what becomes of one that is unavailable.
 
-    Raises UserError as the CPU loader does, and when the cache cannot be used or is too small for the order.
+    Raises as the CPU loader does, and ArgumentError when the cache cannot be used or is too small for the order.
     """
 
     sums = ("fetch", "fetched_mb", "skipped")
 
     def __init__(self, spec: LoaderSpec, *, cache: CacheSettings) -> None:
         super().__init__(spec)
-        folder = cache.open()
         order, rank, world = self.requests.order, self.requests.rank, self.requests.world
         self.order = order  # without substitutes
-        self.shards = Shards(self.samples, folder.folder)
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        self.window = Window(order, self.shards, rank, world, node, self.stride * (self.prefetch + 1), folder.most)
+        with inside("cache"):
+            folder = cache.open()
+            self.shards = Shards(self.samples, folder.folder)
+            self.window = Window(order, self.shards, rank, world, node, self.stride * (self.prefetch + 1), folder.most)
         pair = self.requests.views.pair
         if pair != "image" and (cache.missing == "skip" or self.window.need.total > folder.most):
-            raise UserError(
-                f"data.loader=stream: views.pair={pair} shows images from any shard, so it needs data.missing=stop and "
-                f"a cache of all shards: data.cache_size={np.ceil(self.window.need.total / GB * 1000) / 1000:g} (in GB)"
-            )
+            enough = f"{in_gb(self.window.need.total)} (in GB), which holds all shards, and stop for missing ones"
+            raise ArgumentError("cache.size", cache.size, f"{enough}: views of one {pair} are from any shard")
         self._stop, self._open = threading.Event(), 0
         self.cache = ShardCache(folder, self._stop, self.seconds)
         self.samples.stored, self.samples.stored_mask = self._stored, self._stored_mask

@@ -23,9 +23,9 @@ from dira_scale.data.manifest.schema import (
     QUARANTINE,
     QUARANTINE_FILE,
     SCHEMA,
-    DatasetError,
     schema_of,
 )
+from dira_scale.errors import DatasetError
 
 __all__ = [
     "BOX", "CHANNELS_VERSION", "FORMAT_VERSION", "INFO_FILE", "MANIFEST_FILE", "QUARANTINE", "QUARANTINE_FILE",

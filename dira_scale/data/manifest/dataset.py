@@ -16,7 +16,8 @@ from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, K
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
-from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError, DimensionsError
+from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE
+from dira_scale.errors import DatasetError, DimensionsError
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.bricks import BrickError, Bricks
 from dira_scale.pixels.codecs import DecodeError, decode
@@ -99,14 +100,8 @@ class ShardedDataset:
         if self.info.dims == dimensions:
             return
         if dimensions == 2:
-            raise DimensionsError(
-                f"data.shards={self.root} holds volumes, and {reader} reads images: shard the volumes again with "
-                "recipe.slices=axial and another out, which stores their slices (docs/how-to/volumes.md)"
-            )
-        raise DimensionsError(
-            f"data.shards={self.root} holds images, and {reader} reads volumes: name a dataset of volumes "
-            "(python -m dira_scale.shard recipe=volumes makes one)"
-        )
+            raise DimensionsError(f"{self.root} holds volumes, and {reader} reads images", lacks="images")
+        raise DimensionsError(f"{self.root} holds images, and {reader} reads volumes", lacks="volumes")
 
     def require_channels(
         self, splits: Sequence[str], takes: int, names: Sequence[str], reader: str, colour: bool = False
@@ -118,12 +113,12 @@ class ShardedDataset:
         stored = {kind.channels for split in splits for kind in self.kinds(split)}
         if other := sorted(stored - {1 if repeats else takes, takes}):
             raise DatasetError(
-                f"data.shards={self.root} has images of {other[0]} channels, and {reader} takes "
+                f"{self.root} has images of {other[0]} channels, and {reader} takes "
                 f"{'1 or ' * repeats}{takes}: name a dataset of such images"
             )
         if names and self.info.channels and [*names] != self.info.channels:
             raise DatasetError(
-                f"data.shards={self.root} has the channels {', '.join(self.info.channels)}, and {reader} has learned "
+                f"{self.root} has the channels {', '.join(self.info.channels)}, and {reader} has learned "
                 f"{', '.join(names)}: shard again with these, in this order"
             )
 

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from dira_scale.data.manifest.checks import wrong_rows
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
-from dira_scale.data.manifest.schema import INFO_FILE, DatasetError
+from dira_scale.data.manifest.schema import INFO_FILE
+from dira_scale.errors import DatasetError
 from dira_scale.pixels.codecs import CODECS
 
 INDEX_VERSION = 3  # raise it when records, checks or the file's layout change

@@ -14,9 +14,9 @@ from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import (
     CHANNELS_VERSION,
     FORMAT_VERSION,
-    DatasetError,
     schema_of,
 )
+from dira_scale.errors import DatasetError
 from dira_scale.pixels.limits import MAX_CHANNELS
 from dira_scale.storage.store import is_local
 from dira_scale.storage.streams import fetch

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from dira_scale.data.manifest.schema import DatasetError
+from dira_scale.errors import DatasetError
 from dira_scale.storage.retry import retry
 from dira_scale.storage.store import is_local, open_file, with_errno
 from dira_scale.storage.streams import fetch

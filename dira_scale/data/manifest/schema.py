@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from dira_scale.errors import UserError
-
 FORMAT_VERSION = 3
 CHANNELS_VERSION = 4  # of datasets whose samples have several channels, each with a range of its own
 INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.parquet"
@@ -53,11 +51,3 @@ def schema_of(channels: Sequence[str]) -> pa.Schema:
 SLICE, POSITION = "slice", "position"  # attributes of a slice: its place in its volume
 # ``source`` is a keyed hash too: file names may contain patients' names.
 QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
-
-
-class DatasetError(UserError):
-    """A sharded dataset is absent, of another version, incomplete or damaged."""
-
-
-class DimensionsError(DatasetError):
-    """A sharded dataset has volumes where images are read, or images where volumes are."""

@@ -43,11 +43,11 @@ def _crop_around(whole: Annotated, crop: Mapping[str, Any]) -> Annotated:
     volume, mask, boxes = whole
     if "mask" in crop:
         if mask is None or not mask.any():
-            raise RejectedError("no mask to crop to (recipe.volume.crop)")
+            raise RejectedError("no mask to crop to", decided_by="crop")
         first, last = _of_mask(mask)
         return _cut(whole, first - crop["mask"], last + crop["mask"])
     if not boxes:
-        raise RejectedError("no box to crop to (recipe.volume.crop)")
+        raise RejectedError("no box to crop to", decided_by="crop")
     corners, sides = np.array([(box.z, box.y, box.x) for box in boxes]), np.array(crop["boxes"])
     ends = corners + [(box.d, box.h, box.w) for box in boxes]
     first = np.floor((corners.min(0) + ends.max(0) - sides) / 2)

@@ -74,7 +74,7 @@ def _check(dicom: DicomFile, settings: ReadSettings) -> None:
     kind = dicom.header.get("Modality") or settings.modality
     if kind != settings.modality and settings.modality in MODALITIES:
         found = kind if kind in MODALITIES else "another modality"  # a header may hold any text
-        raise RejectedError(f"DICOM says {found}, not recipe.modality={settings.modality}")
+        raise RejectedError(f"DICOM says {found}, not {settings.modality}", decided_by="modality")
     if settings.burned_in != "keep":
         check_header(dicom.header)
 

@@ -38,16 +38,16 @@ def structure_mask(file: BinaryIO, volume: Volume, patterns: Sequence[str] = ())
         raise RejectedError("a SEG or RTSTRUCT of a series that lacks slices: these would have no mask")
     values = {number: value_of(name, patterns) for number, name in described.names.items()}
     if patterns and not any(values.values()):
-        raise RejectedError("a SEG or RTSTRUCT without a structure that recipe.structures names")
+        raise RejectedError("a SEG or RTSTRUCT without a structure that was asked for", decided_by="structures")
     mask, grid = np.zeros(volume.shape, np.uint8), Grid(volume.shape, volume.affine)
     for numbers, where in _contours(file, grid) if described.kind == CONTOURS else _frames(file, grid):
         each, which = np.unique(numbers, return_inverse=True)
         if not patterns and not 1 <= each.min(initial=1) <= each.max(initial=1) <= MAX_VALUE:
-            raise RejectedError(f"a structure's number is not from 1 to {MAX_VALUE}: name it in recipe.structures")
+            raise RejectedError(f"a structure's number is not from 1 to {MAX_VALUE}", decided_by="unnamed")
         new = np.array([values.get(int(number), 0) if patterns else number for number in each], np.uint8)[which]
         old = mask[where]
         if not patterns and ((old != 0) & (old != new)).any():
-            raise RejectedError("structures that overlap: recipe.structures says which lies over which")
+            raise RejectedError("structures that overlap", decided_by="overlap")
         mask[where] = np.maximum(old, new)
     return mask
 

@@ -28,8 +28,7 @@ def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: 
         geometry = stack_of(geometry)
     if isinstance(geometry, Stack) and settings.volume.irregular == "refuse":
         raise GeometryError(
-            "slices that are shifted against each other (gantry tilt) or at uneven distances "
-            "(recipe.volume.irregular=resample accepts them)"
+            "slices that are shifted against each other (gantry tilt) or at uneven distances", decided_by="irregular"
         )
     grid = (geometry.grid if isinstance(geometry, Stack) else geometry).check()
     stored, scale, offset = to_int16(load(), settings.modality)

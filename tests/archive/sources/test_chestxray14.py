@@ -15,6 +15,7 @@ from needs import real_data
 from dira_scale.archive.deidentify import coarse
 from dira_scale.archive.sources import chestxray14
 from dira_scale.archive.sources.chestxray14 import FINDINGS, ChestXray14
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard import main
@@ -66,8 +67,8 @@ def test_published_lists_decide_the_splits(tmp_path: Path, shards: Callable, cap
 @pytest.mark.parametrize(
     "file, content, words",
     [
-        ("X_val_official.txt", None, "has no list for val: expected one text file with val in its name"),
-        ("val.txt", "00000002_000.png", "two lists for val, X_val_official.txt and val.txt"),
+        ("X_val_official.txt", None, "lists: expected a folder with a text file that is named after val"),
+        ("val.txt", "00000002_000.png", "expected one list for val, not X_val_official.txt and val.txt"),
         ("X_val_official.txt", "00000002_000.png" + " 0" * 13, "14 labels, each 0 or 1; got 13 after 00000002_000.png"),
         ("X_val_official.txt", "00000002_000.png" + " 2" * 14, "14 labels, each 0 or 1; got 14 after 00000002_000.png"),
         ("X_val_official.txt", "00000077_000.png", "00000077_000.png is not an image of this dataset"),
@@ -79,7 +80,7 @@ def test_published_lists_that_are_wrong_are_named(tmp_path: Path, file: str, con
     miniatures.chestxray14(tmp_path / "cxr")
     lists = published(tmp_path / "lists", train=["00000001_000.png"], val=["00000002_000.png"])
     (lists / file).unlink() if content is None else (lists / file).write_text(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises((UserError, ArgumentError), match=words):
         list(ChestXray14(str(tmp_path / "cxr"), str(lists)).records(1))
 
 

@@ -13,6 +13,7 @@ from needs import real_data
 
 from dira_scale.archive.sources.lidc_idri import LidcVois
 from dira_scale.archive.sources.siim_acr import Runs
+from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
@@ -57,10 +58,10 @@ def test_the_real_cut_outs(tmp_path: Path, shards: Callable) -> None:
 
 def test_cut_outs_lack_a_column(tmp_path: Path) -> None:
     write_text(tmp_path / "metadata.csv", "patient_id,nodule_id,seriesuid,Diagnosis_value")
-    with pytest.raises(UserError, match="holds no folder image"):
+    with pytest.raises((UserError, ArgumentError), match="expected a folder that has one named image"):
         LidcVois(str(tmp_path))
     (tmp_path / "image").mkdir()
-    with pytest.raises(UserError, match=r"metadata\.csv has no column 'Malignancy_value'"):
+    with pytest.raises((UserError, ArgumentError), match=r"metadata\.csv has no column 'Malignancy_value'"):
         list(LidcVois(str(tmp_path)).records(1))
 
 

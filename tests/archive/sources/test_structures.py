@@ -16,6 +16,7 @@ from archive.sources.test_volumes import COLUMNS
 from imaging.volumes.conftest import dicom_series, smooth
 
 from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.shard import main
 
@@ -80,7 +81,10 @@ def test_each_series_has_the_mask_that_refers_to_it(
     }
     printed = capsys.readouterr().out
     assert "not used: 2 x SEG or RTSTRUCT of a series that is not there, or refused (elsewhere.dcm …)" in printed
-    assert "not used: 1 x SEG or RTSTRUCT without a structure that recipe.structures names (liver.dcm)" in printed
+    assert (
+        "not used: 1 x SEG or RTSTRUCT without a structure that was asked for (recipe.structures) (liver.dcm)"
+        in printed
+    )
     assert "1 series of 4 without a mask" in printed
     assert made.dataset.info.recipe["structures"] == WANTED  # what the values are
     made = shards("volumes", images=tmp_path, **PLAIN)
@@ -132,7 +136,7 @@ def test_a_table_may_name_contours(tmp_path: Path, shards: Callable[..., Shards]
     np.testing.assert_array_equal(made.mask("ct1 1.2.1"), expected == 2)
     np.testing.assert_array_equal(made.mask("ct2 1.2.2"), mask_of(tumour=TUMOUR))
     made = shards("volumes", columns=columns, structures={"liver": "liver"}, **keys)
-    reason = "a SEG or RTSTRUCT without a structure that recipe.structures names"
+    reason = "a SEG or RTSTRUCT without a structure that was asked for (recipe.structures)"
     assert made.rejected("ct1 1.2.1") == {"ct1 1.2.1": reason} and made.mask("ct2 1.2.2") is None
 
 
@@ -166,15 +170,15 @@ def test_a_pattern_that_nothing_matches_ends_the_listing(tmp_path: Path) -> None
     ct(tmp_path / "ct", 1)
 
     def refused(reason: str, given: Any) -> None:
-        with pytest.raises(UserError, match=reason):
+        with pytest.raises((UserError, ArgumentError), match=reason):
             list(Volumes(str(tmp_path), structures=given).records(1))
 
-    refused(r"recipe.structures.lung=Lung\* matches no structure of a SEG or RTSTRUCT in .*; there is none$", WANTED)
+    refused(r"structures.lung: expected a structure of a SEG or RTSTRUCT in .*; there is none, got 'Lung\*'$", WANTED)
     many = {f"other {k}": contours(TUMOUR)[:1] for k in range(50)}
     (tmp_path / "rt.dcm").write_bytes(rtstruct({**many, "Lung": contours(LUNG)}, "1.2.1", "P1"))
-    refused(r"recipe.structures.tumour=gtv\* matches no structure .*; there are other 0, .*other 6, other 7$", WANTED)
+    refused(r"structures.tumour: expected a structure .*; there are other 0, .*other 6, other 7, got 'gtv\*'$", WANTED)
     for given in ({}, {"lung": ""}, ["Lung*"], {"lung": ["a"]}, {str(k): "*" for k in range(256)}):
-        refused("recipe.structures=.*give a pattern for each of at most 255 values, such as '{lung:", given)
+        refused("structures: expected a pattern for each of at most 255 values, as '{lung:", given)
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(3000, marks=pytest.mark.torture)])

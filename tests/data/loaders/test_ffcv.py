@@ -168,9 +168,7 @@ def test_a_damaged_jpeg_is_named(make: Callable[..., ShardedDataset]) -> None:
     with (dataset.root / "train.beton").open("r+b") as file:
         file.seek(first_image(dataset) + 300)
         file.write(b"\1\2\3\4")
-    with pytest.raises(
-        UserError, match=r"train\.beton: sample toy0 .*checksum.*: run python -m .* convert path=.*toy "
-    ):
+    with pytest.raises(UserError, match=r"train\.beton: sample toy0 .*checksum"):
         list(ffcv(dataset, workers=2).iterate(0, 3))
 
 
@@ -210,9 +208,9 @@ def test_what_it_cannot_read_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = make_dataset([radiograph(30, 40)], name="plain")
-    with pytest.raises(UserError, match=r"has no train\.beton.*: run python -m dira_scale\.shard convert path=.*plain"):
+    with pytest.raises(UserError, match=r"plain has no train\.beton"):
         ffcv(plain, EvalOrder(1, 1))
-    with pytest.raises(UserError, match=r"up to 16 bits and 1 channels: use data\.loader=cpu"):
+    with pytest.raises(ValueError, match=r"up to 16 bits and 1 channels: use cpu"):
         ffcv(make_dataset([radiograph(30, 40, 16)], name="deep"), EvalOrder(1, 1))
 
     dataset = make()

@@ -125,7 +125,7 @@ def test_a_killed_process_is_an_error(arguments, which, monkeypatch):
     processes[which].kill()
     while processes[which].status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.02)
-    with pytest.raises(UserError, match=r"processes ended by itself \(signal 9\).*data.helper=false"):
+    with pytest.raises(UserError, match=r"processes ended by itself \(signal 9\).*without `helper`"):
         for _ in batches:
             pass
     assert not children()

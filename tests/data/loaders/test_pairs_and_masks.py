@@ -83,7 +83,7 @@ def test_a_value_of_255_is_not_an_unknown_one(make_dataset):
 def test_masks_that_cannot_be_used_are_one_error(make_dataset):
     none = make_dataset([ROWS] * 2, name="none")
     other = make_dataset([ROWS] * 2, name="other", masks=[None, ROWS[:100]])
-    with pytest.raises(UserError, match=r"none: no sample in split 'train' has a mask: shard again with the masks"):
+    with pytest.raises(UserError, match=r"none: no sample in split 'train' has a mask"):
         batches(none, SPEC, EvalOrder(2, 2), 1, masks=True)
     with pytest.raises(UserError, match=r"sample other1 .* its mask: its header says 100 x 200 pixels, expected 200"):
         batches(other, SPEC, EvalOrder(2, 2), 1, masks=True)

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 import s3
 from shard_server import serve
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.data.cache import folder as cache_folder
 from dira_scale.data.cache.folder import CacheFolder, Claim
 from dira_scale.data.cache.need import Window
@@ -149,17 +151,16 @@ def test_an_order_that_touches_too_many_shards_is_refused_with_what_would_do(cut
     local = cut_up(shards=16)
     total = sum(local.info.shards.values())
     settings = replace(cache, size=0.6 * total / 1e9)
-    with pytest.raises(UserError, match=r"reads 15 shards at once.*data.cache_size=[\d.]+ .*data.lanes=") as caught:
+    with pytest.raises(ArgumentError, match=r"cache.size: .*reads 15 shards at once") as caught:
         stream(far(server), order_of(local, batch=16, lanes=16, block=1), settings, prefetch=1)
-    words = dict(word.split("=") for word in str(caught.value).replace(",", "").split() if word.startswith("data."))
-    lanes, block = int(words["data.lanes"]), int(words["data.block"])
+    advised = re.match(r"([\d.]+) \(in GB\).* lanes (\d+), block (\d+)", caught.value.expected)
+    assert advised
+    size, lanes, block = float(advised[1]), int(advised[2]), int(advised[3])
     stream(
         far(server), order_of(local, batch=16, lanes=lanes, block=block), settings, prefetch=1
     )  # what is proposed works
-    stream(
-        far(server), order_of(local, batch=16, lanes=16, block=1), replace(cache, size=float(words["data.cache_size"]))
-    )
-    with pytest.raises(UserError, match="at once"):
+    stream(far(server), order_of(local, batch=16, lanes=16, block=1), replace(cache, size=size))
+    with pytest.raises(ArgumentError, match="at once"):
         stream(far(server), order_of(local), replace(cache, size=1e-6))
 
 
@@ -332,7 +333,7 @@ def test_what_takes_the_place_of_a_missing_shard_is_chosen_too(cut_up, server, c
     local = cut_up()
     (local.root / "train-000002.tar").unlink()
     chosen = np.arange(0, sum(local.info.counts.values()), 2)
-    selection = Selection(chosen, 2 * len(chosen), (len(chosen),), (1.0,), "data.fraction=0.5")
+    selection = Selection(chosen, 2 * len(chosen), (len(chosen),), (1.0,))
     order = Order((len(chosen),), seed=1, batch=6, lanes=1, block=EACH // 2, selection=selection)
     loader = stream(far(server), order, replace(cache, missing="skip"))
     shown = np.concatenate([batch.index.numpy() for batch in loader.iterate(0, 8)])
@@ -429,21 +430,23 @@ def test_what_is_chosen_and_refused(cut_up, server, cache):
     assert choose("auto", [local]).name == "cpu" and choose("auto", [local, distant]).name == "stream"
     assert choose("auto", [local], cache=cache).name == "stream"
     assert "dira_scale-" in str(choose("auto", [distant]))
-    with pytest.raises(UserError, match=r"data.loader=cpu does not use data.cache=.*, data.cache_size=1.0: use data.l"):
+    with pytest.raises(
+        ArgumentError, match=r"loader: expected stream, or no settings of a cache .folder .*, size 1.0.,"
+    ):
         choose("cpu", [local], cache=cache)
-    with pytest.raises(UserError, match=r"your own loader does not use data.missing=skip"):
+    with pytest.raises(ArgumentError, match=r"cache: expected nothing: .* your own loader .*, got .'missing skip'"):
         choose({"_target_": "a.B"}, [local], cache=CacheSettings(missing="skip"))
-    with pytest.raises(UserError, match="s3://b/c: shards are kept on a disk of this node"):
+    with pytest.raises(ArgumentError, match=r"cache.folder: expected a folder on a disk .*, got 's3://b/c'"):
         choose("stream", [local], cache=CacheSettings("s3://b/c")).build(
             LoaderSpec(datasets=[local], split="train", order=order_of(local), views=SPEC, seed=0)
         )
-    with pytest.raises(UserError, match=r"data.cache=/dev/null/x cannot be used: Not a directory"):
+    with pytest.raises(ArgumentError, match=r"folder: expected another folder: Not a directory, got '/dev/null/x'"):
         CacheSettings("/dev/null/x").open()
 
 
 def test_a_folder_of_the_users_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(UserError, match=r"data.cache=.* holds files that this command has not written, such as mine"):
+    with pytest.raises(UserError, match=r"cache=.* holds files that this command has not written, such as mine"):
         CacheSettings(str(tmp_path)).open()
     assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
     old = tmp_path / "old"  # from before folders were marked
@@ -475,9 +478,9 @@ def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():
         all=[None] * 1000, kept=np.ones(1000, bool), sizes=np.full(1000, 64 * 10**6), of=lambda index: index // 1000
     )
     order = Order((10**6,), seed=0, batch=256)
-    with pytest.raises(UserError, match=r"about \d+ times an epoch; use data.cache_size=64 .*data.lanes=") as caught:
+    with pytest.raises(ArgumentError, match=r"size: expected 64 .*about \d+ times an epoch, got 50") as caught:
         Window(order, shards, 0, 1, 1, 5, 50 * 10**9)
-    words = dict(word.split("=") for word in str(caught.value).split() if word.startswith("data."))
-    proposed = replace(order, **{key: int(words[f"data.{key}"]) for key in ("lanes", "block", "window")})
+    advised = {key: int(re.search(rf"{key} (\d+)", str(caught.value))[1]) for key in ("lanes", "block", "window")}
+    proposed = replace(order, **advised)
     assert Window(proposed, shards, 0, 1, 1, 5, 8 * 10**9).times < 4
     assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).times == 1

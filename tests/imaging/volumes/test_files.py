@@ -197,7 +197,7 @@ def test_a_sheared_affine_is_straightened_or_refused(tmp_path: Path, make: Simpl
     image = nibabel.Nifti1Image(wave.astype(np.int16), None)
     image.set_sform(affine, 1)
     image.to_filename(tmp_path / "x.nii")
-    with pytest.raises(RejectedError, match="irregular=resample"):
+    with pytest.raises(RejectedError, match="uneven distances"):
         read_volume(tmp_path / "x.nii", make.settings(irregular="refuse"))
     volume = read_volume(tmp_path / "x.nii", make.settings())
     z, y, x = np.indices(volume.shape)

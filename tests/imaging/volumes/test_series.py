@@ -117,7 +117,7 @@ BROKEN: dict[str, Callable[[list[Path]], Any]] = {
     "DICOM position, orientation or spacing is": lambda p: change(p[3], PixelSpacing=[-0.8, 0.7]),
     "a single slice": lambda p: [p.pop().unlink() for _ in range(8)],
     "less pixel data": lambda p: change(p[3], PixelData=b"\0" * 40),
-    "DICOM says MR, not recipe.modality=CT": lambda p: change(p[3], Modality="MR"),
+    "DICOM says MR, not CT": lambda p: change(p[3], Modality="MR"),
     "zero, negative or absurd": lambda p: [change(path, PixelSpacing=[0.0001, 0.7]) for path in p],
     "secondary capture": lambda p: change(p[3], SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
 }

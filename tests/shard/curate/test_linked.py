@@ -126,13 +126,13 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
     [
         (["where={Nodul: 1}"], "where.Nodul: no such attribute or label; did you mean 'Nodule'?"),
         (["where={view: [XX]}"], "no sample is left"),
-        (["fraction=0"], "fraction=0.0: must be above 0 and at most 1"),
-        (["fraction=10%"], "fraction=10%: expected float, above 0 and at most 1"),
-        (["folds=many"], "folds=many: expected int or null, at least 2"),
+        (["fraction=0"], "fraction=0.0: expected a number above 0 and at most 1"),
+        (["fraction=10%"], "fraction=10%: expected a number above 0 and at most 1"),
+        (["folds=many"], "folds=many: expected a whole number of at least 2, or null"),
         (["where=PA"], "where=PA: expected attributes or labels"),
         (["splits=trian"], "no split 'trian'"),
         (["folds=40"], "folds=40: only 20 patients in train"),
-        (["folds=4", "fold=4"], "fold=4: must be from 0 to 3 with folds=4"),
+        (["folds=4", "fold=4"], "fold=4: expected 0 to 3, as there are 4"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

@@ -76,7 +76,11 @@ def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "printed"), [("two", "expected int or null"), ("0", "must be at least 1, or null")]
+    ("workers", "printed"),
+    [
+        ("two", "expected a whole number of at least 1, or null"),
+        ("0", "expected a whole number of at least 1, or null"),
+    ],
 )
 def test_workers_that_are_no_number(
     workers: str, printed: str, dataset: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 import dira_scale
 from dira_scale.archive.deidentify import MANUFACTURERS, SEXES, VIEWS
+from dira_scale.archive.reading import ACCEPTED
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import EMPTY
@@ -135,7 +136,7 @@ def own_words(dataset: ShardedDataset) -> set[str]:
 
 def _reasons() -> Iterator[str]:
     """The texts in this program's code of which the reasons for rejections are made."""
-    yield from (EMPTY, UNMATCHED)
+    yield from (EMPTY, UNMATCHED, *ACCEPTED.values())
     package = Path(dira_scale.__path__[0])
     for path in (*package.glob("imaging/**/*.py"), *package.glob("archive/**/*.py")):
         for call in ast.walk(ast.parse(path.read_text())):
