@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from dira_scale.arguments import Above, AtLeast
 from dira_scale.config.border import at
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
 from dira_scale.models.hub import Address
 
 # Those of ``formats.py``.
@@ -36,7 +36,7 @@ class Export(Schema):
     run: str = path_field()
     trust: list[str] = MISSING
     stage: str | None = None
-    formats: Any = setting(one_of(*FORMATS), None)
+    formats: Any = setting(several(one_of(*FORMATS)), None)
     out: str | None = path_field(None)
     push: str | None = None
     private: bool = MISSING

@@ -19,13 +19,13 @@ WRONG = {
     "report run=nope": "run=nope is not a run folder",
     "report run=shards": "run=shards is a sharded dataset, not a run",
     "pretrain experiment=small data.shards=nope": "no sharded dataset at nope",
-    "pretrain experiment=small data.shards=shards data.size=63": "data.size=63: the maps of resnet18 need views of a "
-    "multiple of 32: use 32 or 64",
-    "pretrain experiment=small data.shards=shards model.encoder=resnet19": "timm has no backbone 'resnet19'; did you",
+    "pretrain experiment=small data.shards=shards data.size=63": "data.size=63: expected 32 or 64: the maps of "
+    "resnet18 take a multiple of 32",
+    "pretrain experiment=small data.shards=shards model.encoder=resnet19": "model.encoder=resnet19: expected a backbone",
     "pretrain experiment=small data.shards=shards model.weights=nope": "model.weights=nope: no such file",
     "pretrain experiment=smal data.shards=shards": "no experiment named 'smal'; did you mean 'small'?",
     "finetune data.shards=shards init=nope": "init=nope: no such file",
-    "finetune data.shards=shards init=random model.encoder=resnot50": "no backbone 'resnot50'; did you mean 'resnet50'",
+    "finetune data.shards=shards init=random model.encoder=resnot50": "a backbone of timm; did you mean 'resnet50'",
     "finetune data.shards=shards": "init must be given: a network on resnet50 would learn from random weights",
     "finetune task=survival": "data.shards, init, task.event, task.time must be given",
     "shard recipe=folder recipe.images=nope out=o": "recipe.images=nope: no such folder",
