@@ -260,7 +260,7 @@ def checked(function: Function) -> Function:
 
 def check_fields(instance: Any) -> None:
     """Hold the fields of a dataclass's ``instance`` against their annotations. Raises ArgumentError."""
-    hints = _hints(type(instance))
+    hints = _hints(type(instance))  # type: ignore[arg-type]  # classes are hashable
     for each in fields(instance):
         converted(hints.get(each.name, Any), getattr(instance, each.name), each.name)
 
