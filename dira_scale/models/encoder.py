@@ -56,7 +56,7 @@ def build_encoder(
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
-    Raises ``UserError`` for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
+    Raises ArgumentError for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
     size, or no such BatchNorm to start at 0.
     """
     theirs = timm_arguments(name, arguments)

@@ -19,7 +19,7 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
     Raises ``UserError`` if the checkpoint has them under other names.
     """
     if run.tensors.encoder is None:
-        raise UserError(f"run: {run.title} has no encoder")
+        raise UserError(f"{run.title} has no encoder")
     model, channels = architecture(run.network.architecture), run.network.channels
     other = {} if channels == model.channels else {"channels": channels}
     with as_large_as(tensors.values(), FILE):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
+from dira_scale.errors import require
 from dira_scale.models.architecture import XYZ
 from dira_scale.models.network import FINEST, Encoder, Network
 from dira_scale.models.translations import SWINUNETR, Rules
@@ -90,13 +90,9 @@ class SwinNetwork(Network):
 
 
 def _transformer(in_channels: int, feature_size: int, bias_axes: str) -> Any:
-    try:
-        from monai.networks.nets.swin_unetr import SwinTransformer  # lazy: takes seconds, and comes with an extra
-    except ImportError as error:
-        raise UserError(
-            "model: swinunetr needs MONAI, which the extra `evaluation` brings: python3 setup/install.py evaluation in "
-            "a checkout, or pip install 'dira_scale[evaluation]'"
-        ) from error
+    require("swinunetr needs", "evaluation", "monai")
+    from monai.networks.nets.swin_unetr import SwinTransformer  # lazy: takes seconds, and comes with an extra
+
     device = torch.get_default_device()
     with torch.device("cpu"):  # it reads values of tensors, and the planner builds networks without any
         model = SwinTransformer(in_channels, feature_size, (7,) * 3, (2,) * 3, (2,) * 4, (3, 6, 12, 24)).to(device)
