@@ -120,7 +120,10 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
     if origin is NotRequired:
         return converted(inner[0], value, name, exact=exact)
     if origin is Annotated:
-        result = converted(inner[0], value, name, exact=exact)
+        try:
+            result = converted(inner[0], value, name, exact=exact)
+        except ArgumentError as error:
+            raise (wrong() if error.name == name else error) from error
         for bound in kind.__metadata__:
             if isinstance(bound, Bound) and result is not None and not _holds(bound, result):
                 raise wrong()
