@@ -128,5 +128,5 @@ def test_bf16_is_near_float32_with_losses_in_float32(adversary):
 
 
 def test_bf16_is_refused_for_a_penalty():
-    with pytest.raises(ArgumentError, match="^precision: expected fp32: loss wgan_gp differentiates"):
+    with pytest.raises(ArgumentError, match=r"^precision: expected fp32: loss wgan_gp differentiates"):
         AdversaryConfig("wgan_gp", 100.0, "bf16")
