@@ -120,7 +120,10 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
     if origin is NotRequired:
         return converted(inner[0], value, name, exact=exact)
     if origin is Annotated:
-        result = converted(inner[0], value, name, exact=exact)
+        try:
+            result = converted(inner[0], value, name, exact=exact)
+        except ArgumentError as error:
+            raise (wrong() if error.name == name else error) from error
         for bound in kind.__metadata__:
             if isinstance(bound, Bound) and result is not None and not _holds(bound, result):
                 raise wrong()
@@ -260,7 +263,7 @@ def checked(function: Function) -> Function:
 
 def check_fields(instance: Any) -> None:
     """Hold the fields of a dataclass's ``instance`` against their annotations. Raises ArgumentError."""
-    hints = _hints(type(instance))
+    hints = _hints(type(instance))  # type: ignore[arg-type]  # classes are hashable
     for each in fields(instance):
         converted(hints.get(each.name, Any), getattr(instance, each.name), each.name)
 

@@ -59,7 +59,7 @@ def plain(rate=0.1, whole=3, twice=False, untold=None) -> None: ...  # type: ign
         (Views, {"size": 1.5}, "size: expected a whole number, got 1.5"),
         (Views, {"blur": "abc"}, "blur: expected a mapping, NAME: VALUE, got 'abc'"),
         (Views, {"blur": {"sigma": 1}}, "blur.sigma: expected a list of 2 numbers, got 1"),
-        (Views, {"blur": {"sgima": 1}}, "blur.sgima: expected one of sigma; did you mean 'sigma'?"),
+        (Views, {"blur": {"sgima": 1}}, "blur.sgima: expected only sigma; did you mean 'sigma'?"),
         (Views, {"remark": 3}, "remark: expected text, or null, got 3"),
         (plain, {"rate": "abc"}, "rate: expected a number, got 'abc'"),
         (plain, {"twice": 1}, "twice: expected true or false, got 1"),

@@ -78,7 +78,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         """Raises ArgumentError if a value is not of its field's kind; ignores fields that are not set yet."""
-        for name, kind in _kinds(type(self)).items():
+        for name, kind in _kinds(type(self)).items():  # type: ignore[arg-type]  # classes are hashable
             if (value := getattr(self, name)) != MISSING:
                 converted(kind, value, name)
                 if value == []:

@@ -21,7 +21,7 @@ WRONG = {
     "pretrain experiment=small data.shards=nope": "no sharded dataset at nope",
     "pretrain experiment=small data.shards=shards data.size=63": "data.size=63: expected 32 or 64: the maps of "
     "resnet18 take a multiple of 32",
-    "pretrain experiment=small data.shards=shards model.encoder=resnet19": "model.encoder=resnet19: expected a backbone",
+    "pretrain experiment=small data.shards=shards model.encoder=resnet19": "model.encoder=resnet19: expected a back",
     "pretrain experiment=small data.shards=shards model.weights=nope": "model.weights=nope: no such file",
     "pretrain experiment=smal data.shards=shards": "no experiment named 'smal'; did you mean 'small'?",
     "finetune data.shards=shards init=nope": "init=nope: no such file",

@@ -312,7 +312,7 @@ def test_a_checkpoint_is_of_files_in_its_folder_of_the_size_that_it_says(
         monkeypatch.setattr(Path, "read_bytes", lambda path: path.read_text().encode())  # of the index alone
     elif wrong == "sizes":
         indexed(best, size="all")
-        message = "parts[0].size: expected a whole number of at least 0, got 'all'"
+        message = r"parts\[0\].size: expected a whole number of at least 0, got 'all'"
     elif wrong == "index":
         (best / "index.json").unlink()
         (best / "index.json").symlink_to("/dev/zero")
