@@ -93,7 +93,7 @@ def test_mistakes_raise_the_commands_message(sharded: ShardedDataset, tmp_path: 
 def test_a_dataset_without_labels_and_a_run_in_a_dataset_are_refused(images: Path, tmp_path: Path) -> None:
     settings = {"recipe.images": images, "workers": 1, "recipe.burned_in": "keep"}
     unlabelled = api.shard(tmp_path / "out", recipe="folder", settings=settings)
-    with pytest.raises(api.UserError, match=r"out has no labels: shard it again with recipe\.labels=… and another out"):
+    with pytest.raises(api.UserError, match=r"out has no labels$"):
         api.LabelledImages(unlabelled.root, "train")
     before = sorted(unlabelled.root.rglob("*"))
     with pytest.raises(api.UserError, match=r"run=.*out is a dataset: name a folder for the run"):

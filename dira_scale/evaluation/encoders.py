@@ -57,7 +57,7 @@ def stored_encoder(path: Path, stage: str | None = None) -> Encoder:
         if given is None:
             raise UserError(f"{path}: neither a run's folder nor an export that says which images it takes; {again}")
         try:
-            input = shaped(Input, parse_json(given), again, INPUT)
+            input = shaped(Input, parse_json(given), again, f"{path}: {INPUT}")
         except DAMAGED as error:
             raise UserError(f"{path} is damaged (its metadata {INPUT}: {error}): {again}") from error
         file = min(path.glob("*.safetensors"), default=path)

@@ -38,7 +38,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
     text = helped(capsys, "pretrain")
     assert "data.batch=256 (a whole number of at least 1)\n      global, over all ranks" in text
     assert "  data.remainder=drop (drop or wrap)\n" in text
-    assert "  run=out/runs/pretrain (path)\n" in text
+    assert "  run=out/runs/pretrain (a path)\n" in text
     assert "  stages: Which terms are trained, for how many epochs" in text
     experiments = "autoencoder, autoencoder3d, barlow, byol, c2l, cpc3d, dino, dino_vit3d, dinov2_vitb14, "
     assert f"experiment=  one of {experiments}" in text

@@ -178,7 +178,12 @@ def test_an_exported_encoder_says_which_volumes_it_takes(model: str, tmp_path: P
     with safe_open(path, "pt") as stored:
         known = stored.metadata()
     huge = '{"size": [65536, 65536, 65536]}'
-    for written, printed in (("[", "is damaged"), ('{"size": [0]}', "size.0 has 0, not 1 to 65536"), (huge, "larger")):
+    none = '{"size": [0]}'
+    for written, printed in (
+        ("[", "is damaged"),
+        (none, "size[0]: expected a whole number from "),
+        (huge, "larger"),
+    ):
         if written == huge and model == "unet3d":  # whose weights do not depend on it
             continue
         save_file(load_file(path), path, known | {"input": written})
