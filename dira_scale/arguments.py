@@ -186,7 +186,11 @@ def _one_of(kinds: Sequence[Any], value: Any, name: str, exact: bool) -> Any:
         except ArgumentError as error:
             errors.append(error)
     deeper = [error for error in errors if error.name != name]
-    raise deeper[-1] if deeper else ArgumentError(name, value, words(Union[tuple(kinds)]))  # noqa: UP007
+    if deeper:
+        raise deeper[-1]
+    options = [str(option) for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]
+    hint = nearest(value, options) if isinstance(value, str) else ""
+    raise ArgumentError(name, value, f"{words(Union[tuple(kinds)])}{hint}")  # noqa: UP007
 
 
 def _of_keys(kind: Any, value: Mapping[str, Any], name: str, exact: bool) -> Any:
@@ -214,7 +218,9 @@ def words(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         bound = next((each for each in kind.__metadata__ if isinstance(each, Bound)), None)
-        bounded = "a list" if bound and bound.whole else words(inner[0])
+        bounded = words(inner[0])
+        if bound and bound.whole and bounded.startswith("a list, each"):
+            bounded = "a list"
         return f"{bounded} {bound.text}" if bound else bounded
     if origin in (Union, UnionType):
         null_last = sorted(inner, key=lambda kind: kind is NoneType)

@@ -58,9 +58,7 @@ def test_classes_in_an_order_of_one_s_own() -> None:
     found = Classes({"stage": ["mild", "severe", "none"], "grade": None}, rows(grade=["1", "0"]), "x.csv")
     assert found.names == {"stage": ("mild", "severe", "none"), "grade": ("0", "1")}
     assert [found.number("stage", cell, "") for cell in ("none", "MILD")] == [2, 0]
-    with pytest.raises(
-        UserError, match=r"x.csv, line 3: 'sever' is not a class of recipe.class_columns; did you mean 'sev"
-    ):
+    with pytest.raises(UserError, match=r"x.csv, line 3: 'sever' is not a class of class_columns; did you mean 'sev"):
         found.number("stage", "sever", "x.csv, line 3")
 
 
@@ -68,7 +66,7 @@ def test_classes_in_an_order_of_one_s_own() -> None:
     "given, cells, words",
     [
         (["kind"], [str(n) for n in range(MOST_CLASSES + 1)], "column kind has more than 100 values"),
-        (["kind"], ["a", "", "A"], r"kind has a: two .* needed; recipe.class_columns='{kind: \["),
+        (["kind"], ["a", "", "A"], r"kind has a: two .* needed; class_columns='{kind: \["),
         (["kind"], [""], "kind has no value: two different"),
         ({"kind": ["a", "b", "A"]}, [], "kind has a, b, A: two different"),
     ],
@@ -80,7 +78,7 @@ def test_columns_that_are_no_classes_are_refused(given: object, cells: list[str]
 
 def test_yes_and_no_that_yaml_reads_as_truth_values_are_refused() -> None:
     given = yaml.safe_load("{finding: [no, yes, unsure]}")
-    with pytest.raises(UserError, match=r"^recipe.class_columns.finding: unquoted yes, no.*: quote yes and no, as"):
+    with pytest.raises(UserError, match=r"^recipe.class_columns.finding: expected classes in quotes, as"):
         Classes(given, rows(finding=["no", "yes"]), "x.csv")
     given = yaml.safe_load("{finding: ['no', 'yes', unsure]}")
     assert Classes(given, [], "x.csv").names == {"finding": ("no", "yes", "unsure")}
@@ -197,11 +195,14 @@ def test_one_label_of_classes_is_the_target_and_damaged_classes_are_refused(
 
 def test_a_column_is_labels_or_classes(folder: Path, ingest: SimpleNamespace) -> None:
     for keys, words in (
-        ({"label_columns": ["grade"], "class_columns": ["grade"]}, "both have grade: name it in one"),
+        (
+            {"label_columns": ["grade"], "class_columns": ["grade"]},
+            "class_columns=grade: expected columns that",
+        ),
         ({"class_columns": ["sort"]}, "no column 'sort' .recipe.columns, label_columns, label_rules or class_columns"),
         (
             {"class_columns": ["kind"], "labels": None},
-            "recipe.labels must be given: recipe.class_columns names columns",
+            "recipe.labels=null: expected a table, of which class_columns names columns",
         ),
     ):
         with pytest.raises(UserError, match=words):

@@ -94,7 +94,7 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
         ({"images": "labels.csv"}, "recipe.images=.*labels.csv: a file; name the folder that it is in"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
         ({"labels": "."}, "is a folder: name the table in it"),
-        ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
+        ({"labels": ""}, "labels: expected a table, of which columns.mask names columns"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"patient": "patient"}}, "columns.file: expected the column"),
         ({"columns": {"flie": "file"}}, "columns: expected keys of .*, got 'flie'"),

@@ -196,7 +196,7 @@ def test_unreadable_images_are_counted_and_named(unbroken: Path, run: Path, tmp_
         (["init=random"], "model.encoder must be given with init=random"),
         (["run={run}", "model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         (["run={run}", "data.split=tset"], "data.split=tset: {shards} has train, val, test, all; did you mean 'test'?"),
-        (["run={run}", "layer=[1,2]"], "layer=[1, 2]: a folder has one level; name one"),
+        (["run={run}", "layer=[1,2]"], "layer=[1, 2]: expected one: a folder has one level"),
         (["run={run}", "layer=class"], "layer=class: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["run={run}", "layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["run=/nowhere"], "run=/nowhere is not a run folder"),

@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(make_dataset: Make, tmp_path: Path, capsys: pytes
     dataset = make_dataset(images, masks=masks, splits=splits)
     words = [*VIT, f"data.shards={dataset.root}", *ONE]
     assert main([*words, "what=map", "layer=class", f"out={tmp_path / 'x'}"]) == 2
-    assert "layer=class: class tokens lie nowhere, and what=map is of places; use last" in capsys.readouterr().err
+    assert "layer=class: expected last: a map is of places" in capsys.readouterr().err
     for what in ("map", "pooled"):
         assert main([*words, f"what={what}", f"out={tmp_path / what}"]) == 0
     maps, vectors = f"embeddings={tmp_path / 'map'}", f"embeddings={tmp_path / 'pooled'}"

@@ -235,7 +235,10 @@ def test_weight_decay_goes_from_its_own_to_its_end_by_half_a_cosine_where_it_is_
         ({"fixed_rate": ["weight"]}, "no module is named 'weight'"),
         ({"one_dimensional": {"weigth_decay": 0}}, r"one_dimensional\.weigth_decay: SGD has .*'weight_decay'"),
         ({"optimizer": {"_target_": "torch.optim.Nothing"}}, r"optim\.optimizer\._target_: .*Nothing"),
-        ({"optimizer": SGD | {"rate": 1}}, r"optim\.optimizer\.rate: SGD has only lr, .*~optim\.optimizer\.rate takes"),
+        (
+            {"optimizer": SGD | {"rate": 1}},
+            r"optim\.optimizer\.rate: SGD has no such setting, only lr, .*~optim\.optimizer\.rate takes",
+        ),
         ({"optimizer": SGD | {"momentun": 1}}, r"optim\.optimizer\.momentun: .*did you mean 'momentum'"),
         ({"optimizer": SGD | {"lr": "abc"}}, r"^optim\.optimizer\.lr=abc: expected a number$"),
         ({"one_dimensional": {"lr": "abc"}}, r"^optim\.one_dimensional\.lr=abc: expected a number$"),

@@ -14,12 +14,12 @@ from engine.regression import EPOCH, STAGES, Regression
 from harness import finish, rows, status
 from omegaconf import OmegaConf
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.distributed.config import Parallel
 from dira_scale.engine import metrics_log, optim
 from dira_scale.engine.config import CheckpointConfig, Profile, Training
 from dira_scale.engine.means import HostCopy
 from dira_scale.engine.run import run_task
-from dira_scale.errors import UserError
 
 FIRST = STAGES[0].steps
 
@@ -126,7 +126,7 @@ def test_a_trace_has_the_steps_that_were_asked_for_and_their_parts_by_name(tmp_p
 
 @pytest.mark.parametrize("steps", ["5", "9:3", "3:3", "a:b", "-1:4", "1:2:3", "01:2", ""])
 def test_steps_that_are_none_are_refused(steps: str) -> None:
-    with pytest.raises(UserError, match=f"^steps={steps}: must be FIRST:LAST, two numbers of steps such as 100:105"):
+    with pytest.raises(ArgumentError, match="^steps: expected FIRST:LAST, two numbers of steps such as 100:105"):
         Profile(steps)
 
 

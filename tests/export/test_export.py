@@ -12,7 +12,7 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -408,7 +408,7 @@ def test_the_cards_code_has_arguments_as_python_writes_them(monkeypatch):
     ("arguments", "expected"),
     [
         (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; it has"),
-        (["formats=[tim]"], "or null; did you mean 'timm'?"),
+        (["formats=[tim]"], "or monai_bundle; did you mean 'timm'?"),
         (["formats=[]"], "formats=[]: expected at least one entry"),
         (["formats=[timm,smp]", "stage=di"], "formats: smp needs a U-Net, and no stage up to this one trained a"),
     ],
@@ -555,5 +555,5 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, capsys):
 def test_the_schemas_names_are_those_of_the_formats_and_losses() -> None:
     """The schemas have names of their own, as they are read where torch is not imported."""
     assert tuple(FORMATS) == config.FORMATS
-    (rule,) = AdversaryConfig.__dataclass_fields__["loss"].metadata.values()
-    assert rule.options == LOSSES
+    (kind,) = AdversaryConfig.__dataclass_fields__["loss"].metadata.values()
+    assert get_args(kind) == LOSSES

@@ -240,8 +240,11 @@ def assert_case_is_monais(
             "task.labels: expected labels of {}, which has no label 'brigth', but bright, coin; did you",
         ),
         (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
-        (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
-        (["task=labels", "task.labels=[]"], "task.labels=[]: name at least one label, or labels=null"),
+        (
+            ["task=labels", "task.scored=[coin]", "task.exclusive=true"],
+            "task.scored=[coin]: expected null: the accuracy of all",
+        ),
+        (["task=labels", "task.labels=[]"], "task.labels=[]: expected at least one label, or null"),
         (["task=labels", "task.uncertain=one"], "task.uncertain=one: expected ones, zeros, ignore, lsr_ones; did you"),
         (["task=labels", "task.uncertain={coyn: ones}"], "task.uncertain.coyn: expected one of bright, coin; did you"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),

@@ -19,9 +19,9 @@ WORDS = [*TINY, "data.shards=none"]
     ("words", "ranks", "message"),
     [
         (["data.batch=9"], 2, "data.batch=9 is not divisible by 2 ranks"),
-        (["parallel.accumulate=2"], 1, "parallel.accumulate=2: losses are over the whole batch"),
-        (["model.weights=resnet.pth"], 1, "model.weights=.*resnet.pth is pretrain's key: use init="),
-        (["+stages.second={terms: [ce], epochs: 1}"], 1, "fine-tuning has one stage, not finetune, second"),
+        (["parallel.accumulate=2"], 1, "parallel.accumulate=2: expected 1: it would cut the batch"),
+        (["model.weights=resnet.pth"], 1, "model.weights=.*resnet.pth: expected null, and init="),
+        (["+stages.second={terms: [ce], epochs: 1}"], 1, "stages: expected one with epochs, not finetune, second"),
         (["model.encoder=resnet81"], 1, "model.encoder"),
         (["optim.optimizer.lr=fast"], 1, "optim.optimizer"),
         (["task=masks", "evaluate.crops=ten_crops"], 1, "masks are judged on one crop"),

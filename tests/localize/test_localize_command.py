@@ -198,7 +198,11 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     for run, wrong, output in (
         (tmp_path / "nowhere", [], "is not a folder: name a fine-tuned run, or its export"),
         (pretrained, [], "is of pretrain: fine-tune it first (docs/how-to/finetune.md)"),
-        (tuned(tmp_path / "run", "task=labels"), ["labels=[bright,bright]"], "give at least one value, and none twice"),
+        (
+            tuned(tmp_path / "run", "task=labels"),
+            ["labels=[bright,bright]"],
+            "labels=[bright, bright]: expected at least one value, and none twice",
+        ),
         (
             tuned(tmp_path / "leaks", "task=labels", "data.split=test", "data.val_split=train", hash=dataset.hash),
             [],

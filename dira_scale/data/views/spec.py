@@ -150,4 +150,4 @@ def _value(name: str, common: Any, given: Any) -> Any:
 def _require_known(given: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in given:
         if name not in known:
-            raise ArgumentError(str(name), UNSHOWN, f"one of {', '.join(known)}{nearest(str(name), known)}")
+            raise ArgumentError(str(name), UNSHOWN, f"only {', '.join(known)}{nearest(str(name), known)}")

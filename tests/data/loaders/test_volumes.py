@@ -192,8 +192,8 @@ def test_the_keys_of_data_reach_views_and_description() -> None:
     assert methods.views_of(compose("pretrain", words)).stored == {"spacing": None, "range": None, "pad": False}
     assert describe(OmegaConf.to_container(cfg)).input.window == (-1000, 400)  # type: ignore[arg-type]
     for word, printed in (
-        ("data.spacing=[1,2]", "data.spacing=[1, 2]: give stored, or 0.05 to 50 millimetres: a number, or [z,y,x]"),
-        ("data.range=[400,-1000]", "data.range=[400, -1000]: give stored values [low,high], such as"),
+        ("data.spacing=[1,2]", "data.spacing=[1, 2]: expected stored, or 0.05 to 50 millimetres: a number, or [z,y,x]"),
+        ("data.range=[400,-1000]", "data.range=[400, -1000]: expected stored values [low,high], such as"),
     ):
         with pytest.raises(UserError, match=re.escape(printed)):
             compose("pretrain", [*words, word])
