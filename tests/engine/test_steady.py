@@ -126,7 +126,7 @@ def test_a_trace_has_the_steps_that_were_asked_for_and_their_parts_by_name(tmp_p
 
 @pytest.mark.parametrize("steps", ["5", "9:3", "3:3", "a:b", "-1:4", "1:2:3", "01:2", ""])
 def test_steps_that_are_none_are_refused(steps: str) -> None:
-    with pytest.raises(ArgumentError, match="^steps: expected FIRST:LAST, two numbers of steps such as 100:105"):
+    with pytest.raises(ArgumentError, match=r"^steps: expected FIRST:LAST, two numbers of steps such as 100:105"):
         Profile(steps)
 
 
