@@ -19,6 +19,7 @@ from dira_scale.archive.sources.brats import Brats
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.archive.sources.sequences import Sequences
 from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.config.border import at
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.errors import UserError
@@ -52,7 +53,8 @@ class FolderImages:
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
         hasher = None if names == SOURCE else self.recipe.hasher(key_file)[0]
-        records = [*_records(conversion or {}, folder, dimensions, workers)]
+        with at("recipe", {"images": "images"}):
+            records = [*_records(conversion or {}, folder, dimensions, workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
         called = [hasher("key", record.name) if hasher else record.name for record in records]

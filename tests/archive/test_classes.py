@@ -78,7 +78,7 @@ def test_columns_that_are_no_classes_are_refused(given: object, cells: list[str]
 
 def test_yes_and_no_that_yaml_reads_as_truth_values_are_refused() -> None:
     given = yaml.safe_load("{finding: [no, yes, unsure]}")
-    with pytest.raises(UserError, match=r"^recipe.class_columns.finding: expected classes in quotes, as"):
+    with pytest.raises(ArgumentError, match=r"^class_columns.finding: expected classes in quotes, as"):
         Classes(given, rows(finding=["no", "yes"]), "x.csv")
     given = yaml.safe_load("{finding: ['no', 'yes', unsure]}")
     assert Classes(given, [], "x.csv").names == {"finding": ("no", "yes", "unsure")}

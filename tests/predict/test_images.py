@@ -73,7 +73,9 @@ def test_a_session_may_lack_what_no_other_has_and_its_own_name_needs_no_key(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DIRA_SCALE_HASH_KEY", raising=False)
     if missing == "reject":
-        with pytest.raises(UserError, match=r"recipe\.sequences\.T2=t2\.nii\.gz matches nothing in .*; there is case/"):
+        with pytest.raises(
+            UserError, match=r"recipe\.sequences\.T2=t2\.nii\.gz: expected .* matches something in .*; there is case/"
+        ):
             FolderImages(str(tmp_path / "in"), made, 3, "source", None, 1)
         return
     images = FolderImages(str(tmp_path / "in"), made, 3, "source", None, 1)
@@ -83,5 +85,5 @@ def test_a_session_may_lack_what_no_other_has_and_its_own_name_needs_no_key(
     FolderImages(str(tmp_path / "in"), made, 3, "keys", None, 1)
     assert (tmp_path / "home/.config/dira_scale/hash_key").is_file()
     (tmp_path / "in/case/t1.nii.gz").rename(tmp_path / "in/case/t2w.nii.gz")
-    with pytest.raises(UserError, match=r"recipe\.sequences\.T1=t1\.nii\.gz matches nothing in "):
+    with pytest.raises(UserError, match=r"recipe\.sequences\.T1=t1\.nii\.gz: expected .* matches something in "):
         FolderImages(str(tmp_path / "in"), made, 3, "source", None, 1)

@@ -117,8 +117,8 @@ def test_one_process_where_accelerate_was_asked_for_several(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("parallel.strategy=fsdp2 parallel.offload=true", "parallel.offload=true: fsdp2 has no offloading"),
-        ("parallel.strategy=zero2 parallel.compile=true", "parallel.compile=true is untested with zero2"),
+        ("parallel.strategy=fsdp2 parallel.offload=true", "parallel.offload=true: expected false with strategy fsdp2"),
+        ("parallel.strategy=zero2 parallel.compile=true", "parallel.compile=true: expected false with strategy zero2"),
     ],
 )
 def test_what_a_strategy_does_not_have_is_refused(words: str, message: str) -> None:

@@ -138,12 +138,15 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.dira.batch=7"], "stage dira: model.bn_groups: data.batch=7 does not divide into 2 BatchNorm groups"),
-        (["stages.dira.batch=12"], r"method\.base\.queue=64 is not a multiple of .*12; set method\.base\.queue=60"),
+        (
+            ["stages.dira.batch=7"],
+            "stage dira: model.bn_groups=2: expected one of 1, groups of at least 2 of 7 samples",
+        ),
+        (["stages.dira.batch=12"], r"method\.base\.queue=64: expected a multiple of the batch of 12, such as 60"),
         (["stages.dira.batch=48"], r"data\.batch=48: expected 32 .* 40 samples do not fill one global batch of 48"),
         (["data.lanes=8"], "data.lanes=8: expected a divisor of the global batch of 4"),
         (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is not shorter than stages\.dira\.epochs=0\.4"),
-        (["stages.dira.terms=[re,da]"], "stage dira: term 'da': DiRA has di, re, ad"),
+        (["stages.dira.terms=[re,da]"], "stages\.dira\.terms=\[re, da\]: expected terms of DiRA, which has di, re, ad"),
         (["optim.discriminator.lr=-1"], r"optim\.discriminator: Invalid learning rate: -1"),
         (["optim.fixed_rate=[predictor]"], "no module is named 'predictor'"),
     ],

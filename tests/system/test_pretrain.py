@@ -130,10 +130,10 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
     ("overrides", "message"),
     [
         (["seed=1"], "other settings: seed: 0 -> 1"),
-        (["stages.dira.terms=[di,re,add]"], "stage dira: term 'add'"),
-        (["data.batch=6"], "method.base.queue=64 is not a multiple of data.batch=6"),
+        (["stages.dira.terms=[di,re,add]"], r"stages\.dira\.terms=.* expected terms of DiRA.*mean 'ad'"),
+        (["data.batch=6"], "method.base.queue=64: expected a multiple of the batch of 6"),
         (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),
-        (["parallel.accumulate=2"], "with 2 BatchNorm groups: a micro-batch would be one of them"),
+        (["parallel.accumulate=2"], "parallel.accumulate=2: expected at most 1, or bn_groups of at least 4"),
         (["data.val_split=vall"], "data.val_split=vall.*did you mean 'val'"),
     ],
 )
