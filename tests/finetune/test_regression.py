@@ -143,4 +143,4 @@ def test_labels_of_numbers_are_not_learned_as_yes_and_no(
 ) -> None:
     words: list[Any] = [*TINY, "task=labels", f"data.shards={sized}", f"run={tmp_path / 'run'}"]
     assert main(words) == 2
-    assert "Numbers are learned by task=regression" in capsys.readouterr().err
+    assert "numbers are learned by task=regression" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.sweep.command_line import read
@@ -268,7 +269,7 @@ def test_what_cannot_be_meant_is_refused(phases: dict[str, Phase], message: str)
 
 
 def test_a_phase_is_named_that_does_not_exist_or_is_read_in_two_ways() -> None:
-    with pytest.raises(UserError, match="for_each and for_all both have a: keep one"):
+    with pytest.raises(ArgumentError, match="for_all: expected no a, which for_each has"):
         phase(for_each="a", for_all=["a"])
     with pytest.raises(UserError, match=r"prob\.…: no key of sweep, and no phase of one; did you mean 'probe'"):
         runs({"prob": {"k": "1"}}, probe=phase())
@@ -282,7 +283,7 @@ def test_a_phase_is_named_that_does_not_exist_or_is_read_in_two_ways() -> None:
         ("{command: prob}", r"sweep\.phases\.p\.command=prob: expected .*did you mean 'probe'"),
         ("{command: probe, list: []}", r"list=\[\]: expected a list of mappings"),
         ("{command: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
-        ("{command: probe, slices: 2}", "slices=2: only command: shard has slices, not probe"),
+        ("{command: probe, slices: 2}", "slices=2: expected null: only shard has slices, not probe"),
         ("[a]", r"sweep\.phases\.p=\[a\]: expected a mapping, NAME: VALUE"),
         ("{command: probe, set: [a]}", r"sweep\.phases\.p\.set=\[a\]: expected a mapping, NAME: VALUE"),
         ("{command: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
@@ -297,7 +298,7 @@ def test_a_sweep_file_with_a_mistake_is_refused(text: str, message: str, tmp_pat
 
 @pytest.mark.parametrize("name", ["cluster", "lock", "A", "a-b", "1"])
 def test_a_phase_is_named_so_that_its_keys_can_be_typed(name: str) -> None:
-    with pytest.raises(UserError, match=f"phases.{name}: expected a name"):
+    with pytest.raises(ArgumentError, match=f"phases.{name}: expected a name"):
         Sweep(name="one", phases={name: phase()})
 
 

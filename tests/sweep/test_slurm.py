@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Launch, Run, SweepFolder
@@ -91,7 +92,7 @@ def test_a_phase_has_its_own_values() -> None:
     assert (item.profile("a").hours, item.profile("a-slices").partition, item.profile("b").hours) == (7.0, "long", 2.0)
     for wrong, message in (
         ({"hurs": 1}, r"phases\.a\.cluster\.hurs: no phase may set that; did you mean 'hours'"),
-        ({"hours": "x"}, r"phases\.a\.cluster\.hours=x: expected float or null, above 0"),
+        ({"hours": "x"}, r"phases\.a\.cluster\.hours=x: expected a number above 0, or null"),
         ({"hours": -1}, r"phases\.a\.cluster\.hours=-1\.0: expected a number above 0, or null"),
         ({"executor": "local"}, r"cluster\.executor: no phase may set that"),
     ):
@@ -144,7 +145,7 @@ def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_profile_says_what_it_cannot_have() -> None:
-    with pytest.raises(UserError, match="hours=null: a SLURM profile must have it"):
+    with pytest.raises(ArgumentError, match="hours: expected a number: SLURM needs it"):
         Cluster(executor="slurm", cpus_per_task=1, tries=1)
 
 

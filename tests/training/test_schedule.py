@@ -53,7 +53,7 @@ def test_falls_of_the_rate_are_counted_in_epochs_of_the_stage() -> None:
     epoch = IMAGES // 128
     assert plans("experiment=c2l", "epoch_factor=0.1")["di"].period == (6 * epoch, 8 * epoch, 10 * epoch)
     for wrong in ("[60,0]", "[60,often]", "often", "true"):
-        with pytest.raises(UserError, match=r"optim\.step_epochs=.*: expected a number above 0, or a list of them"):
+        with pytest.raises(UserError, match=r"optim\.step_epochs.*: expected a number above 0"):
             plans(f"optim.step_epochs={wrong}")
     with pytest.raises(UserError, match=r"optim\.schedule=plateau: .* data\.val_split=null has none: name a split"):
         plans("optim.schedule=plateau", "data.val_split=null")
@@ -73,7 +73,7 @@ def test_a_schedule_over_the_run_goes_on_from_stage_to_stage() -> None:
     optim = config("optim.span=run", *words).optim
     first = [plan.rate(optim, 1.0, 0) for plan in stages]  # in epochs, whatever the batch
     assert first == pytest.approx([1.0, 1e-2, 1e-4]) and [plan.batch for plan in stages] == [32, 32, 8]
-    with pytest.raises(UserError, match="span=run: schedule=plateau starts again in each stage"):
+    with pytest.raises(UserError, match="span=run: expected stage: schedule plateau starts again in each"):
         plans("optim.span=run", "optim.schedule=plateau")
 
 

@@ -301,16 +301,16 @@ def test_descriptors_are_the_means_of_the_last_map_and_are_kept(dataset: Sharded
         ({"size": [60, 8, 8]}, "as 8 of its 8 volumes are too small, such as v0"),
         ({"data.val_split": "test"}, "data.val_split=test: "),
         ({"data.split": "val"}, "data.val_split=val is data.split too"),
-        ({"init": None}, "init: name the encoder by one of run=… and init=…"),
-        ({"size": [8]}, "size=[8]: give depth, height and width; of images height and width"),
-        ({"size": [8, 8]}, "data.size=[16, 16, 16]: give height and width, as size=[8, 8] does"),
-        ({"margin": [2, 2]}, "margin=[2, 2]: give depth, height and width, as size=[6, 8, 8] does"),
-        (PATCHES | {"size": [8, 9]}, "size=[8, 9]: images are cut and seen as squares; give one side twice"),
-        (PATCHES | {"air.hu": -150}, "air.hu=-150: images have no Hounsfield units; add air.hu=null"),
+        ({"init": None}, "init=null: expected one of run=… and init=…"),
+        ({"size": [8]}, "size=[8]: expected depth, height and width; of images height and width"),
+        ({"size": [8, 8]}, "data.size=[16, 16, 16]: expected height and width, as size=[8, 8] has"),
+        ({"margin": [2, 2]}, "margin=[2, 2]: expected depth, height and width, as size=[6, 8, 8] has"),
+        (PATCHES | {"size": [8, 9]}, "size=[8, 9]: expected one side twice: images are cut"),
+        (PATCHES | {"air.hu": -150}, "air.hu=-150.0: expected null: images have no Hounsfield units"),
         (PATCHES, "holds volumes, and the search for words of size=[8, 8] reads images: "),
-        ({"zoomed.cubes": 300}, "cubes=300: must be at most 255"),
-        ({"zoomed.sides": [9, 11]}, "zoomed.sides=[9, 11]: the smallest must be at most 8"),
-        ({"zoomed.jitter": [1, 3]}, "jitter=[1, 3]: give the smallest and the largest, around 0"),
+        ({"zoomed.cubes": 300}, "zoomed.cubes=300: expected a whole number from 0 to 255"),
+        ({"zoomed.sides": [9, 11]}, "zoomed.sides=[9, 11]: expected the smallest at most 8"),
+        ({"zoomed.jitter": [1, 3]}, "zoomed.jitter=[1, 3]: expected the smallest and the largest, around 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_give_words_is_reported_in_a_line(
@@ -323,7 +323,7 @@ def test_what_cannot_give_words_is_reported_in_a_line(
 
 
 @pytest.mark.parametrize(("field", "value", "text"), [("modality", "MR", "no Hounsfield units: add air.hu=null"),
-                                                      ("dims", 2, "reads volumes: name")])  # fmt: skip
+                                                      ("dims", 2, "reads volumes")])  # fmt: skip
 def test_other_images_are_refused(
     dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch, field: str, value: Any, text: str
 ) -> None:
