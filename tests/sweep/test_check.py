@@ -130,7 +130,7 @@ def test_every_batch_is_checked_of_networks_that_are_built_once() -> None:
     check.check_runs([run("right", *words, "data.batch=8")])
     for batch, key in (
         (20, r"method\.queue=96: expected a multiple of the batch of 20"),
-        (6, r"model\.bn_groups: .*=6 "),
+        (6, r"model\.bn_groups=4: .* of 6 "),
     ):
         with pytest.raises(UserError, match=key):
             check.check_runs([run("right", *words, "data.batch=8"), run("wrong", *words, f"data.batch={batch}")])
