@@ -167,9 +167,9 @@ def entered(self):
     return enter(self)
 
 def taken(self, step, batch):
-    take(self, step, batch)
-    if step == 0:
+    if step == 2:
         dogs[0].seconds /= 5
+    take(self, step, batch)
 
 Watchdog.__enter__, Step.__call__ = entered, taken
 """
@@ -238,7 +238,7 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
     run = tmp_path / "run"
     settings = ["epoch_factor=50", "watchdog=40", "data.batch=12", "method.base.queue=60", "model.bn_groups=3"]
     with Job(pretrain(run, shards, *EACH, *settings, ranks=3), run, before=SOON) as job:
-        job.rows(1)
+        job.rows(3)
         job.rank(1).suspend()
         job.wait_until(lambda: len(job.process.alive()) == 1)
         assert isinstance(job.process, Forked)
