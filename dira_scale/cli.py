@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.command import Command
 from dira_scale.ends import interrupted
 from dira_scale.errors import UserError, local_rank, nearest, print_error
@@ -105,19 +106,19 @@ def _ended(name: str, words: list[str], action: Callable[[], Any]) -> int:
     logs.start(shown)
     try:
         return action() or 0
-    except UserError as error:
+    except (UserError, ArgumentError) as error:
         return _refused(shown, words, error)
     except KeyboardInterrupt:
         return interrupted(shown)
 
 
-def _refused(shown: str, words: list[str], error: UserError) -> int:
+def _refused(shown: str, words: list[str], error: UserError | ArgumentError) -> int:
     """Print the error, and the whole command that it advises, if any; return the exit code."""
     from dira_scale.config.border import advised
     from dira_scale.config.overrides import key_of
 
     print_error(shown, advised(error))
-    if error.add and local_rank() == 0:
+    if isinstance(error, UserError) and error.add and local_rank() == 0:
         replaced = {key_of(word) for word in error.add}
         kept = [word for word in words if key_of(word) not in replaced]
         print(f"  python -m dira_scale.{shown} {shlex.join([*kept, *error.add])}", file=sys.stderr)

@@ -35,7 +35,7 @@ RESHARD = {
 }
 
 
-def advised(error: UserError) -> str:
+def advised(error: Exception) -> str:
     """The error's line, with how a dataset gets what it lacks. Every command prints its errors so."""
     advice = RESHARD[error.lacks] if isinstance(error, DatasetError) and error.lacks else ""
     return f"{error}: {advice}" if advice else str(error)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
+from dira_scale.arguments import ArgumentError
 from dira_scale.config.border import advised
 from dira_scale.distributed.collectives import control_group, world
 from dira_scale.errors import UserError
@@ -47,7 +48,7 @@ class Failure(NamedTuple):
         """``error`` in the form in which it is sent."""
         if isinstance(error, PrecedingError):
             return cls(type(error), str(error), socket.gethostname())
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | ArgumentError):
             return cls(UserError, advised(error), socket.gethostname())
         return cls(Exception, f"{type(error).__name__}: {error}", socket.gethostname())
 
@@ -75,7 +76,8 @@ def common_error(
 
 
 def raise_on_all(function: Callable[[], T]) -> T:
-    """``function()`` on every process; a ``UserError`` or ``PrecedingError`` of any of them is raised on all.
+    """``function()`` on every process; a ``UserError``, ``ArgumentError`` or ``PrecedingError`` of any of them is raised
+    on all.
 
     ``function`` must not wait for another process.
 
@@ -84,7 +86,7 @@ def raise_on_all(function: Callable[[], T]) -> T:
     result, failure = None, None
     try:
         result = function()
-    except (UserError, PrecedingError) as error:
+    except (UserError, ArgumentError, PrecedingError) as error:
         failure = Failure.of(error)
     common = common_error(gather_objects(failure))
     if common is not None:

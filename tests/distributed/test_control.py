@@ -11,12 +11,14 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing
 
+from dira_scale.arguments import ArgumentError, converted
 from dira_scale.distributed import control
 from dira_scale.distributed.control import AgreedError, Failure, common_error
 from dira_scale.errors import UserError
 from dira_scale.runs.lease import LeaseLostError
 
 DISK, SPLIT = Failure.of(UserError("no disk")), Failure.of(UserError("no such split"))
+QUEUE = Failure.of(ArgumentError("queue", 100, "a multiple of 16"))
 GHOST, BUG = Failure.of(LeaseLostError("taken over")), Failure.of(KeyError("x"))
 
 
@@ -27,6 +29,7 @@ GHOST, BUG = Failure.of(LeaseLostError("taken over")), Failure.of(KeyError("x"))
         ([DISK, DISK], AgreedError, "no disk"),
         ([None, DISK, SPLIT], AgreedError, "rank 1 on {host}: no disk"),
         ([DISK, SPLIT, None], AgreedError, "rank 0 on {host}: no disk"),
+        ([QUEUE, QUEUE], AgreedError, "queue: expected a multiple of 16, got 100"),
         ([DISK, BUG, GHOST], LeaseLostError, "taken over"),
         ([None, BUG], RuntimeError, "rank 1 on {host}: KeyError: 'x'"),
         ([BUG], RuntimeError, "KeyError: 'x'"),
@@ -63,6 +66,7 @@ def _two_processes(rank: int, folder: str) -> None:
     tell("well", lambda: control.raise_on_all(lambda: rank))
     tell("one", lambda: control.raise_on_all(lambda: rank if rank == 0 else bad("no disk")))
     tell("both", lambda: control.raise_on_all(lambda: bad("no such split")))
+    tell("argument", lambda: control.raise_on_all(lambda: converted(int, "x", "steps")))
     tell("ghost", lambda: control.raise_on_all(lambda: lost() if rank else bad("no disk")))
     tell("from main", lambda: control.broadcast_from_main(f"of {rank}"))
     tell("alike", lambda: control.check_equal({"seed": "0"}))
@@ -82,6 +86,7 @@ def test_two_processes_agree_on_what_is_wrong(tmp_path: Path) -> None:
     assert first == second
     assert first["one"].startswith("rank 1 on ") and first["one"].endswith(": no disk")
     assert first["both"] == "no such split"
+    assert first["argument"] == "steps: expected a whole number, got 'x'"
     assert first["ghost"] == "lease lost: taken over"
     assert first["from main"] == "returned of 0"
     assert first["alike"] == "returned None"
