@@ -76,8 +76,7 @@ def common_error(
 
 
 def raise_on_all(function: Callable[[], T]) -> T:
-    """``function()`` on every process; a ``UserError``, ``ArgumentError`` or ``PrecedingError`` of any of them is raised
-    on all.
+    """``function()`` on every process; a ``UserError``, ``ArgumentError`` or ``PrecedingError`` of one is raised on all.
 
     ``function`` must not wait for another process.
 
