@@ -76,7 +76,7 @@ def common_error(
 
 
 def raise_on_all(function: Callable[[], T]) -> T:
-    """``function()`` on every process; a ``UserError``, ``ArgumentError`` or ``PrecedingError`` of one is raised on all.
+    """``function()`` on every process; what one raises, if UserError, ArgumentError or PrecedingError, all do.
 
     ``function`` must not wait for another process.
 
