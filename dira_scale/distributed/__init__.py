@@ -1,1 +1,1 @@
-"""How the processes of a run find each other, agree, and share numbers and precision."""
+"""The processes of a run: launch, rendezvous, agreement, shared numbers and precision."""

@@ -77,7 +77,7 @@ def _refuse_single_process() -> None:
 
 
 def _requested_processes() -> int:
-    """How many processes the ``accelerate launch`` that started this one was asked for, by its command line or file.
+    """Return how many processes the parent ``accelerate launch`` was asked for, by its command line or file.
 
     1 under any other launcher.
     """

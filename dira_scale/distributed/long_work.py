@@ -37,11 +37,11 @@ class LongWork:
         self.signs_of_life = 0  # counts up while all are alive and some still work
 
     def results_of_all(self, work: Callable[[], T], failing: str, unexpected: type[Exception]) -> list[T]:
-        """What ``work`` returns on every process, by rank. Raises as :meth:`raise_on_all`."""
+        """Run ``work``, and return its results on every process, by rank. Raises as :meth:`raise_on_all`."""
         return self._gather(self.raise_on_all(work, failing, unexpected))
 
     def raise_on_all(self, work: Callable[[], T], failing: str, unexpected: type[Exception]) -> T:
-        """What ``work`` returns here, once all processes have finished theirs. All of them call this.
+        """Run ``work``, and return its result here once all processes have finished theirs. All of them call this.
 
         Args:
             failing: how the message of a failure begins: "the checkpoint of step 3 is not written".
@@ -74,8 +74,6 @@ class LongWork:
 
 
 class _Report(NamedTuple):
-    """What a process reports."""
-
     working: float  # seconds of work so far, without suspensions; 0 when finished
     failure: Failure | None = None
 

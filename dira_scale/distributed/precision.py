@@ -62,7 +62,7 @@ class LossScale:
             torch._foreach_mul_(list(gradients), 1.0 / self.value)
 
     def skips(self, norm: Tensor) -> bool:
-        """Whether to skip a step with this gradient norm, the same on all ranks; updates the factor.
+        """Return whether to skip a step with this gradient norm, the same on all ranks; updates the factor.
 
         One host synchronisation per step, in fp16 only.
         """

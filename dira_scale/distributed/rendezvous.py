@@ -63,7 +63,7 @@ def meet(timeout: int) -> dist.Store | None:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether ``error`` means that another process is gone or no longer answers."""
+    """Return whether ``error`` means that another process is gone or no longer answers."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OF_GLOO)

@@ -1,4 +1,4 @@
-"""How long the processes of a run wait for each other, for disks and for signs of life."""
+"""Time limits of processes that wait for each other, for disks and for signs of life."""
 
 from dataclasses import dataclass
 

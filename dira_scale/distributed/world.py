@@ -31,7 +31,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes and prints for all."""
+        """Return whether this process writes and prints for all."""
         return self.rank == 0
 
     @property

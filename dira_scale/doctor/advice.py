@@ -1,5 +1,5 @@
-"""Which experiment to train on N images on this machine: steps, hours and memory of each, and one recommendation, as a
-table with the command to use.
+"""Advice on which experiment to train on N images on this machine: steps, hours and memory of each, and one
+recommendation, as a table with the command to use.
 
 They are planned as by ``plan``, with the speed that training the encoder here for a moment has. The full-size
 experiment is recommended for 10,000 images and more, where it fits and ends within a week, otherwise the small one.
@@ -90,7 +90,7 @@ class Choice:
 
     @property
     def problem(self) -> str:
-        """Why it cannot be trained here; empty if it can."""
+        """Return why it cannot be trained here; empty if it can."""
         if self.plan is None:
             return f"needs {self.batch} images, a batch"
         needed = self.plan.row.memory.peak / GB
@@ -141,7 +141,7 @@ def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
 
 
 def advise(shards: str, machine: Hardware, console: Console) -> list[Choice]:
-    """What each experiment would take on the training split of ``shards``, with a progress bar.
+    """Plan each experiment on the training split of ``shards``, with a progress bar.
 
     Raises ``UserError`` if there is no such dataset, or one of volumes.
     """

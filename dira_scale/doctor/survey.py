@@ -1,4 +1,4 @@
-"""What `doctor` does: look at hardware, packages and the launch command, and show them in tables.
+"""The `doctor` command: inspects hardware, packages and the launch command, and shows them in tables.
 
 These are readable without colour, and commands are never wrapped.
 """
@@ -26,7 +26,7 @@ MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]b
 
 
 def dicom_decoders() -> dict[str, bool]:
-    """Whether each transfer syntax, by name, can be decoded here."""
+    """Return whether each transfer syntax, by name, can be decoded here."""
     with suppress(ImportError):  # without imagecodecs: only what pydicom decodes itself
         import dira_scale.imaging.dicom.codestream  # noqa: F401 (registers our decoders with pydicom)
     return {uid.name: decoder.is_available for uid, (decoder, *_) in DECODERS.items()}
@@ -52,7 +52,7 @@ def launch_command(cuda: int | None = None) -> list[str]:
 
 
 def as_typed(command: list[str]) -> list[str]:
-    """What to type: one process needs no launcher."""
+    """Return the command to type: one process needs no launcher."""
     return command if "--multi_gpu" in command else ["python", *MODULE]
 
 

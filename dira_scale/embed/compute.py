@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part. ``written``: rows."""
+    """The outcome of a part. ``written``: rows."""
 
     unreadable: tuple[str, ...] = ()
     written: int = 0
@@ -145,7 +145,7 @@ class EmbeddingJob:
         return Outcome(written=len(rows))
 
     def _kept(self, images: Tensor) -> Tensor:
-        """What is kept of images [b, C, *size]: [b, *about.shape]."""
+        """Compute the stored features of images [b, C, *size]: [b, *about.shape]."""
         source = self.source
         if self.about.sides:
             return mapped(source.encoder, images, source.level).cpu()

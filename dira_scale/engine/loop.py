@@ -190,7 +190,7 @@ class Loop:
         return planned if self.config.steps is None else min(planned, self.config.steps)
 
     def stopped(self) -> str:
-        """What ``steps`` has left undone; empty once the last stage has ended."""
+        """Return a line about what ``steps`` has left undone; empty once the last stage has ended."""
         step, planned = self.state.step, self.planned_steps()
         undone = (
             f"stopped at {step} of {planned} (steps={self.config.steps}): nothing is evaluated before the last step"

@@ -62,7 +62,7 @@ class HostCopy:
         self._done = torch.cuda.current_stream(flat.device).record_event() if flat.is_cuda else None
 
     def arrives(self, within: float) -> bool:
-        """Whether it is there after at most ``within`` seconds."""
+        """Wait for the copy for at most ``within`` seconds, and return whether it is there."""
         end = time.monotonic() + within
         while self._done is not None and not self._done.query():
             if time.monotonic() > end:

@@ -93,7 +93,7 @@ class MetricsLog:
         return True
 
     def rescue_row(self) -> None:
-        """When an error ends the run: write the row that was begun, if it arrives soon and all of it was finite."""
+        """Write the row that was begun before an error ends the run, if it arrives soon and all of it was finite."""
 
         def check(step: int, finding: NotFinite | None) -> None:
             if finding is not None:

@@ -77,13 +77,13 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bo
 
 
 def has_fused(target: Any, settings: Mapping[str, Any]) -> bool:
-    """Whether ``target`` is one of ``FUSED`` and ``settings`` leave its kernels open."""
+    """Return whether ``target`` is one of ``FUSED`` and ``settings`` leave the choice of kernels open."""
     other = settings.get("foreach") or settings.get("differentiable") or settings.get("dampening")
     return target in FUSED and settings.get("fused") is None and not other
 
 
 def _takes_fused(target: Any, parameters: Sequence[Any]) -> bool:
-    """Whether the kernels of ``target`` take all ``parameters``, which lie on a GPU."""
+    """Return whether all ``parameters`` lie on a GPU, where the fused kernels of ``target`` take them."""
     tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
     on_gpu = bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
@@ -91,9 +91,8 @@ def _takes_fused(target: Any, parameters: Sequence[Any]) -> bool:
 
 
 def is_fused(optimizer: Optimizer) -> bool:
-    """Whether ``optimizer`` skips a step, and keeps its states, where a number on the device says so: its ``found_inf``
-    is 1. Not with dampening: torch would take a momentum of the first step for stored that the kernel has not written.
-    """
+    """Return whether ``optimizer`` skips a step, and keeps its states, where its ``found_inf`` on the device is 1. Not
+    with dampening: torch would take the first step's momentum, which the kernel has not written, for stored."""
     groups = optimizer.param_groups
     return type(optimizer) in FUSED and all(group["fused"] and not group.get("dampening") for group in groups)
 

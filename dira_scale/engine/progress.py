@@ -31,7 +31,6 @@ class Screen(io.TextIOBase):
             self._out.flush()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
         return self._out.isatty()
 
 

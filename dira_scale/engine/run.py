@@ -85,7 +85,7 @@ def run_task(
 
 
 def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
-    """What ``auto`` stood for in the run in the folder: of ``precision`` on whatever machine it began, of
+    """Keep what ``auto`` stood for in the run in the folder: ``precision`` on whatever machine it began,
     ``parallel.threads`` of a single process as far as this machine has cores.
 
     A run that began with a precision of its own keeps it, too: ``cfg`` gets what was written then. Collective.
@@ -267,7 +267,7 @@ def _lost_message(error: BaseException, world: World) -> str:
 
 
 def _is_first_of_machine(run: Path) -> bool:
-    """Whether no other process of this machine has called this under the same lease."""
+    """Return whether no other process of this machine has called this under the same lease."""
     leases = sorted(run.glob("leases/*.json"))
     if not leases:
         return local_rank() == 0

@@ -92,7 +92,7 @@ class Signals:
         return _name(number)
 
     def lost(self) -> bool:
-        """Whether the question under way has failed because another process is gone. From any thread."""
+        """Return whether the pending question has failed because another process is gone. From any thread."""
         question = self._question
         if question is None or not question.is_completed():
             return False

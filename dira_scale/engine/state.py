@@ -1,4 +1,4 @@
-"""What a checkpoint contains beside the module: the run's state and the side modules."""
+"""The parts of a checkpoint beside the module: the run's state and the side modules."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ THRESHOLD = 1e-4  # by which share a loss must be lower not to be on a plateau (
 
 @dataclass
 class RunState:
-    """How far a run has come."""
+    """The progress of a run."""
 
     step: int = 0  # optimizer steps taken
     stage: int = 0  # index of the stage

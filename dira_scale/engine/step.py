@@ -139,7 +139,7 @@ class StageRun:
                 group["weight_decay"] = self.plan.decay(end, group["initial_decay"], done)
 
     def ended_early(self, state: RunState) -> bool:
-        """Whether the held-out figure has not improved for the stage's ``patience`` epochs."""
+        """Return whether the held-out figure has not improved for the stage's ``patience`` epochs."""
         return self.plan.patience is not None and state.stale >= self.plan.patience
 
 
@@ -172,7 +172,7 @@ def _mix_seed(*words: int) -> int:
 
 
 def adds_in_any_order(module: nn.Module, device: torch.device) -> bool:
-    """Whether the backward pass of ``module`` adds in another order each time: fused attention's does, on a GPU.
+    """Return whether the backward pass of ``module`` adds in another order each time: fused attention's does, on a GPU.
 
     Convolutions do not: ``distributed.processes.start`` selects cuDNN's deterministic algorithms.
     """

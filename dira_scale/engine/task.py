@@ -1,4 +1,4 @@
-"""What the engine trains: a task, its stages, and the losses of a step.
+"""The interfaces of what the engine trains: a task, its stages, and the losses of a step.
 
 The engine decides the order of operations in a step (``step.py``), when a stage begins and ends, and what is written. A
 task decides everything else. Pretraining is one (``dira_scale.pretrain``).
@@ -25,7 +25,7 @@ class TaskBatch(Protocol):
         """``n`` equal micro-batches, in order, as stored."""
 
     def to(self, device: torch.device) -> Self:
-        """As the task computes with it: on the device, and in floating point."""
+        """Return the batch as the task computes with it: on the device, and in floating point."""
 
 
 class TaskLoader(Protocol):
@@ -67,7 +67,7 @@ class StagePlan:
         return optim.learning_rate("cosine", initial, before + step, steps, self.per_epoch, end=end / initial)
 
     def order_start(self, before: "StagePlan", consumed: int) -> int:
-        """Where this stage's order begins, after stage ``before`` has consumed its order up to step ``consumed``.
+        """Return the step where this stage's order begins, after stage ``before`` has used its own up to ``consumed``.
 
         With the same batch at that step, as both stages share an order. With another batch at the next whole epoch, so
         that no sample is drawn twice in the same way.
@@ -115,7 +115,7 @@ class SideModule(Protocol):
 
 @dataclass(frozen=True)
 class StagePosition:
-    """How far a stage had come when a row of metrics was written."""
+    """The progress of a stage when a row of metrics was written."""
 
     stage: str
     steps: int  # of the stage, unless it ends early
@@ -128,7 +128,7 @@ class StagePosition:
 
 
 class StepTask(Protocol):
-    """What an optimizer step needs of a task; the planner rehearses this part, which has no data.
+    """The part of a task that an optimizer step needs; the planner rehearses it, as it has no data.
 
     Strategies may shard ``module``, copy it, or gather it elsewhere. So methods get the module to work on as an
     argument, and must not keep it.
@@ -178,10 +178,10 @@ class Detail(str):
 
 
 class TaskData(Protocol):
-    """What a task trains on."""
+    """The data that a task trains on."""
 
     def identity(self) -> dict[str, Any]:
-        """What identifies the run beside its configuration: the content of its data."""
+        """Return what identifies the run beside its configuration: the content of its data."""
 
     def loader(self, stage: StagePlan) -> TaskLoader:
         """Training batches of this rank."""
@@ -207,7 +207,7 @@ class Validation(Protocol):
 
     @property
     def best(self) -> Best:
-        """What decides which checkpoint is best, and whether a stage ends early."""
+        """The figure that decides which checkpoint is best, and whether a stage ends early."""
 
     def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
         """Means over the held-out samples, the same on all ranks."""
@@ -217,7 +217,7 @@ class Validation(Protocol):
 
 
 class Task(StepTask, Protocol):
-    """What is trained. Every process has one and calls all of its methods in the same order.
+    """A task that the engine trains. Every process has one and calls all of its methods in the same order.
 
     Whoever builds it calls ``preflight.check_alike`` before the first collective. ``finish`` calls ``watchdog.alive``
     for every batch; a step does so itself.
@@ -245,10 +245,10 @@ class Task(StepTask, Protocol):
     def unit(self) -> str: ...
 
     def describe(self, config: dict[str, Any]) -> Description:
-        """What readers must know of the run, whose recorded configuration is ``config``. Called on the main process."""
+        """Describe the run, whose recorded configuration is ``config``, for its readers. Called on the main process."""
 
     def identity(self) -> dict[str, Any]:
-        """What identifies the run beside its configuration and data, such as versions of algorithms."""
+        """Return what identifies the run beside its configuration and data, such as versions of algorithms."""
 
     def summary(self, module: nn.Module) -> list[str]:
         """Lines to print at the start: what is trained, on what data, what to act on; and ``Detail``s."""

@@ -1,5 +1,5 @@
-"""What ``python -m dira_scale.evaluate`` does: a split of any dataset through the best checkpoint of a fine-tuned run,
-as the run's own test split was.
+"""The ``python -m dira_scale.evaluate`` command: a split of any dataset through the best checkpoint of a fine-tuned
+run, as the run's own test split was.
 
 ::
 
@@ -83,7 +83,6 @@ def _headline(figure: Figure) -> Headline:
 def _facts(
     trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
 ) -> dict[str, str]:
-    """What was evaluated on what."""
     info, split, chosen = dataset.info, content["splits"]["test"], trained.chosen
     seen = f"crops={content['crops']}" if supervision.pooled else f"window={content['window']}"
     as_there = ", as the run's own test split" * (supervision.pooled or content["window"] == trained.window)
@@ -145,7 +144,7 @@ def make(cfg: DictConfig) -> None:
 
 
 def _supervision(config: Evaluation, trained: TrainedRun, dataset: ShardedDataset) -> Supervision:
-    """What is evaluated on the split. Raises UserError for a dataset that the network cannot be judged by."""
+    """Return what is evaluated on the split. Raises UserError for a dataset that the network cannot be judged by."""
     dataset.require(len(trained.size), "this network")
     split, filled = config.data.split, [name for name in dataset.splits if len(dataset.rows(name))]
     if split not in filled:

@@ -1,1 +1,1 @@
-"""What evaluating commands share: features, trained networks, windows, the leak check, comparisons of runs."""
+"""Shared parts of evaluating commands: features, trained networks, windows, the leak check, comparisons of runs."""

@@ -91,14 +91,14 @@ class Finished:
 
     @property
     def data(self) -> str:
-        """What runs have in common that are trained and tested on the same data, for the same task."""
+        """A text that is equal for runs that are trained and tested on the same data, for the same task."""
         values = identity(dict(self.config), (*self.description.execution, *WEIGHTS))
         return repr(sorted((key, value) for key, value in values.items() if key.partition(".")[0] in DATA))
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a run is compared by.
+    """The figures and statistics by which a run is compared.
 
     Attributes:
         figures: by metric and name.
@@ -222,7 +222,7 @@ def _grouped(runs: list[Finished]) -> list[Finished]:
 
 @lru_cache
 def _pretraining(start: str) -> str:
-    """What pretraining runs share that differ in their seeds alone; of other weights their path."""
+    """Return a text that is equal for pretraining runs that differ only in their seeds; else the weights' path."""
     try:
         config = read_yaml(config_file(Path(start)))
         return seedless(config, read_description(Path(start)).execution)

@@ -22,7 +22,7 @@ SIZE = 224  # of images, without a run that has a view size
 
 @dataclass
 class OfRun(Schema):
-    """What all commands have that look at data with a run's network."""
+    """The keys of all commands that look at data with a run's network."""
 
     run: str = path_field()
     trust: list[str] = MISSING
@@ -39,7 +39,7 @@ class LookedAt(Schema):
 
 @dataclass
 class Evaluate(Schema):
-    """How held-out images are seen."""
+    """The settings by which held-out images are seen."""
 
     crops: str = setting(one_of(CENTRE, TEN_CROPS))
     share: float = setting(Above(0, 1))

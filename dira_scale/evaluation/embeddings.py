@@ -82,7 +82,7 @@ class EmbeddedDataset:
 
 @dataclass(frozen=True)
 class About:
-    """What the rows of a folder are.
+    """The description of a folder's rows.
 
     Attributes:
         name: of the run's folder or the weights' file; says nothing about the rows.
@@ -133,7 +133,7 @@ class About:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What ``_embedding.json`` says; of vectors as before there were maps."""
+        """The content of ``_embedding.json``; vectors have no ``sides``, as before there were maps."""
         content = asdict(self)
         return content if self.sides else {name: value for name, value in content.items() if name != "sides"}
 
@@ -143,7 +143,7 @@ class About:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What is kept of an image has this shape: [width], or [width, *sides]."""
+        """The shape of what is stored of an image: [width], or [width, *sides]."""
         return self.width, *self.sides
 
     @property
@@ -309,7 +309,7 @@ class Embeddings:
 
     @property
     def places(self) -> dict[str, np.ndarray]:
-        """Where maps lie (:func:`places`); empty of vectors."""
+        """The positions of maps (:func:`places`); empty for vectors."""
         return {name: self._array(name, shape) for name, shape in self.about.places.items()}
 
     def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -338,7 +338,7 @@ def _part(root: Path, about: About, part: int) -> pa.Table:
 
 
 def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any]]:
-    """What a sweep lists of a finished folder: the number of its rows; :class:`About`."""
+    """Return what a sweep lists of a finished folder: the number of its rows, and the content of :class:`About`."""
     about = About.read(output)
     assert about is not None, output
     return [("rows", float(about.rows))], about.content

@@ -195,7 +195,7 @@ def _rename(groups: Sequence[Group], longer: Sequence[str]) -> None:
 
 
 def common_name(folders: Sequence[Path]) -> str:
-    """What a run is called; for several runs, without the seed: moco-0 and moco-1 are ``moco``."""
+    """Return the name of a run; for several runs, without the seed: moco-0 and moco-1 are ``moco``."""
     first = shown_name(folders[0])
     return first if len(folders) == 1 else re.sub(r"[-_./]*(seed|s)?[-_.=]*\d*$", "", first) or first
 

@@ -74,7 +74,7 @@ def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
 
 
 def asked_input(cfg: DictConfig, run: Description | None) -> Input:
-    """What the encoder sees: of the run, but for what is asked for. Raises UserError for a size that it cannot take."""
+    """Return the run's input, changed as asked for. Raises UserError for a size that the encoder cannot take."""
     if (run is None) == (cfg.init is None):
         raise UserError("name the weights by one of run=… and init=…" + (", not both" if run else ""))
     if run is not None and cfg.model.encoder is not None:

@@ -125,7 +125,7 @@ class Images:
                 yield _readable(*ahead.popleft())
 
     def _empty(self, rows: np.ndarray, pinned: bool) -> StoredImages:
-        """What threads write the images of ``rows`` into."""
+        """Allocate the images of ``rows``, for threads to write into."""
         column, dims = self.dataset.column, self.dataset.info.dims
         kind = torch.int16 if dims == 3 else torch.uint8 if column("bits")[rows].max() == 8 else torch.uint16
         shape = len(rows), int(column("channels")[rows[0]]), *self.size

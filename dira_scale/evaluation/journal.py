@@ -1,5 +1,5 @@
-"""What is done of a prediction, a line each, so that a killed call goes on: rows of images that were predicted or
-refused, or looked at (`localize`). Its first line says of what."""
+"""The journal of a prediction, one line an image, so that a killed call can resume: rows of images that were predicted
+or refused, or looked at (`localize`). Its first line describes the prediction."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""What is made of the cases of splits: what the validation split chooses, figures with intervals, files of rows."""
+"""Judging the cases of splits: choices on the validation split, figures with intervals, files of rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -42,7 +42,7 @@ class Part:
         return cls(dataset, split, frozenset(dataset.column("patient")[rows if samples is None else rows[samples]]))
 
     def incomparable(self, other: "Part") -> str | None:
-        """Why a patient of both may have different keys; None if keys can be compared."""
+        """Return why a patient of both may have different keys; None if keys can be compared."""
         mine, theirs = self.dataset, other.dataset
         return None if mine.hash == theirs.hash else mine.info.incomparable(theirs.info)
 
@@ -52,7 +52,7 @@ class Part:
 
 @dataclass(frozen=True)
 class WeightsOrigin:
-    """What weights are from.
+    """The origin of weights.
 
     Attributes:
         name: in messages, as the user has named it.
@@ -72,7 +72,7 @@ class WeightsOrigin:
 
 @dataclass(frozen=True)
 class Leak:
-    """What is recorded. ``verdict``: ``no leak`` or ``not checkable``; ``lines``: for the log, one for each finding."""
+    """The recorded leak check. ``verdict``: ``no leak`` or ``not checkable``; ``lines``: for the log, one a finding."""
 
     verdict: str
     lines: list[str]
@@ -110,7 +110,7 @@ def _several(names: Sequence[str]) -> str:
 
 
 def own_source(data: Inputs) -> WeightsOrigin:
-    """What this run will have learned from."""
+    """Return the splits that this run will have learned from."""
     validated = [Part.of(each, data.data.val_split) for each in data.datasets] if data.data.val_split else []
     learned = _parts(data.datasets, data.data.split, data.order.selection)
     return WeightsOrigin("this run", learned, validated, data.data.exclude, remedy="add")
@@ -191,7 +191,7 @@ def _parts(datasets: Sequence[ShardedDataset], split: str, selection: Selection 
 
 
 def _shared(parts: Sequence[Part], judged: Sequence[Part]) -> list[tuple[Part, Part, int]]:
-    """How many patients of each of ``judged`` are in a part, too, where any are and can be recognised."""
+    """Count the patients that are in both a part and one of ``judged``, where any are and can be recognised."""
     pairs = [(part, each) for part in parts for each in judged if not part.incomparable(each)]
     return [(part, each, count) for part, each in pairs if (count := len(part.patients & each.patients))]
 

@@ -81,7 +81,7 @@ class Probed:
         return "–" if np.isnan(self.value) else f"{self.value:.1f}{spread}"
 
     def lines(self) -> dict[str, str]:
-        """What a table of labels says of it, by the names of its rows."""
+        """Return the rows that a table of labels shows of this figure, by their names."""
         if self.metric == R2:
             others = {"MAE": _plain(self.mae, ".4g"), "Pearson r": _plain(self.pearson, ".2f")}
             return {f"{self.label}: {name}": text for name, text in ({"R2": self.text()} | others).items()}
@@ -191,7 +191,7 @@ def as_json(results: Sequence[Probed]) -> list[dict[str, Any]]:
 
 
 def from_json(rows: Sequence[Mapping[str, Any]]) -> list[Probed]:
-    """What `as_json` made rows of."""
+    """Rebuild the figures from the rows of `as_json`."""
     results = []
     for row in rows:
         metric = next(metric for metric in (R2, DICE, AUC) if metric in row)

@@ -45,13 +45,13 @@ class Row(TypedDict):
 
 
 class Interval(TypedDict):
-    """How ends of intervals were computed."""
+    """The settings with which ends of intervals were computed."""
 
     level: float
 
 
 class Judged(TypedDict, total=False):
-    """What was chosen and computed of a checkpoint's predictions."""
+    """The thresholds and figures that were computed from a checkpoint's predictions."""
 
     thresholds: Numbers | None
     figures: dict[str, list[Row]]

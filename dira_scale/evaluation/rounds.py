@@ -58,8 +58,8 @@ def share(world: World, parts: Sequence[Part]) -> Sequence[Part]:
 def rounds(
     world: World, parts: Sequence[Part], make: Callable[[Part, Received], Made]
 ) -> Iterator[tuple[list[Made], str]]:
-    """What all processes have made in each round, and the name of a signal that one of them has received, which ends
-    the rounds.
+    """Yield the results of all processes in each round, and the name of a signal that one of them has received, which
+    ends the rounds.
 
     ``make`` gets a part and the signals so far, at which it should end soon. It must not wait for another process.
     Raises AgreedError for its UserError. Collective.

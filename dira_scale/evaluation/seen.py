@@ -95,7 +95,7 @@ class HeldOutSplit:
 
     @property
     def samples(self) -> int:
-        """How many samples all processes see together."""
+        """The number of samples that all processes see together."""
         order = self.held_out.order
         return min(order.batches * order.batch, order.size)
 

@@ -74,7 +74,8 @@ class Stored:
         range: Sequence[float] | None = None,
         pad: bool = False,
     ) -> "Stored":
-        """As views see it that have these (``ViewSpec``). Raises UserError if its spacing is asked for and unknown."""
+        """Return it as views of these settings (``ViewSpec``) see it. Raises UserError for ``spacing`` if its own is
+        unknown."""
         low, high = self.low, self.high
         if range is not None:
             low, high = (np.where(np.isnan(low), low, np.float32(end)) for end in range)
@@ -157,8 +158,8 @@ def dense(
 
 
 def fits(values: int, device: torch.device) -> bool:
-    """Whether so many float32 ``values`` take at most half of the memory that is free on the GPU ``device``: windows
-    and the network's maps need some, too."""
+    """Return whether so many float32 ``values`` take at most half of the memory that is free on the GPU ``device``:
+    windows and the network's maps need some, too."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for the next tensors
     return 4 * values <= (torch.cuda.mem_get_info(device)[0] + kept) // 2
 

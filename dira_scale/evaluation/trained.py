@@ -101,7 +101,7 @@ class TrainedRun:
 
     @property
     def chosen(self) -> Chosen:
-        """What the run's validation split chose."""
+        """The thresholds and temperatures that were chosen on the run's validation split."""
         names = "thresholds", "temperatures", "calibrated_thresholds"
         given = {name: self.about[name] for name in names if self.about[name] is not None}
         return Chosen(**{name: {label: number(value) for label, value in of.items()} for name, of in given.items()})
@@ -113,7 +113,7 @@ class TrainedRun:
 
     @property
     def colour(self) -> bool:
-        """Whether it is known to have learned from images in colour."""
+        """Return whether the run is known to have learned from images in colour."""
         return in_colour(self.about.get("conversion") or {})
 
     def require_channels(self, dataset: ShardedDataset, splits: Sequence[str]) -> None:
@@ -145,7 +145,7 @@ class TrainedRun:
 
     @property
     def stored(self) -> Mapping[str, Any]:
-        """How images were seen, for ``Stored.seen``."""
+        """The arguments of ``Stored.seen`` with which images were seen."""
         stored: Mapping[str, Any] = self.about["stored"]
         return stored
 
@@ -162,12 +162,11 @@ class TrainedRun:
 
     @property
     def views(self) -> ViewSpec:
-        """As which a test image was seen."""
         size = self.size if len(self.size) == 3 else self.size[0]
         return fixed_views(size, self.crops, **self.stored)
 
     def faster_last(self, device: torch.device) -> bool:
-        """Whether its convolutions are faster channels last: those of images on a GPU, as in training."""
+        """Return whether the convolutions are faster channels last: those of images on a GPU, as in training."""
         return device.type == "cuda" and len(self.size) == 2
 
     def predictor(self, device: torch.device, channels_last: bool | None = False) -> Callable[[Tensor], Tensor]:
@@ -198,7 +197,7 @@ def unfinished(folder: Path, step: int) -> list[str]:
 
 
 def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
-    """What an export says in ``predict.json`` of a fine-tuned run and its checkpoint: without paths, ready for JSON.
+    """Describe a fine-tuned run and its checkpoint for an export's ``predict.json``: without paths, ready for JSON.
 
     ``conversion``: the recipe of its first dataset; None if that is gone. Thresholds and temperatures are there if they
     were chosen for this checkpoint. Raises UserError for another run, and for what cannot be such a file's.

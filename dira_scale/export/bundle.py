@@ -144,8 +144,8 @@ def inference(network: TrainedNetwork) -> dict[str, Any]:
 
 
 def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
-    """How a file becomes what the network saw: axes (ours lead to superior, posterior, left), spacing, values 0 to 1.
-    It is not cropped, nor smoothed where it shrinks."""
+    """Return the transforms of a file to the network's input: axes (ours lead to superior, posterior, left), spacing,
+    values 0 to 1. It is not cropped, nor smoothed where it shrinks."""
     assert network.about is not None
     stored = network.about["stored"]
     volume: VolumeSettings = shaped(VolumeSettings, network.about["conversion"]["volume"], REPAIR, "volume")
@@ -169,7 +169,7 @@ def _of(name: str, keys: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _own(network: TrainedNetwork) -> bool:
-    """Whether the network is of our class, of volumes [z, y, x], not of MONAI's."""
+    """Return whether the network is of our class, of volumes [z, y, x], not of MONAI's."""
     return not isinstance(network.encoder, SwinEncoder)
 
 

@@ -16,7 +16,7 @@ FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet", "mo
 
 @dataclass
 class CardWords(Schema):
-    """What a run does not record: its author writes it."""
+    """The words of a card that its author writes, as a run does not record them."""
 
     developers: str | None = None
     contact: str | None = None

@@ -17,8 +17,8 @@ from dira_scale.runs.description import PRODUCTS, Description
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained. ``about``:
-    what `predict` needs to know of a fine-tuned one (``evaluation.trained.about_run``)."""
+    """The part of ``run`` to export: an encoder, and the network around it if a decoder or a classifier was trained.
+    ``about``: what `predict` needs to know of a fine-tuned one (``evaluation.trained.about_run``)."""
 
     run: Description
     encoder: Encoder
@@ -59,14 +59,14 @@ class TrainedNetwork:
 
     @property
     def result(self) -> str:
-        """What the network returns after ``last``, as source text."""
+        """The name of what the network returns after ``last``, for source text."""
         if not self.run.output.names:
             return "restored"
         return "numbers" if self.run.output.normalised else "probabilities" if self.last else "outputs"
 
     @property
     def last(self) -> str:
-        """What follows the network in the restoration of an image, the probabilities or the numbers, as source text."""
+        """The source text that follows the network's call, for restored images, probabilities or numbers."""
         if pairs := self.run.output.normalised:
             means, deviations = ([round(value, 6) for value in values] for values in zip(*pairs, strict=True))
             return f" * torch.tensor({deviations}) + torch.tensor({means})"

@@ -1,4 +1,4 @@
-"""What `export` does: weights of a run as files of other libraries, and their card."""
+"""The `export` command: writes weights of a run as files of other libraries, and their card."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ NOT_WRITTEN = "Not written: `card.{}=…`."
 
 @dataclass(frozen=True)
 class Compute:
-    """What the training took, as the run has recorded it.
+    """The compute that training took, as the run has recorded it.
 
     Attributes:
         hours: of all steps, validation and checkpoints; None: not recorded.
@@ -55,7 +55,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Release:
-    """What a card says beside what the run's description says.
+    """The content of a card beyond the run's description.
 
     Attributes:
         words: of its author.
@@ -88,7 +88,7 @@ class Release:
         return self.words.bias or "Groups of patients, sites and scanners: not evaluated; write `card.bias=…`."
 
     def gaps(self, run: Description, datasets: Sequence[TrainingData]) -> list[str]:
-        """What a release may not lack, each with how to fill it."""
+        """List what a release must have and this one lacks, each with how to fill it."""
         words = self.words
         keys = {"developers": "who made the weights", "contact": "where questions go", "citation": "how to cite them"}
         gaps = [f"{about} (card.{key}=…)" for key, about in keys.items() if not getattr(words, key)]

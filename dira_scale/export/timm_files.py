@@ -25,7 +25,7 @@ def encoder_state(encoder: TimmEncoder, trained: dict[str, Tensor]) -> dict[str,
 
 
 def head_state(network: TrainedNetwork, encoder: TimmEncoder) -> dict[str, Tensor]:
-    """What ``network``'s classifier has behind ``encoder``, under timm's names; empty without a classifier."""
+    """Return the tensors of ``network``'s classifier under timm's names for ``encoder``; empty without a classifier."""
     if network.classifier is None:
         return {}
     names, head = timm_head_names(encoder), network.classifier.head.state_dict()
@@ -34,7 +34,7 @@ def head_state(network: TrainedNetwork, encoder: TimmEncoder) -> dict[str, Tenso
 
 
 def features(encoder: TimmEncoder) -> str:
-    """What timm's ``encoder`` makes of ``image``, pooled as in training, as source text."""
+    """Return the source text for timm's ``encoder`` on ``image``, pooled as in training."""
     if not isinstance(encoder, PlainEncoder):
         return "encoder(image)"
     tokens = "encoder.forward_features(image)"

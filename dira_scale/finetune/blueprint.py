@@ -1,4 +1,4 @@
-"""What `finetune` trains, by its configuration alone."""
+"""The blueprint of `finetune`, by its configuration alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -51,7 +51,7 @@ NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")
 
 
 def leak_of(config: Finetune, data: Inputs) -> Leak:
-    """What the run in the folder has recorded, whose data cannot change; else as they are compared now.
+    """Return the check that the run in the folder has recorded, as its data cannot change; without one, compare now.
 
     Raises UserError as ``check_leak``.
     """
@@ -79,7 +79,6 @@ class FinetuneBlueprint(Blueprint):
 
     @cached_property
     def supervision(self) -> Supervision:
-        """What is learned, as far as it is known without data."""
         return without_data(self.config.task)
 
     @property
@@ -192,7 +191,7 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
 
 
 def _differing(config: Finetune) -> list[str]:
-    """What to type for the network of the run ``init``; nothing if it is that of ``config``, or no run."""
+    """Return what to type for the network of the run ``init``; nothing if it is that of ``config``, or no run."""
     if config.init == RANDOM or not (Path(config.init) / FILE).is_file():
         return []
     theirs = read_description(Path(config.init)).network.architecture

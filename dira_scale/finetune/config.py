@@ -58,7 +58,7 @@ class FinetuneOptim(Optim):
     head_factor: float = setting(Above(0))
 
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
-        """As the base class, and ``head.…`` by ``head_factor``."""
+        """Return the factors of the base class, and ``head_factor`` for ``head.…``."""
         heads = (name for name in names if name.startswith("head."))
         return {**super().factors(names), **dict.fromkeys(heads, self.head_factor)}
 
@@ -142,7 +142,7 @@ class Finetune(StagedTraining):
 
     @property
     def last_blocks(self) -> int:
-        """How many of a frozen encoder's last blocks learn."""
+        """The number of a frozen encoder's last blocks that learn."""
         return int(match[1]) if (match := LAST.fullmatch(self.trained or "")) else 0
 
     def _check_trained(self) -> None:

@@ -1,4 +1,4 @@
-"""What fine-tuning says of a run: from its configuration alone, so of a run that is planned, too."""
+"""The description of a fine-tuning run: from its configuration alone, so of a run that is planned, too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +56,6 @@ TENSORS = {
 
 
 def _normalised(output: Output) -> tuple[str, ...]:
-    """How numbers were normalised."""
     pairs = zip(output.names, output.normalised, strict=False)
     each = ", ".join(f"{name} {mean:.6g} and {deviation:.6g}" for name, (mean, deviation) in pairs)
     return (f"numbers normalised by the mean and the deviation of the training split: {each}",) if each else ()

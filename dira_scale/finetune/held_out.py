@@ -1,4 +1,4 @@
-"""How images that are not trained on are seen."""
+"""Held-out images in fine-tuning: their views, and checks of what is asked of them."""
 
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError

@@ -1,4 +1,4 @@
-"""What is trained of a network: all of it, or of its frozen parts the last blocks, the biases, or low-rank changes."""
+"""The trained part of a network: all of it, or of its frozen parts the last blocks, the biases, or low-rank changes."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any

@@ -1,1 +1,1 @@
-"""What a run will need, computed beforehand: memory, traffic, time, cost. No data, no weights, no processes."""
+"""The forecast of a run: memory, traffic, time, cost. No data, no weights, no processes."""

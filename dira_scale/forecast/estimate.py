@@ -197,7 +197,7 @@ def arithmetic(machine: Machine, work: Work) -> float:
 
 
 def measured_factor(machine: Machine, plain: Rehearsals) -> float:
-    """How many times as long a step takes as its arithmetic: by the measured images/s of the last stage, else 1."""
+    """Return a step's time over that of its arithmetic: by the measured images/s of the last stage, else 1."""
     if machine.images_per_second is None:
         return 1.0
     last = list(plain.stages.values())[-1]

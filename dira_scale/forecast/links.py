@@ -137,7 +137,7 @@ class StepTimes:
         return sum(self.parts(ranks).values())
 
     def parts(self, ranks: int) -> dict[str, float]:
-        """Where these seconds go. The last two: by how much each outlasts the device and those before it."""
+        """Split these seconds by cause. The last two: by how much each outlasts the device and those before it."""
         arithmetic, late = self.forward + self.backward, self.jitter * slowest(ranks)
         gradients = replace(self, asynchronous=0.0).exposed
         parts = {

@@ -31,7 +31,7 @@ class NetworkBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one rank would hold, compute and send in a step. In bytes, of unsharded networks.
+    """The memory, work and traffic of one rank in a step. In bytes, of unsharded networks.
 
     Attributes:
         images: of the rank's part of the batch.

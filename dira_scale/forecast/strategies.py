@@ -1,4 +1,4 @@
-"""What a rehearsed step costs under each strategy: bytes that a rank holds, bytes that it sends.
+"""The costs of a rehearsed step under each strategy: bytes that a rank holds, bytes that it sends.
 
 Follows what dira_scale.engine.parallel does with torch and DeepSpeed, including their buffers.
 """
@@ -75,8 +75,8 @@ class Traffic:
 
 
 def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False, loader: float = 0.0) -> Memory:
-    """What a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states are in CPU memory; ``loader``:
-    bytes per image that decoding on the GPU takes."""
+    """Return what a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states are in CPU memory;
+    ``loader``: bytes per image that decoding on the GPU takes."""
     parts, after = _held(strategy, ranks, step, offload)
     decoding = loader * step.images
     return Memory(**parts, activations=step.activations, peak=float(after.max()) + decoding, loader=decoding)
@@ -130,7 +130,7 @@ def _buffers(strategy: str, step: Rehearsal) -> float:
 
 
 def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
-    """What ``strategy`` moves in a step of ``accumulate`` micro-batches.
+    """Return the bytes that ``strategy`` moves in a step of ``accumulate`` micro-batches.
 
     ``ddp`` and ``zero1`` reduce after the last micro-batch; ``zero2`` and ``zero3`` after each, since they keep only
     sharded gradients. ``fsdp2`` gathers a block for every pass through it and scatters its gradients after every pass

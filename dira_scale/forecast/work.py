@@ -1,4 +1,4 @@
-"""What a GPU computes and moves for an operation, as torch's kernels do: by shapes, so without data."""
+"""The arithmetic and traffic of an operation on a GPU, as torch's kernels do it: by shapes, so without data."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a device computes and moves. Bytes of tensors that are read or written; views and allocations move nothing.
+    """A device's arithmetic and traffic. Bytes of tensors that are read or written; views and allocations move nothing.
 
     Attributes:
         products: how many there are of each.

@@ -1,4 +1,4 @@
-"""What a network sees of a label in an image: its map, and the boxes around the map's regions."""
+"""The view of a network on a label in an image: its map, and the boxes around the map's regions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LocatedLabel:
-    """What the network sees of one label.
+    """The map and boxes of one label in an image.
 
     Attributes:
         map: float64 [*size] of the view, from 0 to 255.

@@ -1,4 +1,4 @@
-"""What ``python -m dira_scale.localize`` does: Grad-CAM of every image with boxes, for each label of its boxes.
+"""The ``python -m dira_scale.localize`` command: Grad-CAM of every image with boxes, for each label of its boxes.
 
 ::
 

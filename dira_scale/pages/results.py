@@ -1,4 +1,4 @@
-"""What a page shows of ``results.json`` and of the cases beside it: tables of figures, curves, pictures."""
+"""The parts of a page from ``results.json`` and the cases beside it: tables of figures, curves, pictures."""
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -130,7 +130,7 @@ def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:
 
 
 def _scatter(cases: Sequence[NumberCase], split: str) -> list["Plot"]:
-    """What is predicted over what is true, a plot for each number."""
+    """Plot predictions over true values, once for each number."""
     from dira_scale.pages.tables import figures  # lazy: takes seconds
 
     targets, predictions, names, _ = number_arrays(cases)

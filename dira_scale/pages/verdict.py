@@ -1,4 +1,4 @@
-"""What a card at the top of a page shows: a figure, and a verdict where there is a threshold to judge it by."""
+"""Cards at the top of a page: a figure, and a verdict where there is a threshold to judge it by."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -1,4 +1,4 @@
-"""What ``plan`` does: rehearse a run's steps with and without recomputed activations, and show every strategy."""
+"""The ``plan`` command: rehearses a run's steps with and without recomputed activations, and shows every strategy."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

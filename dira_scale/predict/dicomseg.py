@@ -223,7 +223,7 @@ def _paths(item: Item) -> Sequence[Path]:
 
 
 def _is_dicom(item: Item) -> bool:
-    """Whether an image is DICOM, by its first bytes; not one that cannot be read."""
+    """Return whether an image is DICOM, by its first bytes; False if it cannot be read."""
     try:
         with opened(_paths(item)[0]) as file:
             return is_dicom(file)

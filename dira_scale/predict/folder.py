@@ -115,7 +115,7 @@ def leader_of(item: Item) -> Path | Input:
 
 
 def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: str) -> Mapping[str, Any]:
-    """How images are read: as those of the dataset ``like``, else as ``known``. Raises UserError without either."""
+    """Return the conversion of the dataset ``like``, else the ``known`` one. Raises UserError without either."""
     if like is not None:
         return ShardedDataset.open(like, check_shards=False).info.conversion
     if not known:

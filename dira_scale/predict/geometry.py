@@ -35,7 +35,7 @@ MM_PER_INCH = 25.4
 
 
 class Geometry(Protocol):
-    """Where the pixels of a source are. ``suffix``: of the files of masks."""
+    """The positions of a source's pixels. ``suffix``: of the files of masks."""
 
     @property
     def suffix(self) -> str: ...
@@ -107,7 +107,7 @@ class Space:
         return torch.from_numpy(np.stack(moved))
 
     def encoded(self, mask: np.ndarray) -> bytes:
-        """As of any geometry; also of probabilities float32 [K, *source sides], a volume of K values a voxel."""
+        """Encode a mask, or probabilities float32 [K, *source sides] as a volume of K values a voxel."""
         from nibabel.nifti1 import Nifti1Image
         from nibabel.nifti2 import Nifti2Header, Nifti2Image
 

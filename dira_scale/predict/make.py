@@ -1,4 +1,4 @@
-"""What ``python -m dira_scale.predict`` does: every image once, through the best checkpoint of a fine-tuned run.
+"""The ``python -m dira_scale.predict`` command: every image once, through the best checkpoint of a fine-tuned run.
 
 ::
 
@@ -218,7 +218,7 @@ class Prediction:
             return rows
 
     def _mask(self, number: int, image: Loaded) -> Row:
-        """As the run's masks were evaluated; the row of what is written."""
+        """Predict and write a mask as the run's masks were evaluated, and return its row."""
         trained, geometry, name = self.trained, image.geometry, self.images.targets[number]
         size, batch, task = trained.size, self.config.batch, trained.supervision
         try:

@@ -1,4 +1,4 @@
-"""What `pretrain` trains, by its configuration alone."""
+"""The blueprint of `pretrain`, by its configuration alone."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""What pretraining says of a run: from its configuration alone, so of a run that is planned, too."""
+"""The description of a pretraining run: from its configuration alone, so of a run that is planned, too."""
 
 import re
 from collections.abc import Iterable, Mapping

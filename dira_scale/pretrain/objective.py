@@ -18,7 +18,7 @@ from dira_scale.methods.restoration import MASK, hidden_voxels
 
 
 def restores(terms: Sequence[str]) -> bool:
-    """Whether a stage with these terms restores views, for the restoration loss or the adversary."""
+    """Return whether a stage with these terms restores views, for the restoration loss or the adversary."""
     return not {"re", "ad"}.isdisjoint(terms)
 
 
@@ -113,8 +113,8 @@ class Objective:
         return views
 
     def corrupts(self, terms: Sequence[str]) -> bool:
-        """Whether a stage with these terms corrupts its views: not if it restores nothing (the released code's mode
-        `di`), unless the method always does."""
+        """Return whether a stage with these terms corrupts its views: not if it restores nothing (the released code's
+        mode `di`), unless the method always does."""
         return self.corrupted or restores(terms)
 
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:

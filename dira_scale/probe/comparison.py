@@ -1,4 +1,4 @@
-"""What `probe` does: open data and encoders, check that they match, score each encoder, show and write the figures."""
+"""The `probe` command: matches data and encoders, scores each encoder, shows and writes figures."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -182,7 +182,7 @@ def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | Non
 
 
 def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask], dict[str, str]]:
-    """What to probe, yes and no apart from numbers, and the labels left out with the reason.
+    """Return the tasks to probe, yes and no apart from numbers, and the labels left out with the reason.
 
     A label that has any other value than 0, 1 and -1 in the three parts is a number. Raises UserError if no label is
     left.

@@ -61,7 +61,7 @@ class Turns:
 
 
 class Positions:
-    """Where does a patch lie beside the middle one of a grid of 3 on each axis? 8 classes, of volumes 26.
+    """The task of locating a patch beside the middle one of a grid of 3 on each axis. 8 classes, of volumes 26.
 
     A patch's side is a quarter of the image's, a gap half of that (Doersch et al., ICCV 2015), so that edges do not go
     on from one into the next; PCRL's adjoin in a grid of 14 x 14 (sec. 4.4). Patches are resized to the size of the

@@ -1,4 +1,4 @@
-"""What a report shows of a run. Missing parts are listed, never made up."""
+"""The content of a report on a run. Missing parts are listed, never made up."""
 
 import logging
 from dataclasses import dataclass
@@ -65,12 +65,12 @@ class RunContent:
 
     @property
     def recognised(self) -> str | None:
-        """Which of ``RECOGNISED`` the rows have beside ``chance``; None if none."""
+        """The first of ``RECOGNISED`` that the rows have beside ``chance``; None if none."""
         return next((name for name in RECOGNISED if any(row.keys() >= {name, "chance"} for row in self.rows)), None)
 
     @property
     def held_out_samples(self) -> float:
-        """How many samples a validation looks at; infinite if a dataset cannot be read any more."""
+        """The number of samples that a validation looks at; infinite if a dataset cannot be read any more."""
         data = self.description.data
         known = [now.known.samples for now in self.datasets]
         counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]

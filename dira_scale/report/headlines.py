@@ -107,8 +107,8 @@ def _restoration(run: RunContent) -> Headline | None:
 
 
 def _discrimination(run: RunContent) -> Headline | None:
-    """How often an image's other view is found, or its class is right; on held-out images where their batches have at
-    least two.
+    """Judge how often an image's other view is found, or its class is right: on held-out images, where their batches
+    have at least two.
 
     Of training images, views are judged of the stages that corrupt none, if there are such: those of the others are cut
     out and shuffled, and even good runs distinguish them less well.
@@ -200,7 +200,7 @@ def _speed(run: RunContent) -> Headline | None:
 
 
 def _unless_early(run: RunContent, grade: Grade, why: str) -> Verdict:
-    """What is not good yet is not judged before the steps that the experiment needed to learn."""
+    """Judge only what is good before the steps that the experiment needed to learn."""
     done, enough = run.rows[-1]["step"] if run.rows else 0, run.description.enough_steps or ENOUGH_STEPS
     if grade is not Grade.good and done < enough:
         return Verdict(_early(run), f"{done} of about {enough} steps; {why}")

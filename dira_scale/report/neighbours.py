@@ -34,7 +34,7 @@ PATIENTS = 10  # from which on there is an interval
 
 @dataclass(frozen=True)
 class Shared:
-    """How often neighbours share a label.
+    """The share of neighbours that have a label in common.
 
     Attributes:
         images: that have the label, of those that were asked.

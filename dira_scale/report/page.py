@@ -65,7 +65,7 @@ def _folders(cfg: DictConfig) -> list[Path]:
 
 
 def _look(cfg: DictConfig) -> State:
-    """What the page depends on, of runs by name what they hold, and what makes it."""
+    """Return what the page depends on (of runs, their content by name), and a function that renders it."""
     if cfg.folder:
         return resolve_name(COMMANDS["sweep"].watch_page)(Path(cfg.folder))
     if cfg.embeddings:

@@ -29,7 +29,7 @@ def single_values(run: RunContent) -> list[tuple[str, str]]:
 
 
 def is_single(rows: list[Row], names: Iterable[str]) -> bool:
-    """Whether ``rows`` have values of ``names`` at one step only: a chart of a dot tells less than its figure."""
+    """Return whether ``rows`` have ``names`` at one step only: a chart of a dot tells less than its figure."""
     return len({row["step"] for row in rows for name in names if name in row}) == 1
 
 

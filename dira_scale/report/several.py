@@ -21,8 +21,8 @@ Runs = Mapping[str, RunContent]
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """What tells the folders apart: their paths, without the parts at both ends that all have; of one its last part.
-    Of folders that do not all lie below the working directory, no more than that takes: the rest is nobody's business.
+    """Return paths that tell the folders apart, without the parts that all share at both ends; of one its last part. If
+    some are outside the working directory, only as many last parts as that takes: the rest stays private.
 
     Raises UserError for a folder that is there twice.
     """

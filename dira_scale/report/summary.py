@@ -33,7 +33,7 @@ BASELINES = {  # in a headline
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a stage ran and where its time went."""
+    """The speed of a stage, and where its time went."""
 
     stage: str
     terms: list[str]
@@ -79,7 +79,7 @@ def throughput(run: RunContent) -> list[Throughput]:
 
 
 def terms(run: RunContent) -> dict[str, str]:
-    """What each term of the run's stages is, by name."""
+    """Return the meaning of each term of the run's stages, by name."""
     used = dict.fromkeys(term for stage in run.stages for term in run.terms(stage))
     return {term: run.description.terms[term].meaning for term in used}
 
@@ -99,7 +99,7 @@ def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _told_apart(values: Sequence[Any]) -> list[str]:
-    """As texts: of folders that end alike with a number."""
+    """Return the values as texts, with a number for folders that end alike."""
     kinds = [value for i, value in enumerate(values) if value not in values[:i]]
     alike = len({*map(_text, values)}) < len(kinds)
     return [_text(value) + (f" ({kinds.index(value) + 1})" if alike else "") for value in values]
@@ -132,7 +132,6 @@ def shown_environment(run: RunContent) -> dict[str, Any]:
 
 
 def environment(run: RunContent) -> list[tuple[str, str]]:
-    """What is known of it, as text."""
     shown = shown_environment(run)
     return [(key.replace("_", " "), _text(value)) for key, value in _flatten(shown) if key and value is not None]
 

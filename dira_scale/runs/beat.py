@@ -35,7 +35,7 @@ def seconds_without_beat(folder: Path) -> float | None:
 
 
 def has_stopped(seconds: float) -> bool:
-    """Whether a beat that old means that its holder is dead."""
+    """Return whether ``seconds`` without a beat mean that the holder is dead."""
     return seconds > TIMINGS.dead_after
 
 

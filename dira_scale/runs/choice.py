@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints a command takes: one rule for all of them, and the words that tell it."""
+"""The choice of a run's checkpoint, by one rule for all commands, and the words that report it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class Chosen:
 
     @property
     def others(self) -> bool:
-        """Whether another choice would have been another checkpoint."""
+        """Return whether another choice would have been another checkpoint."""
         return self.step < self.newest or (self.best is not None and self.best[1] != self.step)
 
     def sentence(self, run: str, key: str, metric: str) -> str:

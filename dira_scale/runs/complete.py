@@ -1,5 +1,5 @@
-"""What makes a folder a run, and which of its checkpoints are complete; what is looked at before a command begins.
-Imports no torch, which takes seconds."""
+"""Checks before a command begins: that a folder is a run's, and which of its checkpoints are complete. Imports no
+torch, which takes seconds."""
 
 import re
 import shlex

@@ -29,7 +29,7 @@ REPAIR = "restore the file, or move it away and call the command that has traine
 
 @dataclass(frozen=True)
 class NetworkDescription:
-    """What was trained."""
+    """The network that was trained."""
 
     architecture: Mapping[str, Any]  # the node ``model`` of the configuration; empty: the task has no such node
     name: str  # what tables and cards call it
@@ -43,7 +43,7 @@ class NetworkDescription:
 
 @dataclass(frozen=True)
 class Input:
-    """How an image becomes the network's input.
+    """The conversion of an image to the network's input.
 
     The ends of the ``window`` of stored values (in CT, Hounsfield units) become 0 and 1; where it is None, ``low`` and
     ``high`` of the image's row in the manifest do. ``mean`` and ``deviation``, by channel, then normalise the image; it
@@ -58,7 +58,7 @@ class Input:
 
     @property
     def sides(self) -> int | tuple[int, ...]:
-        """As training gives it to an architecture: of a square image one number."""
+        """The size as training gives it to an architecture: one number for a square image."""
         return self.size[0] if len(self.size) == 2 and len({*self.size}) == 1 else self.size
 
 
@@ -85,13 +85,13 @@ class Dataset:
         )  # fmt: skip
 
     def at(self, root: Path) -> "Dataset":
-        """As it is found from any working directory. Pages and cards show the last part alone."""
+        """Return this with a path that is valid in any working directory. Pages and cards show the last part alone."""
         return replace(self, path=str(root.absolute() if is_local(root) else root))
 
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What the run was trained on."""
+    """The data that the run was trained on."""
 
     datasets: tuple[Dataset, ...]
     split: str  # that trains
@@ -156,7 +156,7 @@ PRODUCTS: Final = "products of sigmoids"  # an activation: of the first, of two,
 
 @dataclass(frozen=True)
 class Output:
-    """What the head's output means.
+    """The meaning of the head's output.
 
     ``names`` are of the classes or numbers, one for each of the head's channels; empty: it is an image of ``restored``
     channels.
@@ -172,7 +172,7 @@ class Output:
 
     @property
     def of_classes(self) -> bool:
-        """Whether each channel is of a class or label, and has its probability."""
+        """Return whether each channel is the probability of a class or label."""
         return self.activation in ("sigmoid", "softmax")
 
     @property
@@ -227,11 +227,11 @@ class Description:
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def trains_head(self, last: str | None = None) -> bool:
-        """Whether there is one after the stages up to the ``last``: one without a decoder is there from the start."""
+        """Return whether the stages up to ``last`` leave a head: without a decoder, it is there from the start."""
         return self.network.head != "dense" or self.trains_decoder(last)
 
     def trains_decoder(self, last: str | None = None) -> bool:
-        """Whether one of the stages up to the ``last`` trains one of use by itself; of all by default."""
+        """Return whether a stage up to ``last``, by default any, trains a decoder that is of use by itself."""
         names = [stage.name for stage in self.stages]
         return self.tensors.decoder is not None and any(
             stage.decoder for stage in self.stages[: names.index(last) + 1 if last else None]

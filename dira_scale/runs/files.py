@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path, empty: T, kind: Any = Any) -> T:
-    """What a file holds, a mapping or a list as ``empty`` is, which stands for a file that is not there.
+    """Read a file with a mapping or a list, of the type of ``empty``, which is returned if there is no file.
 
     Raises UserError, also if it is not of a ``kind``, as :func:`dira_scale.runs.shape.shaped` takes it.
     """

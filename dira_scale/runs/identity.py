@@ -55,8 +55,8 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
 
 
 def seedless(config: dict[str, Any], execution: Sequence[str]) -> str:
-    """What the configurations of runs have in common that differ in their seeds alone. A key that is null, and
-    one that an older configuration does not have, are alike."""
+    """Return a text that is equal for the configurations of runs that differ only in their seeds. A key that is null,
+    and one that an older configuration does not have, are alike."""
     flat = identity(config, (*execution, "seed"))
     return repr(sorted((key, value) for key, value in flat.items() if value is not None))
 

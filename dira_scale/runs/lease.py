@@ -119,7 +119,7 @@ def check(folder: Path, number: int) -> None:
 
 
 def _dead(held: dict[str, Any]) -> bool:
-    """Whether the holder is gone: its SLURM job was restarted, or its process would be visible here but is not."""
+    """Return whether the holder is gone: SLURM restarted its job, or its process would be visible here but is not."""
     job = os.environ.get("SLURM_JOB_ID")
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Position(TypedDict):
-    """What every task has in a checkpoint's state."""
+    """The keys that every task has in a checkpoint's state."""
 
     stage: STEP
     best: NotRequired[dict[str, float | None]]
@@ -122,7 +122,7 @@ class RunReader:
         return checkpoint.stored_checkpoints(self.folder)
 
     def datasets(self) -> Iterator[TrainingData]:
-        """What the run was trained on, as it can be read now."""
+        """Yield the datasets that the run was trained on, as they can be read now."""
         for dataset in self.description.data.datasets:
             if may_ask(dataset.path):
                 yield _training_data(dataset)

@@ -1,4 +1,4 @@
-"""What a run's own figures say against it: lines for its terminal and its page."""
+"""Warnings drawn from a run's own figures: lines for its terminal and its page."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How JSON of a stranger is read: its types, bounds and keys are checked before it is used."""
+"""Reading of untrusted JSON: its types, bounds and keys are checked before it is used."""
 
 from typing import Annotated, Any
 

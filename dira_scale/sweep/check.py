@@ -1,4 +1,4 @@
-"""What is looked at before a sweep starts anything: every run's configuration, the machines, a rehearsal."""
+"""Checks before a sweep starts anything: every run's configuration, the machines, a rehearsal."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -116,7 +116,8 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
 
 
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
-    """As the command itself would, except for data; ``reads``: runs of this sweep that it reads. Raises UserError."""
+    """Check a run as its command would, except for data; ``reads``: runs of this sweep that it reads. Raises
+    UserError."""
     row = COMMANDS[run.command]
     arguments: list[Any] = [compose(run.command, run.words)]
     if row.trains:

@@ -130,7 +130,7 @@ def _named(command: str, identity: Mapping[str, Any], varied: Mapping[str, Any])
 
 
 def _label(shown: Mapping[str, Any]) -> str:
-    """What a reader knows a run by: text as it is, numbers behind the last part of their key."""
+    """Name a run for readers: text values as they are, numbers behind the last part of their key."""
 
     def part(key: str, value: Any) -> str:
         text = "_".join(map(str, value)) if isinstance(value, list) else str(value).rpartition("/")[2]

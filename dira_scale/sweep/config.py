@@ -164,7 +164,7 @@ def _expect(phase: Phase, name: str, holds: Any, expected: str) -> None:
 
 @dataclass
 class OneSweep(Schema):
-    """What all subcommands have; ``folder`` stands for the sweep's default one where only its name is given."""
+    """The keys of all subcommands; ``folder`` stands for the sweep's default one where only its name is given."""
 
     name: str | None = None
     folder: str = path_field()

@@ -1,4 +1,4 @@
-"""How a try has ended: why, in one line, and what follows it.
+"""The end of a try: its reason, in one line, and what follows it.
 
     ends with                            then
     0                                    the run is done
@@ -27,7 +27,7 @@ ROOT = re.compile(r"Root Cause.*?host\s*: (\S+).*?rank\s*: (\d+).*?exitcode\s*: 
 
 
 def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> str:
-    """What follows a try that has ended: ``done``, ``requeue``, ``retry``, ``failed``, or ``leave``: nothing.
+    """Decide what follows a try that has ended: ``done``, ``requeue``, ``retry``, ``failed``, or ``leave`` for nothing.
 
     Args:
         tries: of this run in this job, the ended one last.
@@ -52,7 +52,7 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
 
 
 def futile(tries: Sequence[Try]) -> int:
-    """How many of the last tries have failed in a row without a new step; interruptions do not count."""
+    """Count the last tries that have failed in a row without a new step; interruptions do not count."""
     best, count = 0, 0
     for attempt in tries:
         if (attempt.step_before or 0) > best:  # what a try without an end has reached, only the next one knows
@@ -65,7 +65,7 @@ def futile(tries: Sequence[Try]) -> int:
 
 
 def failed(attempt: Try, last: bool) -> bool:
-    """Whether a try came to nothing by no fault of its input: it failed, or something followed that it did not end.
+    """Return whether a try failed by no fault of its input, or was followed by another without a recorded end.
 
     ``last``: no try has followed it, so without an end it may still be running.
     """
@@ -75,13 +75,13 @@ def failed(attempt: Try, last: bool) -> bool:
 
 
 def without_step(tries: Sequence[Try]) -> int:
-    """How many of the last tries have made no new step, however they ended."""
+    """Count the last tries that have made no new step, however they ended."""
     made = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
     return len(made) - max((n for n, new in enumerate(made, 1) if new), default=0)
 
 
 def reason(code: int, status: Mapping[str, object], log: Path, command: str) -> str:
-    """Why a process ended with ``code``. ``status``: what it has written to ``status.json``; ``log``: what it printed.
+    """Return why a process ended with ``code``. ``status``: the content of ``status.json``; ``log``: what it printed.
 
     Of several processes under torchrun, the one that failed first is named.
     """
@@ -104,7 +104,7 @@ def record_task(sweep: SweepFolder, run: Run, job: JobEnvironment, code: int) ->
 
 
 def first_task(sweep: SweepFolder, run: Run, job: JobEnvironment) -> str:
-    """What the task that ended first, other than the first task itself, has written down; empty if none has."""
+    """Read what the task that ended first, other than the first task itself, has written down; empty if none has."""
     files = [*_of_tasks(sweep, run, job).iterdir()]
     return min(files, key=lambda file: file.stat().st_mtime).read_text() if files else ""
 
@@ -132,7 +132,7 @@ def _of_tasks(sweep: SweepFolder, run: Run, job: JobEnvironment) -> Path:
 
 
 def _end_of(log: Path) -> str:
-    """What was printed last; empty if nothing was."""
+    """Read the last 64 KiB of a log; empty if there is none."""
     if not log.exists():
         return ""
     with log.open("rb") as file:

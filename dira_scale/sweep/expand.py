@@ -23,7 +23,7 @@ Lineage = Mapping[str, Run]  # by phase, a run and those that it follows from
 
 @dataclass(frozen=True)
 class Reads:
-    """What a run may read: ``one`` run by phase, and ``all`` runs of phases that it reads as a whole."""
+    """The runs that a run may read: ``one`` by phase, and ``all`` of each phase."""
 
     one: Lineage
     all: Mapping[str, Sequence[Run]]

@@ -1,4 +1,4 @@
-"""What runs inside a job: the tries of one run.
+"""The tries of one run, inside a job.
 
 A :class:`Job` starts the command as a child, passes signals on to it, records how it ended, and decides what follows
 (:mod:`dira_scale.sweep.ending`). The exact step comes from the run folder's checkpoint, and a first life that still
@@ -181,8 +181,8 @@ def _listen() -> list[int]:
 
 
 def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:
-    """Whether this run is not to be started: cancelled, done already, of a job that is not recorded, or without what it
-    needs."""
+    """Return whether not to start this run: it is cancelled, done already, of a job that is not recorded, or lacks a
+    run that it needs."""
     if sweep.is_cancelled(run.id) or is_done(sweep.tries(run.id)):
         logger.info("%s is cancelled or done", run.id)
         return True
@@ -220,7 +220,7 @@ def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
 
 
 def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:
-    """Why the signals came, as :func:`dira_scale.sweep.ending.after` takes it.
+    """Return why the signals came, as :func:`dira_scale.sweep.ending.after` takes it.
 
     ``resumes``: the command makes headway that no step shows.
     """

@@ -26,7 +26,7 @@ LOOK = 0.5  # seconds between two looks at the jobs
 
 @dataclass(frozen=True)
 class Share:
-    """What a run takes of the machine: GPUs by their numbers, cores, GB of memory."""
+    """A run's share of the machine: GPUs by their numbers, cores, GB of memory."""
 
     gpus: tuple[str, ...]
     cores: int

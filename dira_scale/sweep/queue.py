@@ -1,5 +1,5 @@
-"""What a sweep asks of SLURM: the states of all its jobs at once (one squeue, and one sacct for those that have left
-its memory), their GPU-hours, an end, or, from inside a job, to be started again."""
+"""A sweep's calls of SLURM: the states of all its jobs at once (one squeue, and one sacct for those that have left its
+memory), their GPU-hours, cancelling, and requeueing from inside a job."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ STOPPED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "CANCELLED", "REVOK
 
 @dataclass(frozen=True)
 class JobState:
-    """What SLURM says about a job.
+    """The state of a job in SLURM.
 
     Attributes:
         state: SLURM's word, such as ``PENDING``; ``GONE``; ``UNKNOWN``.
@@ -47,7 +47,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class Answer:
-    """What SLURM says: ``jobs`` by their ids, ``12_3`` in an array. ``problem``: why it does not say more."""
+    """SLURM's answer: ``jobs`` by their ids, ``12_3`` in an array. ``problem``: why it does not say more."""
 
     jobs: dict[str, JobState] = field(default_factory=dict)
     complete: bool = True
@@ -80,7 +80,7 @@ def query(jobs: Collection[str]) -> Answer:
 
 
 def _sacct(jobs: Collection[str]) -> dict[str, JobState]:
-    """What is accounted of jobs that have ended; not of others, as accounting lags behind the queue."""
+    """Query accounting for jobs that have ended. Others are left out, as accounting lags behind the queue."""
     command = ["sacct", "--parsable2", "--allocations", f"--jobs={arrays(jobs)}"]
     rows = SlurmInfoWatcher().read_info(run_slurm([*command, "--format=JobID,State,ExitCode,NodeList"]))
     states: dict[str, JobState] = {}
@@ -111,7 +111,7 @@ def hours(jobs: Collection[str]) -> str:
 
 
 def is_preempted(job: JobEnvironment) -> bool:
-    """Whether a preemption has begun, which sends SIGTERM as a cancel does.
+    """Return whether a preemption has begun, which sends SIGTERM as a cancel does.
 
     A job that ends by itself within the grace time is not requeued: SLURM requeues those that it has to kill.
     """
@@ -137,12 +137,11 @@ def requeue(job: JobEnvironment) -> None:
 
 
 def restarts() -> int:
-    """How often SLURM has restarted this job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def _scontrol(*words: str) -> str:
-    """What scontrol prints; a controller that is being restarted is waited for. Raises UserError."""
+    """Run scontrol and return its output, waiting for a controller that is being restarted. Raises UserError."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

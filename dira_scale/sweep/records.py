@@ -1,4 +1,4 @@
-"""What a sweep's folder holds: its runs, what each try of them came to, and the jobs that were submitted.
+"""The records in a sweep's folder: its runs, the result of each of their tries, and the submitted jobs.
 
 ::
 
@@ -94,7 +94,6 @@ class Try:
 
 
 def is_done(tries: Iterable[Try]) -> bool:
-    """Whether one of a run's tries has done its work."""
     return any(attempt.exit_code == DONE for attempt in tries)
 
 
@@ -108,7 +107,6 @@ class SweepFolder:
         self.path = path.absolute()
 
     def output(self, run: Run) -> Path:
-        """Where ``run`` writes."""
         return self.path / run.output
 
     def add(self, run: Run) -> None:
@@ -176,7 +174,6 @@ class SweepFolder:
         (self.path / run_id / "cancelled").touch()
 
     def is_cancelled(self, run_id: str) -> bool:
-        """Whether the user has cancelled the run."""
         return (self.path / run_id / "cancelled").exists()
 
     def revive(self, run_id: str) -> None:

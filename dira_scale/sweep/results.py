@@ -91,7 +91,6 @@ def _compared(of: "Compared") -> list[str]:
 
 
 def _is_headline(row: Row) -> bool:
-    """Whether a row has a figure to compare runs by."""
     pattern = COMMANDS[row["command"]].headline
     return bool(pattern and re.match(pattern, row["metric"]))
 
@@ -200,7 +199,7 @@ def write_page(path: Path, out: Path) -> None:
 
 
 def watch_page(path: Path) -> tuple[Any, Callable[[], str]]:
-    """What the page of the sweep in ``path`` depends on, and what makes it; nothing is written.
+    """Return what the page of the sweep in ``path`` depends on, and a function that renders it; nothing is written.
 
     Raises UserError if there is no sweep.
     """

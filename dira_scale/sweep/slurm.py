@@ -22,7 +22,7 @@ LONGEST = 1000  # jobs of an array: below SLURM's default of MaxArraySize, 1001
 
 
 def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[str, Any]:
-    """What submitit makes sbatch's options from: jobs like ``run``, to begin once ``after`` holds, or never."""
+    """Return submitit's parameters for jobs like ``run``, to begin once ``after`` holds, or never."""
     assert profile.hours is not None
     given: dict[str, Any] = {
         "job_name": f"{name}/{run.phase}",
@@ -107,5 +107,5 @@ def dependency(part: Sequence[Run], jobs: Mapping[str, str]) -> str:
 
 
 def _python(profile: Cluster) -> str:
-    """What starts Python in a job, as a shell reads it."""
+    """Return the shell command that starts Python in a job."""
     return profile.python or shlex.quote(sys.executable)

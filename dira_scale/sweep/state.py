@@ -31,7 +31,7 @@ NOT_SUBMITTED = JobState("")
 
 @dataclass(frozen=True)
 class Known:
-    """What is known about a run.
+    """The facts from which a run's state is derived.
 
     Attributes:
         tries: oldest first.
@@ -75,7 +75,6 @@ def state(known: Known) -> tuple[str, str]:
 
 
 def reason(last: Try) -> str:
-    """Why a try ended, as far as it was recorded."""
     if last.reason or last.exit_code == INTERRUPTED:
         return last.reason or "interrupted"
     return "no end recorded" if last.exit_code is None else f"exit code {last.exit_code}"

@@ -26,7 +26,7 @@ TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of tra
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands.
+    """The status of a run.
 
     Attributes:
         state, reason: see :mod:`dira_scale.sweep.state`.
@@ -45,7 +45,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run that trains is; None where it is not known, or for a command without steps.
+    """The progress of a run that trains; None where it is unknown, or for a command without steps.
 
     Attributes:
         images_per_second: or of what the run's task counts.
@@ -60,7 +60,7 @@ class Progress:
 
 
 def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
-    """Where each run stands, by id, needed ones first, and SLURM's answer about their jobs.
+    """Return the status of each run, by id, needed ones first, and SLURM's answer about their jobs.
 
     Raises UserError if there is no sweep in ``folder``.
     """
@@ -70,7 +70,7 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
 
     @cache
     def depth(run_id: str) -> int:
-        """How many runs have to be done before this one, one after another."""
+        """Return the length of the longest chain of runs that must be done before this one."""
         return max((1 + depth(need) for need in folder.runs[run_id].needs if need in folder.runs), default=0)
 
     for run_id in sorted(folder.runs, key=lambda run_id: (depth(run_id), _natural(run_id))):
@@ -94,7 +94,7 @@ def known_statuses(folder: SweepFolder) -> dict[str, RunStatus]:
 
 
 def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str, RunStatus]:
-    """Which of ``statuses`` the sweep has now, and those of earlier settings that are still at work."""
+    """Return the ``statuses`` of the sweep's current runs, and those of earlier settings that are still at work."""
     now = set(folder.current)
     return {run_id: status for run_id, status in statuses.items() if run_id in now or status.state in AT_WORK}
 
@@ -107,7 +107,7 @@ def hours_used(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> str:
 
 
 def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
-    """How far the run is, from its ``status.json`` and the last row of its metrics."""
+    """Read the run's progress from its ``status.json`` and the last row of its metrics."""
     if not run_status.tries or not (status := folder.status(run_status.run)):
         return Progress()
     row = _last_row(folder.output(run_status.run) / "metrics.jsonl")
@@ -139,7 +139,7 @@ def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tupl
 
 
 def _beats(output: Path, last: Try) -> bool | None:
-    """Whether the lease that ``last`` has taken shows life; None if it has taken none."""
+    """Return whether the lease that ``last`` has taken shows life; None if it has taken none."""
     silent = seconds_without_beat(output)
     return None if silent is None or silent > time.time() - last.began else not has_stopped(silent)
 

@@ -1,1 +1,1 @@
-"""What is learned from labels, masks and numbers: targets, losses, scores, rows of cases and their figures."""
+"""Learning from labels, masks and numbers: targets, losses, scores, rows of cases and their figures."""

@@ -1,4 +1,4 @@
-"""What ``task.classes`` names: values of masks that exclude each other, or regions of several, which may overlap."""
+"""The classes of a task: values of masks that exclude each other, or regions of several, which may overlap."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is learned from labels, masks and numbers, ``configs/task/*.yaml``. Reading it needs no torch."""
+"""The configuration of tasks on labels, masks and numbers, ``configs/task/*.yaml``. Reading it needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ ELSEWHERE = "name another split, or another dataset"
 
 
 class Facts(TypedDict):
-    """What a run has recorded of its data, for its task (``Supervision.facts``)."""
+    """The facts that a run has recorded of its data, for its task (``Supervision.facts``)."""
 
     outputs: list[str]
 
@@ -48,7 +48,7 @@ class GradeFacts(Facts):
 
 @dataclass
 class TaskConfig(Schema):
-    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one.
+    """The configuration of a task, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one.
 
     Attributes:
         facts: the type of its facts, by which those of a stranger's file are checked.
@@ -65,7 +65,7 @@ class TaskConfig(Schema):
         raise NotImplementedError
 
     def supervision(self, data: "Inputs") -> "Supervision":
-        """What is learned from ``data``. Raises UserError for data that lack it."""
+        """Return what is learned from ``data``. Raises UserError if that is not in it."""
         raise NotImplementedError
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
@@ -82,7 +82,7 @@ class TaskConfig(Schema):
 
     @property
     def takes_decoder(self) -> bool:
-        """Whether the network begins with the decoder of ``init``, too, if that has one."""
+        """Return whether the network begins with the decoder of ``init``, too, if that has one."""
         return False
 
 
@@ -361,6 +361,6 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
 
 
 def without_data(task: TaskConfig) -> "Supervision":
-    """Where the data is not looked at, and says how many labels there are: with one, if the task does not name them."""
+    """Return the supervision of a task without looking at data; a task that names no labels has one."""
     supervision = task.described({})
     return supervision if supervision.outputs else task.described({"outputs": ["label"]})

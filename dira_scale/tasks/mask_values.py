@@ -1,4 +1,4 @@
-"""Whether the masks of a dataset can be learned: asked of some of them before training."""
+"""Checks of some masks of a dataset, before training, that they can be learned."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -63,7 +63,7 @@ def dice_and_cross_entropy(
 
 
 def within(targets: Tensor, regions: Values) -> Tensor:
-    """Where ``targets`` [b, *size] are in each of the ``regions``: bool [b, regions, *size]."""
+    """Return where ``targets`` [b, *size] are in each of the ``regions``: bool [b, regions, *size]."""
     return torch.stack([torch.stack([targets == value for value in values]).any(0) for values in regions], 1)
 
 
@@ -139,7 +139,7 @@ class Segmentation(Supervision):
         return torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)
 
     def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What is predicted and what is true, bool [b, classes, *size], both False where nobody knows."""
+        """Return the predicted and the true masks, bool [b, classes, *size], both False where nobody knows."""
         return self.segments(probabilities) & (targets != IGNORE)[:, None], within(targets, self._targets)
 
     def classified(self, probabilities: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class Segmentation(Supervision):
         return [name for name in self.names if name in true - predicted]
 
     def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
-        """As in the base class; of a region the first of its values, over those of the regions before it."""
+        """Answer as in the base class; a region has the first of its values, and overwrites the regions before it."""
         values = [values[0] for values in self.regions] if self.regions else values_of(self.classes or {})
         return np.array([0, *values], np.uint8)[self.classified(predicted).numpy()]
 

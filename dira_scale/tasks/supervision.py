@@ -1,4 +1,4 @@
-"""What a task owns: targets, losses, scores, the rows of its cases, their figures, and what `predict` writes.
+"""The interface of a task: targets, losses, scores, the rows of its cases, their figures, and what `predict` writes.
 
 A task is one file beside this one, with a class derived from :class:`Supervision`, and its keys in ``config.py``.
 """
@@ -107,7 +107,7 @@ class Predictions(Protocol):
         ...
 
     def views(self) -> Iterator[Viewed]:
-        """As views that loaders make."""
+        """Yield the samples in views, as loaders make them."""
         ...
 
     def whole(self) -> Iterator[Whole]:
@@ -117,7 +117,7 @@ class Predictions(Protocol):
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was chosen on the cases of the validation split, by name.
+    """The values that were chosen on the cases of the validation split, by name.
 
     Attributes:
         thresholds: from which probability on the answer is yes; infinite: it never is; NaN: there is no answer.
@@ -131,7 +131,7 @@ class Chosen:
 
 
 class Supervision(ABC):
-    """What a network learns of labelled images.
+    """A task that a network learns from labelled images.
 
     Attributes:
         learned: what; completes "fine-tuned on …".
@@ -152,7 +152,7 @@ class Supervision(ABC):
 
     @property
     def head(self) -> Literal["dense", "linear", "pooled"]:
-        """What the network has over its encoder, as ``NetworkDescription.head``."""
+        """The head over the encoder, as ``NetworkDescription.head``."""
         return "pooled" if self.pooled else "dense"
 
     @property
@@ -187,8 +187,8 @@ class Supervision(ABC):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the data since training began, of the type ``TaskConfig.facts``: runs and exports have
-        it."""
+        """The facts of the data that are known since training began, of the type ``TaskConfig.facts``: runs and exports
+        have them."""
         return {"outputs": list(self.outputs)}
 
     def network(self, model: Architecture, encoder: Encoder) -> Network:
@@ -259,7 +259,7 @@ class Supervision(ABC):
 
 @dataclass(frozen=True)
 class ImageSupervision(Supervision):
-    """What a network learns of labels of whole images.
+    """A task that a network learns from labels of entire images.
 
     Attributes:
         labels: the columns of ``Batch.labels``, from which the targets [b, L] come.

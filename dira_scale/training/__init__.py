@@ -1,1 +1,1 @@
-"""What every task that trains on sharded datasets shares: configuration, schedule, inputs, validation."""
+"""Shared parts of tasks that train on sharded datasets: configuration, schedule, inputs, validation."""

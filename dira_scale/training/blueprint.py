@@ -34,7 +34,7 @@ MOST = 64  # of them
 
 
 class Blueprint(ABC):
-    """What a trainable command trains, by its configuration alone; one class a command, named by its row.
+    """The plan of a trainable command, by its configuration alone; one class a command, named by its row.
 
     Attributes:
         command: its name.
@@ -56,7 +56,7 @@ class Blueprint(ABC):
     @property
     @abstractmethod
     def shapes(self) -> Shapes:
-        """What a loader would return."""
+        """The shapes of what a loader would return."""
 
     @abstractmethod
     def networks(self) -> Networks:

@@ -42,7 +42,7 @@ class HeldOutBatches:
 
     @property
     def samples(self) -> int:
-        """How many there are, of all ranks."""
+        """The number of samples of all ranks."""
         return min(self.order.size, self.order.batches * self.order.batch)
 
     def batches(self) -> Iterator[tuple[Batch, int]]:

@@ -230,7 +230,7 @@ class Inputs:
         return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": self.views.version} | selection
 
     def facts(self) -> dict[str, str]:
-        """What all processes must read alike, by its name in messages."""
+        """Return what all processes must read alike, by its name in messages."""
         facts = {f"the content of dataset {i} of data.shards": d.hash[:DIGITS] for i, d in enumerate(self.datasets, 1)}
         if self.order.selection is not None:
             chosen = "the rows that data.fraction, data.exclude and data.negatives choose"

@@ -1,4 +1,4 @@
-"""What a loader would return, described by shapes: enough to rehearse a task's step without its data."""
+"""The shapes of what a loader would return: enough to rehearse a task's step without its data."""
 
 from dataclasses import dataclass
 from typing import Protocol

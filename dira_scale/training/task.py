@@ -1,4 +1,4 @@
-"""What tasks on sharded datasets share."""
+"""Shared parts of tasks on sharded datasets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -20,14 +20,14 @@ class HeldOut(Protocol):
 
     @property
     def samples(self) -> int:
-        """How many there are, of all ranks."""
+        """The number of samples of all ranks."""
 
     def batches(self) -> Iterator[tuple[Any, int]]:
         """This rank's batches, on the host, each with the number of its samples that this rank counts."""
 
 
 class Score(Protocol):
-    """What is computed of all held-out samples at once, such as an area under a curve."""
+    """Figures that are computed of all held-out samples at once, such as an area under a curve."""
 
     def add(self, batch: Any, losses: Any, count: int) -> None:
         """A batch on the device and its losses; its first ``count`` samples count."""

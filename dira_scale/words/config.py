@@ -111,7 +111,7 @@ class Words(Schema):
 
     @property
     def kind(self) -> str:
-        """What words are cut out of: ``image`` or ``volume``."""
+        """The kind of source that words are cut from: ``image`` or ``volume``."""
         return {2: "image", 3: "volume"}[self.dimensions]
 
 

@@ -38,14 +38,14 @@ class Cube(NamedTuple):
 
 
 class PlannedCube(NamedTuple):
-    """What a worker needs to make a cube: ``volume``, columns ``KEPT`` of the manifest's row."""
+    """A cube for a worker to make; ``volume``: columns ``KEPT`` of the manifest's row."""
 
     cube: Cube
     volume: dict[str, Any]
 
 
 class WordPlan:
-    """Which cubes make which shard; a ``PlannedShards`` of :mod:`dira_scale.archive.plan`.
+    """The cubes of each shard; a ``PlannedShards`` of :mod:`dira_scale.archive.plan`.
 
     Attributes:
         shards: file name -> its cubes, by key and hence shuffled.

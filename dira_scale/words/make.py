@@ -162,7 +162,7 @@ def _plan(
     describer: Describer,
     out: Path,
 ) -> WordPlan:
-    """Which cubes there will be. The descriptors are kept in ``out`` until it is finished."""
+    """Plan the cubes. The descriptors are kept in ``out`` until it is finished."""
     kept = out / PARTIAL / f"descriptors-{_described(words, dataset, describer)[:16]}"
     if not kept.exists():
         console.print(f"describing {counted(len(train.rows) + len(val.rows), words.kind)}")
@@ -217,7 +217,7 @@ def _finish(
 
 
 def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> dict[str, Any]:
-    """What decides about every byte: settings, volumes, descriptors. With what makes patients' hashes comparable."""
+    """Return what determines every byte: settings, volumes, descriptors; and what makes patients' hashes comparable."""
     settings = {name: value for name, value in asdict(words).items() if name in DECISIVE}
     data = words.data
     splits = [data.split, data.val_split, *([data.fraction, data.fraction_seed] if data.fraction < 1 else [])]
@@ -235,6 +235,6 @@ def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> di
 
 
 def _described(words: Words, dataset: ShardedDataset, describer: Describer) -> str:
-    """What decides about the descriptors."""
+    """Return the hash of what determines the descriptors."""
     decisive = ("words_of", "splits", "encoder", "seen")
     return identity_hash({name: _identity(words, dataset, describer)[name] for name in decisive})

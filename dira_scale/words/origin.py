@@ -40,7 +40,7 @@ class Volumes:
         return cls(samples, rows, sides, patients)
 
     def hold(self, corner: Sequence[int] | np.ndarray, size: Sequence[int]) -> np.ndarray:
-        """Whether a cube of ``size`` at ``corner`` lies within each volume, bool [n]."""
+        """Return whether a cube of ``size`` at ``corner`` lies within each volume, bool [n]."""
         return np.asarray((np.asarray(corner) + np.asarray(size) <= self.sides).all(1))
 
 
@@ -98,7 +98,7 @@ def open_origin(words: Words) -> tuple[ShardedDataset, Volumes, Volumes]:
 
 
 def references(train: Volumes, words: Words) -> np.ndarray:
-    """Which volumes can be references, bool [n]."""
+    """Return which volumes can be references, bool [n]."""
     return np.asarray((highest_corner(train.sides, words) >= np.array(words.margin)).all(1))
 
 

@@ -1,4 +1,4 @@
-"""How a task's module is distributed over the processes: replicated or sharded."""
+"""Distribution of a task's module over the processes: replicated or sharded."""
 
 from dira_scale.engine.parallel.compiled import take_uncompiled
 from dira_scale.engine.parallel.model import StageModel, average_gradients

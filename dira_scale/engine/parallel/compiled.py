@@ -66,7 +66,7 @@ def _outermost(module: nn.Module, of_networks: Set[nn.Module]) -> Iterator[nn.Mo
 
 
 def _gains(module: nn.Module) -> bool:
-    """Whether it is called as a whole, and is a BatchNorm or has several layers with parameters."""
+    """Return whether compiling it pays: a BatchNorm, or several layers with parameters that are called as one."""
     layers = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
     several = len(layers) > 1 and not isinstance(module, nn.ModuleList | nn.ModuleDict)
     return several or isinstance(module, GroupedBatchNorm)

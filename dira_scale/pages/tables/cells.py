@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def better(self) -> bool | None:
-        """Whether it is better or worse than its twin; None if nothing may be claimed."""
+        """Return True if the cell is better than its twin, False if worse; None if nothing may be claimed."""
         twin = self.twin
         if twin is None or min(self.n, twin.n) < ENOUGH or not twin.p_holm < LEVEL:
             return None
@@ -99,7 +99,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def claims(self) -> str:
-        """What the table's cells allow, in a sentence."""
+        """Say in a sentence what the table's cells allow to claim."""
         compared = [cell for cell in self.cells.values() if cell.twin is not None]
         if not compared:
             return "No cell has a twin from random weights: nothing is claimed."

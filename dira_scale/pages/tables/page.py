@@ -173,8 +173,8 @@ def _corrected(cells: Cells) -> Cells:
 
 
 def _named(row: str, paper: PaperTable) -> str:
-    """As the paper calls what the row starts from: a phase, or a value of ``init``. What stands behind it stays, but
-    for the level of a probe, of which papers have one."""
+    """Name a row's start as the paper does: a phase, or a value of ``init``. What stands behind it stays, but for the
+    level of a probe, of which papers have one."""
     start, _, rest = row.partition(", ")
     theirs = paper.rows.get(start) or paper.rows.get(start.partition("/")[0])
     return ", ".join([theirs, *([rest] if rest and not rest.startswith("level ") else [])]) if theirs else row

@@ -19,7 +19,7 @@ CITATIONS = {
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Which of a sweep's cells stand in a paper's table.
+    """The cells of a sweep that stand in a paper's table.
 
     Attributes:
         paper, table: as in ``papers.csv``: DiRA, Table 1.

@@ -191,7 +191,7 @@ def _is_of_row(key: str) -> bool:
 
 
 def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """What a row is besides what it starts from: keys of the runs themselves, such as a learning rate."""
+    """Return a row's settings beside what it starts from: keys of the runs themselves, such as a learning rate."""
     of_start = {"init", "task.decoder"}
     own = {k: v for k, v in keys.items() if _is_of_row(k) and k not in of_start and k.partition(".")[0] not in phases}
     return tuple(sorted((key, repr(value)) for key, value in own.items()))

@@ -73,7 +73,7 @@ def read_file(path: Path, most: int) -> bytes:
 
 
 def remedy(folder: Path, error: OSError) -> str:
-    """What to do about a failed write to ``folder``, as the beginning of a sentence."""
+    """Return what to do about a failed write to ``folder``, as the beginning of a sentence."""
     advice = atomic.remedy(error).capitalize()
     return advice if is_local(folder) or advice != "Fix the disk" else "Fix the store, access to it or the network"
 
@@ -84,7 +84,6 @@ def folder_name(step: int) -> str:
 
 
 def unfinished_path(folder: Path, name: str, lease: int) -> Path:
-    """Where the checkpoint ``name`` is written until it is complete."""
     return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name
 
 

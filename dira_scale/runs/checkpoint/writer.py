@@ -64,7 +64,7 @@ class NotSavedError(RunEndedError):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the disk or the store refused a checkpoint, and what to do."""
+    """The reason why the disk or the store refused a checkpoint, and what to do."""
 
     why: str
     remedy: str
@@ -158,8 +158,8 @@ class Checkpointer:
             raise NotSavedError(f"{self.failed}. {self._remedy}, then run the same command again: it {follows}")
 
     def read_on_all(self, read: Callable[[], T]) -> T:
-        """What ``read`` returns here, once all processes have read. Waits for slow disks and stores as long as all
-        processes are alive. All of them call this, while nothing is being written.
+        """Return what ``read`` returns here, once all processes have read. Waits for slow disks and stores as long as
+        all processes are alive. All of them call this, while nothing is being written.
 
         Raises AgreedError on all of them if it fails or hangs on one.
         """
