@@ -93,7 +93,7 @@ class MetricsLog:
         return True
 
     def rescue_row(self) -> None:
-        """Write the row that was begun before an error ends the run, if it arrives soon and all of it was finite."""
+        """Write the row begun when an error ends the run, if it arrives soon and all of it was finite."""
 
         def check(step: int, finding: NotFinite | None) -> None:
             if finding is not None:

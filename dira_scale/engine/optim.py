@@ -83,7 +83,7 @@ def has_fused(target: Any, settings: Mapping[str, Any]) -> bool:
 
 
 def _takes_fused(target: Any, parameters: Sequence[Any]) -> bool:
-    """Return whether all ``parameters`` lie on a GPU, where the fused kernels of ``target`` take them."""
+    """Return whether all ``parameters`` lie on a GPU and the fused kernels of ``target`` take them."""
     tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
     on_gpu = bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)

@@ -128,7 +128,7 @@ class StagePosition:
 
 
 class StepTask(Protocol):
-    """The part of a task that an optimizer step needs; the planner rehearses it, as it has no data.
+    """The part of a task that an optimizer step needs; the planner rehearses it, without data.
 
     Strategies may shard ``module``, copy it, or gather it elsewhere. So methods get the module to work on as an
     argument, and must not keep it.

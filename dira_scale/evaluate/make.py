@@ -1,5 +1,5 @@
-"""The ``python -m dira_scale.evaluate`` command: a split of any dataset through the best checkpoint of a fine-tuned
-run, as the run's own test split was.
+"""The ``python -m dira_scale.evaluate`` command: evaluates the best checkpoint of a fine-tuned run on a split of any
+dataset, as on the run's own test split.
 
 ::
 

@@ -145,7 +145,7 @@ def inference(network: TrainedNetwork) -> dict[str, Any]:
 
 def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
     """Return the transforms of a file to the network's input: axes (ours lead to superior, posterior, left), spacing,
-    values 0 to 1. It is not cropped, nor smoothed where it shrinks."""
+    values 0 to 1. Images are not cropped, nor smoothed where they shrink."""
     assert network.about is not None
     stored = network.about["stored"]
     volume: VolumeSettings = shaped(VolumeSettings, network.about["conversion"]["volume"], REPAIR, "volume")

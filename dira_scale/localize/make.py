@@ -1,4 +1,4 @@
-"""The ``python -m dira_scale.localize`` command: Grad-CAM of every image with boxes, for each label of its boxes.
+"""The ``python -m dira_scale.localize`` command: computes Grad-CAM of every image with boxes, for each of their labels.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The ``python -m dira_scale.predict`` command: every image once, through the best checkpoint of a fine-tuned run.
+"""The ``python -m dira_scale.predict`` command: predicts every image once, by the best checkpoint of a fine-tuned run.
 
 ::
 

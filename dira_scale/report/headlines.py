@@ -200,7 +200,7 @@ def _speed(run: RunContent) -> Headline | None:
 
 
 def _unless_early(run: RunContent, grade: Grade, why: str) -> Verdict:
-    """Judge only what is good before the steps that the experiment needed to learn."""
+    """Withhold a verdict that is not good before the steps that the experiment needed to learn."""
     done, enough = run.rows[-1]["step"] if run.rows else 0, run.description.enough_steps or ENOUGH_STEPS
     if grade is not Grade.good and done < enough:
         return Verdict(_early(run), f"{done} of about {enough} steps; {why}")

@@ -23,7 +23,7 @@ Lineage = Mapping[str, Run]  # by phase, a run and those that it follows from
 
 @dataclass(frozen=True)
 class Reads:
-    """The runs that a run may read: ``one`` by phase, and ``all`` of each phase."""
+    """The runs that a run may read: ``one`` by phase, and ``all`` of phases that it reads completely."""
 
     one: Lineage
     all: Mapping[str, Sequence[Run]]

@@ -65,7 +65,7 @@ class TaskConfig(Schema):
         raise NotImplementedError
 
     def supervision(self, data: "Inputs") -> "Supervision":
-        """Return what is learned from ``data``. Raises UserError if that is not in it."""
+        """Return what is learned from ``data``. Raises UserError for data that lack it."""
         raise NotImplementedError
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
@@ -361,6 +361,6 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
 
 
 def without_data(task: TaskConfig) -> "Supervision":
-    """Return the supervision of a task without looking at data; a task that names no labels has one."""
+    """Return the supervision of a task without looking at data; a task that names no labels gets one."""
     supervision = task.described({})
     return supervision if supervision.outputs else task.described({"outputs": ["label"]})
