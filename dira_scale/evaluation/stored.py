@@ -74,7 +74,7 @@ class Stored:
         range: Sequence[float] | None = None,
         pad: bool = False,
     ) -> "Stored":
-        """Return it as views of these settings (``ViewSpec``) see it. Raises UserError if its spacing is needed but unknown."""
+        """Return it as views of these settings (``ViewSpec``) see it. Raises UserError for an unknown spacing."""
         low, high = self.low, self.high
         if range is not None:
             low, high = (np.where(np.isnan(low), low, np.float32(end)) for end in range)

@@ -116,7 +116,7 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
 
 
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
-    """Check a run as its command would, except for data; ``reads``: this sweep's runs that it reads. Raises UserError."""
+    """Check a run as its command would, except for data; ``reads``: runs of the sweep it reads. Raises UserError."""
     row = COMMANDS[run.command]
     arguments: list[Any] = [compose(run.command, run.words)]
     if row.trains:
