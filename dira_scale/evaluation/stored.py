@@ -74,7 +74,7 @@ class Stored:
         range: Sequence[float] | None = None,
         pad: bool = False,
     ) -> "Stored":
-        """Return it as views like these (``ViewSpec``) see it. Raises UserError for ``spacing`` if its own is unknown."""
+        """Return it as such views (``ViewSpec``) see it. Raises UserError for ``spacing`` if its own is unknown."""
         low, high = self.low, self.high
         if range is not None:
             low, high = (np.where(np.isnan(low), low, np.float32(end)) for end in range)
