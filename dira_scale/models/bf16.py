@@ -90,7 +90,8 @@ def _transposed_size(layer: Any, x: Tensor) -> list[int]:
 
 
 def is_right(layer: Any, size: tuple[int, ...]) -> bool:
-    """Whether the weight gradient of a convolution like ``layer`` in bf16 is fp32's, over an input of ``size``.
+    """Return whether a convolution like ``layer`` gets the same weight gradient in bf16 as in fp32, for inputs of
+    ``size``.
 
     Tried once a process for each kind of layer and size, in milliseconds: of a large input, on a part of it.
     """
