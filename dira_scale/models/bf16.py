@@ -90,8 +90,7 @@ def _transposed_size(layer: Any, x: Tensor) -> list[int]:
 
 
 def is_right(layer: Any, size: tuple[int, ...]) -> bool:
-    """Return whether a convolution like ``layer`` gets the same weight gradient in bf16 as in fp32, for inputs of
-    ``size``.
+    """Return whether bf16 gives a convolution like ``layer`` fp32's weight gradient, over an input of ``size``.
 
     Tried once a process for each kind of layer and size, in milliseconds: of a large input, on a part of it.
     """

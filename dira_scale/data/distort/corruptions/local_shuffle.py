@@ -125,7 +125,6 @@ def _sources(key: Tensor, blocks: int, tables: Tables) -> Tensor:
     block = np.arange(blocks)
 
     def of_each(values: np.ndarray) -> np.ndarray:
-        """Repeat each block's value for each of its voxels."""
         return np.repeat(values, counts)
 
     number = of_each((2 * len(tables.size) * blocks + block * most - begin).astype(np.int32)) + voxel.astype(np.int32)
