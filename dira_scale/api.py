@@ -96,7 +96,7 @@ def evaluate(run: Where, out: Where, shards: Where, settings: Settings = None) -
 
 
 def localize(run: Where, out: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
-    """Where a fine-tuned ``run`` sees labels, against the boxes of ``shards``: the content of ``results.json``."""
+    """Compare where a fine-tuned ``run`` sees labels with the boxes of ``shards``: the content of ``results.json``."""
     folder = _run("localize", out, {"run": run, "data.shards": shards}, settings)
     return dict(json.loads((folder / "results.json").read_text()))
 

@@ -214,7 +214,7 @@ def _of_keys(kind: Any, value: Mapping[str, Any], name: str, exact: bool) -> Any
 
 
 def words(kind: Any) -> str:
-    """What a user knows a kind by, to complete "expected …"; empty for one that nobody types."""
+    """Return a user's words for a kind, to complete "expected …"; empty for one that nobody types."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         bound = next((each for each in kind.__metadata__ if isinstance(each, Bound)), None)

@@ -1,4 +1,4 @@
-"""How a command is called: by its words, or by those of a subcommand; with which exit code it ends.
+"""Call a command by its words, or by those of a subcommand, and end with its exit code.
 
 Hydra and what a command needs are imported when it is called, so that reading the table of commands stays quick.
 """

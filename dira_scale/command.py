@@ -67,7 +67,7 @@ class Command:
 
     @property
     def trains(self) -> bool:
-        """Whether it makes steps, and resumes at one; in a sweep, such a command alone may have several processes."""
+        """Return whether it makes steps and resumes at one; in a sweep, only such commands have several processes."""
         return bool(self.blueprint)
 
     def check_inputs(self, cfg: Any) -> None:

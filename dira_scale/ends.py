@@ -1,4 +1,4 @@
-"""How a command ends without a traceback: Ctrl-C, a reader that has gone, a full disk."""
+"""End a command without a traceback: on Ctrl-C, a closed pipe or a full disk."""
 
 import atexit
 import errno
@@ -77,7 +77,7 @@ def _output_is_full() -> bool:
 
 
 def _nobody_reads() -> bool:
-    """Whether the pipe that standard output is has been closed: not every broken pipe is this one."""
+    """Return whether the pipe of standard output has been closed: not every broken pipe is this one."""
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))

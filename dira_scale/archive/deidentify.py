@@ -1,4 +1,4 @@
-"""What may leave the hospital: keyed hashes of names and a few coarse attributes; nothing else from a header.
+"""De-identification: keyed hashes of names and a few coarse attributes; nothing else of a header leaves the hospital.
 
 Hashes are HMAC-SHA-256 with a key that stays with the images. Without the key, hashes cannot be brute-forced with
 patient numbers; with it, a patient has the same hash in every dataset made there.

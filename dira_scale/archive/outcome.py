@@ -1,4 +1,4 @@
-"""What a conversion tells at its end: counts, what was refused and why, and the command to go on with."""
+"""The summary at the end of a conversion: counts, what was refused and why, and the next command."""
 
 import shlex
 import time
@@ -131,7 +131,7 @@ def _refused(outcome: Outcome) -> float:
 
 
 def _warnings(outcome: Outcome) -> Iterator[str]:
-    """What should be looked at before training: many refused images, an empty split."""
+    """Yield what to check before training: many refused images, an empty split."""
     info = outcome.info
     if (refused := _refused(outcome)) > REFUSED:
         named = any("recipe." in reason for reason in outcome.reasons)
@@ -198,7 +198,7 @@ def require_images(shards: str) -> None:
 
 
 def _are_small(out: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a volume is smaller than the largest crop of an experiment, which then would refuse it."""
+    """Return whether a volume is smaller than the largest crop of an experiment, which would then refuse it."""
     extents = config["views"].get("extents") or [config["data"]["size"]]
     *depth, height, width = map(max, zip(*extents, strict=True))
     dataset = ShardedDataset.open(out)

@@ -1,4 +1,4 @@
-"""What the output folder holds: nothing, a finished dataset, or an unfinished one (``claim.py`` writes it).
+"""The state of the output folder: empty, a finished dataset, or an unfinished one (``claim.py`` writes it).
 
 An unfinished dataset has a folder ``.partial``::
 

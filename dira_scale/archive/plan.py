@@ -66,7 +66,7 @@ def input_of(key: str) -> tuple[str, str]:
 
 
 class PlannedShards(Protocol):
-    """Which inputs make which shard: what writing, claiming and finishing a dataset need to know."""
+    """The inputs of each shard: what writing, claiming and finishing a dataset need to know."""
 
     @property
     def shards(self) -> Mapping[str, Sized]:

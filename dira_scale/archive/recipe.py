@@ -126,7 +126,7 @@ class Recipe:
         return replace(self, modality=modality, volume=volume)
 
     def hasher(self, key_file: str | None) -> tuple[Hasher, str]:
-        """What hashes names, and where its key is from. Raises UserError."""
+        """Return the hasher of names, and where its key is from. Raises UserError."""
         key, key_from = load_key(self.secret, key_file)
         return Hasher(key, self.archive), key_from
 
@@ -189,7 +189,6 @@ class Recipe:
 
     @property
     def listed(self) -> bool:
-        """Whether published lists decide each image's split, even if that cuts a patient (``recipe.lists``)."""
         return self.source.get("lists") is not None and getattr(self._source_class(), "takes_lists", False)
 
     def _source_class(self) -> type[Source]:

@@ -141,7 +141,7 @@ NO_HOUNSFIELD = "values that are hardly Hounsfield units (none below 0, or all w
 
 
 class Noted(NamedTuple):
-    """What is odd about an input that is taken all the same."""
+    """An oddity of an input that is accepted all the same."""
 
     what: str
 

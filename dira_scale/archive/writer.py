@@ -41,7 +41,7 @@ REASON = 300  # bytes of one that are shown
 
 
 class Conversion(NamedTuple):
-    """How the items of a plan become samples."""
+    """The conversion of a plan's items to samples."""
 
     make: Callable[[Any], Iterator[Sample | Refused | Noted]]  # of one item; picklable
     mixed: bool = False  # manifest rows in random order; else in that of the items

@@ -43,7 +43,7 @@ def advised(error: Exception) -> str:
 
 @contextmanager
 def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -> Iterator[None]:
-    """What a part, built of the node ``key``, says of its arguments becomes the user's error of these keys.
+    """Turn the error of a part built from the node ``key`` about its arguments into a UserError that names their keys.
 
     Args:
         elsewhere: the keys of arguments that are not from this node, such as ``{"size": "data.size"}``; also of what
@@ -71,8 +71,8 @@ def constructed(
     positional: Sequence[Any] = (),
     **given: Any,
 ) -> Any:
-    """What the class makes that ``node``, a mapping with ``_target_``, names: of ``positional`` and ``given`` arguments
-    and the node's others, of which mappings with ``_target_`` are made first, however deep.
+    """Construct the class that ``node``, a mapping with ``_target_``, names, from ``positional`` and ``given``
+    arguments and the node's others. Mappings with ``_target_`` among these are constructed first, however deep.
 
     Raises UserError naming the key: a class that cannot be imported or is not trusted, an argument that it does not
     have or need, and, as ``at``, one that it does not take.

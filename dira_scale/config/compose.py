@@ -282,7 +282,6 @@ def _elsewhere(key: str, command: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """What to type for a word whose value is text."""
     key, _, value = word.partition("=")
     return f'type text in quotes of its own: {key}="{QuotedString(value, Quote.single).with_quotes()}"'
 

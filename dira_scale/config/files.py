@@ -1,4 +1,4 @@
-"""Where configuration files are, and a root file's metadata."""
+"""The folders of configuration files, and a root file's metadata."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -26,7 +26,7 @@ from dira_scale.errors import UserError
 
 
 class PathKind(Enum):
-    """How a key holds paths: folders, files or prefixes in a store."""
+    """The form in which a key holds paths: folders, files or prefixes in a store."""
 
     ONE = "a path"
     SEVERAL = "a path, or a list or mapping of paths"
@@ -180,8 +180,8 @@ def _path_kind(hint: Any) -> PathKind | None:
 
 
 def kind_words(schema: type, key: str) -> str:
-    """What completes "expected …" of a dotted key: ``a whole number of at least 1, or null``; empty if the schema
-    leaves it open."""
+    """Return the words that complete "expected …" for a dotted key: ``a whole number of at least 1, or null``; empty if
+    the schema leaves it open."""
     hint: Any = schema
     for name in key.split("."):
         if get_origin(hint) in (dict, Mapping):

@@ -1,4 +1,4 @@
-"""Which classes may be imported by their paths, and which addresses of stores and servers may be read.
+"""The classes that may be imported by their paths, and the addresses of stores and servers that may be read.
 
 A run, an export or a file of weights may be a stranger's. It names classes of networks and tasks: none is imported
 unless it is registered (config/registry.py), or its module was named by ``trust=MODULE``, or the same class was typed

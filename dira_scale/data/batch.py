@@ -1,4 +1,4 @@
-"""What a loader hands to the training loop."""
+"""The batch that a loader hands to the training loop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace

@@ -1,4 +1,4 @@
-"""Whether samples fit the views that are asked for: before anything is read, and in one line."""
+"""Check that samples fit the requested views, before any is read, with errors of one line."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which labels a task learns, and what counts as its target.
+"""The labels that a task learns, and the values that count as its targets.
 
 Shards keep what the tables say: 0, 1, NaN where they have nothing (unknown), and CheXpert's -1 (uncertain). A label of
 several classes is a column for each class, of which one is 1 (``DatasetInfo.flags``), as is one that was sharded so.

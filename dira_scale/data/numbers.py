@@ -1,4 +1,4 @@
-"""Which numbers a task learns: labels of any value, such as an age, as shards have them; NaN where nobody knows. Grades
+"""The numbers that a task learns: labels of any value, such as an age, as stored in shards; NaN where unknown. Grades
 and times are numbers that are checked further."""
 
 from collections.abc import Callable, Sequence
@@ -105,7 +105,7 @@ class Times(Numbers):
 
 
 def comparable(times: np.ndarray, events: np.ndarray) -> bool:
-    """Whether someone is known to outlive another's event. ``times``, ``events``: [n], NaN does not count."""
+    """Return whether anyone is known to outlive another's event. ``times``, ``events``: [n], NaN does not count."""
     if not (events == 1).any():
         return False
     first = np.nanmin(times[events == 1])

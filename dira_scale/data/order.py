@@ -1,4 +1,4 @@
-"""Which sample at which step: pure arithmetic, without a list of samples.
+"""Compute which sample comes at which step: pure arithmetic, without a list of samples.
 
 An epoch of N slots and batches of B samples takes U = steps * B slots. Slots form one endless sequence (cycle after
 cycle of N), and epoch e takes the U slots from e * U on, so an epoch starts with the slots that the last one dropped.

@@ -1,4 +1,4 @@
-"""What is looked at before a command begins: whether its datasets are there. Imports no torch, which takes seconds."""
+"""Check that datasets exist, before a command begins. Imports no torch, which takes seconds."""
 
 from omegaconf import DictConfig, OmegaConf
 

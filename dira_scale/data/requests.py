@@ -1,4 +1,4 @@
-"""What one step asks of a loader: which images, which crops, which flips. The same for every loader."""
+"""Requests to a loader for one step: which images, crops and flips. They are the same for every loader."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Groups:
         self.several = bool((counts > 1).any())
 
     def others(self, index: np.ndarray) -> np.ndarray:
-        """How many further images the groups of samples ``index`` [b] have."""
+        """Return the number of further images in the groups of samples ``index`` [b]."""
         counts: np.ndarray = self._count[index] - 1
         return counts
 

@@ -246,7 +246,7 @@ class Samples:
         return self.datasets[number].sides(row)
 
     def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
-        """What ``cut`` makes of the bricks of a volume, or its mask. Raises DatasetError, as :meth:`damaged`."""
+        """Apply ``cut`` to the bricks of a volume, or its mask. Raises DatasetError, as :meth:`damaged`."""
         number, row = self._place(sample)
 
         def attempt() -> T:

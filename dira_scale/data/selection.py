@@ -1,4 +1,4 @@
-"""Which rows of a split are used: by patient, label, fraction and seed. Every rule of the package is here.
+"""Select rows of a split by patient, label, fraction and seed. Every rule of the package is here.
 
     fraction_of_samples   of a subset: patients in a drawn order, up to a share of the samples
     fold_of               of a subset: patients dealt out

@@ -37,7 +37,7 @@ class ArrayFile(NamedTuple):
 
 
 def is_numpy(file: BinaryIO) -> bool:
-    """Whether the file is a ``.npy`` or ``.npz``; rewinds ``file``."""
+    """Return whether the file is a ``.npy`` or ``.npz``; rewinds ``file``."""
     file.seek(0)
     start = file.read(len(NPY))
     file.seek(0)

@@ -189,7 +189,7 @@ def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:
 
 
 def _is_written(row: list[Piece]) -> bool:
-    """Whether a row is as regular as writing: pieces aligned at the bottom or top, of one brightness."""
+    """Return whether a row is as regular as writing: pieces aligned at the bottom or top, of one brightness."""
     if len(row) < 3:  # nearly all rows of most images
         return False
     height = np.median([piece.h for piece in row])

@@ -33,8 +33,8 @@ def refuse_grey(pixels: np.ndarray) -> None:
 
 
 def chosen(colour: str, rgb: Callable[[], np.ndarray], grey: Callable[[], np.ndarray], top: int) -> np.ndarray:
-    """What ``colour`` stores of a file of three channels from 0 to ``top``: ``rgb`` [H, W, 3], or ``grey`` [H,
-    W], its luminance. Raises ColourError for colour where grey is stored."""
+    """Return the image to store of a file of three channels from 0 to ``top``: ``rgb`` [H, W, 3], or ``grey`` [H, W],
+    its luminance, as ``colour`` says. Raises ColourError for an image in colour where grey is stored."""
     if colour == LUMINANCE:
         return grey()
     if colour == RGB:

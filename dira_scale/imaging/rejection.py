@@ -45,8 +45,8 @@ class GeometryError(RejectedError):
 
 
 def ends_all(error: Exception) -> bool:
-    """Whether ``error`` would meet the next file, too: the disk or memory fails, or the user must change something.
-    Anything else is of the file that was read, whatever its decoder raises."""
+    """Return whether ``error`` would meet the next file, too: the disk or memory fails, or the user must change
+    something. Any other error belongs to the file that was read, whatever its decoder raises."""
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in OF_THE_FILE  # decoders raise OSError without errno
     return isinstance(error, MemoryError | UserError)

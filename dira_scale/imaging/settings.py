@@ -22,7 +22,7 @@ WINDOWS = {  # centre and width in HU
 
 @dataclass(frozen=True)
 class VolumeSettings:
-    """How a volume's voxels are processed. Raises ArgumentError for an invalid value.
+    """The settings for processing a volume's voxels. Raises ArgumentError for an invalid value.
 
     Attributes:
         spacing: millimetres in z, y and x to resample to; None: unchanged.
@@ -131,7 +131,7 @@ def _window(window: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How a file becomes pixels or voxels. Raises ArgumentError for an invalid value.
+    """The settings for reading a file as pixels or voxels. Raises ArgumentError for an invalid value.
 
     Attributes:
         dims: 2: images, 3: volumes.

@@ -23,7 +23,7 @@ LENGTHS = {len(word) for word in WORDS}
 
 
 def is_view_word(letters: Sequence[np.ndarray]) -> bool:
-    """Whether letters, each a tight bool [H, W], left to right, spell one of ``WORDS`` in capitals."""
+    """Return whether letters, each a tight bool [H, W], left to right, spell one of ``WORDS`` in capitals."""
     return len(letters) in LENGTHS and "".join(map(_read, letters)) in WORDS
 
 

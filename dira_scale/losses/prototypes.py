@@ -67,7 +67,7 @@ class CrossEntropy(torch.autograd.Function):
 def prototype_sums(
     logits: Tensor, temperature: float, columns: Tensor, weights: Tensor | None, normalised: bool
 ) -> Tensor:
-    """As :meth:`Targets.sums`."""
+    """See :meth:`Targets.sums`."""
     total = torch.zeros_like(columns)
     for rows in _parts(logits):
         x = _scaled(logits[rows], temperature, columns)
@@ -140,7 +140,7 @@ def _ops(x: Tensor) -> Any:
 
 @cache
 def usable(device: torch.device) -> bool:
-    """Whether the kernels work on ``device``."""
+    """Return whether the kernels work on ``device``."""
     return work("prototypes", device, lambda: _compared(device))
 
 

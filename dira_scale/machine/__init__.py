@@ -1,1 +1,1 @@
-"""What a machine has, hardware and software; worker processes and progress bars on it."""
+"""The machine's hardware and software; worker processes and progress bars on it."""

@@ -12,5 +12,4 @@ class Console(rich.console.Console):
     """Texts, also a table's cells, are shown with unprintable characters escaped: names may be a stranger's."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich's, of printable lines."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)

@@ -28,6 +28,6 @@ def compute_device(chosen: str | None = None) -> torch.device:
 
 
 def _hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides all GPUs: CUDA stops at the first entry that names none, as -1 or nothing."""
+    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs: CUDA stops at the first invalid entry, as -1 or nothing."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     return not (first.isdigit() or first.startswith(("GPU-", "MIG-")))

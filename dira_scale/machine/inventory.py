@@ -64,7 +64,6 @@ def install_command(extra: str = "") -> str:
 
 
 def _in_checkout() -> bool:
-    """Whether this is a checkout with its set-up script, not an installed wheel."""
     return (CHECKOUT / "setup" / "install.py").is_file()
 
 

@@ -15,9 +15,9 @@ NEAR = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.fl
 
 
 def work(subject: str, device: torch.device, compared: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> bool:
-    """Whether the kernels that ``compared`` calls build and give what torch's operations give; warns if they do not.
+    """Return whether the kernels that ``compared`` calls build, and agree with torch's operations; warn if they do not.
 
-    In a thread of its own: the first use may be in a pass without gradients, with autocast, or that is recomputed.
+    They run in a separate thread: the first use may be in a pass without gradients, with autocast, or recomputed.
     """
 
     def off() -> list[str]:

@@ -50,7 +50,7 @@ def register() -> None:
 
 
 def loads(package: Path) -> bool:
-    """Whether the native library of the torchvision in ``package`` loads with this torch."""
+    """Return whether the native library of the torchvision in ``package`` loads with this torch."""
     import torch
 
     try:

@@ -62,7 +62,7 @@ class Adversary(nn.Module):
         self.discriminator = Discriminator(dimensions, channels)
 
     def beside(self, restored: Tensor, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
-        """What its losses get beside the images: for what the encoder has seen, and the batch."""
+        """Return further arguments of its losses, beside the images, for the ``distorted`` views and the batch."""
         return ()
 
     def generator_loss(self, restored: Tensor) -> Tensor:

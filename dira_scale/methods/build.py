@@ -155,8 +155,8 @@ class LearnedLabel(NamedTuple):
 
 
 def learned_label(method_cfg: Any) -> LearnedLabel | None:
-    """What the method of ``configs/method/*.yaml``, or the one that it is around, learns of ``Batch.labels``; None if
-    nothing, or if its settings do not say it, which :func:`construct` refuses."""
+    """Return the label of ``Batch.labels`` that the method of ``configs/method/*.yaml``, or its base, learns; None if
+    it learns none, or if its settings do not name it, which :func:`construct` refuses."""
     key, node = "method", _plain(method_cfg)
     while isinstance(node.get("base"), Mapping):
         key, node = f"{key}.base", node["base"]

@@ -127,7 +127,7 @@ class DINO(Method):
         return tuple(map(pyramid, encoded(self.encoder, distorted, True, **self.hiding(batch, len(distorted)))))
 
     def hiding(self, batch: Batch, views: int) -> dict[str, Tensor]:
-        """What hides patches of the first ``views`` from the student: arguments of its ``tokens``."""
+        """Return the arguments of the student's ``tokens`` that hide patches of the first ``views`` from it."""
         return {}
 
     def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens], batch: Batch) -> None:
@@ -216,9 +216,9 @@ def check_global(method: str, views: ViewSpec) -> None:
 
 
 def encoded(encoder: Encoder, crops: Sequence[Tensor], finer: bool = True, **hidden: Tensor) -> list[Tokens]:
-    """What ``encoder`` makes of each of ``crops`` [b, 1, *size]. Those of one size share a pass, global ones apart,
-    sample by sample: a BatchNorm group has all crops of its samples. ``finer`` maps, and ``hidden``, more for the
-    pass, are the global ones'.
+    """Encode each of ``crops`` [b, 1, *size]. Those of one size share a pass, global ones apart, sample by sample: a
+    BatchNorm group has all crops of its samples. ``finer`` maps and ``hidden``, further arguments of the pass, are for
+    global ones only.
     """
     found: list[Tokens] = []
     for (of_global, _), numbers in groupby(range(len(crops)), lambda i: (i < GLOBAL, crops[i].shape[2:])):
@@ -246,8 +246,8 @@ def pyramid(tokens: Tokens) -> list[Tensor]:
 
 
 def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
-    """What ``encoder`` made of a view as one map, where monitors compare the gradients of all terms: class and patch
-    tokens [b, dim, 1 + n], or the last of the maps. And ``tokens``, made of that."""
+    """Return the encoder's output for a view as one map, where monitors compare the gradients of all terms: class and
+    patch tokens [b, dim, 1 + n], or the last of the maps. Also return ``tokens``, taken from that map."""
     *finer, last = pyramid(tokens)
     if tokens.patches is None:
         return last, replace(tokens, maps=[*finer, last])
@@ -259,12 +259,12 @@ def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
 
 
 def whole(tokens: Tokens) -> Tensor:
-    """What stands for the whole view [b, dim]: the class token, or the mean of the last map."""
+    """Return the embedding of the complete view [b, dim]: the class token, or the mean of the last map."""
     return global_average(tokens.maps[-1]) if tokens.class_token is None else tokens.class_token
 
 
 def rows(views: Sequence[Tokens]) -> Tensor:
-    """What stands for each of ``views``, [b V, dim], sample by sample: a BatchNorm group has all of its samples'."""
+    """Return the embeddings of ``views``, [b V, dim], sample by sample: a BatchNorm group has all of its samples'."""
     return torch.stack([whole(tokens) for tokens in views], 1).flatten(0, 1)
 
 

@@ -86,8 +86,8 @@ class Method(nn.Module):
         wraps in ``base`` is asked by itself."""
 
     def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
-        """What identifies a run of this method beside its configuration, such as versions of its algorithm; those of
-        the method that it wraps in ``base``.
+        """Return what identifies a run of this method beside its configuration, such as versions of its algorithm; by
+        default that of the method that it wraps in ``base``.
 
         Args:
             groups: the largest number of BatchNorm groups of a stage.

@@ -168,7 +168,7 @@ class MoCo(Method):
         return exchange.back(embedded) if exchange else embedded
 
     def exchange(self, images: Tensor, step: int) -> Exchange | None:
-        """How ``images`` are shuffled before the key encoder; None if they are not, as in evaluation."""
+        """Return the shuffle of ``images`` before the key encoder; None if they are not shuffled, as in evaluation."""
         if not self.training or norm.groups(self) == 1:
             return None
         groups = norm.groups_at_once(self)

@@ -40,7 +40,7 @@ def note_matches(terms: Terms, first: Tensor, second: Tensor, training: bool) ->
 
 @torch.no_grad()
 def top1(queries: Tensor, keys: Tensor, start: int) -> dict[str, Tensor]:
-    """How often query i is nearest to key ``start + i`` among ``keys``, all of unit length."""
+    """Return how often query i is nearest to key ``start + i`` of ``keys``, and by chance; all of unit length."""
     expected = torch.arange(start, start + len(queries), device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
         hits = (queries @ keys.T).argmax(dim=1) == expected

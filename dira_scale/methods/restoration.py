@@ -1,4 +1,4 @@
-"""What methods that restore ask of their views, and where a mask hides (He et al., CVPR 2022, sec. 3)."""
+"""Checks and masks shared by the methods that restore views (He et al., CVPR 2022, sec. 3)."""
 
 from collections.abc import Sequence
 

@@ -21,7 +21,7 @@ MIN_GROUP = 8  # images of a group that is worth advising
 
 
 class KeyShuffle:
-    """Where the images of a batch go before the momentum encoder.
+    """The shuffle of a batch's images before the momentum encoder.
 
     Args:
         kind: ``blocks``, or ``batch``: as in MoCo's code, the whole batch is permuted, each time in another way.

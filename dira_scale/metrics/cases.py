@@ -27,7 +27,7 @@ A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
 @dataclass(frozen=True, slots=True)
 class _OfOne:
-    """What a row of one case is about. ``label``: also a class, or an event."""
+    """The subject of a row about one case. ``label``: also a class, or an event."""
 
     key: str
     patient: str

@@ -46,7 +46,7 @@ class Figure:
 
     @property
     def overall(self) -> bool:
-        """Whether it is over all labels or classes."""
+        """Return whether the figure is over all labels or classes."""
         return self.name in (MEAN, ALL)
 
     def text(self) -> str:

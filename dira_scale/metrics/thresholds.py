@@ -1,4 +1,4 @@
-"""Where a probability becomes an answer: chosen on the validation split, handed to the test split."""
+"""Thresholds from which a probability is a positive answer: chosen on the validation split, used on the test split."""
 
 import numpy as np
 

@@ -64,7 +64,7 @@ class Architecture(Schema):
 
     @property
     def name(self) -> str:
-        """What tables call the network."""
+        """The network's name in tables."""
         return type(self).__name__
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
@@ -189,7 +189,7 @@ def exported_architecture(path: Path) -> dict[str, Any]:
 
 
 def exported_metadata(path: Path) -> dict[str, str]:
-    """What an exported file, or a folder of them, says of itself; empty for files of others."""
+    """Return the metadata of an exported file, or of a folder of them; empty for files of other origin."""
     file = min(path.glob("*.safetensors"), default=path)
     if not file.is_file() or file.suffix != ".safetensors":
         return {}

@@ -90,7 +90,7 @@ def _transposed_size(layer: Any, x: Tensor) -> list[int]:
 
 
 def is_right(layer: Any, size: tuple[int, ...]) -> bool:
-    """Whether the weight gradient of a convolution like ``layer`` in bf16 is fp32's, over an input of ``size``.
+    """Return whether bf16 gives a convolution like ``layer`` fp32's weight gradient, over an input of ``size``.
 
     Tried once a process for each kind of layer and size, in milliseconds: of a large input, on a part of it.
     """

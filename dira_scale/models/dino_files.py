@@ -38,7 +38,7 @@ _DAMAGED = (RuntimeError, ValueError, KeyError, IndexError, TypeError, Attribute
 
 
 def is_kernel(name: str, tensor: Tensor) -> bool:
-    """Whether ``tensor`` is the kernel of an image's patches [dim, c, h, w], of a side that can be resampled."""
+    """Return whether ``tensor`` is the kernel of an image's patches [dim, c, h, w], of a side that can be resampled."""
     square = name.endswith(KERNEL) and tensor.dim() == 4
     return square and min(tensor.shape) > 0 and max(tensor.shape[2:]) <= LARGEST_PATCH
 
@@ -75,7 +75,7 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
 
 
 def _is_dinos(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there are registers, or a mask token [1, dim]; that of masked autoencoders and BEiT is [1, 1, dim]."""
+    """Return whether there are registers, or a mask token [1, dim]; masked autoencoders and BEiT have [1, 1, dim]."""
     token = tensors.get(prefix + MASK_TOKEN)
     return any(prefix + name in tensors for name in REGISTERS) or (token is not None and token.dim() == 2)
 

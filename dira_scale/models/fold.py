@@ -1,6 +1,6 @@
-"""What follows a BatchNorm is done by it, so that a GPU may compute all in one pass: an addition, an activation.
+"""Fold the addition or activation after a BatchNorm into it, so that a GPU may compute all in one pass.
 
-Names and values of all parameters stay, and so do results: a layer applies what it was given after normalising.
+Names and values of all parameters stay, and so do results: a layer applies the folded operations after normalising.
 """
 
 from itertools import pairwise
@@ -32,7 +32,7 @@ def fold(module: nn.Module) -> None:
 
 
 def _simple(block: nn.Module, last: str) -> bool:
-    """Whether nothing but an addition follows the ``last`` norm of a residual block, which is a BatchNorm."""
+    """Return whether only an addition follows the ``last`` norm of a residual block, which is a BatchNorm."""
     between = block.se is None and block.drop_path is None and isinstance(block.drop_block, nn.Identity)
     return between and isinstance(getattr(block, last), GroupedBatchNorm)
 

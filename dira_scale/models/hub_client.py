@@ -1,4 +1,4 @@
-"""How huggingface_hub asks servers here: what their answers name is hexadecimal, and none may trickle for ever.
+"""Checks of servers' answers to huggingface_hub: names must be hexadecimal, and no answer may trickle for ever.
 
 The library joins a server's ETag and commit to the cache's paths; with ``..`` in them files would be made anywhere.
 """

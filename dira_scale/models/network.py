@@ -32,7 +32,7 @@ def check_torch(module: nn.Module, device: torch.device) -> None:
 
 
 def keeps_channels_last(module: nn.Module) -> bool:
-    """Whether the feature maps of ``module`` stay channels last from layer to layer, as far as torch's layers go.
+    """Return whether the feature maps of ``module`` stay channels last from layer to layer, judging by torch's layers.
 
     Its InstanceNorm of volumes, and on GPUs its GroupNorm, return contiguous maps, so that every convolution would
     convert twice: a quarter of an nnU-Net's step (pytorch #59168).
@@ -60,7 +60,7 @@ def moved(module: nn.Module, device: torch.device, channels_last: bool | None = 
 
 @dataclass
 class Tokens:
-    """What an encoder makes of b images.
+    """The output of an encoder for b images.
 
     Attributes:
         maps: the pyramid, as ``Encoder.forward`` returns it.

@@ -92,7 +92,7 @@ def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
 
 
 def takes_statistics(module: nn.Module) -> bool:
-    """Whether a converted module, in training mode, normalises by batches' statistics: frozen parts do not."""
+    """Return whether a converted module, in training mode, normalises by batch statistics: frozen parts do not."""
     return any(isinstance(layer, GroupedBatchNorm) and layer.training for layer in module.modules())
 
 

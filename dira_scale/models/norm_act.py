@@ -42,7 +42,7 @@ def plain() -> Iterator[None]:
 
 
 def fuses(x: Tensor, residual: Tensor | None = None) -> bool:
-    """Whether :class:`NormAct` takes a map ``x`` [b, C, *size] and what is added to it."""
+    """Return whether :class:`NormAct` can fuse a map ``x`` [b, C, *size] and the ``residual`` that is added to it."""
     if _plain or x.dim() < 4 or x.shape[2:].numel() == 1 or not x.numel() or x.dtype not in NARROW:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -173,7 +173,7 @@ def _kernels(x: Tensor) -> Any:
 
 @cache
 def usable(device: torch.device) -> bool:
-    """Whether the kernels work on ``device``."""
+    """Return whether the kernels work on ``device``."""
     return work("normalisation", device, lambda: _compared(device))
 
 

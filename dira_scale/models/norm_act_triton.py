@@ -28,7 +28,7 @@ ANY = {"do_not_specialize": ["chunks", "tiles", "chunk", "per_group", "values", 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a map is divided.
+    """The division of a map among programs of a kernel.
 
     Attributes:
         units, rows, channels: of the map.
@@ -66,7 +66,7 @@ class Cut:
         return self.rows, self.channels, self.chunks, self.tiles
 
     def merged(self, groups: int, stride: int = 0, **more: bool) -> Launch:
-        """What makes of each chunk's two values a group's."""
+        """Return the launch that merges the two values of each chunk into a group's."""
         grid, chunk = (groups, -(-self.channels // COLUMNS)), self.tiles * self.tile[0]
         counts = self.rows, self.channels, self.chunks, chunk, self.units // groups, stride
         return Launch(_merged, grid, *counts, PARTS=PARTS, COLUMNS=COLUMNS, **more)

@@ -1,4 +1,4 @@
-"""How images of [0, 1] become a network's input, where a protocol normalises them by mean and deviation."""
+"""Normalisation of images of [0, 1] by mean and deviation, where a protocol asks for it."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,5 @@
-"""What is looked at of a network before a command begins: names, sizes and paths. Imports no torch and no timm, which
-take seconds; what only a built network shows is checked with it."""
+"""Check a network's names, sizes and paths before a command begins. Imports no torch and no timm, which take seconds;
+what only a built network shows is checked with it."""
 
 import re
 from functools import cache

@@ -25,7 +25,7 @@ _GLOBAL = re.compile(  # classes that mix all positions
 
 
 class Hidden:
-    """What the layers of a sparse encoder must not see: ``blocks`` bool [b, *blocks], to be set before every forward.
+    """The blocks that a sparse encoder's layers must not see: ``blocks`` bool [b, *blocks], set before every forward.
 
     It stays until the next one, as activation checkpointing calls the layers again in the backward pass.
     """

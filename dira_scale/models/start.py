@@ -26,7 +26,7 @@ SHOWN, BEGINNING = ".{1,300}", 2**16  # of a licence; characters of a card
 
 @dataclass(frozen=True)
 class Start:
-    """What was loaded.
+    """The weights that were loaded.
 
     Attributes:
         path: of the run's folder, or of the file.

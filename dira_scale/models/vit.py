@@ -21,7 +21,7 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Cubic:
-    """How positions become those of another grid, by Keys' cubic filter.
+    """The parameters by which positions are resampled to another grid, with Keys' cubic filter.
 
     Attributes:
         a: the filter's parameter.
@@ -85,7 +85,7 @@ class PlainEncoder(TimmEncoder):
         return list(self._channels)
 
     def cubic(self, whose: str | None = None) -> Cubic:
-        """How positions of the layout ``whose`` (None: this network's own) are resampled: with registers as timm's."""
+        """Return the resampling of positions laid out as ``whose`` (None: this network); with registers, timm's."""
         return CUBICS["timm" if getattr(self.model, "reg_token", None) is not None else whose or self.positions]
 
     def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:

@@ -16,7 +16,7 @@ TAIL = 2.3  # normal values are cut off here, in standard deviations: rare bodie
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What is constant over all studies of one patient (mm)."""
+    """The anatomy of one patient, constant over all studies (mm)."""
 
     sex: str
     age: int
@@ -74,7 +74,7 @@ def _normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
 
 @dataclass(frozen=True)
 class StudyState:
-    """How a study's breath and findings change the anatomy."""
+    """The changes to the anatomy due to a study's breath and findings."""
 
     domes: tuple[float, float] = (0.0, 0.0)  # mm by which the (right, left) dome is higher
     flat: float = 0.0  # 0 ordinary domes, 1 flat ones

@@ -1,4 +1,4 @@
-"""What the header of a payload says about its pixels, read before any memory is taken for them."""
+"""Read what a payload's header says about its pixels, before any memory is allocated for them."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What an image or a volume may claim to be: more is a damaged header or a decompression bomb. Sharding refuses it, and
+"""Limits of images and volumes: a header that claims more is damaged, or a decompression bomb. Sharding refuses it, and
 so do readers of manifests, which may be a stranger's."""
 
 MAX_PIXELS = 2**26  # 67 million; large mammograms have 30

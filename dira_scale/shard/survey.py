@@ -45,7 +45,7 @@ class Trial(NamedTuple):
 
 @dataclass
 class Survey:
-    """What is known before the conversion."""
+    """The facts about the inputs that are known before the conversion."""
 
     kinds: Counter[str] = field(default_factory=Counter)  # inputs
     size: int = 0  # bytes of the inputs

@@ -98,7 +98,6 @@ def as_user_error(path: Path, key: str) -> Iterator[None]:
 
 
 def remedy(error: OSError) -> str:
-    """What to do about a failed write to a disk."""
     if error.errno in FULL:
         return "free some space"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

@@ -1,4 +1,4 @@
-"""What a command may write, replace and delete: names of its own, in a folder that is new, empty or marked as its own.
+"""A command writes, replaces and deletes only its own names, in a folder that is new, empty or marked as its own.
 
 Every command calls :func:`own` for the folder of its output, or :func:`own_file` for a single file, before it writes.
 The mark comes first, so a folder that a killed call has left is still its own.
@@ -48,7 +48,7 @@ def own(folder: Path, kind: str, key: str) -> None:
 
 
 def check_own(folder: Path, kind: str, key: str, within: Path | None = None) -> bool:
-    """Whether ``folder`` has the mark of ``kind``; else it is empty or absent. Writes nothing.
+    """Return whether ``folder`` has the mark of ``kind``; else it is empty or absent. Writes nothing.
 
     Args:
         within: a run whose folder it is, which may be a stranger's.
@@ -94,7 +94,7 @@ def own_file(path: Path, key: str, stamp: str = GENERATOR, beside: tuple[Path, .
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether ``path``, after links, is in ``folder``: a stranger's run may link to any file."""
+    """Return whether ``path``, after links, is in ``folder``: a stranger's run may link to any file."""
     return path.resolve().is_relative_to(folder.resolve())
 
 

@@ -1,4 +1,4 @@
-"""What is known about each file of a source, kept on disk: ten million rows of a CSV need no more memory than ten."""
+"""An index on disk of a source's files: ten million rows of a CSV need no more memory than ten."""
 
 import pickle
 import sqlite3

@@ -40,7 +40,7 @@ def retry(
     stop: threading.Event | None = None,
     progress: Callable[[], int] = lambda: 0,
 ) -> T:
-    """What ``action`` returns, tried again after pauses when it raises OSError.
+    """Return the result of ``action``, retried after pauses when it raises OSError.
 
     Args:
         name: of what is read. With the host's name it decides the pauses' lengths, so that many machines do not ask
@@ -65,7 +65,7 @@ def retry(
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether the same request will fail again: a file that is not there, a password that is wrong."""
+    """Return whether the same request will fail again: a file that does not exist, a wrong password."""
     cause: BaseException | None = error
     while cause is not None:
         status = getattr(cause, "status", None)  # HTTP's, of aiohttp's errors

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 async def client(**options: Any) -> "ClientSession":
-    """As fsspec makes it, but that a request ends with PermissionError where a redirect leaves the host."""
+    """Make a client as fsspec does, except that a redirect to another host ends the request with PermissionError."""
     from aiohttp import ClientSession, TraceConfig
 
     watch = TraceConfig()
@@ -39,7 +39,7 @@ async def _refuse_elsewhere(_session: object, _context: object, request: "TraceR
 
 
 def _is_same(url: "URL", to: "URL") -> bool:
-    """Whether it is the same server; https may follow http, at the ports that both have by default."""
+    """Return whether both are on the same server; https may follow http if both use the default ports."""
     upgraded = (url.scheme, to.scheme) == ("http", "https") and url.is_default_port() and to.is_default_port()
     return to.host == url.host and (upgraded or (to.scheme, to.port) == (url.scheme, url.port))
 
@@ -71,7 +71,7 @@ def locate(where: str | Path, key: str) -> Path:
 
 
 def is_local(path: Path) -> bool:
-    """Whether ``path`` is on this machine, where files can be renamed and locked."""
+    """Return whether ``path`` is on this machine, where files can be renamed and locked."""
     return isinstance(path, Path)
 
 

@@ -104,7 +104,7 @@ def _is_formula(cell: str) -> bool:
 
 
 def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int | None:
-    """Where ``column`` is: under its own name, or under the only one, not ``named`` too, of another case."""
+    """Return the index of ``column``, or of the only name that differs in case alone and is not ``named`` too."""
     if column in present:
         return present.index(column)
     wanted = column.strip().casefold()

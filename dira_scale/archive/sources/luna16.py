@@ -162,7 +162,7 @@ UNMEASURED = 10.0  # mm across, of an excluded finding whose diameter is below 0
 
 
 class Findings:
-    """Which of its scan's nodules a candidate lies in, as LUNA16's evaluation script decides it.
+    """The findings of all scans, to decide which nodules a candidate lies in as LUNA16's evaluation script does.
 
     ``included``, ``excluded``: ``annotations.csv`` and ``annotations_excluded.csv``. Within the radius of an included
     nodule it is its hit; within that of an excluded finding, and of no nodule, it is irrelevant.

@@ -30,7 +30,7 @@ Files = dict[str, list[Path | Series]]  # by sequence, or ``MASK``
 
 
 class Session(NamedTuple):
-    """What files belong together. ``patient``: None: unknown."""
+    """A group of files that belong together. ``patient``: None: unknown."""
 
     name: str
     patient: str | None = None

@@ -20,7 +20,7 @@ UNMATCHED = "recipe.patient_pattern does not match its path"  # in tables of wha
 
 
 def is_mask(name: str) -> bool:
-    """Whether a folder in a record's name, or the file without its ending, ends as those of masks do."""
+    """Return whether a folder in a record's name, or the file's name without its suffix, ends like those of masks."""
     *folders, file = name.split("/")
     return any(MASK.fullmatch(part) for part in (*folders, file.partition(".")[0]))
 

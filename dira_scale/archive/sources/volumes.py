@@ -139,7 +139,7 @@ class Volumes(Folder):
                     yield file
 
     def _walked(self, file: Path) -> bool:
-        """Whether the walk meets ``file`` itself: it exists below the folder and is not hidden."""
+        """Return whether the walk meets ``file`` itself: it exists below the folder and is not hidden."""
         inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
         return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
@@ -211,7 +211,7 @@ class Volumes(Folder):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
     def _of_header(self, path: Path) -> bool:
-        """Whether ``path`` holds the values of a MetaImage, NRRD or Analyze header beside it."""
+        """Return whether ``path`` holds the values of a MetaImage, NRRD or Analyze header beside it."""
         suffix = next((suffix for suffix in VALUES if path.name.endswith(suffix)), None)
         return suffix is not None and any(
             self._exists(path.with_name(path.name.removesuffix(suffix) + header)) for header in HEADERS

@@ -186,7 +186,7 @@ def is_cache(folder: Path) -> bool:
 
 
 def _in_use(entry: Entry) -> bool:
-    """Whether somebody is filling it."""
+    """Return whether a process is still filling this entry."""
     if entry.path.suffix != PART:
         return False
     with suppress(FileNotFoundError), entry.path.open("rb") as file:

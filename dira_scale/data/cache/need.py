@@ -1,4 +1,4 @@
-"""What an order needs of a cache: the shards that it touches within some steps, and how often it comes back to them."""
+"""Cache demand of an order: the shards that some steps touch, and how often the order comes back to them."""
 
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,7 @@ class Need:
 
 
 class Demand:
-    """What ever more steps of an order touch, seen from some places of its epoch; arguments as of :class:`Window`."""
+    """Shards touched by a growing number of steps, from some places of an epoch; arguments as of :class:`Window`."""
 
     def __init__(self, order: Order | EvalOrder, shards: Shards, rank: int, world: int, ranks: int) -> None:
         self.order, self.shards, self.rank, self.world, self.ranks = order, shards, rank, world, ranks
@@ -54,7 +54,7 @@ class Demand:
         )
 
     def times(self, steps: int) -> float:
-        """How often each shard is fetched in an epoch, by a cache that holds what the last ``steps`` have touched."""
+        """Return how often each shard is fetched in an epoch by a cache that holds what the last ``steps`` touched."""
         new = []
         for start in self._starts:
             held, following = self._none(), self._none()
@@ -76,7 +76,7 @@ class Demand:
 
 
 class Window:
-    """How far ahead to fetch, so that what is fetched stays until it is used.
+    """The number of steps to fetch ahead, so that a fetched shard stays in the cache until it is used.
 
     Args:
         order, shards: of the loader; ``rank``, ``world``: its process; ``ranks``: processes of this node.

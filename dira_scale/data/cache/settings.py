@@ -1,4 +1,4 @@
-"""Where shards are kept on this node."""
+"""Settings of this node's cache of shards."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SHARE = 0.5  # of the free space, where no size is given
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where shards are kept, how much of them, and what becomes of one that is unavailable.
+    """The cache's folder and size, and what happens when a shard is unavailable.
 
     Attributes:
         folder: on a disk of this node; None: in the system's folder for temporary files.

@@ -148,9 +148,9 @@ def rotate_mask(mask: Tensor, degrees: Tensor) -> Tensor:
 
 
 def _rotation(size: int, degrees: Tensor) -> Tensor:
-    """Where the pixels of a rotated image come from: [b, S, S, 2], x and y from -1 to 1, y downwards.
+    """Return the source positions of a rotated image's pixels: [b, S, S, 2], x and y from -1 to 1, y downwards.
 
-    Not affine_grid's, whose matrix product is in 16 bits under autocast: pixels off.
+    torch's affine_grid is off by pixels under autocast: its matrix product is in 16 bits.
     """
     angle = torch.deg2rad(degrees)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]

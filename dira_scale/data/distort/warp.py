@@ -64,7 +64,7 @@ class Warping(nn.Module):
         return torch.where(per_sample(warp[:, 0] == UNWARPED, x), x, warped)
 
     def sources(self, warp: Tensor) -> Tensor:
-        """Where pixels come from, (x, y) in pixels: float32 [b, S, S, 2]."""
+        """Return the source positions of pixels, (x, y) in pixels: float32 [b, S, S, 2]."""
         kind, noise, affine, nodes, lens = warp.float().split(COLUMNS, 1)
         size = len(self.smoothing)
         position = torch.arange(size, device=warp.device, dtype=torch.float32)
@@ -118,8 +118,8 @@ def _signed(x: int) -> int:
 
 
 def _stretched(nodes: Tensor, position: Tensor) -> Tensor:
-    """What each ``position`` [S] shows: linear in its cell from one of the ``nodes`` [b, 2, NODES] to the next, both
-    of which a cell's first and last pixel show: [b, 2, S]."""
+    """Return the source of each ``position`` [S]: [b, 2, S], linear within its cell from one of the ``nodes`` [b, 2,
+    NODES], at the first pixel, to the next, at the last."""
     cell = len(position) // CELLS
     number = (position // cell).clamp(max=CELLS).long()
     last = torch.where(number < CELLS, cell, len(position) - CELLS * cell) - 1

@@ -1,1 +1,1 @@
-"""Which part of an image or a volume a view shows, and how it is mirrored."""
+"""The part of an image or a volume that a view shows, and its mirroring."""

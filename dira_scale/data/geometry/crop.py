@@ -13,7 +13,7 @@ FINE = 1024  # parts of a stored voxel: extents are whole numbers of them, so th
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the loader applies to b images or volumes; can be sliced along b.
+    """The crops and flips that the loader applies to b images or volumes; can be sliced along b.
 
     Attributes:
         box: int32 [b, 2 n], in stored pixels: where a crop starts on each axis, then how far it extends: (y, x, h, w).
@@ -37,11 +37,11 @@ class Geometry:
 
 
 class CropRule(Protocol):
-    """How crops are drawn: ``plane.PlaneCrop``, ``volume.VolumeCrop``; pairs by ``pair.PairCrop``."""
+    """A rule for drawing crops: ``plane.PlaneCrop``, ``volume.VolumeCrop``; pairs by ``pair.PairCrop``."""
 
     @property
     def numbers(self) -> int:
-        """How many random numbers a crop takes."""
+        """The number of random numbers that a crop takes."""
         ...
 
     @property

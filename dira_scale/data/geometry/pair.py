@@ -34,7 +34,7 @@ class PairCrop:
 
     @property
     def numbers(self) -> int:
-        """How many random numbers a candidate takes, of the pair of sizes and of each axis; a multiple of 4."""
+        """The number of random numbers of a candidate, for the pair of sizes and each axis; a multiple of 4."""
         return -(-(1 + len(self.crop.axes)) // 4) * 4
 
     def best(self) -> float:
@@ -141,7 +141,7 @@ def _iou(extents: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _preceding(order: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many (p, q) have a distance below the one of number ``order``, counted from q - p = -a."""
+    """Count the pairs (p, q) with a distance below the one of number ``order``, counted from q - p = -a."""
     least, most, order = np.minimum(a, b), np.maximum(a, b), np.clip(order, 0, a + b + 1)
     rising, falling = np.minimum(order, least + 1), np.maximum(order - most - 1, 0)
     level = np.clip(order - least - 1, 0, most - least)

@@ -25,7 +25,7 @@ class PlaneCrop:
     least: ClassVar[None] = None
 
     def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
-        """As ``crop.CropRule``."""
+        """See ``crop.CropRule``."""
         extents, fits = self._extents(u[:, : 2 * _TRIES], sides)
         box = np.where(
             fits[:, None], placed(u[:, -3:-1], sides, np.where(fits[:, None], extents, 1)), self._central(sides)
@@ -65,7 +65,7 @@ class SizedPlaneCrop:
     least: ClassVar[None] = None
 
     def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
-        """As ``crop.CropRule``."""
+        """See ``crop.CropRule``."""
         share = np.where(u[:, 0] < self.p, random.between(u[:, 1], *self.share), 1.0)
         extents = np.rint(share[:, None] * sides).astype(np.int64).clip(1)
         left_right = u[:, 4] < self.flip

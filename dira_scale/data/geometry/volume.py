@@ -33,7 +33,7 @@ class VolumeCrop:
 
     @property
     def turned(self) -> bool:
-        """Whether height and width may change places."""
+        """Return whether height and width may be swapped."""
         return self.turns > 0 or self.transpose > 0
 
     @property
@@ -46,7 +46,7 @@ class VolumeCrop:
         return (*depth, max(height, width), max(height, width)) if self.turned else (*depth, height, width)
 
     def draw(self, u: np.ndarray, sides: np.ndarray, step: np.ndarray | None = None) -> Geometry:
-        """As ``crop.CropRule``. ``step`` [b, n]: stored voxels for each of a size's; None: 1."""
+        """See ``crop.CropRule``. ``step`` [b, n]: stored voxels for each voxel of a size; None: 1."""
         flip, transposed = self.orientation(u)
         extents = self.extents(transposed, step)
         chosen = random.integers(u[:, 0], 0, len(self.sizes) - 1)
@@ -55,7 +55,7 @@ class VolumeCrop:
         return Geometry(boxes(random.integers(u[:, 1 : 1 + len(self.axes)], low, high), extent), flip, transposed)
 
     def orientation(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which axes are mirrored, bool [b, n], and whether height and width then change places, bool [b]."""
+        """Return which axes are mirrored, bool [b, n], and whether height and width are then swapped, bool [b]."""
         n = len(self.axes)
         flip, transposed = u[:, 1 + n : 1 + 2 * n] < np.array(self.flip), np.zeros(len(u), bool)
         if self.turned:

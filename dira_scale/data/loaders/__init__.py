@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
 
 @dataclass(frozen=True)
 class LoaderSpec:
-    """What every loader is asked for.
+    """The arguments that every loader gets.
 
     Attributes:
         datasets: one, or a mixture.
@@ -61,7 +61,7 @@ class LoaderSpec:
 
 @runtime_checkable
 class Loader(Protocol):
-    """What the training loop needs from a loader.
+    """The interface of loaders that the training loop needs.
 
     ``build.LoaderChoice.build`` constructs it with a ``LoaderSpec``, plus the settings beside ``_target_`` in
     ``data.loader`` as keyword arguments.

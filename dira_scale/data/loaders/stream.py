@@ -46,7 +46,8 @@ class Substitutes:
             self._selected[order.selection.samples] = True
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
-        """As the order's; raises UserError where all shards of this process's part of the batch are missing."""
+        """Return the order's batch, with other samples in place of those whose shards are missing. Raises UserError
+        where all shards of this process's part of the batch are missing."""
         positions = self.order.batch_at(step, rank, world)
         shard = self.shards.of(positions.index)
         missing = [number for number in in_order(shard) if self._is_missing(number)]

@@ -23,7 +23,7 @@ NEVER_NULL = (
 
 
 def is_shown(text: str) -> bool:
-    """Whether ``text`` is safe to print: others may hold terminal control sequences."""
+    """Return whether ``text`` is safe to print: unprintable text may hold terminal control sequences."""
     return len(text) <= LONGEST_TEXT and text.isprintable()
 
 

@@ -141,7 +141,7 @@ def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
 
 
 def _nested(kind: pa.DataType) -> bool:
-    """Whether a column has more than numbers, texts, or lists of them."""
+    """Return whether a column holds more than numbers, texts, or lists of them."""
     return pa.types.is_nested(kind.value_type if pa.types.is_list(kind) else kind)
 
 

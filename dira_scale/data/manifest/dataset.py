@@ -253,7 +253,7 @@ class ShardedDataset:
         return self._read(row, "mask_offset", "mask_size") if self.has_mask(row) else None
 
     def has_mask(self, rows: Any) -> Any:
-        """Whether a row, or each of several rows [n], has a mask."""
+        """Return whether a row, or each of several rows [n], has a mask."""
         return self.index.records["mask_size"][rows] != NO_MASK
 
     def bricks(self, row: int, mask: bool = False, read_into: ReadInto | None = None) -> Bricks:

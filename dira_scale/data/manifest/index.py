@@ -1,4 +1,4 @@
-"""What loaders need of every row, as records of fixed width that are mapped from a file or held in memory.
+"""The columns that loaders need of every row, as records of fixed width, mapped from a file or held in memory.
 
 Both come from one pass over the manifest, which also checks every row and computes the dataset's hash.
 """
@@ -49,7 +49,7 @@ def record_type(labels: int, dims: int = 2, channels: int = 0) -> np.dtype:
 
 
 class Kind(NamedTuple):
-    """What a decoder must be able to read."""
+    """A kind of payload that a decoder must be able to read."""
 
     codec: str
     channels: int

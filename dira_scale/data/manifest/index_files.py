@@ -1,4 +1,4 @@
-"""Where the index of a large manifest is kept: one file, mapped by all processes of a machine."""
+"""The index of a large manifest in one file, mapped by all processes of a machine."""
 
 import fcntl
 import json

@@ -44,7 +44,7 @@ def flags_of(label_names: Sequence[str], classes: Mapping[str, Sequence[str]]) -
 
 
 def in_colour(recipe: Mapping[str, Any]) -> bool:
-    """Whether the images of such a ``recipe`` are red, green and blue."""
+    """Return whether images converted by this ``recipe`` are red, green and blue."""
     return bool(recipe.get("colour") == "rgb")
 
 
@@ -106,7 +106,7 @@ class DatasetInfo:
 
     @property
     def conversion(self) -> dict[str, Any]:
-        """How images are read that are not in it: its recipe, and the names of channels."""
+        """The settings for reading images that are not in the dataset: its recipe, and the names of channels."""
         return self.recipe | ({"channels": self.channels} if self.channels else {})
 
     @property
@@ -136,7 +136,7 @@ class DatasetInfo:
 
     @property
     def split_remark(self) -> str:
-        """Where the splits are from, for people, if published lists decided them; empty if none did."""
+        """A readable remark on the splits' source, if published lists decided them; empty if none did."""
         if not self.published_lists:
             return ""
         count = self.patients_in_two_splits or "none"

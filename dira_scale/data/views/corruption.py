@@ -1,4 +1,4 @@
-"""What may be done to a view that is to be restored, beside what every view has: in any number of dimensions."""
+"""Corruptions of a view that is to be restored, beyond what every view has, in any number of dimensions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -18,8 +18,8 @@ class Corruption(Protocol):
     """
 
     def numbers(self, size: Sequence[int]) -> int:
-        """How many random numbers a view of ``size`` takes. Raises ValueError, or ArgumentError for one of its
-        own arguments, for one that it cannot corrupt."""
+        """Return the number of random numbers that a view of ``size`` takes. Raises ValueError, or ArgumentError for
+        one of its own arguments, if it cannot corrupt such a view."""
         ...
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Which crop, flip and distortion each view of a sample gets: pure arithmetic on (seed, epoch, sample, view)."""
+"""Draw the crop, flip and distortion of each view of a sample: pure arithmetic on (seed, epoch, sample, view)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -25,7 +25,7 @@ _CORRUPTIONS = 16  # that of the first; those after it have the next ones
 
 @dataclass(frozen=True)
 class Distortion:
-    """What ``distort`` applies to b images or volumes, of n dimensions; can be sliced along b.
+    """The parameters that ``distort`` applies to b images or volumes, of n dimensions; can be sliced along b.
 
     Attributes:
         brightness, contrast: float32 [b], factors; 1 = none.
@@ -198,7 +198,7 @@ def _colour(spec: ViewSpec, intensity: np.ndarray, u: np.ndarray) -> dict[str, T
 
 
 def _order(contrast_first: int, saturation: int, hue: int) -> list[int]:
-    """Where ``saturation`` has this place among the first three, then ``hue`` among all four."""
+    """Return the order of changes with ``saturation`` at this place of the first three, then ``hue`` of all four."""
     order = [CONTRAST, BRIGHTNESS] if contrast_first else [BRIGHTNESS, CONTRAST]
     order.insert(saturation, SATURATION)
     order.insert(hue, HUE)

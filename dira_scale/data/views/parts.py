@@ -20,7 +20,7 @@ def Ascending(each: Bound) -> Bound:
 
 
 class Part:
-    """What views are made with: a dataclass, whose fields are held against their annotations."""
+    """Base class of views' settings: dataclasses whose fields are checked against their annotations."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -1,4 +1,4 @@
-"""Which patches of a view are cut out, kept alone or swapped, in any number of dimensions n."""
+"""Draw the patches of a view that are cut out, kept alone or swapped, in any number of dimensions n."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # a sample has one of them
 
 
 def numbers(spec: ViewSpec) -> int:
-    """How many random numbers a sample takes."""
+    """Return the number of random numbers that a sample takes."""
     return 1 + 3 * spec.dimensions * _count(spec)
 
 
@@ -49,7 +49,7 @@ def _boxes(spec: ViewSpec, u: np.ndarray, sides: np.ndarray, most: int, stop: fl
 
 
 def _start(spec: ViewSpec, u: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Where patches with ``sides`` [..., n] begin [..., n], ``border`` away from the edges."""
+    """Draw the starts [..., n] of patches with ``sides`` [..., n], ``border`` away from the edges."""
     border = spec.pixels(spec.border)
     return random.integers(u, border, spec.sides - sides - border)
 

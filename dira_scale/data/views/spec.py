@@ -95,7 +95,6 @@ class ViewSpec(UniformViews):
 
     @property
     def one_size(self) -> bool:
-        """Whether all views have the same sides."""
         return len({entry.sides for entry in self.entries}) == 1
 
 

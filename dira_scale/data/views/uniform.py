@@ -108,12 +108,12 @@ class UniformViews:
 
     @property
     def stored(self) -> dict[str, Any]:
-        """How stored images are seen, of whatever views."""
+        """The settings for reading stored images, which apply to every kind of view."""
         return {"spacing": self.spacing, "range": self.range, "pad": self.pad}
 
     @property
     def coloured(self) -> bool:
-        """Whether something is done to colours."""
+        """Return whether any distortion changes colours."""
         return max(self.jitter.saturation, self.jitter.hue, self.grey) > 0
 
     @property
@@ -134,7 +134,7 @@ class UniformViews:
 
     @property
     def crop(self) -> CropRule:
-        """How crops and flips are drawn, unless they are ``fixed``."""
+        """The rule that draws crops and flips, unless they are ``fixed``."""
         if self.sized:
             low, high = (side / REFERENCE_SIZE for side in self.sized.side)
             return SizedPlaneCrop((low, high), self.sized.p, self.flips[-1])
@@ -144,7 +144,7 @@ class UniformViews:
 
     @property
     def pairs(self) -> PairCrop | None:
-        """How both views of a volume are drawn, if their overlap is bounded."""
+        """The rule that draws both views of a volume, if their overlap is bounded."""
         return None if self.iou is None else PairCrop(self.volume_crop, self.iou, self.same_size)
 
     @property

@@ -1,4 +1,4 @@
-"""How views are warped: by an elastic field, a distorted grid, or a lens (albumentations' three, one at a time).
+"""Warps of views: by an elastic field, a distorted grid, or a lens (albumentations' three, one at a time).
 
 The fields themselves are computed where the views are distorted (``distort.warp``); drawn here is what they depend on.
 """
@@ -61,6 +61,6 @@ def _affine(size: int, moved: np.ndarray) -> np.ndarray:
 
 
 def _nodes(size: int, stretched: np.ndarray) -> np.ndarray:
-    """What the edges of cells [b, 2, NODES] show that are ``stretched`` [b, 2, CELLS]; the rest ends with the image."""
+    """Place the edges of ``stretched`` [b, 2, CELLS] cells: [b, 2, NODES], the last at the image's end."""
     ends = np.cumsum(stretched * (size // CELLS), 2)
     return np.concatenate([np.zeros_like(ends[..., :1]), ends, np.full_like(ends[..., :1], size)], 2)

@@ -60,7 +60,7 @@ def refuse_objects(header: Dataset) -> None:
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether the file starts with a DICOM preamble, or with the first group of a file without one; rewinds ``file``.
+    """Return whether ``file`` starts with a DICOM preamble, or with the first group of a file without one; rewinds it.
 
     Files without a preamble begin with an element of group 0002 or, without file meta information, 0008.
     """

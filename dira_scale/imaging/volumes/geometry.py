@@ -38,7 +38,7 @@ class Grid:
 
     @property
     def sheared(self) -> bool:
-        """Whether two axes are not at right angles, as with gantry tilt."""
+        """Return whether two axes are not at right angles, as with gantry tilt."""
         unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return bool(np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE)
 
@@ -69,7 +69,7 @@ class Grid:
         return Grid((z, y, x), self.affine @ inv_ornt_aff(turn, x_y_z))
 
     def same_as(self, other: "Grid") -> bool:
-        """Whether shapes are equal and corners agree within a tenth of the smallest spacing (files round affines)."""
+        """Return whether shapes are equal and corners within a tenth of the smallest spacing (files round affines)."""
         if self.shape != other.shape:
             return False
         corners = np.array(np.meshgrid(*([0, side - 1] for side in self.shape[::-1]), [1])).reshape(4, -1)

@@ -24,7 +24,6 @@ TYPES = {
 
 
 def is_metaimage(start: bytes) -> bool:
-    """Whether ``start`` is the start of a MetaImage header."""
     words = start.split(b"=")[0].strip()
     return words in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 

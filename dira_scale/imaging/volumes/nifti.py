@@ -24,7 +24,7 @@ KINDS = {348: "Nifti1Header", 540: "Nifti2Header"}  # nibabel's, by the header s
 
 
 def is_nifti(start: bytes) -> bool:
-    """Whether ``start`` (decompressed, at least 16 bytes) is the start of a NIfTI header."""
+    """Return whether ``start`` (decompressed, at least 16 bytes) begins a NIfTI header."""
     return any(int.from_bytes(start[:4], order) in KINDS for order in ORDERS)
 
 

@@ -1,4 +1,4 @@
-"""What every volume reader returns: the grid from the header, and a function that loads the voxels."""
+"""The result of every volume reader: the grid from the header, and a function that loads the voxels."""
 
 from collections.abc import Callable
 from pathlib import Path

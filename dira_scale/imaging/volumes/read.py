@@ -118,7 +118,7 @@ def grid_of(path: Path) -> tuple[Grid, Grid]:
 
 
 def is_volume(image: object) -> bool:
-    """Whether ``image`` is a file with a volume's header, or an input of another kind."""
+    """Return whether ``image`` is a file with a volume's header, or an input that is not a file."""
     if not isinstance(image, Path):
         return True
     try:

@@ -27,7 +27,7 @@ GEOMETRY_AND_IDENTITY = (
 
 
 class Head(NamedTuple):
-    """What is known of a DICOM file without its pixels."""
+    """The facts about a DICOM file that do not need its pixels."""
 
     header: Mapping[str, str]  # the values of ``HEADER`` and ``ALSO``
     series: str

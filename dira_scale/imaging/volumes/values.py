@@ -64,7 +64,7 @@ def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, floa
 
 
 def may_be_hounsfield(volume: Volume) -> bool:
-    """Whether some value is below 0 and they span 100 or more, as those of CT's air, fat and tissue do."""
+    """Return whether some value is below 0 and they span 100 or more, as those of CT's air, fat and tissue do."""
     low, high = (volume.scale * int(value) + volume.offset for value in (volume.voxels.min(), volume.voxels.max()))
     return low < 0 and high - low >= 100
 

@@ -1,1 +1,1 @@
-"""How sure a figure is: intervals over patients, tests between runs, spread over runs and seeds."""
+"""Uncertainty of a figure: intervals over patients, tests between runs, spread over runs and seeds."""

@@ -1,4 +1,4 @@
-"""Whether two settings differ by more than chance: Student's t-test as in the papers, Welch's; Holm's correction."""
+"""Significance tests between two settings: Student's t-test as in the papers, Welch's; Holm's correction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

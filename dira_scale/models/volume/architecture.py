@@ -28,12 +28,12 @@ class VolumeArchitecture(Architecture):
 
     @property
     def divides(self) -> str:
-        """What it does with a side, for messages."""
+        """A verb phrase for messages: what the network does with a side."""
         return f"halves each side down to 1/{self.stride}"
 
     @property
     def instance_norm(self) -> str:
-        """What normalises each channel of the coarsest map by itself, for messages; empty if nothing does."""
+        """The layer that normalises each channel of the coarsest map by itself, for messages; empty if none does."""
         return "InstanceNorm"
 
     def check_view(self, encoder: "Encoder", size: int | tuple[int, ...]) -> None:

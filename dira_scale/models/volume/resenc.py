@@ -140,7 +140,7 @@ class ResEncNetwork(Network):
 
 
 def _initialise(module: nn.Module) -> None:
-    """As nnU-Net: He's normal weights, and each residual block begins as its shortcut."""
+    """Initialise as nnU-Net does: He's normal weights, and each residual block begins as its shortcut."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:

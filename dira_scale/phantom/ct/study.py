@@ -44,7 +44,7 @@ class Study:
 
 
 class Patient:
-    """What is constant over all studies."""
+    """A patient's constants over all studies."""
 
     def __init__(self, anatomy: Anatomy, kind: str, seed: int) -> None:
         self.anatomy, self.kind = anatomy, kind

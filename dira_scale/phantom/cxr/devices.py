@@ -1,4 +1,4 @@
-"""What is in or on the patient: pacemakers, sternal wires, valves, ports, rods; tubes, catheters and electrodes.
+"""Devices in or on the patient: pacemakers, sternal wires, valves, ports, rods; tubes, catheters and electrodes.
 
 Implants stay in their place through all studies from their first one on; the rest is of one study.
 """

@@ -94,7 +94,7 @@ def draw(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
 
 
 def draw_small(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
-    """As ``draw`` for the small mixture: findings are independent, and equal in all studies."""
+    """Draw findings of the small mixture as ``draw`` does, but independent, and equal in all studies."""
     present = []
     for label, (severities, scale) in SMALL.items():
         has, side = rng.random() < SMALL_SHARE, int(rng.choice((-1, 1)))

@@ -213,12 +213,12 @@ class Stats:
 
     @property
     def plain(self) -> int:
-        """How many of these have so few distinct values that they look like masks."""
+        """The number of sampled images with so few distinct values that they look like masks."""
         return self._looked_at[1]
 
 
 def _distinct(hashes: np.ndarray) -> int:
-    """How many there are but 0."""
+    """Count the distinct values other than 0."""
     ordered = np.sort(hashes)
     return int(np.count_nonzero(np.diff(ordered, prepend=ordered.dtype.type(0))))
 
@@ -244,7 +244,7 @@ def _printable(text: str | None) -> str:
 
 
 def oddities(stats: Stats) -> list[str]:
-    """What to check before training on it."""
+    """Return what to check before training on the dataset."""
     texts: list[str] = []
     shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}
     inputs = sum(shares.values()) + stats.info.quarantined

@@ -72,7 +72,7 @@ def render_dataset(stats: Stats) -> str:
 
 
 def headlines(stats: Stats) -> list[Headline]:
-    """What a dataset must fulfil before it is trained on."""
+    """Return the conditions that a dataset must meet before it is trained on."""
     inputs = stats.info.quarantined + sum(split.samples for split in stats.splits)
     rejected = stats.info.quarantined / inputs if inputs else 0.0
     return [

@@ -19,7 +19,7 @@ from dira_scale.storage.text import brief
 
 @dataclass(frozen=True)
 class Part:
-    """What to keep. The keys are explained in ``configs/shard_subset.yaml``."""
+    """The part of a dataset to keep. The keys are explained in ``configs/shard_subset.yaml``."""
 
     fraction: float
     seed: int

@@ -1,4 +1,4 @@
-"""What is drawn of a view for its method: how the view is turned, and where its patches are."""
+"""Random choices about a view that its method needs: how the view is turned, and where its patches are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

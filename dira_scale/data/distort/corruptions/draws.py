@@ -68,7 +68,7 @@ def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:
 
 
 def one_by_one(x: Tensor) -> bool:
-    """Whether samples are changed one after another: on a CPU, but not of tensors without values, as planning has."""
+    """Return whether to change samples one after another: on a CPU, but not tensors without values, as in planning."""
     return x.device.type == "cpu" and type(x) is Tensor
 
 

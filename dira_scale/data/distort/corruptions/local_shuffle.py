@@ -72,7 +72,7 @@ def _largest(n: int) -> int:
 
 
 class Tables(NamedTuple):
-    """What is known of views of one size, on one device.
+    """Lookup tables for views of one size, on one device.
 
     Attributes:
         size: of a view.
@@ -125,7 +125,6 @@ def _sources(key: Tensor, blocks: int, tables: Tables) -> Tensor:
     block = np.arange(blocks)
 
     def of_each(values: np.ndarray) -> np.ndarray:
-        """What a block has, for each of its voxels."""
         return np.repeat(values, counts)
 
     number = of_each((2 * len(tables.size) * blocks + block * most - begin).astype(np.int32)) + voxel.astype(np.int32)

@@ -43,7 +43,7 @@ class BlockMask(Part):
         return x.masked_fill(spread(params["mask"], x.shape[2:])[:, None], self.fill)
 
     def blocks(self, size: Sequence[int]) -> tuple[int, ...]:
-        """How many there are on each axis.
+        """Return the number of blocks on each axis.
 
         Raises ArgumentError if a view of ``size`` does not divide into them, or they would all be hidden, or none.
         """

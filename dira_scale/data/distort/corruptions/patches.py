@@ -41,19 +41,19 @@ class PatchMask(Part):
         return 2 + math.prod(self.patches(size))
 
     def patches(self, size: Sequence[int]) -> tuple[int, ...]:
-        """How many there are on each axis of a view of ``size``."""
+        """Return the number of patches on each axis of a view of ``size``."""
         return tuple(side // self.patch for side in size)
 
     def most(self, size: Sequence[int], views: int = 1) -> int:
-        """How many patches of so many views are hidden at most, save once in 10^9 times: six standard deviations above
-        the mean, or all that can be."""
+        """Return an upper bound on the patches hidden in this number of views, exceeded once in 10^9 times: six
+        standard deviations above the mean, or all that can be hidden."""
         (low, high), count = self.share, math.prod(self.patches(size))
         mean, square = self.p * (low + high) / 2, self.p * (low**2 + low * high + high**2) / 3
         bound = views * mean + 6 * math.sqrt(views * (square - mean**2))
         return min(views * int(high * count), math.ceil(bound * count))
 
     def wanted(self, u: np.ndarray, size: Sequence[int]) -> np.ndarray:
-        """How many patches of each view to hide, int64 [b]."""
+        """Return the number of patches to hide in each view, int64 [b]."""
         count = random.between(u[:, 1], *self.share) * math.prod(self.patches(size))
         return np.where(u[:, 0] < self.p, count, 0).astype(np.int64)
 

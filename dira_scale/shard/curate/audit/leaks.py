@@ -90,7 +90,7 @@ def _search_file(file: Path, name: str, stored: Path) -> SearchResult:
 
 
 def _added(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterator[Finding]:
-    """What conversions do not write: times and owners of tar members, parts of images beside their pixels."""
+    """Yield what conversions do not write: times and owners of tar members, parts of images beside their pixels."""
     for member in found:
         for what in ("mtime", "uid", "gid"):
             if number := getattr(member, what):
@@ -137,7 +137,7 @@ def _search_texts(
 
 
 def is_coincidence(match: Match, words: Collection[bytes] = ()) -> bool:
-    """Whether it is part of one of our own words, a hash, a longer number, or a fraction's digits.
+    """Return whether ``match`` is part of one of our own words, a hash, a longer number, or a fraction's digits.
 
     A given six-digit number occurs by chance in every few million hex digits, and hospitals have all six-digit times.
     """

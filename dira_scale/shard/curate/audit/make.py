@@ -110,5 +110,5 @@ def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> l
 
 
 def harmful(first: str, other: str, same_dataset: bool) -> bool:
-    """Whether sharing between these splits is harmful: two splits of a dataset, or an evaluation split and another."""
+    """Return whether these splits must share nothing: two splits of a dataset, or an evaluation split and another."""
     return (first in GUARDED) != (other in GUARDED) or (same_dataset and first != other)

@@ -29,7 +29,7 @@ PLAIN = (b"JFIF\0", b"Adobe\0")  # JPEG segments without text
 
 
 def parts_of(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """What a PNG or JPEG holds beside its pixels: chunks, segments, bytes after the image."""
+    """Yield the parts of a PNG or JPEG beside its pixels: chunks, segments, bytes after the image."""
     if content.startswith(PNG):
         yield from _chunks(content)
     elif content.startswith(JPEG):
