@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dira_scale import __version__
 from dira_scale.commands import COMMANDS
-from dira_scale.ends import end_quietly
 from dira_scale.errors import nearest
+from dira_scale.termination import end_quietly
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dira_scale.arguments import ArgumentError
 from dira_scale.command import Command
-from dira_scale.ends import interrupted
 from dira_scale.errors import UserError, local_rank, nearest, print_error
+from dira_scale.termination import interrupted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

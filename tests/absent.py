@@ -89,7 +89,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.distributed.launcher import _refuse_missing
     from dira_scale.engine.tracker import require_tracker
     from dira_scale.export.formats import _onnx
-    from dira_scale.finetune.trained import require_peft
+    from dira_scale.finetune.freezing import require_peft
     from dira_scale.metrics.libraries import require_libraries
     from dira_scale.predict.config import require_format
     from dira_scale.storage.excel import open_table

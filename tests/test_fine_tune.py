@@ -15,8 +15,8 @@ from torch import nn
 
 from dira_scale import api
 from dira_scale.config.compose import compose
-from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import to_monai, to_smp, to_timm
+from dira_scale.export.network import TrainedNetwork
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
 

@@ -39,7 +39,7 @@ def tuned(recipe: str, rehearse: bool) -> dict[str, Any]:
 def windows(recipe: tuple[str, ...], sides: tuple[int, ...]) -> dict[str, Any]:
     """A volume through sliding windows, by the network that `finetune` trains on masks."""
     from dira_scale.evaluation.config import SLIDING
-    from dira_scale.evaluation.stored import Stored, dense  # need OpenCV
+    from dira_scale.evaluation.inference import Stored, dense  # need OpenCV
 
     loop = Ours(*recipe)
     module, size, counted = loop.model.module.eval(), tuple(loop.batches[0].views[0].shape[2:]), [0]

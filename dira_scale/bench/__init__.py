@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from dira_scale.command import Command
-from dira_scale.ends import interrupted
 from dira_scale.errors import UserError, nearest
+from dira_scale.termination import interrupted
 
 COMMAND = Command("bench", "measure speed on this machine against baselines", gpu=True)
 BENCHMARKS = {

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.fit import require_fit
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
+from dira_scale.data.sizes import require_fit
 from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_labels, draw_partner
 from dira_scale.errors import DatasetError
 
@@ -85,7 +85,7 @@ class Requests:
     Attributes:
         together: of how many steps ``of`` draws the views at once.
 
-    Raises as :func:`~dira_scale.data.fit.require_fit`, and DatasetError if ``pair`` makes no pair in training.
+    Raises as :func:`~dira_scale.data.sizes.require_fit`, and DatasetError if ``pair`` makes no pair in training.
     """
 
     def __init__(

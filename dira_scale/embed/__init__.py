@@ -6,8 +6,8 @@ from dira_scale.command import Command
 COMMAND = Command(
     "embed", "compute features of a dataset once, as Parquet",
     function="dira_scale.embed.compute:compute",
-    look=("dira_scale.runs.complete:check_runs", "dira_scale.data.present:check_present",
-          "dira_scale.models.present:check_network"),
+    look=("dira_scale.runs.complete:check_runs", "dira_scale.data.precheck:check_present",
+          "dira_scale.models.precheck:check_network"),
     processes=True, output="out", in_sweeps=True, gpu=True, reads_run=True, parts=True,
     execution=("data.workers", "threads", "timeout", "trust", "reach"),
     check="dira_scale.evaluation.feature_source:check", results="dira_scale.evaluation.embeddings:about_rows",

@@ -34,12 +34,12 @@ from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, counted, nearest, print_line
 from dira_scale.evaluate.config import Evaluation
 from dira_scale.evaluation.config import require_masks
+from dira_scale.evaluation.finetuned_network import TrainedRun, unfinished
+from dira_scale.evaluation.held_out_split import HeldOutSplit
 from dira_scale.evaluation.journal import is_complete
 from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
-from dira_scale.evaluation.seen import HeldOutSplit
-from dira_scale.evaluation.trained import TrainedRun, unfinished
 from dira_scale.machine.device import compute_device
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES

@@ -20,12 +20,12 @@ from dira_scale.models.architecture import (
     exported_architecture,
     exported_metadata,
 )
-from dira_scale.models.bounded import as_large_as
 from dira_scale.models.hub import pinned
+from dira_scale.models.memory_limit import as_large_as
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
-from dira_scale.models.stored import read_tensors
+from dira_scale.models.tensor_files import read_tensors
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import FILE, Description, Input
 from dira_scale.runs.files import DAMAGED, parse_json

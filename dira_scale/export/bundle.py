@@ -11,8 +11,8 @@ import torch
 from dira_scale import __version__
 from dira_scale.errors import UserError, require
 from dira_scale.evaluation.config import WHOLE
-from dira_scale.evaluation.trained import REPAIR
-from dira_scale.export.exported import Exported, TrainedNetwork
+from dira_scale.evaluation.finetuned_network import REPAIR
+from dira_scale.export.network import Exported, TrainedNetwork
 from dira_scale.export.volume_formats import swinunetr_state
 from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.models.translations import other_axes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dira_scale import __version__
-from dira_scale.export.exported import Exported
+from dira_scale.export.network import Exported
 from dira_scale.export.release import Release
 from dira_scale.models.hub import name_of
 from dira_scale.models.start import in_one

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dira_scale.errors import UserError
 from dira_scale.export.bundle import BUNDLE, to_monai_bundle
 from dira_scale.export.bundle import FILES as OF_BUNDLE
-from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
+from dira_scale.export.network import Exported, TrainedNetwork, weights_file
 from dira_scale.export.timm_files import config, encoder_state, features, head_state
 from dira_scale.export.volume_formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
 from dira_scale.models.architecture import architecture

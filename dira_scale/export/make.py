@@ -12,16 +12,16 @@ from dira_scale.config.border import at
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
+from dira_scale.evaluation.finetuned_network import FILE as ABOUT
+from dira_scale.evaluation.finetuned_network import about_run
 from dira_scale.evaluation.probe_figures import from_json, markdown, overviews
 from dira_scale.evaluation.results import FILE
-from dira_scale.evaluation.trained import FILE as ABOUT
-from dira_scale.evaluation.trained import about_run
 from dira_scale.export import formats
 from dira_scale.export.bundle import BUNDLE, LICENSE, README
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
-from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import EXPORT, FILES, FORMATS, default_formats, replace_export
+from dira_scale.export.network import TrainedNetwork
 from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.statistics.spread import spread_table
 from dira_scale.models.hub import CARD, push

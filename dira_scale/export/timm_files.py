@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dira_scale.export.exported import TrainedNetwork
+from dira_scale.export.network import TrainedNetwork
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.timm_head import timm_head_names
 from dira_scale.models.vit import PlainEncoder

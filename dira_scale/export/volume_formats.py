@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
+from dira_scale.export.network import Exported, TrainedNetwork, weights_file
 from dira_scale.models.architecture import XYZ
 from dira_scale.models.network import Network
 from dira_scale.models.volume.architecture import primus_widths

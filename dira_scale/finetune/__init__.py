@@ -5,8 +5,8 @@ from dira_scale.command import Command
 
 COMMAND = Command(
     "finetune", "train on labels, masks or numbers, from pretrained weights",
-    look=("dira_scale.metrics.libraries:require_libraries", "dira_scale.data.present:check_present",
-          "dira_scale.models.present:check_network"),
+    look=("dira_scale.metrics.libraries:require_libraries", "dira_scale.data.precheck:check_present",
+          "dira_scale.models.precheck:check_network"),
     processes=True, output="run", in_sweeps=True, gpu=True,
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
                "data.loader", "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "profile",

@@ -23,11 +23,11 @@ from dira_scale.errors import DimensionsError, UserError
 from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
+from dira_scale.finetune.freezing import freeze
 from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
 from dira_scale.finetune.rates import choose_rate
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
-from dira_scale.finetune.trained import freeze
 from dira_scale.methods import views_of
 from dira_scale.methods.build import SIZE, check_dimensions
 from dira_scale.metrics.libraries import require_libraries

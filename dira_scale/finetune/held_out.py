@@ -3,7 +3,7 @@
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE, IMAGENET
-from dira_scale.evaluation.stored import held_out_crops
+from dira_scale.evaluation.inference import held_out_crops
 from dira_scale.finetune.config import Finetune
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.held_out import HeldOutBatches

@@ -17,10 +17,10 @@ from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Best, Detail, StagePlan, StagePosition
 from dira_scale.engine.watchdog import alive
+from dira_scale.evaluation.held_out_split import HeldOutSplit
 from dira_scale.evaluation.judge import choose, judged, write_split
 from dira_scale.evaluation.leak import NO_LEAK, Leak
 from dira_scale.evaluation.results import FILE, overall, read_results
-from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune, nevertheless
 from dira_scale.finetune.description import TENSORS, chosen_rate, describe
 from dira_scale.finetune.held_out import judged_batches, warn_of_test

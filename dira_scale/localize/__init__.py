@@ -9,7 +9,7 @@ from dira_scale.command import Command
 COMMAND = Command(
     "localize", "boxes of labels by Grad-CAM, and their accuracy",
     function="dira_scale.localize.make:make",
-    look=("dira_scale.runs.complete:check_folder", "dira_scale.data.present:check_present",
+    look=("dira_scale.runs.complete:check_folder", "dira_scale.data.precheck:check_present",
           "dira_scale.metrics.libraries:require_libraries"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     parts=True, execution=("data.workers", "trust", "reach"), check="dira_scale.localize.cases:check",

@@ -14,8 +14,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.evaluation.config import CENTRE
-from dira_scale.evaluation.stored import Stored, held_out_crops
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
+from dira_scale.evaluation.inference import Stored, held_out_crops
 from dira_scale.localize.cases import Case
 from dira_scale.localize.results import Row
 from dira_scale.machine.device import compute_device

@@ -24,12 +24,12 @@ from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, print_line
+from dira_scale.evaluation.finetuned_network import TrainedRun
+from dira_scale.evaluation.inference import Stored, read_ahead
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.probe_figures import rich_table
-from dira_scale.evaluation.stored import Stored, read_ahead
-from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Localizer

@@ -7,7 +7,7 @@ import torch
 from timm.models import eva, vision_transformer
 from torch import Tensor
 
-from dira_scale.models.stored import WeightsError
+from dira_scale.models.tensor_files import WeightsError
 from dira_scale.models.translations import Rules, translate
 
 MASK_TOKEN = "mask_token"

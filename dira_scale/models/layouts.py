@@ -17,7 +17,7 @@ from dira_scale.models.dino_files import AUTHORS, MASK_TOKEN, OF_TRANSFORMERS, P
 from dira_scale.models.encoder import timm_entries, timm_names, timms
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.stored import WeightsError, read_tensors
+from dira_scale.models.tensor_files import WeightsError, read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
 from dira_scale.models.vit import CUBICS, PlainEncoder, resampled
 

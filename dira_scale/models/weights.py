@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
-from dira_scale.models.bounded import as_large_as
+from dira_scale.models.memory_limit import as_large_as
 from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import FILE, Description
 

@@ -23,7 +23,7 @@ from dira_scale.config.border import at
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.errors import UserError
-from dira_scale.evaluation.stored import Stored
+from dira_scale.evaluation.inference import Stored
 from dira_scale.imaging.colour import GREY
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.settings import VolumeSettings

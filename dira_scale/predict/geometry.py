@@ -17,7 +17,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from dira_scale.evaluation.stored import resized
+from dira_scale.evaluation.inference import resized
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume

@@ -10,7 +10,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.evaluation.features import ALL, rows_of
-from dira_scale.evaluation.stored import Stored
+from dira_scale.evaluation.inference import Stored
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.predict.geometry import Geometry, Plane, Space
 

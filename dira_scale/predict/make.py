@@ -36,10 +36,10 @@ from dira_scale.distributed.processes import default_workers
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.config import SLIDING, require_masks
+from dira_scale.evaluation.finetuned_network import TrainedRun, unfinished
+from dira_scale.evaluation.inference import dense, read_ahead
 from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.rounds import rounds, share, together
-from dira_scale.evaluation.stored import dense, read_ahead
-from dira_scale.evaluation.trained import TrainedRun, unfinished
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries

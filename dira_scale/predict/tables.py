@@ -15,8 +15,8 @@ from dira_scale.archive.outcome import most_common
 from dira_scale.archive.output import beside
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError, counted, print_line
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.predict.config import ABOUT, MASKS
 from dira_scale.predict.images import Images, Row
 from dira_scale.storage.atomic import write_atomic, write_json

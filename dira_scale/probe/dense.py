@@ -20,8 +20,8 @@ from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.features import POOLS
+from dira_scale.evaluation.inference import resized
 from dira_scale.evaluation.probe_figures import DICE, Probed, Score, figures
-from dira_scale.evaluation.stored import resized
 from dira_scale.machine.device import compute_device
 from dira_scale.metrics.cases import MaskCase
 from dira_scale.metrics.neighbours import knn_scores

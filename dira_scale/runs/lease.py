@@ -20,7 +20,7 @@ import psutil
 from dira_scale.distributed.control import PrecedingError
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
-from dira_scale.runs.beat import newest, numbers
+from dira_scale.runs.heartbeat import newest, numbers
 from dira_scale.storage.atomic import process_namespace, write_json
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from dira_scale.config.trust import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.runs import checkpoint
-from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.runs.choice import BEST, LATEST, Chosen, chosen_checkpoint
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import inside, read_json, read_rows, read_status, read_yaml
+from dira_scale.runs.heartbeat import has_stopped, seconds_without_beat
 from dira_scale.runs.lora import merged
 from dira_scale.runs.shape import STEP, shaped
 from dira_scale.storage.owned import is_inside

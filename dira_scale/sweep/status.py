@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from dira_scale.errors import UserError
-from dira_scale.runs.beat import has_stopped, seconds_without_beat
+from dira_scale.runs.heartbeat import has_stopped, seconds_without_beat
 from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
 from dira_scale.sweep.state import Known, state

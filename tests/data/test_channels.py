@@ -25,7 +25,7 @@ from dira_scale.data.samples import Samples
 from dira_scale.data.views import Jitter, ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.evaluation.features import Images
-from dira_scale.evaluation.stored import Stored
+from dira_scale.evaluation.inference import Stored
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.stats_page import TILE, tile

@@ -21,8 +21,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.evaluate import main
 from dira_scale.evaluation.config import check
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.evaluation.results import evaluated, read_results
-from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.finetune import main as finetune
 from dira_scale.tasks.config import task_of
 

@@ -17,7 +17,7 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export import main as export
 from dira_scale.export.bundle import to_monai_bundle
-from dira_scale.export.exported import TrainedNetwork
+from dira_scale.export.network import TrainedNetwork
 from dira_scale.finetune import main as finetune
 from dira_scale.models.architecture import architecture
 from dira_scale.predict import main as predict

@@ -15,7 +15,7 @@ from dira_scale.api import export
 from dira_scale.config.compose import compose
 from dira_scale.distributed import processes
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.forecast.network import fake_task

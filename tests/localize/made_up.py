@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from recorded import derived
 
 from dira_scale.config.compose import compose
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.models.architecture import architecture
 from dira_scale.models.classifier import Classifier
 from dira_scale.runs.checkpoint import Checkpointer, replicated

@@ -23,7 +23,7 @@ from dira_scale import api
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.localize import main
 from dira_scale.localize.cases import cases_of, check
 from dira_scale.storage.owned import own

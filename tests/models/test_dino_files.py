@@ -24,7 +24,7 @@ from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder
 from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.stored import WeightsError
+from dira_scale.models.tensor_files import WeightsError
 
 DIM, HEADS, DEPTH, REGISTERS, SIDE = 16, 2, 4, 4, 32
 V2 = {"embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS, "patch_size": 8, "init_values": 0.1}

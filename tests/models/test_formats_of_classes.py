@@ -17,8 +17,8 @@ from safetensors import safe_open
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export.card import Card
-from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import FORMATS, check, default_formats
+from dira_scale.export.network import TrainedNetwork
 from dira_scale.models.architecture import architecture
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.description import Description, Output, Tensors

@@ -15,8 +15,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from dira_scale.errors import UserError
-from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import FORMATS
+from dira_scale.export.network import TrainedNetwork
 from dira_scale.models.encoder import build_encoder
 
 

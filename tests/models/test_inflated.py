@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dira_scale.arguments import ArgumentError
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
-from dira_scale.models.stored import WeightsError
+from dira_scale.models.tensor_files import WeightsError
 from dira_scale.models.volume.inflated import InflatedEncoder, build_inflated
 
 SIZE = (16, 32, 32)  # 2 x 4 x 4 patches

@@ -19,7 +19,7 @@ from torch import nn
 
 from dira_scale.models.encoder import build_encoder, timm_names
 from dira_scale.models.layouts import StartWeights
-from dira_scale.models.stored import WeightsError
+from dira_scale.models.tensor_files import WeightsError
 from dira_scale.models.unet import UNet
 
 CHANNELS = (32, 16, 16, 8, 8)

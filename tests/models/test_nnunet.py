@@ -19,8 +19,8 @@ import pytest
 import torch
 from models.test_volume_formats import trained
 
-from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import FORMATS
+from dira_scale.export.network import TrainedNetwork
 
 PACKAGES = [
     "dynamic-network-architectures==0.4.4", "timm==1.0.22", "einops==0.8.2", "batchgenerators==0.25.5",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network, Tokens
-from dira_scale.models.stored import WeightsError
+from dira_scale.models.tensor_files import WeightsError
 from dira_scale.models.volume.vit3d import Transformer, ViT3DEncoder
 
 HEADS, REGISTERS = 2, 3

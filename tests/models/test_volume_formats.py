@@ -21,8 +21,8 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.evaluation.encoders import stored_encoder
 from dira_scale.export.card import Card
-from dira_scale.export.exported import Exported, TrainedNetwork
 from dira_scale.export.formats import FORMATS, check, default_formats
+from dira_scale.export.network import Exported, TrainedNetwork
 from dira_scale.export.volume_formats import PRIMUS
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
-from dira_scale.models.stored import WeightsError
+from dira_scale.models.tensor_files import WeightsError
 from dira_scale.models.translations import other_axes
 
 SIZE = (8, 8, 16)

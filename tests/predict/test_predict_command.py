@@ -31,8 +31,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import SCHEMA
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
+from dira_scale.evaluation.finetuned_network import About, StoredAs
 from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.trained import About, StoredAs
 from dira_scale.finetune import main as finetune
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume_mask

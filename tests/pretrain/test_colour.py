@@ -22,7 +22,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec
 from dira_scale.embed import main as embed
 from dira_scale.errors import DatasetError
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.finetune import main as finetune
 from dira_scale.localize.look import LocatedLabel
 from dira_scale.localize.picture import draw

@@ -19,7 +19,7 @@ from toy_run import write
 from dira_scale import export, report
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.predict.make import make as predict
 from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run

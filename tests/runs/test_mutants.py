@@ -25,7 +25,7 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.encoders import stored_encoder
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.report import health, neighbours, page, plots
 from dira_scale.report.content import read_run
 

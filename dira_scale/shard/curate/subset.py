@@ -13,7 +13,7 @@ from dira_scale.archive.sources.label_columns import key_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.selection import fold_of, fraction_of_samples
 from dira_scale.errors import UserError, nearest
-from dira_scale.shard.curate.linked import empty_folder, print_summary, with_relative_shards, write
+from dira_scale.shard.curate.derivation import empty_folder, print_summary, with_relative_shards, write
 from dira_scale.storage.text import brief
 
 

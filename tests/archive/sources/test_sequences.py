@@ -25,7 +25,7 @@ from dira_scale.arguments import ArgumentError
 from dira_scale.data.manifest import QUARANTINE_FILE, ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
-from dira_scale.evaluation.stored import Stored
+from dira_scale.evaluation.inference import Stored
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 from dira_scale.imaging.volumes.channels import Channels

@@ -12,11 +12,11 @@ from models.stub3d import TARGET
 from torch import nn
 
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.models.architecture import architecture
-from dira_scale.models.bounded import BESIDE, as_large_as
 from dira_scale.models.encoder import build_encoder
-from dira_scale.models.stored import WeightsError, read_tensors
+from dira_scale.models.memory_limit import BESIDE, as_large_as
+from dira_scale.models.tensor_files import WeightsError, read_tensors
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.reader import RunReader
 
@@ -52,7 +52,7 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_takes_memory(mon
         nn.Linear(2**12, 2**12)
     with pytest.raises(UserError, match=r"a.json describes a larger network"), as_large_as([], "a.json"):
         nn.Linear(2**30, 2**30)
-    monkeypatch.setattr("dira_scale.models.bounded.BESIDE", BESIDE // 64)  # which many small layers reach sooner
+    monkeypatch.setattr("dira_scale.models.memory_limit.BESIDE", BESIDE // 64)  # which many small layers reach sooner
     with pytest.raises(UserError, match=r"a.json describes a larger network"), as_large_as([], "a.json"):
         nn.ModuleList(nn.Linear(1, 1) for _ in range(10**9))
 

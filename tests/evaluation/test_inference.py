@@ -13,7 +13,7 @@ from torch import Tensor
 from dira_scale.data.geometry.fixed import centre
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING, WHOLE
-from dira_scale.evaluation.stored import Stored, dense, fits, read_ahead
+from dira_scale.evaluation.inference import Stored, dense, fits, read_ahead
 from dira_scale.pixels.codecs import encode
 
 CPU = torch.device("cpu")

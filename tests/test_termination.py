@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-START = "from dira_scale.ends import end_quietly; end_quietly('embed'); "
+START = "from dira_scale.termination import end_quietly; end_quietly('embed'); "
 
 
 def end(*words: str, **environment: str) -> tuple[int, str]:

@@ -22,11 +22,11 @@ from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
 from dira_scale.engine import optim
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.finetune.config import Finetune
-from dira_scale.finetune.trained import freeze
+from dira_scale.finetune.freezing import freeze
 from dira_scale.forecast.network import fake_task
 from dira_scale.models import norm
 from dira_scale.models.architecture import architecture

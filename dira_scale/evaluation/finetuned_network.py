@@ -13,23 +13,23 @@ from torch import Tensor
 from dira_scale.arguments import Length, Within
 from dira_scale.config.border import at
 from dira_scale.data.config import as_stored
-from dira_scale.data.fit import SmallError, require_fit
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.info import in_colour
 from dira_scale.data.samples import Samples
+from dira_scale.data.sizes import SmallError, require_fit
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate, require_finetuned
+from dira_scale.evaluation.inference import held_out_crops
 from dira_scale.evaluation.results import Numbers, read_results
-from dira_scale.evaluation.stored import held_out_crops
 from dira_scale.metrics.figure import number
 from dira_scale.models.architecture import architecture
-from dira_scale.models.bounded import as_large_as
+from dira_scale.models.memory_limit import as_large_as
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
-from dira_scale.models.stored import read_tensors
+from dira_scale.models.tensor_files import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, shaped

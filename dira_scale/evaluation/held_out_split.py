@@ -12,7 +12,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.watchdog import alive
-from dira_scale.evaluation.stored import Stored, dense, read_ahead
+from dira_scale.evaluation.inference import Stored, dense, read_ahead
 from dira_scale.metrics.cases import merged
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.tasks.supervision import SplitCases, Supervision, Viewed, Whole

@@ -10,7 +10,7 @@ from torch import Tensor
 from dira_scale.models.architecture import AXES, INPUT, XYZ, ZYX, architecture_metadata
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.network import Encoder, Network
-from dira_scale.models.stored import to_safetensors
+from dira_scale.models.tensor_files import to_safetensors
 from dira_scale.models.translations import other_axes
 from dira_scale.runs.description import PRODUCTS, Description
 

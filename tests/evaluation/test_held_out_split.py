@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dira_scale.data.manifest import SCHEMA, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.evaluation.seen import HeldOutSplit
+from dira_scale.evaluation.held_out_split import HeldOutSplit
 from dira_scale.tasks.supervision import SplitCases
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 
