@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dira_scale.data.views import Distortion
 
-IGNORE = -1  # of a mask's pixel that nobody knows: its image has no mask, or a rotation brought it in from beyond it
 UNITS = {2: "images", 3: "volumes"}  # by a view's dimensions: what samples are called
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of a tensor's dimensions
 

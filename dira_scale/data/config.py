@@ -11,7 +11,6 @@ from dira_scale.config.schema import Schema, one_of, path_field, paths_field, se
 
 STORED = "stored"  # the value of ``data.spacing`` for voxels as they are
 COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}  # unknown and uncertain labels
-MOST_GRADES = 1000  # of `task=ordinal`: each is an output, whose weights and predictions take memory
 
 
 @dataclass

@@ -1,10 +1,19 @@
 """Numbers that every step needs on its device."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import torch
+
 
 Numbers = Sequence[float] | Sequence[Sequence[float]]  # hashable
 

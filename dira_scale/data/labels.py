@@ -4,25 +4,33 @@ Shards keep what the tables say: 0, 1, NaN where they have nothing (unknown), an
 several classes is a column for each class, of which one is 1 (``DatasetInfo.flags``), as is one that was sharded so.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
 
 from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.data import random
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.data.constants import constant
 from dira_scale.errors import DatasetError, nearest
 
-if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
+with lazy_imports():
+    import numpy as np
+    import torch
+
+    from dira_scale.data import random
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
     from dira_scale.data.manifest import ShardedDataset
 
 UNCERTAIN = -1
+IGNORE = -1  # of a mask's pixel that nobody knows: its image has no mask, or a rotation brought it in from beyond it
 UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
 LSR_ONES = "lsr_ones"  # uncertain labels only: a number from SMOOTHED at each draw (Pham et al., arXiv:1911.06475, 2.4)
 SMOOTHED = (0.55, 0.85)
@@ -59,7 +67,7 @@ class Columns(ABC):
         """``labels`` float32 [b, L] as stored -> the targets; NaN, which no loss or metric counts."""
         return labels
 
-    def check(self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None) -> None:
+    def check(self, datasets: Sequence[ShardedDataset], split: str, learned: np.ndarray | None) -> None:
         """Raise DatasetError, naming datasets, split and label, unless the labels can be learned or evaluated; a
         LabelError, if they could without one of them.
 
@@ -80,7 +88,7 @@ class Columns(ABC):
 class Choice(Protocol):
     """Labels as a user names them: :class:`LabelChoice`, and ``numbers.NumberChoice``."""
 
-    def of(self, datasets: Sequence["ShardedDataset"]) -> Columns:
+    def of(self, datasets: Sequence[ShardedDataset]) -> Columns:
         """Return the columns of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
         ...
 
@@ -104,7 +112,7 @@ class LabelChoice:
     exclusive: bool = False
     complete: bool = False
 
-    def of(self, datasets: Sequence["ShardedDataset"]) -> "Labels":
+    def of(self, datasets: Sequence[ShardedDataset]) -> Labels:
         """The labels of these datasets. Raises DatasetError for what one of them lacks, ArgumentError for a name or
         policy that is none."""
         names = tuple(datasets[0].info.label_names) if self.names is None else self.names
@@ -205,7 +213,7 @@ class Labels(Columns):
                                f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
 
 
-def columns_of(dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
+def columns_of(dataset: ShardedDataset, names: Sequence[str]) -> tuple[int, ...]:
     """Return which of the dataset's labels as yes and no the labels ``names`` are.
 
     Raises ArgumentError for one that it does not have, DatasetError if it has none at all.
@@ -221,13 +229,13 @@ def columns_of(dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ..
     return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
 
 
-def labels_of(dataset: "ShardedDataset", names: Sequence[str]) -> tuple[str, ...]:
+def labels_of(dataset: ShardedDataset, names: Sequence[str]) -> tuple[str, ...]:
     """Return the labels of which columns have the ``names``, each once, in this order; other names as they are."""
     have, label = dataset.info.label_names, {flag.name: flag.number for flag in dataset.info.flags}
     return tuple(dict.fromkeys(have[label[name]] if name in label else name for name in names))
 
 
-def _names(dataset: "ShardedDataset", columns: Sequence[int]) -> tuple[str, ...]:
+def _names(dataset: ShardedDataset, columns: Sequence[int]) -> tuple[str, ...]:
     flags = dataset.info.flags
     return tuple(flags[column].name for column in columns)
 

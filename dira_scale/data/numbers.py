@@ -1,16 +1,19 @@
 """The numbers that a task learns: labels of any value, such as an age, as stored in shards; NaN where unknown. Grades
 and times are numbers that are checked further."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
+from etils.epy import lazy_imports
 
-from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.data.config import MOST_GRADES
 from dira_scale.data.labels import Columns, LabelError, columns_of
 from dira_scale.errors import DatasetError
+
+with lazy_imports():
+    import numpy as np
 
 if TYPE_CHECKING:
     from dira_scale.data.manifest import ShardedDataset
@@ -26,9 +29,9 @@ class NumberChoice:
     """
 
     names: tuple[str, ...] | None = None
-    made: "Callable[..., Numbers] | None" = None
+    made: Callable[..., Numbers] | None = None
 
-    def of(self, datasets: Sequence["ShardedDataset"]) -> "Numbers":
+    def of(self, datasets: Sequence[ShardedDataset]) -> Numbers:
         """The numbers of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
         names = datasets[0].number_labels if self.names is None else self.names
         if not names and datasets[0].info.label_names:
@@ -58,55 +61,3 @@ class Numbers(Columns):
                 raise LabelError(
                     f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn"
                 )
-
-
-@dataclass(frozen=True)
-class Grades(Numbers):
-    """One label of ordered grades, 0 to ``grades`` - 1; None: of as many as there are."""
-
-    grades: int | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.names) > 1:
-            raise ArgumentError("names", UNSHOWN, f"the one that is graded, of {', '.join(self.names)}")
-
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
-        """Raise LabelError also for a number that is no grade."""
-        super()._check(values, where, learned)
-        known = values[~np.isnan(values)]
-        highest = (self.grades or MOST_GRADES) - 1
-        if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:
-            range_ = f"0 to {highest}" + ("" if self.grades is None else f", of which there are {self.grades}")
-            raise LabelError(
-                f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}", lacks="grades"
-            )
-
-
-@dataclass(frozen=True)
-class Times(Numbers):
-    """Two labels: the time until an event, or until an image's patient was last seen, and whether the event came."""
-
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
-        """Raise DatasetError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
-        samples that are ``learned`` can be compared."""
-        time, event = self.names
-        times, events = (column[~np.isnan(values).any(1)] for column in values.T)
-        if not len(times):
-            raise LabelError(f"{where}: '{time}' and '{event}' are never known together")
-        if (wrong := events[~np.isin(events, (0, 1))]).size:
-            raise DatasetError(f"{where}: event '{event}' is {wrong[0]:g}: need 1 (it came), 0 (not yet), or nothing")
-        if (times < 0).any():
-            raise DatasetError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
-        if learned and not comparable(times, events):
-            raise LabelError(
-                f"{where}: of {len(times)} samples none is known to outlive an event of '{event}', so there is nothing "
-                "to learn"
-            )
-
-
-def comparable(times: np.ndarray, events: np.ndarray) -> bool:
-    """Return whether anyone is known to outlive another's event. ``times``, ``events``: [n], NaN does not count."""
-    if not (events == 1).any():
-        return False
-    first = np.nanmin(times[events == 1])
-    return bool(((times > first) | ((times == first) & (events == 0))).any())

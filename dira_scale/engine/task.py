@@ -7,14 +7,14 @@ task decides everything else. Pretraining is one (``dira_scale.pretrain``).
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.engine import optim
-from dira_scale.runs.description import Description, Tensors
+from dira_scale.runs.description import Best, Description, Tensors
 from dira_scale.runs.folder import RunFolder
 
 
@@ -188,13 +188,6 @@ class TaskData(Protocol):
 
     def save_batch(self, folder: Path, batch: Any, held_out: bool, row: dict[str, Any]) -> None:
         """Write a batch with a bad loss or gradient for inspection, and ``row`` beside it as ``batch.json``."""
-
-
-class Best(NamedTuple):
-    """The figure of held-out rows by which checkpoints of a stage are compared, and which of its values are better."""
-
-    metric: str = "loss"
-    direction: Literal["min", "max"] = "min"
 
 
 class Validation(Protocol):

@@ -50,7 +50,8 @@ from dira_scale.pages.verdict import Headline
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
 from dira_scale.storage.owned import own
-from dira_scale.tasks.supervision import SplitCases, Supervision
+from dira_scale.tasks.predictions import SplitCases
+from dira_scale.tasks.task import Supervision
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 
 PAGE = "report.html"

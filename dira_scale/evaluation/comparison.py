@@ -18,17 +18,15 @@ from dira_scale.evaluation.results import read_results
 from dira_scale.metrics.cases import CASES, read_cases
 from dira_scale.metrics.figure import Figure, Key
 from dira_scale.metrics.statistics.bootstrap import Interval, bootstrap
-from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.metrics.statistics.significance import Comparison, Over, compare, comparison_table
 from dira_scale.metrics.statistics.spread import Result, Spread, spread_table, spreads
-from dira_scale.metrics.statistics.weighted import Statistic, average
+from dira_scale.metrics.statistics.weighted import Statistic, Statistics, average
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Description, read_description
 from dira_scale.runs.files import read_yaml
 from dira_scale.runs.identity import identity, seedless
-from dira_scale.tasks.config import task_of
-from dira_scale.tasks.supervision import Chosen
+from dira_scale.tasks.task import Chosen, task_of
 
 # Of a run's identity: what is learned, from which rows. `task.decoder` says where weights are from, as `init` does.
 DATA, WEIGHTS = ("datasets", "selection", "data", "task"), ("task.decoder",)

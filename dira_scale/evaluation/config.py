@@ -10,7 +10,7 @@ from dira_scale.arguments import Above, AtLeast
 from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
-from dira_scale.tasks.config import FINETUNE
+from dira_scale.tasks.task import FINETUNE
 
 IMAGENET = "imagenet"
 CENTRE, TEN_CROPS = "centre", "ten_crops"

@@ -33,8 +33,7 @@ from dira_scale.models.tensor_files import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, shaped
-from dira_scale.tasks.config import TaskConfig, task_of
-from dira_scale.tasks.supervision import Chosen, Supervision
+from dira_scale.tasks.task import Chosen, Supervision, TaskConfig, task_of
 
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
 MILLIMETRES = Within(0.05, 50)

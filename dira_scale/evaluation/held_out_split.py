@@ -15,7 +15,8 @@ from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.inference import Stored, dense, read_ahead
 from dira_scale.metrics.cases import merged
 from dira_scale.pixels.codecs import DecodeError
-from dira_scale.tasks.supervision import SplitCases, Supervision, Viewed, Whole
+from dira_scale.tasks.predictions import SplitCases, Viewed, Whole
+from dira_scale.tasks.task import Supervision
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.validation import evaluating
 
@@ -24,7 +25,7 @@ SHOWN = 6  # pictures of a split
 
 @dataclass(frozen=True)
 class HeldOutSplit:
-    """This process's share of a split, as :class:`dira_scale.tasks.supervision.Predictions`.
+    """This process's share of a split, as :class:`dira_scale.tasks.predictions.Predictions`.
 
     Attributes:
         predicted: images [b, C, *size] in [0, 1] on ``device`` to what the network says of them.

@@ -9,7 +9,7 @@ from dira_scale.metrics.cases import CASES, write_cases
 from dira_scale.metrics.figure import plain
 from dira_scale.metrics.statistics.intervals import ABOUT, with_intervals
 from dira_scale.storage.atomic import write_atomic
-from dira_scale.tasks.supervision import Chosen, Supervision
+from dira_scale.tasks.task import Chosen, Supervision
 
 Cases = Mapping[str, Sequence[Any]]  # of all processes, by split
 

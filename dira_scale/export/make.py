@@ -32,7 +32,7 @@ from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader, TrainingData
 from dira_scale.storage.owned import check_own
 from dira_scale.storage.text import last_parts
-from dira_scale.tasks.config import FINETUNE
+from dira_scale.tasks.task import FINETUNE
 
 PROBE = "probe.json"
 

@@ -39,8 +39,7 @@ from dira_scale.runs import checkpoint
 from dira_scale.runs.description import FILE, Description, read_description
 from dira_scale.runs.exit_codes import DONE
 from dira_scale.runs.folder import recorded_config
-from dira_scale.tasks.config import without_data
-from dira_scale.tasks.supervision import Supervision
+from dira_scale.tasks.task import Supervision, without_data
 from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import batches_of, groups_of, stage_plans

@@ -23,7 +23,7 @@ from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_a
 from dira_scale.models.hub import local, pin
 from dira_scale.runs.description import FILE, read_description
 from dira_scale.runs.identity import ADDED
-from dira_scale.tasks.config import TaskConfig
+from dira_scale.tasks.task import TaskConfig
 from dira_scale.training.config import StagedTraining, Validate
 
 IMAGES, VOLUMES = "tune", "tune_volumes"  # views

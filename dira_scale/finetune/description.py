@@ -10,7 +10,7 @@ from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.description import CHOSEN_RATE, Description, Metric, NetworkDescription, Output, Tensors
 from dira_scale.runs.identity import execution
-from dira_scale.tasks.config import FINETUNE, task_of
+from dira_scale.tasks.task import FINETUNE, task_of
 from dira_scale.training.description import data_of, stages_of
 
 

@@ -5,7 +5,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE, IMAGENET
 from dira_scale.evaluation.inference import held_out_crops
 from dira_scale.finetune.config import Finetune
-from dira_scale.tasks.supervision import Supervision
+from dira_scale.tasks.task import Supervision
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
 

@@ -17,7 +17,7 @@ from dira_scale.finetune.config import Finetune
 from dira_scale.models import norm
 from dira_scale.models.network import Network
 from dira_scale.models.normalise import input_of, normalised
-from dira_scale.tasks.supervision import Supervision, single
+from dira_scale.tasks.task import Supervision, identity
 
 
 @dataclass(kw_only=True)
@@ -62,7 +62,7 @@ class Finetuning:
         image, targets = self.seen(micro) if model.training else (micro.views[0], self.supervision.targets(micro))
         with self.world.autocast():
             logits = model(normalised(image, self.input))
-        terms = self.supervision.terms(logits, targets, reduce_sum if model.training else single)
+        terms = self.supervision.terms(logits, targets, reduce_sum if model.training else identity)
         terms = {name: terms[name] for name in stage.terms}
         total = torch.stack([*terms.values()]).sum()
         return FinetuneLosses(total, terms, logits=logits.detach(), targets=targets)

@@ -15,7 +15,7 @@ from dira_scale.data.batch import UNITS
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import Best, Detail, StagePlan, StagePosition
+from dira_scale.engine.task import Detail, StagePlan, StagePosition
 from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.held_out_split import HeldOutSplit
 from dira_scale.evaluation.judge import choose, judged, write_split
@@ -31,12 +31,13 @@ from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
 from dira_scale.models.start import Start
 from dira_scale.runs import checkpoint
-from dira_scale.runs.description import Description
+from dira_scale.runs.description import Best, Description
 from dira_scale.runs.files import read_rows
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.lora import merged
 from dira_scale.storage.atomic import write_json
-from dira_scale.tasks.supervision import SplitCases, Supervision
+from dira_scale.tasks.predictions import SplitCases
+from dira_scale.tasks.task import Supervision
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import few_steps, groups_of, still_falling
 from dira_scale.training.task import DatasetTask

@@ -15,8 +15,7 @@ from dira_scale.localize.cases import SIDES
 from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.statistics.bootstrap import bootstrap
 from dira_scale.metrics.statistics.intervals import ABOUT
-from dira_scale.metrics.statistics.of_cases import Statistics
-from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_mean
+from dira_scale.metrics.statistics.weighted import Statistic, Statistics, average, weighted_mean
 from dira_scale.runs.files import read_yaml
 from dira_scale.storage.atomic import write_atomic
 

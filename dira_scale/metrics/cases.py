@@ -4,31 +4,44 @@ A file has rows of one kind: of labels, masks, numbers or times. It names cases 
 or DICOM's identifiers.
 """
 
+from __future__ import annotations
+
 import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from etils.epy import lazy_imports
 
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import write_atomic
 
+with lazy_imports():
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
 CASES = "cases"  # the folder of a run that has them
 KIND = b"dira_scale.cases"  # in the schema's metadata, with the version
 TARGETS = ("target", "time", "event")  # fields
+COLUMNS = {"str": "string", "float": "double", "int": "int64"}  # of a field's type
 IRRELEVANT = "irrelevant"  # neither a lesion nor a false positive
 A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
 
 @dataclass(frozen=True, slots=True)
 class _OfOne:
-    """The subject of a row about one case. ``label``: also a class, or an event."""
+    """The subject of a row about one case. ``label``: also a class, or an event.
 
+    Attributes:
+        kind: what its rows are called in their files.
+        plot: how pages draw them, by its name in ``pages.results``; empty: they do not.
+    """
+
+    kind: ClassVar[str]
+    plot: ClassVar[str] = ""
     key: str
     patient: str
     split: str
@@ -39,6 +52,7 @@ class _OfOne:
 class LabelCase(_OfOne):
     """A label, or a class against the rest, of one case. ``target``: 0, 1 or NaN (unknown)."""
 
+    kind, plot = "labels", "roc"
     target: float
     probability: float
 
@@ -51,6 +65,7 @@ class CandidateCase(LabelCase):
     ``lesions``: how many the scan has.
     """
 
+    kind = "candidates"
     scan: str
     lesion: str
     lesions: int
@@ -63,6 +78,7 @@ class MaskCase(_OfOne):
     Where both masks are empty all metrics are NaN.
     """
 
+    kind = "masks"
     empty: str  # which mask is: "" (neither), "prediction", "target", "both"
     dice: float
     iou: float
@@ -79,6 +95,7 @@ class MaskCase(_OfOne):
 class NumberCase(_OfOne):
     """A number of one case, in its own unit. ``target``: NaN = unknown."""
 
+    kind, plot = "numbers", "scatter"
     target: float
     prediction: float
 
@@ -88,29 +105,25 @@ class SurvivalCase(_OfOne):
     """A risk of one case. ``label``: the event; ``time``, ``event``: NaN = unknown; ``risk``: the logarithm of a hazard
     ratio."""
 
+    kind = "times"
     time: float
     event: float
     risk: float
 
 
-def _schema(kind: type, name: str) -> pa.Schema:
-    """A column for each field; targets, which are labels of a dataset, are float32 as there."""
-    types: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64()}
-    columns = [(each.name, pa.float32() if each.name in TARGETS else types[each.type]) for each in fields(kind)]
-    return pa.schema(columns, metadata={KIND: f"{name} 1".encode()})
-
-
-SCHEMAS = {
-    kind: _schema(kind, name)
-    for kind, name in (
-        (LabelCase, "labels"), (CandidateCase, "candidates"), (MaskCase, "masks"), (NumberCase, "numbers"),
-        (SurvivalCase, "times"),
-    )
-}  # fmt: skip
+KINDS = (LabelCase, CandidateCase, MaskCase, NumberCase, SurvivalCase)
 Case = LabelCase | MaskCase | NumberCase | SurvivalCase
 C = TypeVar("C", LabelCase, MaskCase, NumberCase, SurvivalCase)
 ImageCase = TypeVar("ImageCase", LabelCase, NumberCase)  # rows of whole images
-Arrays = tuple[np.ndarray, np.ndarray, list[str], list[str]]
+Arrays: TypeAlias = "tuple[np.ndarray, np.ndarray, list[str], list[str]]"
+
+
+def schema_of(kind: type[Case]) -> pa.Schema:
+    """Return a column for each field; targets, which are labels of a dataset, are float32 as there."""
+    columns = [(each.name, "float" if each.name in TARGETS else COLUMNS[str(each.type)]) for each in fields(kind)]
+    return pa.schema(
+        [(name, pa.type_for_alias(column)) for name, column in columns], metadata={KIND: f"{kind.kind} 1".encode()}
+    )
 
 
 def image_cases(
@@ -162,6 +175,11 @@ def _arrays(cases: Sequence[LabelCase] | Sequence[NumberCase], predicted: str) -
     return targets, values, names, [case.patient for case in cases[::each]]
 
 
+def case_keys(cases: Sequence[LabelCase] | Sequence[NumberCase], each: int) -> list[str]:
+    """Return the key of each case of ``each`` rows."""
+    return [case.key for case in cases[:: max(1, each)]]
+
+
 def merged(parts: Iterable[Sequence[C]]) -> list[C]:
     """All processes' rows, in the order of keys, a case's in their own: the same for any number of processes.
 
@@ -185,7 +203,7 @@ def write_cases(path: Path, cases: Sequence[Case]) -> None:
     named = {name for case in cases for name in (case.key, case.patient, getattr(case, "scan", ""))}
     if wrong := [*filter(A_PATH_OR_DICOM_ID.search, named)]:
         raise ValueError(f"{path}: {len(wrong)} keys, patients or scans are paths or DICOM identifiers, not hashes")
-    schema = SCHEMAS[kinds.pop()]
+    schema = schema_of(kinds.pop())
     columns = {name: [getattr(case, name) for case in cases] for name in schema.names}
     arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
     file = io.BytesIO()
@@ -202,8 +220,8 @@ def read_cases(path: Path, kind: type[Case] | None = None) -> list[Any]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file of cases: {error}") from error
-    for each, schema in SCHEMAS.items():
-        if _is(table.schema, schema):
+    for each in KINDS:
+        if _is(table.schema, schema_of(each)):
             return [each(**row) for row in _rows(table)] if kind is None or issubclass(each, kind) else []
     raise UserError(f"{path} has no rows of cases of this version: compute the metrics again")
 

@@ -3,9 +3,11 @@
 A row counts for a label where the label is known.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.statistics.weighted import (
@@ -19,6 +21,9 @@ from dira_scale.metrics.statistics.weighted import (
     weighted_sensitivity,
     with_both,
 )
+
+with lazy_imports():
+    import numpy as np
 
 BINS = 15  # of the calibration error: Guo et al., ICML 2017, sec. 2
 SPECIFICITY = 0.9  # of the ROC curve's point whose sensitivity is given

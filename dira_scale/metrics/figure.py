@@ -1,11 +1,17 @@
 """A figure, from the metric that computes it to the tables that show it, with what it was computed from."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
+from etils.epy import lazy_imports
+
+with lazy_imports():
+    import numpy as np
+
 
 MEAN, ALL = "mean", "all classes"  # names of figures over all labels or classes
 INFINITE = "infinity"  # in JSON
@@ -67,7 +73,7 @@ class Figure:
         return {name: plain(value) for name, value in asdict(self).items()}
 
     @classmethod
-    def of_json(cls, row: Mapping[str, Any]) -> "Figure":
+    def of_json(cls, row: Mapping[str, Any]) -> Figure:
         """The figure of a row that :meth:`as_json` has made."""
         known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
         value, interval = number(row["value"]), row.get("interval")

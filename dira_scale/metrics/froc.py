@@ -1,13 +1,18 @@
 """Candidates against lesions: the free-response ROC curve at the seven rates of LUNA16's script."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.cases import IRRELEVANT, CandidateCase
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.statistics.weighted import Statistic, average, unweighted, weighted_detected
+
+with lazy_imports():
+    import numpy as np
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a case: Setio et al., MedIA 2017, sec. 2.4
 CPM = "CPM"  # the challenge's name of the mean sensitivity over RATES

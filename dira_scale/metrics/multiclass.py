@@ -1,12 +1,17 @@
 """Metrics of one label of several classes, of which each row has one."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.classification import BINS, classification
 from dira_scale.metrics.figure import ALL, Figure, Key
 from dira_scale.metrics.statistics.weighted import Statistic, average, unweighted, weighted_calibration, weighted_mean
+
+with lazy_imports():
+    import numpy as np
 
 UNKNOWN = -100  # the class of a row whose label is not known: that of torch's cross_entropy, and of LabelledImages
 

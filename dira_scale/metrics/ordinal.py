@@ -1,12 +1,17 @@
 """Metrics of one label of ordered grades."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
-import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.regression import MAE
 from dira_scale.metrics.statistics.weighted import Statistic, unweighted, weighted_kappa, weighted_mean
+
+with lazy_imports():
+    import numpy as np
 
 KAPPA, ACCURACY = "kappa", "accuracy"
 CONVENTIONS = {KAPPA: "quadratic weights"}

@@ -1,8 +1,10 @@
 """Metrics of numbers that are predicted, such as an age: number by number."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.statistics.weighted import (
@@ -13,6 +15,9 @@ from dira_scale.metrics.statistics.weighted import (
     weighted_r2,
     weighted_root,
 )
+
+with lazy_imports():
+    import numpy as np
 
 MAE, RMSE, R2, PEARSON = "MAE", "RMSE", "R2", "Pearson r"
 WITHOUT_UNIT = (R2, PEARSON)  # the others are in the number's own unit: of several numbers they have no mean

@@ -4,16 +4,24 @@ Distances are in mm where the spacing is known, else in pixels, and named so. Wh
 processes hand over their cases (:func:`dira_scale.metrics.cases.merged`), not their means.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.cases import MaskCase
 from dira_scale.metrics.figure import Figure, mean
+from dira_scale.metrics.statistics.weighted import Statistic, weighted_mean, weighted_ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+with lazy_imports():
+    import numpy as np
+    import torch
 
 TOLERANCE = 2.0  # of the surface Dice, in mm or pixels
 BothEmpty = Literal["one", "nan"]
@@ -161,3 +169,28 @@ def _checked(
         axes = target.dim() - 1
         raise ValueError(f"spacing {tuple(spacing)} must have a positive number of mm for each of {axes} axes")
     return prediction.cpu(), target.cpu()
+
+
+def class_statistic(metric: str, cases: Sequence[MaskCase | None]) -> Statistic:
+    """Return a figure of :func:`segmentation` of one class, of whose ``cases`` None stands for those without a row."""
+    title = metric.removesuffix(IN_CASES)
+    if title.startswith("pooled "):
+        overlap, both = (
+            np.array([value(case) if case else 0 for case in cases], float)
+            for value in (lambda case: case.overlap, lambda case: case.predicted + case.present)
+        )
+        return weighted_ratio(2 * overlap, both) if title.endswith("Dice") else weighted_ratio(overlap, both - overlap)
+    base = next(name for name in BOTH_EMPTY if title.startswith(name))
+    field = {"Dice": "dice", "IoU": "iou", "HD95": "hd95", "surface Dice": "surface_dice"}[base]
+    values = np.full(len(cases), np.nan)
+    for number, case in enumerate(cases):
+        if case is None or (title != metric and not case.present) or not _has_unit(title, case):
+            continue
+        values[number] = BOTH_EMPTY[base] if case.empty == "both" else getattr(case, field)
+    return weighted_mean(np.where(np.isfinite(values), values, np.nan))
+
+
+def _has_unit(title: str, case: MaskCase) -> bool:
+    if title.startswith("HD95"):
+        return title == f"HD95 ({case.unit})"
+    return not title.startswith("surface Dice") or title == f"surface Dice at {case.tolerance:g} {case.unit}"

@@ -1,11 +1,16 @@
 """Metrics of predicted risks against times to an event."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.statistics.weighted import unweighted, weighted_concordance
+
+with lazy_imports():
+    import numpy as np
 
 CONCORDANCE = "concordance"
 

@@ -1,6 +1,11 @@
 """Thresholds from which a probability is a positive answer: chosen on the validation split, used on the test split."""
 
-import numpy as np
+from __future__ import annotations
+
+from etils.epy import lazy_imports
+
+with lazy_imports():
+    import numpy as np
 
 
 def choose_thresholds(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Masks and boxes over an image."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ COLOURS = {  # of a mask's values in turn
 BINARY = 255  # the value of a mask that has only one
 BOX = (255, 255, 255)
 LINE = 2  # pixels
+SIDE, GAP = 256, 4  # pixels of two pictures side by side
 
 
 def fitted(plane: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
@@ -57,3 +59,25 @@ def _edge(region: np.ndarray) -> np.ndarray:
         around = np.pad(inner, 1)
         inner = inner & around[2:, 1:-1] & around[:-2, 1:-1] & around[1:-1, 2:] & around[1:-1, :-2]
     return region & ~inner
+
+
+def side_by_side(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> bytes:
+    """A JPEG of the outlines of both masks, side by side.
+
+    Of a volume the axial slice with most of the true mask, else with most of the predicted one.
+
+    Args:
+        image: float32 [*sides] in [0, 1]; in colour [*sides, 3].
+        true, predicted: numbers of classes, int64 [*sides], 0 and below: background or unknown.
+    """
+    masks = [np.maximum(mask, 0).astype(np.uint8) for mask in (true, predicted)]
+    if masks[0].ndim == 3:
+        shown = next((mask for mask in masks if mask.any()), masks[0])
+        depth = int((shown > 0).sum((1, 2)).argmax())
+        image, masks = image[depth], [mask[depth] for mask in masks]
+    plane = (255 * image).round().astype(np.uint8)
+    left, right = (outlined(plane, mask, (), SIDE) for mask in masks)
+    file = io.BytesIO()
+    both = np.concatenate([left, np.full((SIDE, GAP, 3), 255, np.uint8), right], 1)
+    Image.fromarray(both).save(file, "jpeg", quality=88)
+    return file.getvalue()

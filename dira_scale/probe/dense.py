@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dira_scale.data.batch import IGNORE
+from dira_scale.data.labels import IGNORE
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import nested_draws

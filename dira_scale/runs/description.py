@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 from dira_scale.arguments import Length, Within
 from dira_scale.errors import UserError
@@ -25,6 +25,13 @@ FILE = "description.json"
 CHOSEN_RATE = "rate chosen: "  # begins a line of ``Description.training``
 FORMAT = 3
 REPAIR = "restore the file, or move it away and call the command that has trained the run again, which writes it"
+
+
+class Best(NamedTuple):
+    """The figure of held-out rows by which checkpoints of a stage are compared, and which of its values are better."""
+
+    metric: str = "loss"
+    direction: Literal["min", "max"] = "min"
 
 
 @dataclass(frozen=True)

@@ -1,71 +1,105 @@
 """Labels of whole images: several that may occur together (multi-label), or one of several classes."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from scipy.special import expit, log_softmax, logit, softmax
-from torch import Tensor
+from etils.epy import lazy_imports
+from omegaconf import MISSING
 
+from dira_scale.arguments import ArgumentError, AtLeast
+from dira_scale.config.schema import one_of, setting
+from dira_scale.data.config import COUNTS_AS
 from dira_scale.data.constants import constant
-from dira_scale.data.labels import Labels, certain, class_numbers
-from dira_scale.engine.task import Best
-from dira_scale.metrics.cases import LabelCase, label_arrays
-from dira_scale.metrics.classification import classification
+from dira_scale.data.labels import LabelChoice, Labels, certain, class_numbers, labels_of
+from dira_scale.errors import UserError, nearest
+from dira_scale.metrics.cases import LabelCase, case_keys, label_arrays
+from dira_scale.metrics.classification import classification, label_statistics
 from dira_scale.metrics.figure import ALL, MEAN, Figure, Key
-from dira_scale.metrics.multiclass import multiclass
-from dira_scale.metrics.statistics.of_cases import Statistics, of_labels
-from dira_scale.metrics.temperature import class_temperature, label_temperatures
+from dira_scale.metrics.multiclass import class_statistics, multiclass
+from dira_scale.metrics.statistics.weighted import Statistic, Statistics, average
+from dira_scale.metrics.temperature import class_temperature, label_temperatures, logits_of, scaled
 from dira_scale.metrics.thresholds import choose_thresholds
-from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageScore, ImageSupervision, Predictions, Shared, image_rows
-from dira_scale.training.inputs import Inputs
+from dira_scale.runs.description import Best, Metric, Output, Term
+from dira_scale.tasks.images import ImageScore, ImageSupervision, ImageTask, image_rows
+from dira_scale.tasks.task import AllReduce, Chosen, Supervision
 
-CLOSEST = 2.0**-24  # to 0 and 1: a float32 probability nearer to 1 is 1, whose logit is infinite
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.tasks.predictions import Predictions
+    from dira_scale.training.inputs import Inputs
 
-def temperatures(cases: Sequence[LabelCase], exclusive: bool) -> dict[str, float]:
-    """By label; of classes (``exclusive``) the same for all. ``cases``: of the validation split."""
-    targets, scores, names, _ = label_arrays(cases)
-    if not exclusive:
-        return dict(zip(names, label_temperatures(targets, logits(scores, exclusive)).tolist(), strict=True))
-    classes = class_numbers(torch.from_numpy(targets)).numpy()
-    return dict.fromkeys(names, class_temperature(classes, logits(scores, exclusive)))
-
-
-def calibrated(cases: Sequence[LabelCase], by_label: Mapping[str, float], exclusive: bool) -> list[LabelCase]:
-    """Return the cases, their probabilities with the temperatures."""
-    _, scores, names, _ = label_arrays(cases)
-    values = scaled(scores, [by_label[name] for name in names], exclusive).ravel().tolist()
-    return [replace(case, probability=value) for case, value in zip(cases, values, strict=True)]
-
-
-def scaled(scores: np.ndarray, temperature: Sequence[float], exclusive: bool) -> np.ndarray:
-    """Probabilities [N, L], whose logits are divided by the ``temperature`` [L] of each label."""
-    divided = logits(scores, exclusive) / np.asarray(temperature, float)
-    return np.asarray(softmax(divided, axis=1) if exclusive else expit(divided))
-
-
-def logits(scores: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Return the logits of probabilities [N, L]; of classes up to a constant of each row, which the softmax does not
-    see."""
-    if not exclusive:
-        return np.asarray(logit(np.clip(np.asarray(scores, float), CLOSEST, 1 - CLOSEST)))
-    return np.asarray(log_softmax(np.log(np.maximum(np.asarray(scores, float), CLOSEST)), axis=1))
-
+with lazy_imports():
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
 
 CE = "ce"  # a loss term
 AUROC, ACCURACY = "auroc", "accuracy"
+BALANCED = "balanced"
+
+
+@dataclass
+class LabelTask(ImageTask):
+    """Labels of whole images."""
+
+    loss: list[str] = setting(one_of("ce"))
+    labels: list[str] | None = None
+    scored: list[str] | None = None
+    uncertain: Any = MISSING
+    unknown: str = setting(one_of(*COUNTS_AS))
+    exclusive: bool = MISSING
+    weights: str = setting(one_of("none", BALANCED))
+    focal: float = setting(AtLeast(0))
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for scored labels where one figure of all classes decides, and for no labels."""
+        super().__post_init__()
+        if self.labels is not None and not self.labels:
+            raise ArgumentError("labels", self.labels, "at least one label, or null, which is all")
+        if self.scored is not None and (self.exclusive or not self.scored):
+            raise ArgumentError(
+                "scored",
+                self.scored,
+                "null: the accuracy of all classes decides" if self.exclusive else "at least one label, or null",
+            )
+
+    def input_arguments(self) -> dict[str, Any]:
+        names = None if self.labels is None else tuple(self.labels)
+        return {"labels": LabelChoice(names, self.uncertain, self.unknown, self.exclusive)}
+
+    def supervision(self, data: Inputs) -> Supervision:
+        assert isinstance(data.labels, Labels), "asked for"
+        balanced = self.weights == BALANCED
+        weights = balance(data.learned_targets(), self.exclusive) if balanced else None
+        for name in self.scored or ():
+            if name not in (names := data.labels.names):
+                raise UserError(
+                    f"task.scored: no label '{name}' is learned, but {', '.join(names)}{nearest(name, names)}"
+                )
+        return self._learns(data.labels, weights)
+
+    def _learns(self, labels: Labels, weights: tuple[float, ...] | None = None) -> Classification:
+        return Classification(labels, weights, self.focal, None if self.scored is None else tuple(self.scored))
+
+    def described(self, facts: Mapping[str, Any]) -> Supervision:
+        names = tuple(facts.get("outputs") or self.labels or ())
+        nan = float("nan")
+        return self._learns(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
+
+    def named(self, facts: Mapping[str, Any], dataset: ShardedDataset) -> Self:
+        return replace(self, labels=[*labels_of(dataset, facts["outputs"])])
 
 
 def cross_entropy(
     logits: Tensor,
     targets: Tensor,
     exclusive: bool,
-    shared: Shared,
+    all_reduce: AllReduce,
     weights: Sequence[float] | None = None,
     focal: float = 0.0,
 ) -> Tensor:
@@ -91,7 +125,7 @@ def cross_entropy(
         count = known
     if focal:
         losses = losses * (1 - torch.exp(-losses)) ** focal
-    total, counted = shared(torch.stack([(losses * weighted).sum(), count.sum()]))
+    total, counted = all_reduce(torch.stack([(losses * weighted).sum(), count.sum()]))
     return total / counted.clamp(min=torch.finfo(torch.float32).tiny)
 
 
@@ -142,8 +176,8 @@ class Classification(ImageSupervision):
     def compared(self) -> Sequence[Key]:
         return [("AUROC", MEAN), *[("accuracy", ALL)] * self.labels.exclusive]
 
-    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        return {CE: cross_entropy(logits, targets, self.labels.exclusive, shared, self.weights, self.focal)}
+    def terms(self, logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> dict[str, Tensor]:
+        return {CE: cross_entropy(logits, targets, self.labels.exclusive, all_reduce, self.weights, self.focal)}
 
     def predicted(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits.float(), 1) if self.labels.exclusive else torch.sigmoid(logits.float())
@@ -154,13 +188,18 @@ class Classification(ImageSupervision):
     def _validated(self, targets: np.ndarray, scores: np.ndarray, index: np.ndarray) -> dict[str, float]:
         """AUROC of each label and their mean, accuracy of classes."""
         if self.labels.exclusive:
-            figures = multiclass(class_numbers(torch.from_numpy(targets)).numpy(), scores, self.outputs, index)
+            figures = multiclass(self._classes(targets), scores, self.outputs, index)
         else:
             figures = classification(targets, scores, self.outputs, index, scored=self.scored)
         areas = [figure for figure in figures if figure.metric == "AUROC"]
         values = {AUROC if f.name == MEAN else f"{AUROC}/{f.name}": f.value for f in areas}
         right = [(ACCURACY, figure.value) for figure in figures if figure.key == ("accuracy", ALL)]
         return values | dict(right)
+
+    @staticmethod
+    def _classes(targets: np.ndarray) -> np.ndarray:
+        """Return which class each row of ``targets`` [N, L] has, [N]."""
+        return class_numbers(torch.from_numpy(targets)).numpy()
 
     def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
         labels = self.labels
@@ -182,20 +221,35 @@ class Classification(ImageSupervision):
         return Chosen(dict(zip(names, choose_thresholds(targets, scores).tolist(), strict=True)))
 
     def temperatures(self, cases: Sequence[LabelCase]) -> dict[str, float]:
-        return temperatures(cases, self.labels.exclusive)
+        targets, scores, names, _ = label_arrays(cases)
+        values = logits_of(scores, self.labels.exclusive)
+        if self.labels.exclusive:  # one for all classes
+            return dict.fromkeys(names, class_temperature(self._classes(targets), values))
+        return dict(zip(names, label_temperatures(targets, values).tolist(), strict=True))
 
     def calibrated(self, cases: Sequence[LabelCase], temperatures: Mapping[str, float]) -> list[LabelCase]:
-        return calibrated(cases, temperatures, self.labels.exclusive)
+        _, scores, names, _ = label_arrays(cases)
+        values = scaled(scores, [temperatures[name] for name in names], self.labels.exclusive).ravel().tolist()
+        return [replace(case, probability=value) for case, value in zip(cases, values, strict=True)]
 
     def figures(self, cases: Sequence[LabelCase], chosen: Chosen) -> list[Figure]:
         targets, scores, names, patients = label_arrays(cases)
         if self.labels.exclusive:
-            return multiclass(class_numbers(torch.from_numpy(targets)).numpy(), scores, names, patients)
+            return multiclass(self._classes(targets), scores, names, patients)
         thresholds = None if chosen.thresholds is None else [chosen.thresholds[name] for name in names]
         return classification(targets, scores, names, patients, thresholds, scored=self.scored)
 
     def statistics(self, cases: Sequence[LabelCase], chosen: Chosen) -> Statistics:
-        return of_labels(cases, self.labels.exclusive, chosen.thresholds, self.scored)
+        targets, scores, names, patients = label_arrays(cases)
+        figures: dict[Key, Statistic] = {}
+        for name, target, score in zip(names, targets.T, scores.T, strict=True):
+            of_label = label_statistics(target, score, None if chosen.thresholds is None else chosen.thresholds[name])
+            figures |= {(metric, name): statistic for metric, statistic in of_label.items()}
+        for metric in dict.fromkeys(metric for metric, _ in figures):
+            figures[metric, MEAN] = average([figures[metric, name] for name in names if name in (self.scored or names)])
+        if self.labels.exclusive:
+            figures |= class_statistics(self._classes(targets), scores, names)
+        return Statistics(figures, case_keys(cases, len(names)), patients)
 
     def never_answered(self, cases: Sequence[LabelCase]) -> list[str]:
         if not self.labels.exclusive:

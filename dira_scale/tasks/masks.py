@@ -1,41 +1,88 @@
 """Masks of images, in any number of dimensions: one structure, regions that may overlap, or several classes."""
 
-import io
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import PIL.Image
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from etils.epy import lazy_imports
 
-from dira_scale.data.batch import IGNORE, Batch
-from dira_scale.engine.task import Best
+from dira_scale.arguments import Above
+from dira_scale.config.schema import one_of, setting
+from dira_scale.data.labels import IGNORE
 from dira_scale.metrics.cases import MaskCase
 from dira_scale.metrics.figure import MEAN, Figure, Key
-from dira_scale.metrics.segmentation import mask_cases, segmentation
-from dira_scale.metrics.statistics.of_cases import Statistics, of_masks
-from dira_scale.pixels.outlines import outlined
-from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.classes import Classes, regions_of, values_of
+from dira_scale.metrics.segmentation import class_statistic, mask_cases, segmentation
+from dira_scale.metrics.statistics.weighted import Statistic, Statistics, average
+from dira_scale.runs.description import Best, Metric, Output, Term
+from dira_scale.tasks.classes import Classes, check_classes, regions_of, values_of
+from dira_scale.tasks.images import gathered
 from dira_scale.tasks.labels import CE
-from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
+from dira_scale.tasks.task import ELSEWHERE, AllReduce, Chosen, Supervision, TaskConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dira_scale.data.batch import Batch
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.tasks.predictions import Predictions
+    from dira_scale.training.inputs import Inputs
+
+with lazy_imports():
+    import monai.metrics
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from dira_scale.pixels import outlines
+    from dira_scale.tasks import mask_values
 
 DICE = "dice"  # a loss term, and the figure of a validation
 MASK, BACKGROUND = "mask", "background"
 SMOOTH = 1.0  # of the soft Dice (BenchmarkTransferLearning)
 THRESHOLD = 0.5
-SIDE, GAP = 256, 4  # of pictures, in pixels
-
-
+PRETRAINED, RANDOM, LINEAR = "pretrained", "random", "linear"  # a decoder
 Values = Sequence[Sequence[int]]
 ONE: Values = ((1,),)  # the number of one structure
 
 
+@dataclass
+class MaskTask(TaskConfig):
+    """Masks of images."""
+
+    loss: list[str] = setting(one_of("dice", "ce"))
+    ce_weight: float = setting(Above(0), 1.0)
+    figure: str = setting(one_of("Dice", "IoU", "pooled Dice", "pooled IoU"), "Dice")
+    classes: dict[str, Any] | None = None
+    decoder: str = setting(one_of(PRETRAINED, RANDOM, LINEAR))
+
+    def __post_init__(self) -> None:
+        """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's."""
+        super().__post_init__()
+        check_classes(self.classes)
+
+    @property
+    def takes_decoder(self) -> bool:
+        return self.decoder == PRETRAINED
+
+    def input_arguments(self) -> dict[str, Any]:
+        return {"masks": True}
+
+    def supervision(self, data: Inputs) -> Supervision:
+        mask_values.check_masks(data, self.classes)
+        return self.described({})
+
+    def described(self, facts: Mapping[str, Any]) -> Supervision:
+        return Segmentation(self.classes, self.ce_weight, self.figure, self.decoder == LINEAR)
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: ShardedDataset, split: str) -> Supervision:
+        mask_values.check_evaluated(dataset, split, self.classes, ELSEWHERE)
+        return self.described(facts)
+
+
 def dice_and_cross_entropy(
-    logits: Tensor, targets: Tensor, regions: Values | None, shared: Shared
+    logits: Tensor, targets: Tensor, regions: Values | None, all_reduce: AllReduce
 ) -> dict[str, Tensor]:
     """Soft Dice loss over all pixels of the batch, mean over classes; mean cross-entropy. Unknown pixels do not count.
 
@@ -56,7 +103,7 @@ def dice_and_cross_entropy(
     axes = [0, *range(2, logits.dim())]
     truth, probabilities = truth * known[:, None], probabilities * known[:, None]
     overlap, extent = (truth * probabilities).sum(axes), (truth + probabilities).sum(axes)
-    sums = shared(torch.cat([overlap, extent, torch.stack([(losses * known).sum(), known.sum()])]))
+    sums = all_reduce(torch.cat([overlap, extent, torch.stack([(losses * known).sum(), known.sum()])]))
     overlap, extent = sums[:-2].chunk(2)
     dice = (2 * overlap + SMOOTH) / (extent + SMOOTH)
     return {DICE: 1 - (dice if regions else dice[1:]).mean(), CE: sums[-2] / sums[-1].clamp(min=1)}
@@ -131,8 +178,8 @@ class Segmentation(Supervision):
             numbers = torch.where(stored == value, value if self.regions else number, numbers)
         return numbers
 
-    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        terms = dice_and_cross_entropy(logits, targets, self.regions, shared)
+    def terms(self, logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> dict[str, Tensor]:
+        terms = dice_and_cross_entropy(logits, targets, self.regions, all_reduce)
         return terms | {CE: self.ce_weight * terms[CE]}
 
     def predicted(self, logits: Tensor) -> Tensor:
@@ -155,7 +202,7 @@ class Segmentation(Supervision):
         """The targets of each class."""
         return self.regions or [[number] for number in range(1, len(self.names) + 1)]
 
-    def score(self) -> "DiceScore":
+    def score(self) -> DiceScore:
         return DiceScore(self)
 
     def cases(self, predictions: Predictions) -> list[MaskCase]:
@@ -171,14 +218,23 @@ class Segmentation(Supervision):
             if image.shown is not None:
                 answers = self.classified(image.predicted)[0]
                 known = numbered(within(targets, self._targets))[0]
-                predictions.pictures[about.keys[row]] = picture(image.shown(), known, answers)
+                pair = known.cpu().numpy(), answers.cpu().numpy()
+                predictions.pictures[about.keys[row]] = outlines.side_by_side(image.shown(), *pair)
         return made
 
     def figures(self, cases: Sequence[MaskCase], chosen: Chosen) -> list[Figure]:
         return segmentation(cases)
 
     def statistics(self, cases: Sequence[MaskCase], chosen: Chosen) -> Statistics:
-        return of_masks(cases, dict.fromkeys(figure.metric for figure in segmentation(cases)))
+        by_place = {(case.key, case.label): case for case in cases}
+        rows, names = dict.fromkeys(case.key for case in cases), dict.fromkeys(case.label for case in cases)
+        patients = {case.key: case.patient for case in cases}
+        figures: dict[Key, Statistic] = {}
+        for metric in dict.fromkeys(figure.metric for figure in segmentation(cases)):
+            for name in names:
+                figures[metric, name] = class_statistic(metric, [by_place.get((row, name)) for row in rows])
+            figures[metric, MEAN] = average([figures[metric, name] for name in names])
+        return Statistics(figures, [*rows], [patients[row] for row in rows])
 
     def never_answered(self, cases: Sequence[MaskCase]) -> list[str]:
         true, predicted = ({c.label for c in cases if getattr(c, of)} for of in ("present", "predicted"))
@@ -207,10 +263,8 @@ class DiceScore:
     def add(self, batch: Batch, losses: Any, count: int) -> None:
         if not count:  # of a process without a batch of its own; MONAI's Dice of no image is an error
             return
-        from monai.metrics import compute_dice  # lazy: takes seconds, and comes with an extra
-
         predicted, true = self.task.masks(self.task.predicted(losses.logits), losses.targets)
-        dice = compute_dice(predicted[:count].float(), true[:count].float(), ignore_empty=False)
+        dice = monai.metrics.compute_dice(predicted[:count].float(), true[:count].float(), ignore_empty=False)
         dice[~(losses.targets[:count] != IGNORE).flatten(1).any(1)] = float("nan")  # no mask
         self.rows.append((batch.index[:count].cpu().numpy(), dice.cpu().numpy()))
 
@@ -219,25 +273,3 @@ class DiceScore:
         by_class = np.nanmean(dice, 0)
         each = {f"{DICE}/{name}": float(value) for name, value in zip(self.task.names, by_class, strict=True)}
         return {DICE: float(by_class.mean())} | (each if len(each) > 1 else {})
-
-
-def picture(image: np.ndarray, true: Tensor, predicted: Tensor) -> bytes:
-    """A JPEG of the outlines of both masks, side by side.
-
-    Of a volume the axial slice with most of the true mask, else with most of the predicted one.
-
-    Args:
-        image: float32 [*sides] in [0, 1]; in colour [*sides, 3].
-        true, predicted: numbers of classes, int64 [*sides], 0 and below: background or unknown.
-    """
-    masks = [mask.clamp(min=0).to("cpu").numpy().astype(np.uint8) for mask in (true, predicted)]
-    if masks[0].ndim == 3:
-        shown = next((mask for mask in masks if mask.any()), masks[0])
-        depth = int((shown > 0).sum((1, 2)).argmax())
-        image, masks = image[depth], [mask[depth] for mask in masks]
-    plane = (255 * image).round().astype(np.uint8)
-    left, right = (outlined(plane, mask, (), SIDE) for mask in masks)
-    file = io.BytesIO()
-    both = np.concatenate([left, np.full((SIDE, GAP, 3), 255, np.uint8), right], 1)
-    PIL.Image.fromarray(both).save(file, "jpeg", quality=88)
-    return file.getvalue()

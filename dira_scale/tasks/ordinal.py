@@ -4,29 +4,116 @@ CORN (Shi, Cao and Raschka, Pattern Anal. Appl. 26, 2023): output j is the chanc
 products of these chances never rise with j, and the head is a plain linear layer of K - 1 outputs.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from etils.epy import lazy_imports
 
-from dira_scale.data.numbers import Grades
-from dira_scale.engine.task import Best
-from dira_scale.metrics.cases import NumberCase, number_arrays
+from dira_scale.arguments import UNSHOWN, ArgumentError, Within
+from dira_scale.config.schema import one_of, setting
+from dira_scale.data.labels import LabelError
+from dira_scale.data.numbers import NumberChoice, Numbers
+from dira_scale.errors import UserError
+from dira_scale.metrics.cases import NumberCase, case_keys, number_arrays
 from dira_scale.metrics.figure import MEAN, Figure, Key
-from dira_scale.metrics.ordinal import ACCURACY, KAPPA, MAE, ordinal
-from dira_scale.metrics.statistics.of_cases import Statistics, of_grades
-from dira_scale.runs.description import PRODUCTS, Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageSupervision, Predictions, Shared, image_rows
-from dira_scale.training.inputs import Inputs
+from dira_scale.metrics.ordinal import ACCURACY, KAPPA, MAE, graded, ordinal
+from dira_scale.metrics.statistics.weighted import Statistics
+from dira_scale.runs.description import PRODUCTS, Best, Metric, Output, Term
+from dira_scale.tasks.images import ImageSupervision, ImageTask, image_rows
+from dira_scale.tasks.task import ELSEWHERE, AllReduce, Chosen, Facts, Supervision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.tasks.predictions import Predictions
+    from dira_scale.training.inputs import Inputs
+
+with lazy_imports():
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
 
 CORN = "corn"  # a loss term
+MOST_GRADES = 1000  # each is an output, whose weights and predictions take memory
 
 
-def corn(logits: Tensor, targets: Tensor, shared: Shared) -> Tensor:
+class GradeFacts(Facts):
+    """``label``: the name of what is graded; its grades are one more than ``outputs``."""
+
+    label: str
+
+
+@dataclass
+class OrdinalTask(ImageTask):
+    """Ordered grades of whole images."""
+
+    facts: ClassVar[type] = GradeFacts
+    names_key: ClassVar[str] = "task.label"
+    loss: list[str] = setting(one_of("corn"))
+    label: str | None = None
+    grades: int | None = setting(Within(2, MOST_GRADES), None)
+
+    def input_arguments(self) -> dict[str, Any]:
+        names = None if self.label is None else (self.label,)
+        return {"labels": NumberChoice(names, partial(Grades, grades=self.grades))}
+
+    def supervision(self, data: Inputs) -> Supervision:
+        """Grades that are not typed are those up to the highest that is trained on. Raises UserError for a higher one
+        elsewhere."""
+        labels = data.labels
+        assert isinstance(labels, Grades), "asked for"
+        known = data.learned_targets()
+        grades = self.grades or 1 + int(known[~known.isnan()].max())
+        if grades == 2 and self.grades is None:
+            raise UserError(
+                f"task.label={labels.names[0]} has two grades, which are yes and no: use task=labels "
+                f"task.labels=[{labels.names[0]}], or type task.grades=2"
+            )
+        held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
+        for split in sorted(map(str, held_out)):
+            try:
+                replace(labels, grades=grades).check(data.datasets, split, None)
+            except LabelError as error:
+                learned = "learn it by task=regression, " * (error.lacks == "grades")
+                raise UserError(f"{error}: {learned}type task.grades=…, {ELSEWHERE}") from error
+        return Ordinal(replace(labels, grades=grades))
+
+    def described(self, facts: Mapping[str, Any]) -> Supervision:
+        grades = len(facts["outputs"]) + 1 if "label" in facts else self.grades
+        return Ordinal(Grades((facts.get("label") or self.label or "grade",), grades=grades))
+
+    def named(self, facts: Mapping[str, Any], dataset: ShardedDataset) -> Self:
+        return replace(self, label=facts["label"], grades=len(facts["outputs"]) + 1)
+
+
+@dataclass(frozen=True)
+class Grades(Numbers):
+    """One label of ordered grades, 0 to ``grades`` - 1; None: of as many as there are."""
+
+    grades: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.names) > 1:
+            raise ArgumentError("names", UNSHOWN, f"the one that is graded, of {', '.join(self.names)}")
+
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+        """Raise LabelError also for a number that is no grade."""
+        super()._check(values, where, learned)
+        known = values[~np.isnan(values)]
+        highest = (self.grades or MOST_GRADES) - 1
+        if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:
+            range_ = f"0 to {highest}" + ("" if self.grades is None else f", of which there are {self.grades}")
+            raise LabelError(
+                f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}", lacks="grades"
+            )
+
+
+def corn(logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> Tensor:
     """Return the mean cross-entropy over all questions: is a grade of at least j above j?.
 
     Args:
@@ -36,7 +123,7 @@ def corn(logits: Tensor, targets: Tensor, shared: Shared) -> Tensor:
     steps = torch.arange(logits.shape[1], device=logits.device)
     asked, above = (targets >= steps).to(logits.dtype), (targets > steps).to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, above, reduction="none")
-    total, count = shared(torch.stack([(losses * asked).sum(), asked.sum()]))
+    total, count = all_reduce(torch.stack([(losses * asked).sum(), asked.sum()]))
     return total / count.clamp(min=1)
 
 
@@ -80,8 +167,8 @@ class Ordinal(ImageSupervision):
     def facts(self) -> dict[str, Any]:
         return super().facts | {"label": self.label}
 
-    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        return {CORN: corn(logits.float(), targets, shared)}
+    def terms(self, logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> dict[str, Tensor]:
+        return {CORN: corn(logits.float(), targets, all_reduce)}
 
     def predicted(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits.float()).cumprod(1)
@@ -105,7 +192,10 @@ class Ordinal(ImageSupervision):
         return ordinal(targets[:, 0], predictions[:, 0], self.label, patients)
 
     def statistics(self, cases: Sequence[NumberCase], chosen: Chosen) -> Statistics:
-        return of_grades(cases)
+        targets, predictions, names, patients = number_arrays(cases)
+        of_grades = graded(targets[:, 0], predictions[:, 0])
+        figures = {(metric, name): statistic for metric, statistic in of_grades.items() for name in (*names, MEAN)}
+        return Statistics(figures, case_keys(cases, 1), patients)
 
     def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
         """Grades, then the chances."""

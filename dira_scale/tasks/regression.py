@@ -1,26 +1,70 @@
 """Numbers of whole images: an age, an ejection fraction, any label that is a number."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-import numpy as np
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
 
+from dira_scale.arguments import Length
+from dira_scale.config.schema import one_of, setting
 from dira_scale.data.constants import constant
-from dira_scale.data.numbers import Numbers
-from dira_scale.engine.task import Best
-from dira_scale.metrics.cases import NumberCase, number_arrays
+from dira_scale.data.numbers import NumberChoice, Numbers
+from dira_scale.errors import UserError
+from dira_scale.metrics.cases import NumberCase, case_keys, number_arrays
 from dira_scale.metrics.figure import MEAN, Figure, Key
-from dira_scale.metrics.regression import MAE, R2, regression
-from dira_scale.metrics.statistics.of_cases import Statistics, of_numbers
-from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageSupervision, Predictions, Shared, image_rows
-from dira_scale.training.inputs import Inputs
+from dira_scale.metrics.regression import MAE, R2, number_statistics, regression
+from dira_scale.metrics.statistics.weighted import Statistic, Statistics, average
+from dira_scale.runs.description import Best, Metric, Output, Term
+from dira_scale.tasks.images import ImageSupervision, ImageTask, image_rows
+from dira_scale.tasks.task import AllReduce, Chosen, Facts, Supervision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.tasks.predictions import Predictions
+    from dira_scale.training.inputs import Inputs
+
+with lazy_imports():
+    import numpy as np
+    import torch
 
 SQUARED, ABSOLUTE = "mse", "mae"  # loss terms
 Normalised = Mapping[str, Sequence[float]]  # mean and deviation by name
+
+
+class NumberFacts(Facts):
+    """``normalised``: mean and deviation by name."""
+
+    normalised: dict[str, Annotated[list[float], Length(2)]]
+
+
+@dataclass
+class RegressionTask(ImageTask):
+    """Numbers of whole images."""
+
+    facts: ClassVar[type] = NumberFacts
+    loss: list[str] = setting(one_of("mse", "mae"))
+    labels: list[str] | None = None
+
+    def input_arguments(self) -> dict[str, Any]:
+        return {"labels": NumberChoice(None if self.labels is None else tuple(self.labels))}
+
+    def supervision(self, data: Inputs) -> Supervision:
+        assert isinstance(data.labels, Numbers), "asked for"
+        return Regression(data.labels, normalisation(data.learned_targets(), data.labels.names))
+
+    def described(self, facts: Mapping[str, Any]) -> Supervision:
+        names, normalised = facts.get("outputs") or self.labels or (), facts.get("normalised") or {}
+        if normalised and (lacking := {*names} - {*normalised}):
+            raise UserError(f"facts.normalised.{min(lacking)} is missing")
+        return Regression(Numbers(tuple(names)), normalised)
+
+    def named(self, facts: Mapping[str, Any], dataset: ShardedDataset) -> Self:
+        return replace(self, labels=[*facts["outputs"]])
 
 
 def normalisation(targets: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -69,11 +113,13 @@ class Regression(ImageSupervision):
     def facts(self) -> dict[str, Any]:
         return super().facts | {"normalised": {name: [*pair] for name, pair in self.normalised.items()}}
 
-    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> dict[str, Tensor]:
         logits, known = logits.float(), ~targets.isnan()
         mean, deviation = self._pairs(logits)
         errors = torch.where(known, logits - (targets.nan_to_num() - mean) / deviation, 0.0)
-        squares, distances, count = shared(torch.stack([(errors**2).sum(), errors.abs().sum(), known.float().sum()]))
+        squares, distances, count = all_reduce(
+            torch.stack([(errors**2).sum(), errors.abs().sum(), known.float().sum()])
+        )
         return {SQUARED: squares / count.clamp(min=1), ABSOLUTE: distances / count.clamp(min=1)}
 
     def predicted(self, logits: Tensor) -> Tensor:
@@ -107,4 +153,11 @@ class Regression(ImageSupervision):
         return regression(targets, predictions, names, patients)
 
     def statistics(self, cases: Sequence[NumberCase], chosen: Chosen) -> Statistics:
-        return of_numbers(cases)
+        targets, predictions, names, patients = number_arrays(cases)
+        figures: dict[Key, Statistic] = {}
+        for name, target, prediction in zip(names, targets.T, predictions.T, strict=True):
+            of_number = number_statistics(target, prediction)
+            figures |= {(metric, name): statistic for metric, statistic in of_number.items()}
+        for metric in dict.fromkeys(metric for metric, _ in figures):
+            figures[metric, MEAN] = average([figures[metric, name] for name in names])
+        return Statistics(figures, case_keys(cases, len(names)), patients)

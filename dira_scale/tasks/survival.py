@@ -5,28 +5,96 @@ DeepSurv (Katzman et al., BMC Med. Res. Methodol. 18, 2018). Tied events share a
 1974).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-import torch
-from torch import Tensor
+from etils.epy import lazy_imports
+from omegaconf import MISSING
 
-from dira_scale.data.numbers import Times, comparable
-from dira_scale.distributed.collectives import gather
-from dira_scale.engine.task import Best
+from dira_scale.config.schema import one_of, setting
+from dira_scale.data.labels import LabelError
+from dira_scale.data.numbers import NumberChoice, Numbers
+from dira_scale.errors import DatasetError
 from dira_scale.metrics.cases import SurvivalCase, survival_arrays
 from dira_scale.metrics.figure import MEAN, Figure
-from dira_scale.metrics.statistics.of_cases import Statistics, of_survival
+from dira_scale.metrics.statistics.weighted import Statistics, weighted_concordance
 from dira_scale.metrics.survival import CONCORDANCE, survival
-from dira_scale.models.architecture import Architecture
-from dira_scale.models.network import Encoder, Network
-from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, ImageSupervision, Predictions, Shared, seen_images, single
-from dira_scale.training.inputs import Inputs
+from dira_scale.runs.description import Best, Metric, Output, Term
+from dira_scale.tasks.images import ImageSupervision, ImageTask, seen_images
+from dira_scale.tasks.task import AllReduce, Chosen, Supervision, identity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.models.architecture import Architecture
+    from dira_scale.models.network import Encoder, Network
+    from dira_scale.tasks.predictions import Predictions
+    from dira_scale.training.inputs import Inputs
+
+with lazy_imports():
+    import numpy as np
+    import torch
+
+    from dira_scale.distributed import collectives
 
 COX = "cox"  # a loss term
+
+
+@dataclass
+class SurvivalTask(ImageTask):
+    """The time until an event."""
+
+    names_key: ClassVar[str] = "task.time and task.event"
+    loss: list[str] = setting(one_of("cox"))
+    time: str = MISSING
+    event: str = MISSING
+
+    def input_arguments(self) -> dict[str, Any]:
+        return {"labels": NumberChoice((self.time, self.event), Times)}
+
+    def supervision(self, data: Inputs) -> Supervision:
+        assert isinstance(data.labels, Times), "asked for"
+        return Survival(data.labels)
+
+    def described(self, facts: Mapping[str, Any]) -> Supervision:
+        return Survival(Times((self.time, self.event)))
+
+    def named(self, facts: Mapping[str, Any], dataset: ShardedDataset) -> Self:
+        return self
+
+
+@dataclass(frozen=True)
+class Times(Numbers):
+    """Two labels: the time until an event, or until an image's patient was last seen, and whether the event came."""
+
+    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+        """Raise DatasetError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
+        samples that are ``learned`` can be compared."""
+        time, event = self.names
+        times, events = (column[~np.isnan(values).any(1)] for column in values.T)
+        if not len(times):
+            raise LabelError(f"{where}: '{time}' and '{event}' are never known together")
+        if (wrong := events[~np.isin(events, (0, 1))]).size:
+            raise DatasetError(f"{where}: event '{event}' is {wrong[0]:g}: need 1 (it came), 0 (not yet), or nothing")
+        if (times < 0).any():
+            raise DatasetError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
+        if learned and not comparable(times, events):
+            raise LabelError(
+                f"{where}: of {len(times)} samples none is known to outlive an event of '{event}', so there is nothing "
+                "to learn"
+            )
+
+
+def comparable(times: np.ndarray, events: np.ndarray) -> bool:
+    """Return whether anyone is known to outlive another's event. ``times``, ``events``: [n], NaN does not count."""
+    if not (events == 1).any():
+        return False
+    first = np.nanmin(times[events == 1])
+    return bool(((times > first) | ((times == first) & (events == 0))).any())
 
 
 def partial_likelihood(risks: Tensor, times: Tensor, events: Tensor) -> Tensor:
@@ -82,10 +150,10 @@ class Survival(ImageSupervision):
         network.head.get_parameter("fc.bias").requires_grad_(False)
         return network
 
-    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> dict[str, Tensor]:
         logits = logits.float()
-        if shared is not single:  # in training: who is at risk is asked of all processes
-            logits, targets = gather(logits), gather(targets)
+        if all_reduce is not identity:  # in training: who is at risk is asked of all processes
+            logits, targets = collectives.gather(logits), collectives.gather(targets)
         return {COX: partial_likelihood(logits[:, 0], *targets.T)}
 
     def predicted(self, logits: Tensor) -> Tensor:
@@ -112,4 +180,6 @@ class Survival(ImageSupervision):
         return survival(*survival_arrays(cases), self.event, [case.patient for case in cases])
 
     def statistics(self, cases: Sequence[SurvivalCase], chosen: Chosen) -> Statistics:
-        return of_survival(cases)
+        statistic = weighted_concordance(*survival_arrays(cases))
+        figures = {(CONCORDANCE, name): statistic for name in (cases[0].label, MEAN)}
+        return Statistics(figures, [case.key for case in cases], [case.patient for case in cases])

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dira_scale.engine.means import Means
-from dira_scale.engine.task import Best, Losses, StagePlan, TaskBatch
+from dira_scale.engine.task import Losses, StagePlan, TaskBatch
 from dira_scale.engine.watchdog import alive
+from dira_scale.runs.description import Best
 
 LOWEST_LOSS = Best()
 

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional
 
 from dira_scale.data import views
-from dira_scale.data.batch import IGNORE
 from dira_scale.data.distort import Distort, DistortVolumes, build, build_batched
 from dira_scale.data.distort.corruptions import Elastic, GaussianBlur
 from dira_scale.data.distort.plane import rotate, rotate_mask
+from dira_scale.data.labels import IGNORE
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, Warp, draw
 
 SPEC = ViewSpec(size=48)

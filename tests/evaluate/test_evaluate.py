@@ -24,7 +24,7 @@ from dira_scale.evaluation.config import check
 from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.evaluation.results import evaluated, read_results
 from dira_scale.finetune import main as finetune
-from dira_scale.tasks.config import task_of
+from dira_scale.tasks.task import task_of
 
 __all__ = ["make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")

@@ -14,7 +14,7 @@ from torch import Tensor
 from dira_scale.data.manifest import SCHEMA, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.evaluation.held_out_split import HeldOutSplit
-from dira_scale.tasks.supervision import SplitCases
+from dira_scale.tasks.predictions import SplitCases
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 
 __all__ = ["make_dataset"]

@@ -25,8 +25,8 @@ from dira_scale.finetune.step import Finetuning
 from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
 from dira_scale.metrics.froc import candidates
 from dira_scale.shard.convert import convert
-from dira_scale.tasks.config import task_of
 from dira_scale.tasks.labels import Classification
+from dira_scale.tasks.task import task_of
 
 SMALL = [
     "data.size=[16,16,16]", "data.batch=6", "data.workers=1", "model.width=0.125", "parallel.threads=1",

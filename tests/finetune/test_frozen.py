@@ -22,7 +22,7 @@ from dira_scale.forecast.network import fake_task
 from dira_scale.models.architecture import architecture
 from dira_scale.runs import checkpoint
 from dira_scale.tasks.masks import Segmentation
-from dira_scale.tasks.supervision import single
+from dira_scale.tasks.task import identity
 
 WORDS = [*TINY, "task=masks", "task.classes={upper: 1, lower: 2}", "optim.optimizer.lr=3e-3"]
 LINEAR, ESTIMATED = "task.decoder=linear", "validate.norm_passes=2"
@@ -80,7 +80,7 @@ def test_a_linear_probe_learns_a_mask_that_is_linear_in_a_level_of_a_frozen_enco
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = torch.stack([*task.terms(network(images), targets, single).values()]).sum()
+        loss = torch.stack([*task.terms(network(images), targets, identity).values()]).sum()
         loss.backward()
         return loss
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dira_scale.api import export
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.numbers import Grades, Times
 from dira_scale.errors import UserError
 from dira_scale.evaluate import main as evaluate
 from dira_scale.evaluation.comparison import compared
@@ -24,9 +23,9 @@ from dira_scale.localize import main as localize
 from dira_scale.metrics.cases import read_cases
 from dira_scale.predict import main as predict
 from dira_scale.report import main as report
-from dira_scale.tasks.ordinal import Ordinal, corn
-from dira_scale.tasks.supervision import Chosen, single
-from dira_scale.tasks.survival import Survival, partial_likelihood
+from dira_scale.tasks.ordinal import Grades, Ordinal, corn
+from dira_scale.tasks.survival import Survival, Times, partial_likelihood
+from dira_scale.tasks.task import Chosen, identity
 
 __all__ = ["make_dataset"]
 NAN = math.nan
@@ -77,7 +76,7 @@ def test_the_partial_likelihood_is_breslows_and_so_is_its_gradient() -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(slopes(loss, risks), slopes(expected, risks), rtol=1e-12, atol=1e-14)
     task = Survival(Times(("months", "died")))
-    of_task = task.terms(risks[:, None].detach(), torch.stack([times, events], 1), single)["cox"]
+    of_task = task.terms(risks[:, None].detach(), torch.stack([times, events], 1), identity)["cox"]
     assert float(of_task) == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
@@ -96,10 +95,10 @@ def test_corn_is_the_mean_over_the_questions_that_are_asked() -> None:
         -torch.log(torch.sigmoid(logits[i, j]) if grade > j else 1 - torch.sigmoid(logits[i, j]))
         for i, grade in enumerate(grades) for j in range(3) if grade >= j
     ]  # fmt: skip
-    expected, loss = torch.stack(each).mean(), corn(logits, torch.tensor(grades)[:, None], single)
+    expected, loss = torch.stack(each).mean(), corn(logits, torch.tensor(grades)[:, None], identity)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(slopes(loss, logits), slopes(expected, logits), rtol=1e-10, atol=1e-14)
-    nothing = corn(logits, torch.full((7, 1), NAN), single)
+    nothing = corn(logits, torch.full((7, 1), NAN), identity)
     assert float(nothing.detach()) == 0 and not slopes(nothing, logits).any()
 
 

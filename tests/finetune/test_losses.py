@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from dira_scale.data.batch import IGNORE
+from dira_scale.data.labels import IGNORE
 from dira_scale.errors import UserError
-from dira_scale.tasks.config import MaskTask
 from dira_scale.tasks.labels import balance, cross_entropy
-from dira_scale.tasks.masks import ONE, SMOOTH, Segmentation, dice_and_cross_entropy
-from dira_scale.tasks.supervision import Chosen, single
+from dira_scale.tasks.masks import ONE, SMOOTH, MaskTask, Segmentation, dice_and_cross_entropy
+from dira_scale.tasks.task import Chosen, identity
 
 NAN = math.nan
 
@@ -30,14 +29,14 @@ def test_binary_cross_entropy_is_the_mean_over_known_labels() -> None:
         -math.log(sigmoid(x) if t else 1 - sigmoid(x))
         for row, truth in zip(logits, targets, strict=True) for x, t in zip(row, truth, strict=True) if t == t
     ]  # fmt: skip
-    loss = cross_entropy(torch.tensor(logits), torch.tensor(targets), False, single)
+    loss = cross_entropy(torch.tensor(logits), torch.tensor(targets), False, identity)
     assert float(loss) == pytest.approx(sum(known) / 3)
 
 
 def test_cross_entropy_of_classes_is_the_mean_over_known_rows() -> None:
     logits, targets = [[0.5, -2.0, 1.0], [3.0, 0.1, 0.0], [1.0, 1.0, 2.0]], [[0, 1, 0], [NAN, NAN, NAN], [0, 0, 1]]
     expected = -(math.log(softmax(logits[0])[1]) + math.log(softmax(logits[2])[2])) / 2
-    assert float(cross_entropy(torch.tensor(logits), torch.tensor(targets), True, single)) == pytest.approx(expected)
+    assert float(cross_entropy(torch.tensor(logits), torch.tensor(targets), True, identity)) == pytest.approx(expected)
 
 
 def test_weights_and_the_focal_exponent_are_those_of_the_formulas() -> None:
@@ -45,11 +44,11 @@ def test_weights_and_the_focal_exponent_are_those_of_the_formulas() -> None:
     logits, targets = torch.tensor([[0.5, -2.0], [3.0, 0.1]]), torch.tensor([[1.0, 0.0], [NAN, 1.0]])
     chances = [(sigmoid(0.5), 3), (1 - sigmoid(-2.0), 1), (sigmoid(0.1), 5)]
     expected = sum(-w * (1 - p) ** 2 * math.log(p) for p, w in chances) / 3
-    assert float(cross_entropy(logits, targets, False, single, (3, 5), 2.0)) == pytest.approx(expected)
+    assert float(cross_entropy(logits, targets, False, identity, (3, 5), 2.0)) == pytest.approx(expected)
 
     one_hot = torch.tensor([[0.0, 1], [1, 0]])
     expected = float(torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([3.0, 5])))
-    assert float(cross_entropy(logits, one_hot, True, single, (3, 5))) == pytest.approx(expected)
+    assert float(cross_entropy(logits, one_hot, True, identity, (3, 5))) == pytest.approx(expected)
 
 
 def test_balanced_weights() -> None:
@@ -62,7 +61,7 @@ def test_balanced_weights() -> None:
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_a_batch_of_which_nothing_is_known_moves_nothing(exclusive: bool) -> None:
     logits = torch.randn(4, 3, requires_grad=True)
-    loss = cross_entropy(logits, torch.full((4, 3), NAN), exclusive, single)
+    loss = cross_entropy(logits, torch.full((4, 3), NAN), exclusive, identity)
     loss.backward()
     assert float(loss.detach()) == 0 and not logits.grad.any()
 
@@ -75,7 +74,7 @@ def test_dice_and_cross_entropy_of_one_structure(sides: tuple[int, ...]) -> None
     overlap = sum(sigmoid(x) * t for x, t in pixels)
     extent = sum(sigmoid(x) + t for x, t in pixels)
     entropy = -sum(math.log(sigmoid(x) if t else 1 - sigmoid(x)) for x, t in pixels) / len(pixels)
-    losses = dice_and_cross_entropy(logits, targets, ONE, single)
+    losses = dice_and_cross_entropy(logits, targets, ONE, identity)
     assert float(losses["dice"]) == pytest.approx(1 - (2 * overlap + SMOOTH) / (extent + SMOOTH), rel=1e-5)
     assert float(losses["ce"]) == pytest.approx(entropy, rel=1e-5)
 
@@ -90,7 +89,7 @@ def test_dice_and_cross_entropy_of_classes_leave_the_background_out_of_the_dice(
         overlap = sum(p[number] * (t == number) for p, t in pixels)
         extent = sum(p[number] + (t == number) for p, t in pixels)
         dice.append((2 * overlap + SMOOTH) / (extent + SMOOTH))
-    losses = dice_and_cross_entropy(logits, targets, None, single)
+    losses = dice_and_cross_entropy(logits, targets, None, identity)
     assert float(losses["dice"]) == pytest.approx(1 - sum(dice) / 2, rel=1e-5)
     assert float(losses["ce"]) == pytest.approx(-sum(math.log(p[t]) for p, t in pixels) / len(pixels), rel=1e-5)
 
@@ -108,7 +107,7 @@ def test_regions_that_overlap_have_a_sigmoid_each_and_a_weighed_cross_entropy() 
         dice.append((2 * sum(p * t for p, t in pairs) + SMOOTH) / (extent + SMOOTH))
         entropy -= sum(math.log(p if t else 1 - p) for p, t in pairs) / len(pairs)
     targets = task.numbers(stored)
-    losses = task.terms(logits, targets, single)
+    losses = task.terms(logits, targets, identity)
     assert float(losses["dice"]) == pytest.approx(1 - sum(dice) / 2, rel=1e-5)
     assert float(losses["ce"]) == pytest.approx(0.2 * entropy / 2, rel=1e-5)
     predicted, true = task.masks(task.predicted(logits), targets)

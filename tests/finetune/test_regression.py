@@ -25,7 +25,7 @@ from dira_scale.predict import main as predict
 from dira_scale.report import main as report
 from dira_scale.runs.description import read_description
 from dira_scale.tasks.regression import Regression, normalisation
-from dira_scale.tasks.supervision import single
+from dira_scale.tasks.task import identity
 
 __all__ = ["make_dataset"]
 NAN = float("nan")
@@ -57,11 +57,11 @@ def test_losses_are_means_over_what_is_known_of_normalised_numbers() -> None:
     task = Regression(Numbers(("a", "b")), {"a": (50.0, 10.0), "b": (0.5, 0.25)})
     logits, targets = torch.tensor([[0.5, 1.0], [-1.0, 2.0]]), torch.tensor([[60.0, NAN], [45.0, 0.75]])
     errors = [0.5 - 1, -1 + 0.5, 2 - 1]
-    losses = task.terms(logits, targets, single)
+    losses = task.terms(logits, targets, identity)
     assert float(losses["mse"]) == pytest.approx(sum(error**2 for error in errors) / 3)
     assert float(losses["mae"]) == pytest.approx(sum(map(abs, errors)) / 3)
     np.testing.assert_allclose(task.predicted(logits), [[55, 0.75], [40, 1.0]])
-    nothing = task.terms(logits.requires_grad_(), torch.full((2, 2), NAN), single)["mse"]
+    nothing = task.terms(logits.requires_grad_(), torch.full((2, 2), NAN), identity)["mse"]
     nothing.backward()
     assert nothing.item() == 0 and logits.grad is not None and not logits.grad.any()
 

@@ -27,7 +27,7 @@ from dira_scale.predict.folder import FolderImages
 from dira_scale.predict.geometry import Space
 from dira_scale.predict.make import Prediction
 from dira_scale.tasks.masks import Segmentation
-from dira_scale.tasks.supervision import Chosen
+from dira_scale.tasks.task import Chosen
 
 pytestmark = pytest.mark.usefixtures("extra")
 CLASSES = {"liver": 1, "tumour ä": 4, "spleen": 2}

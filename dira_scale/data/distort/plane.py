@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.data.batch import IGNORE, per_sample
+from dira_scale.data.batch import per_sample
 from dira_scale.data.distort import image as distort_image
 from dira_scale.data.distort.channels import without_channels
 from dira_scale.data.distort.colour import RGB, luma, recoloured
 from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.warp import Warping, ieee_products
+from dira_scale.data.labels import IGNORE
 from dira_scale.data.views import INVERSE_CUTOUT, Distortion, ViewSpec
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.data.batch import IGNORE, Batch
+from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies, StageSeconds
+from dira_scale.data.labels import IGNORE
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples

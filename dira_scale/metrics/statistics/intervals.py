@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.metrics.figure import Figure
 from dira_scale.metrics.statistics.bootstrap import bootstraps
-from dira_scale.metrics.statistics.of_cases import Statistics
+from dira_scale.metrics.statistics.weighted import Statistics
 
 RESAMPLES, LEVEL = 1000, 0.95
 MIN_PATIENTS = 10  # patients: an interval from fewer is too narrow

@@ -4,13 +4,33 @@ Each function returns a statistic: row weights [b, N] to its values [b], NaN whe
 weights 1 it is the metric itself.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from etils.epy import lazy_imports
+
+from dira_scale.metrics.figure import Key
+
+with lazy_imports():
+    import numpy as np
+
 
 ROUNDING = 1e-6  # a specificity of exactly 0.9 is one
 EVENTS = 256  # whose pairs are counted at once
-Statistic = Callable[[np.ndarray], np.ndarray]
+Statistic: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Each figure of a split's cases as a function of row weights, by metric and name, for the bootstrap over patients
+    and for comparisons of networks on the same cases. ``keys``, ``patients``: [N], of the rows that are weighted."""
+
+    of: Mapping[Key, Statistic]
+    keys: Sequence[str]
+    patients: Sequence[str]
 
 
 def unweighted(statistic: Statistic, rows: int) -> float:

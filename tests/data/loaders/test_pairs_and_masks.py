@@ -8,7 +8,7 @@ import pytest
 import torch
 from data.loaders.backends import build, parameters
 
-from dira_scale.data.batch import IGNORE
+from dira_scale.data.labels import IGNORE
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder, Order

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from dira_scale import methods
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
-from dira_scale.data.batch import IGNORE, Batch
+from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.fixed import centre
 from dira_scale.data.geometry.volume import VolumeCrop
+from dira_scale.data.labels import IGNORE
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
