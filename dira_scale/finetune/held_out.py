@@ -5,6 +5,8 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE, IMAGENET
 from dira_scale.evaluation.inference import held_out_crops
 from dira_scale.finetune.config import Finetune
+from dira_scale.methods.build import check_dimensions
+from dira_scale.metrics.libraries import require_libraries
 from dira_scale.tasks.task import Supervision
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
@@ -16,8 +18,11 @@ def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> Vi
     return fixed_views(views.size, chosen, **views.stored)
 
 
-def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
-    """Raise UserError for several views in training, for an evaluation that the task does not have."""
+def check_evaluation(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
+    """Raise UserError for missing libraries, for views that the network does not take, for several views in training,
+    and for an evaluation that the task does not have."""
+    require_libraries()
+    check_dimensions(config.model, views)
     if views.count != 1:
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
     evaluate = config.evaluate
@@ -49,13 +54,6 @@ def check_scored(config: Finetune, data: Inputs, supervision: Supervision) -> No
             f"data.val_split={split}: {why}, so there is no {supervision.best.metric.upper()} to compare checkpoints "
             "by: use a larger split, or validate.best=loss"
         )
-
-
-def warn_of_test(config: Finetune, data: Inputs, supervision: Supervision) -> list[str]:
-    """A line if the test split cannot have the figure by which checkpoints are compared."""
-    split = config.data.test_split
-    why = "" if split is None else supervision.unscored(data, split)
-    return [f"data.test_split={split}: {why}, so there will be no figure over all labels"] if why else []
 
 
 def judged_batches(config: Finetune, data: Inputs, key: str, rank: int = 0, ranks: int = 1) -> HeldOutBatches:

@@ -32,15 +32,17 @@ FOLDER = "rates"
 
 
 def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
-    """Set the rate of ``blueprint`` to the one in ``optim.choose`` whose run has the best validation figure, and return
-    the exit code of the last candidate. Collective.
+    """Set the rate of ``blueprint`` to the one in ``optim.choose``, if there are any, whose run has the best validation
+    figure, and return the exit code of the last candidate. Collective.
 
     What the run has recorded is not chosen again, and a candidate that is done not trained again. All have the run's
     seed. One that diverges is not chosen. Raises UserError as the run itself would, before the first candidate is
     trained.
     """
     config: Finetune = blueprint.config
-    folders = {rate: Path(config.run) / FOLDER / f"{rate:g}" for rate in config.optim.choose or []}
+    if not config.optim.choose:
+        return DONE
+    folders = {rate: Path(config.run) / FOLDER / f"{rate:g}" for rate in config.optim.choose}
 
     checkpoints = checkpoint.locate_folder(Path(config.run), config.checkpoint.folder)
 

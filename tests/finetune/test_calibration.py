@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from dira_scale.data.labels import Labels
 from dira_scale.metrics.cases import LabelCase, image_cases, label_arrays
-from dira_scale.metrics.temperature import class_temperature, label_temperatures
-from dira_scale.tasks.labels import calibrated, scaled, temperatures
+from dira_scale.metrics.temperature import class_temperature, label_temperatures, scaled
+from dira_scale.tasks.labels import Classification
 
 NAMES = "a", "b", "c"
 KEYS = [f"k{number:03}" for number in range(200)]
@@ -27,12 +28,13 @@ def test_temperatures_are_those_of_the_logits(exclusive: bool) -> None:
     if not exclusive:
         targets[::7, 1] = np.nan
     cases = image_cases(LabelCase, KEYS, KEYS, "val", NAMES, targets, activation(values))
-    fitted = temperatures(cases, exclusive)
+    task = Classification(Labels(NAMES, (), (np.nan,) * 3, np.nan, exclusive))
+    fitted = task.temperatures(cases)
     expected = [class_temperature(classes, values)] * 3 if exclusive else label_temperatures(targets, values).tolist()
     assert [*fitted.values()] == pytest.approx(expected, rel=1e-4) and min(expected) > 1.5
     other, _ = logits(1)
     test = image_cases(LabelCase, KEYS, KEYS, "test", NAMES, targets, activation(other))
-    after = label_arrays(calibrated(test, fitted, exclusive))[1]
+    after = label_arrays(task.calibrated(test, fitted))[1]
     np.testing.assert_allclose(after, activation(other / np.array(expected)), rtol=1e-3, atol=1e-6)
 
 

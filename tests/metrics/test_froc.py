@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
+from dira_scale.data.labels import Labels
 from dira_scale.metrics.cases import IRRELEVANT, CandidateCase
 from dira_scale.metrics.froc import RATES, candidates
-from dira_scale.metrics.statistics.of_cases import of_candidates
+from dira_scale.tasks.candidates import Candidates
+from dira_scale.tasks.task import Chosen
 
 Point = tuple[float, float, float]
 
@@ -105,7 +107,8 @@ def test_a_patient_drawn_twice_counts_twice() -> None:
     weights = np.array([[{"p0": 2.0, "p2": 0.0}.get(row.patient, 1.0) for row in rows]])
     again = [replace(row, scan=f"again {row.scan}") for row in rows if row.patient == "p0"]
     drawn = candidates([row for row in [*rows, *again] if row.patient != "p2"])
-    statistics = of_candidates(rows)
+    labels = Labels(("nodule",), (), (np.nan,), np.nan, False)
+    statistics = Candidates(labels).statistics(rows, Chosen()).of
     for figure in drawn:
         assert statistics[figure.key](weights)[0] == pytest.approx(figure.value)
 

@@ -31,12 +31,12 @@ from dira_scale.methods import construct
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.pixels import codecs
+from dira_scale.pixels.outlines import side_by_side
 from dira_scale.predict import main as predict
 from dira_scale.pretrain import main
 from dira_scale.pretrain.pictures import GAP, Restoration, write_pictures
 from dira_scale.report import main as report
 from dira_scale.runs.reader import RunReader
-from dira_scale.tasks.masks import picture
 
 MODEL = {"_target_": "TimmUNet", "encoder": "test_resnet", "decoder_channels": (8,) * 5, "bn_groups": 1}
 MODEL |= {"zero_init_residual": False}
@@ -109,8 +109,8 @@ def test_a_grid_of_pictures_is_in_colour_and_an_image_counts_once(tmp_path: Path
 
 
 def test_masks_and_maps_are_drawn_over_colours() -> None:
-    image, mask = colours(1).astype(np.float32) / 255, torch.zeros(48, 40, dtype=torch.int64)
-    drawn = np.asarray(Image.open(io.BytesIO(picture(image, mask, mask))))
+    image, mask = colours(1).astype(np.float32) / 255, np.zeros((48, 40), np.int64)
+    drawn = np.asarray(Image.open(io.BytesIO(side_by_side(image, mask, mask))))
     assert drawn[:, 100:200].std(2).max() > 20
     seen = LocatedLabel(np.zeros((48, 40)), 0.5, np.array([0.0, 0, 48, 40]), {60.0: np.zeros((0, 4))})
     row = Row("k", "p", "a", (0.0, 0, 1, 1), 0.5, 0, 0.0, None, None)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dira_scale.data.labels import Labels
+from dira_scale.data.numbers import Numbers
 from dira_scale.metrics.cases import LabelCase, MaskCase, NumberCase, image_cases, label_arrays, number_arrays
 from dira_scale.metrics.classification import classification
 from dira_scale.metrics.figure import MEAN, Figure
@@ -14,7 +16,11 @@ from dira_scale.metrics.multiclass import UNKNOWN, multiclass
 from dira_scale.metrics.regression import regression
 from dira_scale.metrics.segmentation import segmentation
 from dira_scale.metrics.statistics.intervals import with_intervals
-from dira_scale.metrics.statistics.of_cases import of_labels, of_masks, of_numbers
+from dira_scale.metrics.statistics.weighted import Statistics
+from dira_scale.tasks.labels import Classification
+from dira_scale.tasks.masks import Segmentation
+from dira_scale.tasks.regression import Regression
+from dira_scale.tasks.task import Chosen
 
 NAMES = ["a", "b", "c"]
 PATIENTS = [f"p{n // 2}" for n in range(60)]
@@ -30,6 +36,16 @@ def made(exclusive: bool) -> list[LabelCase]:
         targets = (scores + rng.normal(0, 0.3, scores.shape) > 0.4).astype(float)
         targets[rng.random(targets.shape) < 0.1] = np.nan
     return image_cases(LabelCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", NAMES, targets, scores)
+
+
+def of_labels(
+    cases: Sequence[LabelCase],
+    exclusive: bool = False,
+    thresholds: dict[str, float] | None = None,
+    scored: tuple[str, ...] | None = None,
+) -> Statistics:
+    labels = Labels(tuple(NAMES), (), (np.nan,) * 3, np.nan, exclusive)
+    return Classification(labels, scored=scored).statistics(cases, Chosen(thresholds))
 
 
 def judged(cases: Sequence[LabelCase], exclusive: bool, thresholds: dict[str, float]) -> list[Figure]:
@@ -64,7 +80,7 @@ def check_draws(
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_a_draw_has_the_figures_of_its_rows(exclusive: bool) -> None:
     cases, thresholds = made(exclusive), {"a": 0.3, "b": 0.42, "c": 0.25}
-    statistics = of_labels(cases, exclusive, *((None, None) if exclusive else (thresholds, ["a", "c"])))
+    statistics = of_labels(cases, exclusive, *((None, None) if exclusive else (thresholds, ("a", "c"))))
     assert {figure.key for figure in judged(cases, exclusive, thresholds)} == statistics.of.keys()
     check_draws(statistics, cases, lambda rows: judged(rows, exclusive, thresholds), abs=1e-12)
 
@@ -82,7 +98,7 @@ def test_a_draw_has_the_figures_of_its_masks() -> None:
             dice, iou, hd95, surface = values
             cases.append(MaskCase(f"k{n:02}", patient, "test", label, empty, dice, iou, hd95, surface, unit[1], unit[0],
                                   3 if present and predicted else 0, predicted, present))  # fmt: skip
-    statistics = of_masks(cases, {figure.metric for figure in segmentation(cases)})
+    statistics = Segmentation(dict(zip(NAMES, (1, 2, 3), strict=True))).statistics(cases, Chosen())
     check_draws(statistics, cases, segmentation, abs=1e-9)
 
 
@@ -94,13 +110,19 @@ def test_a_draw_has_the_figures_of_its_numbers() -> None:
     cases = image_cases(
         NumberCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", ["age", "b"], targets, predictions
     )
-    check_draws(of_numbers(cases), cases, lambda rows: regression(*number_arrays(rows)), rel=1e-9)
+    check_draws(
+        Regression(Numbers(("age", "b"))).statistics(cases, Chosen()),
+        cases,
+        lambda rows: regression(*number_arrays(rows)),
+        rel=1e-9,
+    )
 
 
 def test_numbers_that_do_not_vary_in_a_draw_have_no_r2() -> None:
     cases = image_cases(NumberCase, ["a", "b", "c"], ["a", "b", "c"], "test", ["age"], np.array([[5.3], [5.3], [7]]),
                         np.array([[5.0], [6], [7]]))  # fmt: skip
-    statistics, times = of_numbers(cases), np.array([[1.0, 2, 0], [1, 1, 1]])
+    statistics = Regression(Numbers(("age",))).statistics(cases, Chosen())
+    times = np.array([[1.0, 2, 0], [1, 1, 1]])
     for metric in ("R2", "Pearson r"):
         assert np.isnan(statistics.of[metric, "age"](times)).tolist() == [True, False]
     assert statistics.of["MAE", "age"](times).tolist() == pytest.approx([(0.3 + 2 * 0.7) / 3, 1 / 3])

@@ -1,0 +1,107 @@
+"""The best checkpoint of a fine-tuning run on its held-out splits: ``results.json`` and the cases beside it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dira_scale.distributed.control import broadcast_from_main, raise_on_all
+from dira_scale.distributed.world import World
+from dira_scale.engine.task import StagePlan
+from dira_scale.evaluation.held_out_split import HeldOutSplit
+from dira_scale.evaluation.judge import choose, judged, write_split
+from dira_scale.evaluation.leak import Leak
+from dira_scale.evaluation.results import FILE, overall, read_results
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.description import TENSORS
+from dira_scale.finetune.held_out import judged_batches
+from dira_scale.models.network import moved
+from dira_scale.models.normalise import input_of, normalised
+from dira_scale.runs import checkpoint
+from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.lora import merged
+from dira_scale.storage.atomic import write_json
+from dira_scale.tasks.predictions import SplitCases
+from dira_scale.tasks.task import Supervision
+from dira_scale.training.inputs import Inputs
+
+
+def write_results(
+    config: Finetune,
+    world: World,
+    supervision: Supervision,
+    data: Inputs,
+    stage: StagePlan,
+    run: RunFolder | None,
+    leak: Leak | None,
+    passes: int,
+) -> None:
+    """Evaluate the stage's best checkpoint, unless that is done. ``run`` and ``leak``: on the main process only.
+    Collective.
+
+    ``passes``: over how many batches BatchNorm's statistics were averaged.
+    """
+    path = raise_on_all(lambda: best_checkpoint(config, stage.name))
+
+    def done() -> bool:
+        if run is None or not (run.folder / FILE).exists():
+            return False
+        return bool(read_results(run.folder)["step"] == int(path.name))  # another: the disk was full then
+
+    if broadcast_from_main(raise_on_all(done)):
+        return
+    network = raise_on_all(lambda: best_network(config, supervision, path))
+    network = moved(network, world.device, config.parallel.channels_last)
+    input, window = input_of(data.views.sides, config.normalise), config.evaluate.window_of(data.views.dimensions)
+
+    def predicted(images: Tensor) -> Tensor:
+        with world.autocast():
+            return supervision.predicted(network(normalised(images, input)))
+
+    names = {"val": config.data.val_split, "test": config.data.test_split}
+    names = {name: split for name, split in names.items() if split is not None}
+    splits = {name: judged_batches(config, data, f"{name}_split", world.rank, world.ranks) for name in names}
+    cases, without_mask = dict[str, list[Any]](), dict[str, int]()
+    for name, batches in splits.items():
+        split = HeldOutSplit(
+            data.datasets, SplitCases(data.datasets, str(names[name])), predicted, world.device, batches,
+            input.size, data.views.stored, window, data.workers, shows=run is not None and name == "test",
+        )  # fmt: skip
+        cases[name] = split.cases(supervision, network)
+        without_mask[name] = split.without_mask(cases[name])
+        if run is not None:
+            run.lease.check()
+            write_split(run.folder, name, cases[name], split.pictures)
+    if run is None:
+        return
+    chosen = choose(supervision, cases.get("val"), config.evaluate.temperature)
+    seen = {"crops": config.evaluate.crops} if supervision.pooled else {"window": window, "without_mask": without_mask}
+    estimated = {"norm_passes": passes} if passes else {}
+    content = {"step": int(path.name), "splits": names} | judged(supervision, cases, chosen) | seen | estimated
+    write_json(run.folder / FILE, content | ({} if leak is None else {"leak": asdict(leak)}), run.lease.check)
+
+
+def summary(folder: Path, best: str) -> str:
+    """The test split's figures over all labels or classes in a line; without one, the validation split's."""
+    content = read_results(folder)
+    split = next(name for name in ("test", "val") if name in content["figures"])
+    words = ", ".join(figure.in_words() for figure in overall(content["figures"][split], best))
+    words = words or "no figure over all labels"
+    judged = "test" if split == "test" else "no test split, so by the validation"
+    return f"{judged} split '{content['splits'][split]}', checkpoint of step {content['step']}: {words} ({FILE})"
+
+
+def best_checkpoint(config: Finetune, stage: str) -> Path:
+    """Return the folder of the stage's best checkpoint; where nothing was validated, of the newest one."""
+    folder = Path(config.run)
+    return checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
+
+
+def best_network(config: Finetune, supervision: Supervision, path: Path) -> nn.Module:
+    """Return the complete network with the weights of the checkpoint in ``path``."""
+    tensors, prefix = merged(checkpoint.load(path)[0]), f"{TENSORS[supervision.pooled].module}."
+    size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
+    network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
+    network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+    return network
