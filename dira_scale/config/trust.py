@@ -29,8 +29,8 @@ def trust_typed(config: DictConfig) -> None:
     typed = OmegaConf.to_container(config)
     trust([*_targets(typed)])
     allow(_texts(typed))
-    named = config.get("trust") or []
-    trust([named] if isinstance(named, str) else [*named])
+    named = config.get("trust") or []  # checked with the other keys, later
+    trust([str(name) for name in (named if isinstance(named, Iterable) and not isinstance(named, str) else [named])])
 
 
 def require_trusted(target: object, key: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.arguments import ArgumentError, AtLeast
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
 from dira_scale.distributed.config import AUTO, PRECISIONS, Threads
 from dira_scale.evaluation.config import MAP, POOLED
 
@@ -29,7 +29,7 @@ class Embed(Schema):
     run: str | None = path_field(None)
     init: str | None = path_field(None)
     out: str = path_field()
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     stage: str | None = None
     what: str = setting(one_of(POOLED, MAP))

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 
 from dira_scale.arguments import Above, AtLeast
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
 from dira_scale.tasks.task import FINETUNE
@@ -25,7 +25,7 @@ class OfRun(Schema):
     """The keys of all commands that look at data with a run's network."""
 
     run: str = path_field()
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     out: str = path_field()
 

@@ -34,7 +34,7 @@ class CardWords(Schema):
 @dataclass
 class Export(Schema):
     run: str = path_field()
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     stage: str | None = None
     formats: Any = setting(several(one_of(*FORMATS)), None)
     out: str | None = path_field(None)

@@ -111,7 +111,7 @@ def plots(folder: Path, split: str = "test") -> list["Plot"]:
     dataset."""
     path = folder / CASES / "test.parquet"
     cases = read_cases(path) if is_inside(path, folder) and path.is_file() else []
-    draw = next((draw for kind, draw in PLOTS.items() if cases and isinstance(cases[0], kind)), None)
+    draw = PLOTS.get(cases[0].plot) if cases else None
     return draw(cases, split) if draw else []
 
 
@@ -143,7 +143,7 @@ def _scatter(cases: Sequence[NumberCase], split: str) -> list["Plot"]:
     ]  # fmt: skip
 
 
-PLOTS: Mapping[type, Callable[[Any, str], list["Plot"]]] = {LabelCase: _roc, NumberCase: _scatter}
+PLOTS: Mapping[str, Callable[[Any, str], list["Plot"]]] = {"roc": _roc, "scatter": _scatter}  # by ``plot`` of a case
 
 
 def pictures(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dira_scale.arguments import Above, AtLeast
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting
+from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS
 from dira_scale.runs.files import read_json
@@ -52,7 +52,7 @@ class Probe(Schema):
     embeddings: Any = paths_field(None)
     out: str | None = path_field(None)
     seed: int = setting(AtLeast(0))
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     stage: str | None = None
     layer: Any = MISSING

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, path_field, paths_field
+from dira_scale.config.schema import Schema, path_field, paths_field, setting, several
 from dira_scale.errors import UserError
 
 
@@ -22,7 +22,7 @@ class Report(Schema):
     embeddings: str | None = path_field(None)
     out: str | None = path_field(None)
     watch: bool = MISSING
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     data: ReportData = field(default_factory=ReportData)
 

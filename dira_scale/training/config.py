@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast
-from dira_scale.config.schema import Schema, paths_field, setting
+from dira_scale.config.schema import Schema, paths_field, setting, several
 from dira_scale.data.config import Data
 from dira_scale.engine.config import Optim, Training
 
@@ -38,7 +38,7 @@ class StagedTraining(Training):
 
     epoch_factor: float = setting(Above(0))
     init_stage: str | None = None
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     enough_steps: int | None = setting(AtLeast(1), None)
     data: Data = field(default_factory=Data)

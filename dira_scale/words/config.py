@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
-from dira_scale.config.schema import Schema, path_field, paths_field, setting
+from dira_scale.config.schema import Schema, path_field, paths_field, setting, several
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.runs.description import Description
@@ -60,7 +60,7 @@ class Air(Schema):
 @dataclass
 class Words(Schema):
     run: str | None = path_field(None)
-    trust: list[str] = MISSING
+    trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     init: str | None = path_field(None)
     out: str = path_field()
