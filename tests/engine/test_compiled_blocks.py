@@ -21,6 +21,7 @@ from dira_scale.distributed.config import Parallel
 from dira_scale.engine.parallel.compiled import compile_regions, regions, take_uncompiled
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.strategy import on_device
+from dira_scale.errors import UserError
 from dira_scale.forecast.network import fake_world
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models.architecture import architecture
@@ -208,7 +209,7 @@ def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pyte
     for _ in range(2):
         module(x)
     assert set(modes) == {"reduce-overhead"} and len(modes) >= 4 and len(marks) == 2
-    with pytest.raises(ArgumentError, match="cuda_graphs"):
+    with pytest.raises(UserError, match="parallel.cuda_graphs=true: expected false, or compile true and strategy ddp"):
         compose("pretrain", ["data.shards=any", "parallel=fsdp2", "parallel.compile=true", "parallel.cuda_graphs=true"])
     with pytest.raises(ArgumentError, match="cuda_graphs: expected false, or accumulate 1, not 2"):
         Parallel("ddp", 2, compile=True, cuda_graphs=True)
