@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +90,5 @@ def test_training_longer_is_proposed_unless_the_validation_is_flat(
         world=SimpleNamespace(main=True), unit="images", config=SimpleNamespace(run=tmp_path, epoch_factor=2.0),
         validation=SimpleNamespace(best=("dice", "max")),
     )  # fmt: skip
-    task._flat = partial(FinetuneTask._flat, task)
     lines = FinetuneTask.diagnose(task, {"loss": 0.001}, StagePosition("finetune", 90, 90))
     assert bool(lines) == told and all("epoch_factor=4" in line for line in lines)

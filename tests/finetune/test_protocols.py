@@ -18,7 +18,7 @@ from dira_scale.config.files import folder
 from dira_scale.config.keys import leaves
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.finetune import blueprint
+from dira_scale.finetune import network as of_run
 from dira_scale.finetune.description import describe
 from dira_scale.methods import views_of
 from dira_scale.runs.description import FILE
@@ -94,10 +94,10 @@ def test_what_a_preset_keeps_is_not_advised_away(tmp_path: Path, monkeypatch: py
     """PCRL's GroupNorm is its own, whatever ``init`` has; another width must be typed."""
     (tmp_path / FILE).touch()
     network = SimpleNamespace(architecture={"norm": "batch", "width": 0.5})
-    monkeypatch.setattr(blueprint, "read_description", lambda _: SimpleNamespace(network=network))
+    monkeypatch.setattr(of_run, "read_description", lambda _: SimpleNamespace(network=network))
     config: Any = OmegaConf.to_object(composed("preset=pcrl3d", "task=lits"))
     config.init = str(tmp_path)
-    assert blueprint._differing(config) == ["model.width=0.5"]
+    assert of_run._differing(config) == ["model.width=0.5"]
 
 
 @pytest.mark.parametrize(
