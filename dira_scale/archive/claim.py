@@ -23,29 +23,29 @@ from dira_scale.storage.store import as_os_error, is_local, remove
 T = TypeVar("T")
 
 
-class Share(NamedTuple):
-    """The shards that one process writes: every ``of``-th."""
+class ShardSlice(NamedTuple):
+    """The shards that one process writes: every ``total``-th."""
 
     number: int = 1  # from 1
-    of: int = 1
+    total: int = 1
 
     @classmethod
-    def parse(cls, text: str | None) -> "Share":
+    def parse(cls, text: str | None) -> "ShardSlice":
         """Parse ``3/16``; null means all. Raises UserError."""
-        number, slash, of = (text or "1/1").partition("/")
-        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        number, slash, total = (text or "1/1").partition("/")
+        if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
             raise UserError(f"slice={text}: give K/N with K from 1 to N, such as 3/16")
-        return cls(int(number), int(of))
+        return cls(int(number), int(total))
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+        return f"{self.number}/{self.total}"
 
     def shards(self, plan: PlannedShards) -> list[str]:
         """The shards of this slice."""
-        return list(plan.shards)[self.number - 1 :: self.of]
+        return list(plan.shards)[self.number - 1 :: self.total]
 
 
-ALL = Share()
+ALL = ShardSlice()
 
 
 def write_dataset(
@@ -55,23 +55,23 @@ def write_dataset(
     work: Conversion,
     workers: int,
     join: Callable[[Path], T],
-    share: Share = ALL,
+    part: ShardSlice = ALL,
 ) -> ShardedDataset | T | None:
-    """Write the shards of ``share`` that are missing; if that is all of them, ``join`` them from a scratch folder.
+    """Write the shards of ``part`` that are missing; if that is all of them, ``join`` them from a scratch folder.
 
     Returns what ``join`` does; the dataset, if others finish it first; None after a slice. Raises UserError if another
     process is writing here, or another recipe or plan was begun.
     """
-    with claimed(out, identity, plan, share) as scratch:
-        if made := finished(out, identity):  # by another process, while this one planned
-            return made
-        mine = share.shards(plan)
+    with claimed(out, identity, plan, part) as scratch:
+        if dataset := finished(out, identity):  # by another process, while this one planned
+            return dataset
+        mine = part.shards(plan)
         todo = unfinished(out, mine)
         before = sum(len(plan.shards[shard]) for shard in set(mine) - set(todo))
         write_shards(todo, plan, work, workers, scratch, partial(publish_shard, out, made_of(plan, identity)), before)
-        if made := finished(out, identity):  # by another machine: stores have no locks
-            return made
-        return join(scratch) if share.of == 1 else None
+        if dataset := finished(out, identity):  # by another machine: stores have no locks
+            return dataset
+        return join(scratch) if part.total == 1 else None
 
 
 def state_file(out: Path, shard: str) -> Path:
@@ -104,7 +104,7 @@ def made_of(plan: PlannedShards, identity: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, share: Share) -> Iterator[Path]:
+def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, part: ShardSlice) -> Iterator[Path]:
     """Lock ``out``, or a slice of its shards, for this process. An unfinished dataset there must have the same recipe
     and inputs. Yields this machine's folder for unfinished shards.
 
@@ -112,15 +112,25 @@ def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, share: Sha
     """
     partial = out / PARTIAL if is_local(out) else _temporary_folder(out)
     partial.mkdir(parents=True, exist_ok=True)
-    scratch = partial if share.of == 1 else partial / f"{share.number}-of-{share.of}"
+    scratch = partial if part.total == 1 else partial / f"{part.number}-of-{part.total}"
     scratch.mkdir(exist_ok=True)
     with contextlib.ExitStack() as locks:
-        if share.of > 1:
+        if part.total > 1:
             locks.enter_context(_locked(partial / LOCK, fcntl.LOCK_SH, f"out={out}"))
-            locks.enter_context(_locked(scratch / "lock", fcntl.LOCK_EX, f"slice {share} of out={out}"))
+            locks.enter_context(_locked(scratch / "lock", fcntl.LOCK_EX, f"slice {part} of out={out}"))
         else:
             locks.enter_context(_locked(partial / LOCK, fcntl.LOCK_EX, f"out={out} or a slice of it"))
-        _check_same_plan(out, identity, plan)
+        state = out / PARTIAL / PLAN_FILE
+        with as_os_error(state):
+            if not state.exists():
+                write_json(state, {"recipe": identity, "plan": plan.hash})
+            started = json.loads(state.read_text())
+        if different := differences(started["recipe"], identity):
+            raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "
+                            "use the same recipe, or delete the folder")  # fmt: skip
+        if started["plan"] != plan.hash:
+            raise UserError(f"the images, labels or splits have changed since out={out} was started: delete the folder "
+                            "and start again")  # fmt: skip
         yield scratch
 
 
@@ -149,20 +159,6 @@ def _temporary_folder(out: Path) -> Path:
     if folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
     return folder
-
-
-def _check_same_plan(out: Path, identity: dict[str, Any], plan: PlannedShards) -> None:
-    state = out / PARTIAL / PLAN_FILE
-    with as_os_error(state):
-        if not state.exists():
-            write_json(state, {"recipe": identity, "plan": plan.hash})
-        started = json.loads(state.read_text())
-    if different := differences(started["recipe"], identity):
-        raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "
-                        "use the same recipe, or delete the folder")  # fmt: skip
-    if started["plan"] != plan.hash:
-        raise UserError(f"the images, labels or splits have changed since out={out} was started: delete the folder "
-                        "and start again")  # fmt: skip
 
 
 def remove_leftovers(out: Path) -> None:

@@ -60,7 +60,7 @@ class TableWriter:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ConversionOutcome:
     """The result of a conversion."""
 
     info: DatasetInfo
@@ -71,7 +71,7 @@ class Outcome:
     noted: Counter[str] = field(default_factory=Counter)  # what is odd about inputs that were taken
 
 
-def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
+def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> ConversionOutcome:
     """Join the shard states into the dataset's tables, shard by shard, and remove ``.partial``.
 
     Raises UserError if no input was usable, and leaves nothing behind, so that the corrected command can start.
@@ -99,9 +99,13 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         remove(scratch)
         most = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
         raise UserError(f"none of the {len(plan)} inputs is usable: {most} (full list: {names})")
+    modality = recipe.modality
+    if not modality:
+        refused = set(pq.read_table(scratch / QUARANTINE_FILE, columns=["source"])["source"].to_pylist())
+        modality = modality_of(item.record.modality for item in plan if item.key not in refused)
     info = DatasetInfo(
         name=recipe.name,
-        modality=recipe.modality or _modality(plan, scratch / QUARANTINE_FILE),
+        modality=modality,
         dims=2 if recipe.slices else recipe.dims,
         codec=recipe.codec,
         label_names=list(plan.label_names),
@@ -121,7 +125,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     publish_dataset(out, scratch, info)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
     filled_in = len(filled), sum(filled.values())
-    return Outcome(info, reasons, names, filled_in, absent, noted)
+    return ConversionOutcome(info, reasons, names, filled_in, absent, noted)
 
 
 def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
@@ -137,11 +141,6 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
 def _patients_in_two_splits(manifest: Path) -> int:
     pairs = pq.read_table(manifest, columns=["patient", "split"]).group_by(["patient", "split"]).aggregate([])
     return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
-
-
-def _modality(plan: ShardPlan, quarantine: Path) -> str:
-    refused = set(pq.read_table(quarantine, columns=["source"])["source"].to_pylist())
-    return modality_of(item.record.modality for item in plan if item.key not in refused)
 
 
 def joined(

@@ -66,10 +66,10 @@ def check_first(items: Iterable[Item], recipe: Recipe, out: Path) -> None:
 
 def _sheet(items: Sequence[Item], recipe: Recipe) -> bytes:
     """A PNG of the images."""
-    shown = replace(recipe, burned_in="keep")
+    accepting = replace(recipe, burned_in="keep")
     sheet = Image.new("L", (ACROSS * TILE, -(-len(items) // ACROSS) * TILE))
     for number, item in enumerate(items):
-        image = read_input(item, shown)
+        image = read_input(item, accepting)
         assert isinstance(image, GreyImage)
         tile = Image.fromarray((image.pixels * (255 / image.high)).astype(np.uint8)).convert("L")
         tile.thumbnail((TILE - 4, TILE - 4))

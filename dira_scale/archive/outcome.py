@@ -1,9 +1,8 @@
 """The summary at the end of a conversion: counts, what was refused and why, and the next command."""
 
 import shlex
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,54 +10,16 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from dira_scale.archive.finish import Outcome
+from dira_scale.archive.finish import ConversionOutcome
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import EMPTY
 from dira_scale.config.compose import defaults
 from dira_scale.data.epochs import longer, smaller_batch, steps_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.index import SIDES
-from dira_scale.data.samples import Samples, stored_codecs
+from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
-from dira_scale.pixels.codecs import DECODED_ON_GPU, decode, encode, gpu_codec
-
-IMAGES = 8  # measured
-REPEATS = 3  # of which the fastest counts
-FORMS = {"jpg": "jpg (quality 95, lossy)", "jp2": "jp2 (lossless)"}
-
-
-def gpu_codecs_line(dataset: ShardedDataset) -> str | None:
-    """Return a line with the mean size of an image and its decoding time on one core, as stored and in the others.
-
-    None where a GPU decodes what is stored, and for volumes, which none decodes.
-
-    Raises OSError where the shards cannot be read.
-    """
-    if dataset.info.dims == 3 or stored_codecs([dataset]) <= set(DECODED_ON_GPU):
-        return None
-    rows = np.unique(np.linspace(0, sum(dataset.info.counts.values()) - 1, IMAGES).astype(int))
-    stored = [(dataset.read(row), str(codec)) for row, codec in zip(rows, dataset.column("codec")[rows], strict=True)]
-    images = [decode(payload, codec) for payload, codec in stored]
-    deep = any(image.itemsize > 1 for image in images)
-    measured = [f"{' and '.join(sorted(stored_codecs([dataset])))} has no GPU decoder: {_cost(stored)}"]
-    for codec in ("jp2",) if deep else ("jpg", "jp2"):
-        measured.append(f"{FORMS[codec]} {_cost([(encode(image, codec), codec) for image in images])}")
-    advised = gpu_codec(16 if deep else 8)
-    return f"codec: {'; '.join(measured)}. For training on GPUs: recipe.codec=gpu, which stores {advised}"
-
-
-def _cost(payloads: list[tuple[bytes, str]]) -> str:
-    size = sum(len(payload) for payload, _ in payloads) / len(payloads)
-    seconds = min(_seconds(lambda: [decode(*payload) for payload in payloads]) for _ in range(REPEATS))
-    return f"{size / 1e3:.0f} KB, {1e3 * seconds / len(payloads):.2g} ms an image"
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed
@@ -67,7 +28,7 @@ CLASSES = 8  # of masks, named in a command
 PHANTOMS = ("Phantom", "PhantomCT")  # the sources with an experiment of their own
 
 
-def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
+def print_outcome(console: Console, out: Path, outcome: ConversionOutcome, seconds: float) -> None:
     """Print it all. ``next:`` is a command that works, or is left out."""
     size = sum(outcome.info.shards.values())
     console.print(
@@ -106,11 +67,11 @@ def finetuning(out: Path, info: DatasetInfo) -> str:
     labels = dataset.labels(rows)[:, [name not in info.classes for name in info.label_names]]
     if dataset.has_mask(rows).all():
         words = ["task=masks", f"preset={'volumes' if info.dims == 3 else 'images'}_small"]
-        found = [Samples([dataset], split).mask_values(np.arange(info.counts[split]))[0] for split in splits]
-        if not 0 < len(found[0]) <= CLASSES or any(values != found[0] for values in found):
+        values, *others = (Samples([dataset], split).mask_values(np.arange(info.counts[split]))[0] for split in splits)
+        if not 0 < len(values) <= CLASSES or any(other != values for other in others):
             return ""
-        if len(found[0]) > 1:
-            words.append("task.classes={" + ", ".join(f"class_{value}: {value}" for value in sorted(found[0])) + "}")
+        if len(values) > 1:
+            words.append("task.classes={" + ", ".join(f"class_{value}: {value}" for value in sorted(values)) + "}")
     elif (
         info.dims == 2
         and np.isin(labels, (0, 1)).all()
@@ -124,13 +85,13 @@ def finetuning(out: Path, info: DatasetInfo) -> str:
     return f"python -m dira_scale.finetune {shlex.join(words)}"
 
 
-def _refused(outcome: Outcome) -> float:
+def _refused(outcome: ConversionOutcome) -> float:
     """The share of the inputs that were refused; slices that show nothing do not count."""
     count = outcome.info.quarantined - outcome.reasons[EMPTY]
     return count / max(1, count + sum(outcome.info.counts.values()))
 
 
-def _warnings(outcome: Outcome) -> Iterator[str]:
+def _warnings(outcome: ConversionOutcome) -> Iterator[str]:
     """Yield what to check before training: many refused images, an empty split."""
     info = outcome.info
     if (refused := _refused(outcome)) > REFUSED:
@@ -182,8 +143,13 @@ def pretraining(out: Path, info: DatasetInfo) -> str:
         words.append(f"epoch_factor={factor:g}")
     if not info.counts.get("val"):
         words.append("data.val_split=null")
-    if info.dims == 3 and _are_small(out, config):
-        words.append("data.pad=true")
+    if info.dims == 3:  # a volume smaller than the largest crop would be refused
+        extents = config["views"].get("extents") or [config["data"]["size"]]
+        *depth, height, width = map(max, zip(*extents, strict=True))
+        dataset = ShardedDataset.open(out)
+        smallest = [int(dataset.column(name).min()) for name in SIDES[3]]
+        if any(side < edge for side, edge in zip(smallest, (*depth, *2 * [max(height, width)]), strict=True)):
+            words.append("data.pad=true")
     return f"python -m dira_scale.pretrain {shlex.join(words)}"
 
 
@@ -195,15 +161,6 @@ def require_images(shards: str) -> None:
         instead = next(filter(None, commands), "more are needed, as these do not fill a batch")
         raise UserError(f"shards={shards} holds volumes, and the doctor compares experiments on images; of volumes: "
                         f"{instead}")  # fmt: skip
-
-
-def _are_small(out: Path, config: Mapping[str, Any]) -> bool:
-    """Return whether a volume is smaller than the largest crop of an experiment, which would then refuse it."""
-    extents = config["views"].get("extents") or [config["data"]["size"]]
-    *depth, height, width = map(max, zip(*extents, strict=True))
-    dataset = ShardedDataset.open(out)
-    smallest = [int(dataset.column(name).min()) for name in SIDES[3]]
-    return any(side < edge for side, edge in zip(smallest, (*depth, *2 * [max(height, width)]), strict=True))
 
 
 def experiment_for(info: DatasetInfo) -> str:

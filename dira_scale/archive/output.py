@@ -41,7 +41,7 @@ def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """The keys ``recipe``; name and modality, if null, are those of the dataset at ``out``, finished or begun.
 
     Thus a dataset that was moved is still that of its recipe. A new one is named after its folder, and its modality
-    stays null: ``modality.py`` finds it in the inputs. Raises OSError.
+    stays null: ``slices.with_modality`` finds it in the inputs. Raises OSError.
     """
     stored: dict[str, str] = {}
     for file in (out / PARTIAL / PLAN_FILE, out / INFO_FILE):  # one that cannot be read is reported elsewhere

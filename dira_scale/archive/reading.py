@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.archive.plan import Item
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.base import Input, PaintedMask, SourceRecord
+from dira_scale.archive.sources.base import PaintedMask, SourceImage
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.colour import RGB, refuse_grey
 from dira_scale.imaging.files import DAMAGED
@@ -62,14 +62,19 @@ def quarantines(stage: str, reason: str = DAMAGED) -> Iterator[None]:
 
 
 def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
-    """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
+    """Raises QuarantinedError; OSError for a listed file that cannot be reached now, or has changed since."""
     if item.record.rejected:
         raise QuarantinedError("list", item.record.rejected)
-    image = item.record.image
-    _check_as_listed(item.record)
+    image, size = item.record.image, item.record.size
+    paths = image.paths if isinstance(image, SourceImage) else (image,)
+    header_alone = paths[0].suffix.lower() in (".mhd", ".nhdr", ".hdr")  # the size may include its data file
+    # truncated or replaced since it was listed? (Stores replace objects atomically.)
+    comparable = size is not None and not header_alone and all(map(is_local, paths))
+    if comparable and sum(path.stat().st_size for path in paths) != size:
+        raise OSError(errno.ESTALE, "its size has changed since it was listed", str(paths[0]))
     try:
         with rejects(DAMAGED):
-            if isinstance(image, Input):
+            if isinstance(image, SourceImage):
                 read = image.read(recipe.reading)
                 if recipe.colour == RGB and isinstance(read, GreyImage):
                     refuse_grey(read.pixels)
@@ -79,19 +84,9 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
             return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)
     except RejectedError as error:
         cause = error.__cause__
-        if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
+        if size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
         raise QuarantinedError(error.stage, reason_of(error)) from error
-
-
-def _check_as_listed(record: SourceRecord) -> None:
-    """Raises OSError if a file was truncated or replaced since it was listed. (Stores replace objects atomically.)"""
-    image = record.image
-    paths = image.paths if isinstance(image, Input) else (image,)
-    if record.size is None or not all(map(is_local, paths)) or paths[0].suffix.lower() in (".mhd", ".nhdr", ".hdr"):
-        return  # the size may include the separate data file of such a header
-    if sum(path.stat().st_size for path in paths) != record.size:
-        raise OSError(errno.ESTALE, "its size has changed since it was listed", str(paths[0]))
 
 
 def mask_of(item: Item, source: GreyImage | Volume) -> np.ndarray | None:

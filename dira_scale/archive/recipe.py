@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -19,7 +19,7 @@ from dira_scale.config.registry import imported
 from dira_scale.config.schema import path_arguments
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.colour import GREY, Colour
+from dira_scale.imaging.colour import GREY, ColourMode
 from dira_scale.imaging.settings import BurnedIn, ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
 
@@ -32,7 +32,7 @@ class Recipe:
     """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
 
     name: str  # empty only where nothing is stored
-    modality: str | None  # None: as the inputs' headers say; those of volumes must (``modality.with_modality``)
+    modality: str | None  # None: as the inputs' headers say; those of volumes must (``slices.with_modality``)
     licence: str
     secret: bool
     archive: str | None
@@ -50,7 +50,7 @@ class Recipe:
     volume: VolumeSettings
     source: Mapping[str, Any]
     auto_range: bool = False  # recipe.volume.range=auto: that of CT, if it is CT
-    colour: Colour = GREY
+    colour: ColourMode = GREY
 
     @classmethod
     def key_names(cls) -> list[str]:
@@ -65,19 +65,19 @@ class Recipe:
         if missing := [name for name in (*common, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
         keys = {field.name for field in dataclasses.fields(VolumeSettings)}
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
-        if given.keys() != keys:
-            raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
-        auto_range = given["range"] == AUTO
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
+        if settings.keys() != keys:
+            raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(settings)}")
+        auto_range = settings["range"] == AUTO
         if auto_range:
-            given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
+            settings["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
         with at("recipe"):
             slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
             with inside("volume"):
-                volume = VolumeSettings(**given)
-        whole = config["dims"] == 3 and slices is None
-        bits = config["bits"] or (16 if whole else 8)
-        codec = config["codec"] or ("b2nd" if whole else "png")
+                volume = VolumeSettings(**settings)
+        stores_volumes = config["dims"] == 3 and slices is None
+        bits = config["bits"] or (16 if stores_volumes else 8)
+        codec = config["codec"] or ("b2nd" if stores_volumes else "png")
         values = {name: config[name] for name in cls.key_names()} | {
             "name": config["name"] or "",
             "volume": volume,
@@ -100,8 +100,8 @@ class Recipe:
                             "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
         with at("recipe"):
             _ = self.reading  # validates its own keys
-        whole = self.dims == 3 and self.slices is None
-        if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
+        stores_volumes = self.dims == 3 and self.slices is None
+        if (stores_volumes and self.codec not in VOLUME_CODECS) or (not stores_volumes and self.codec == "b2nd"):
             kind = f"recipe.slices={self.slices.plane}" if self.slices else f"recipe.dims={self.dims}"
             raise UserError(f"recipe.codec={self.codec} with {kind}: volumes are stored as "
                             f"{' or '.join(VOLUME_CODECS)}, images and slices as png, jpg, jp2 or npy")  # fmt: skip
@@ -178,7 +178,13 @@ class Recipe:
         are named by their checksums. Raises UserError if there is no such source, or no such list.
         """
         common = {name: value for name, value in dataclasses.asdict(self).items() if name in self.key_names()}
-        paths = _path_keys(self._source_class())
+        try:
+            paths = path_arguments(self._source_class()).keys()
+        except NameError as error:
+            raise UserError(
+                f"recipe._target_: the annotations of {self._source_class().__name__} cannot be resolved ({error}); "
+                "they mark which arguments are paths, so import their types at run time"
+            ) from error
         newer = {"structures"} if self.source.get("structures") is None else set()  # older datasets do not have it
         source = {key: value for key, value in self.source.items() if key not in paths | newer}
         if self.listed:
@@ -207,17 +213,6 @@ def classes_of(source: Source) -> Mapping[str, Sequence[str]]:
 def channels_of(source: Source) -> Sequence[str]:
     """The names of the samples' channels, if each has a range of its own; empty of samples of one range."""
     return getattr(source, "channels", ())
-
-
-def _path_keys(source: type[Source]) -> Set[str]:
-    """The constructor's arguments that are paths of this machine."""
-    try:
-        return path_arguments(source).keys()
-    except NameError as error:
-        raise UserError(
-            f"recipe._target_: the annotations of {source.__name__} cannot be resolved ({error}); they mark which "
-            "arguments are paths, so import their types at run time"
-        ) from error
 
 
 def _check_shares(name: str, shares: Any) -> None:

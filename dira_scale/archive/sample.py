@@ -23,10 +23,18 @@ FILLED = "filled_slices"  # attribute of a volume: how many of its slices the so
 @quarantines("check")
 def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
     """Return the sample of an input that was read. Raises QuarantinedError."""
-    if isinstance(image, Volume):
-        return _volume(item, image, recipe)
-    check_shape(image.pixels.shape[:2], item.record.boxes, recipe)
-    return make_picture(item, image, mask_of(item, image), item.record.boxes, recipe)
+    if isinstance(image, GreyImage):
+        check_shape(image.pixels.shape[:2], item.record.boxes, recipe)
+        return make_picture(item, image, mask_of(item, image), item.record.boxes, recipe)
+    volume, mask, boxes = prepared(item, image, recipe)
+    payload = _encoded(volume.voxels, recipe.codec, recipe.quality)
+    depth, height, width = volume.shape
+    channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
+    shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
+    row = _row(item, volume, boxes, payload, recipe) | shape | {"affine": [float(v) for v in volume.affine.flat]}
+    if image.filled:
+        row["attributes"] |= {FILLED: str(image.filled)}
+    return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "b2nd"))
 
 
 def make_picture(
@@ -49,21 +57,9 @@ def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
     """3D: crop, clip and resample per ``recipe.volume``, with mask and boxes. Raises QuarantinedError."""
     check_shape(source.shape, item.record.boxes, recipe)
     with quarantines("geometry"):
-        made = prepare(source, mask_of(item, source), item.record.boxes, recipe.volume)
-    check_shape(made.volume.shape, (), recipe)
-    return made
-
-
-def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
-    volume, mask, boxes = prepared(item, source, recipe)
-    payload = _encoded(volume.voxels, recipe.codec, recipe.quality)
-    depth, height, width = volume.shape
-    channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
-    shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
-    row = _row(item, volume, boxes, payload, recipe) | shape | {"affine": [float(v) for v in volume.affine.flat]}
-    if source.filled:
-        row["attributes"] |= {FILLED: str(source.filled)}
-    return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "b2nd"))
+        annotated = prepare(source, mask_of(item, source), item.record.boxes, recipe.volume)
+    check_shape(annotated.volume.shape, (), recipe)
+    return annotated
 
 
 def _row(

@@ -55,15 +55,15 @@ def with_modality(recipe: Recipe, plan: Iterable[Item]) -> Recipe:
         first.setdefault(record.modality or UNKNOWN, record.name)
     if not counts:  # the conversion will say that nothing is usable
         return recipe.of_modality("CT")
-    found = [kind for kind in VOLUMES if kind in counts] or sorted(MODALITIES & counts.keys())  # others: doses, masks
+    kinds = [kind for kind in VOLUMES if kind in counts] or sorted(MODALITIES & counts.keys())  # others: doses, masks
     if UNKNOWN in counts:
         others = f" and of {counts[UNKNOWN] - 1} more" if counts[UNKNOWN] > 1 else ""
         problem = f"no DICOM header says what the values of {brief(first[UNKNOWN])}{others} are"
-    elif len(found) == 1:
-        return recipe.of_modality(found[0])
+    elif len(kinds) == 1:
+        return recipe.of_modality(kinds[0])
     else:
-        each = ", ".join(f"{kind} ({counts[kind]} x)" for kind in found) or "none that is known"
-        problem = f"the DICOM headers say {each}"
+        listed = ", ".join(f"{kind} ({counts[kind]} x)" for kind in kinds) or "none that is known"
+        problem = f"the DICOM headers say {listed}"
     raise UserError(
         f"recipe.modality must be given: {problem}. recipe.modality=CT takes the values as Hounsfield units; "
         "recipe.modality=MR (PT …) scales each volume to its own 0.5 and 99.5 percentiles"
@@ -116,6 +116,10 @@ def axial_slices(
     skin = (SKIN - volume.offset) / volume.scale
     floor = skin if modality == "CT" else volume.low + FAINT * (volume.high - volume.low)
     depth, height, width = volume.shape
+    extents = []  # of each box: the slices whose middle is inside; for a thinner one, that which its own middle is in
+    for box in boxes:
+        first, end, middle = math.ceil(box.z - 0.5), math.ceil(box.z + box.d - 0.5), math.floor(box.z + box.d / 2)
+        extents.append(range(first, end) if first < end else range(middle, middle + 1))
     for z in range(0, depth, every):
         plane = volume.voxels[z]
         image = store(plane, window, bits, volume.spacing[1:])
@@ -124,16 +128,9 @@ def axial_slices(
             position=float(volume.affine[2] @ [(width - 1) / 2, (height - 1) / 2, z, 1]),
             image=image,
             mask=None if mask is None else mask[z],
-            boxes=tuple(box._replace(z=0.0, d=1.0) for box in boxes if z in _slices_of(box)),
+            boxes=tuple(b._replace(z=0.0, d=1.0) for b, extent in zip(boxes, extents, strict=True) if z in extent),
             empty=image.flat or float(np.mean(plane > floor)) < TISSUE,
         )
-
-
-def _slices_of(box: Box) -> range:
-    """The slices whose middle is inside the box; for a thinner box, the one that its own middle is in."""
-    first, end = math.ceil(box.z - 0.5), math.ceil(box.z + box.d - 0.5)
-    middle = math.floor(box.z + box.d / 2)
-    return range(first, end) if first < end else range(middle, middle + 1)
 
 
 EMPTY = "a slice without tissue"
@@ -159,8 +156,8 @@ def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused | Note
     try:
         image = read_input(item, recipe)
         if isinstance(image, Volume) and recipe.modality == "CT" and not may_be_hounsfield(image):
-            said = item.record.modality == "CT"
-            yield Noted(f"{NO_HOUNSFIELD} {'its header says CT' if said else 'recipe.modality=CT reads them'}")
+            in_header = item.record.modality == "CT"
+            yield Noted(f"{NO_HOUNSFIELD} {'its header says CT' if in_header else 'recipe.modality=CT reads them'}")
         if isinstance(image, Volume):
             yield from map(Noted, image.notes)
         if recipe.slices is None:
@@ -181,15 +178,15 @@ def _slices(item: Item, source: GreyImage | Volume, recipe: Recipe) -> Iterator[
         volume, mask, boxes = with_square_pixels(*prepared(item, source, recipe))
     for cut in axial_slices(volume, mask, boxes, recipe.slices.every, recipe.bits, recipe.reading.modality):
         key = slice_key(item.key, cut.z)
+        if cut.empty:
+            yield Refused(key, "check", EMPTY)
+            continue
         try:
-            yield Refused(key, "check", EMPTY) if cut.empty else _sample(item, key, cut, source.filled, recipe)
+            with quarantines("check"):
+                sample = make_picture(item, cut.image, cut.mask, cut.boxes, recipe)
         except QuarantinedError as rejection:
             yield Refused(key, rejection.stage, rejection.reason)
-
-
-@quarantines("check")
-def _sample(item: Item, key: str, cut: Slice, filled: int, recipe: Recipe) -> Sample:
-    sample = make_picture(item, cut.image, cut.mask, cut.boxes, recipe)
-    facts = {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"} | ({FILLED: str(filled)} if filled else {})
-    attributes = sample.row["attributes"] | facts
-    return sample._replace(row=sample.row | {"key": key, "attributes": attributes})
+            continue
+        attributes = sample.row["attributes"] | {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"}
+        attributes |= {FILLED: str(source.filled)} if source.filled else {}
+        yield sample._replace(row=sample.row | {"key": key, "attributes": attributes})

@@ -42,7 +42,7 @@ def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> li
     table.execute("DROP TABLE person")
     drawn = {split for (split,) in table.execute("SELECT DISTINCT split FROM item WHERE drawn")}
     shares = [recipe.splits, *(recipe.official or {}).values()]
-    names = [name for given in shares for name, share in given.items() if share > 0]
+    names = [name for split_shares in shares for name, share in split_shares.items() if share > 0]
     names = list(dict.fromkeys(SPLITS if recipe.listed else names))
     splits = [split for split in dict.fromkeys([*names, *sorted(drawn)]) if split in drawn] or names[:1]
     for split in splits:

@@ -88,8 +88,8 @@ def write_shards(
     jobs = ((scratch, shard, plan.items(shard), work, plan.label_names, done) for shard in shards)
     waiting: set[Future[None]] = set()
     try:
-        with bar(work.doing, "{task.fields[speed]}/s") as shown:
-            task = shown.add_task("", total=total, completed=before, speed=f"- {work.kind}")
+        with bar(work.doing, "{task.fields[speed]}/s") as progress:
+            task = progress.add_task("", total=total, completed=before, speed=f"- {work.kind}")
             while True:  # read the plan only as far ahead as the workers need
                 waiting |= {pool.submit(_write, *job) for job in islice(jobs, 2 * workers - len(waiting))}
                 if not waiting:
@@ -100,7 +100,7 @@ def write_shards(
                 if count.value:
                     speed = count.value / (time.monotonic() - started)
                     text = f"{speed:,.0f} {work.kind}" if speed >= 100 else f"{speed:.3g} {work.kind}"
-                    shown.update(task, completed=before + count.value, speed=text)
+                    progress.update(task, completed=before + count.value, speed=text)
                     if not warned and count.value >= TRIED and refused.value > MOST * count.value:
                         warned = True
                         logger.warning(

@@ -70,7 +70,7 @@ def survey(config: DictConfig) -> None:
     software = components(machine, dicom_decoders())
     choices = []
     if config.shards:
-        from dira_scale.archive.outcome import gpu_codecs_line
+        from dira_scale.archive.decoding_time import gpu_codecs_line
         from dira_scale.data.manifest import ShardedDataset
         from dira_scale.doctor.advice import advise, show_advice  # imports torch
 

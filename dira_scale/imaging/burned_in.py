@@ -11,6 +11,7 @@ count.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from operator import attrgetter, itemgetter
 from statistics import median
 from typing import NamedTuple
@@ -101,33 +102,33 @@ def _written(pixels: np.ndarray) -> Iterator[tuple[int, list[Piece]]]:
     """Rows of bright and of dark writing at each size of the image, with the factor by which it was made smaller."""
     factor = 1
     while max(pixels.shape) >= SMALLEST and min(pixels.shape) >= NARROWEST:
-        bands = (band for bright in (True, False) for band in _bands(_pieces(pixels, bright)))
-        yield from ((factor, row) for band in bands for row in _rows(band) if _is_written(row))
+        for bright in (True, False):
+            pieces = sorted(_pieces(pixels, bright), key=attrgetter("y"))
+            tops = [piece.y for piece in pieces]
+            for top in range(0, max(tops, default=-1) + 1, HEIGHTS[1]):
+                # those of one row start within two letter heights of each other
+                band = pieces[bisect_left(tops, top) : bisect_left(tops, top + 2 * HEIGHTS[1])]
+                rows = _rows(sorted(band, key=itemgetter(0, 1, 2)))
+                yield from ((factor, row) for row in rows if _is_written(row))
         pixels, factor = _halved(pixels), 2 * factor
 
 
 def _view_words(written: Iterable[tuple[int, list[Piece]]]) -> Iterator[tuple[int, int, int, int]]:
     """Return where words for views are: left, top, right and bottom in the whole image."""
     for factor, row in written:
-        for word in _words(row):
-            if is_view_word([piece.ink for piece in word]):
-                corner = min(piece.x for piece in word), min(piece.y for piece in word)
-                end = max(piece.x + piece.w for piece in word), max(piece.y + piece.h for piece in word)
-                left, top, right, foot = (factor * side for side in (*corner, *end))
-                yield left, top, right, foot
-
-
-def _words(row: list[Piece]) -> Iterator[list[Piece]]:
-    """A row's words, by spaces of two widths: fonts differ."""
-    height = median(piece.h for piece in row)
-    for space in (0.3 * height, 0.5 * height):
-        word = row[:1]
-        for piece in row[1:]:
-            if piece.x - (word[-1].x + word[-1].w) > space:
-                yield word
-                word = []
-            word.append(piece)
-        yield word
+        height = median(piece.h for piece in row)
+        for space in (0.3 * height, 0.5 * height):  # between words: fonts differ
+            words = [row[:1]]
+            for last, piece in pairwise(row):
+                if piece.x - (last.x + last.w) > space:
+                    words.append([])
+                words[-1].append(piece)
+            for word in words:
+                if is_view_word([piece.ink for piece in word]):
+                    corner = min(piece.x for piece in word), min(piece.y for piece in word)
+                    end = max(piece.x + piece.w for piece in word), max(piece.y + piece.h for piece in word)
+                    left, top, right, foot = (factor * side for side in (*corner, *end))
+                    yield left, top, right, foot
 
 
 def _halved(pixels: np.ndarray) -> np.ndarray:
@@ -157,16 +158,8 @@ def _pieces(pixels: np.ndarray, bright: bool) -> list[Piece]:
     return pieces
 
 
-def _bands(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Pieces that may form a row, i.e. start within two letter heights of each other, from left to right."""
-    ordered = sorted(pieces, key=attrgetter("y"))
-    tops = [piece.y for piece in ordered]
-    for top in range(0, max(tops, default=-1) + 1, HEIGHTS[1]):
-        yield sorted(ordered[bisect_left(tops, top) : bisect_left(tops, top + 2 * HEIGHTS[1])], key=itemgetter(0, 1, 2))
-
-
 def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Runs of pieces of similar height and brightness on one line."""
+    """Runs of pieces, given from left to right, of similar height and brightness on one line."""
     left = list(pieces)
     while left:
         row, rest = [left[0]], []

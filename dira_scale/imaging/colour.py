@@ -7,7 +7,7 @@ import numpy as np
 
 from dira_scale.imaging.rejection import RejectedError
 
-Colour = Literal["grey", "luminance", "rgb"]
+ColourMode = Literal["grey", "luminance", "rgb"]
 GREY: Final = "grey"
 LUMINANCE: Final = "luminance"
 RGB: Final = "rgb"

@@ -34,6 +34,10 @@ from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, lum
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
+
+PHOTOMETRIC = 262  # TIFF tag; 0 means that small values are white, which Pillow honours for 8 bits only
+
 
 def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0, colour: str = LUMINANCE) -> GreyImage:
     """Decode ``path`` to ``bits`` (8 or 16); of multi-frame DICOM, frame ``number`` (from 0).
@@ -76,33 +80,19 @@ def _read_dicom(file: BinaryIO, bits: int, burned_in: str, number: int, colour: 
     raise RejectedError(FLAT)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One frame of a DICOM file, an ``Input``."""
-
-    path: Path
-    number: int  # from 0
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    def read(self, settings: ReadSettings) -> GreyImage:
-        """Raises as ``read_image``."""
-        if settings.dims == 3:
-            raise RejectedError("a frame of a DICOM file is not a volume", decided_by="frames")
-        return read_image(self.path, settings.bits, settings.burned_in, self.number, settings.colour)
-
-
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
-
-PHOTOMETRIC = 262  # TIFF tag; 0 means that small values are white, which Pillow honours for 8 bits only
-
-
 def _read_raster(file: BinaryIO, bits: int, colour: str) -> GreyImage:
     """Raises RejectedError."""
     if is_numpy(file):
-        return _store(_array(file, colour), bits)
+        array = open_array(file)
+        in_colour = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
+        if len(array.shape) != 2 and not in_colour:
+            raise RejectedError("not an image array: give [H, W], or [H, W, 3] of 8 or 16 bits")
+        check_size(*array.shape[:2])
+        values = array.values()
+        if in_colour:
+            top = 255 if values.itemsize == 1 else int(values.max())
+            values = chosen(colour, lambda: values, lambda: luminance(values), top)
+        return _store(values, bits)
     picture, kind = _load(file, colour)
     if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF":
         deep = picture.mode[0] in "IF"
@@ -123,21 +113,6 @@ def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
     if values.dtype.kind == "f":
         window = window._replace(step=(window.high - window.low) / 65535 or 1)
     return store(values, window, bits, inverted=inverted)
-
-
-def _array(file: BinaryIO, colour: str) -> np.ndarray:
-    """[H, W] of a ``.npy`` or ``.npz``; of three colours their luminance, or [H, W, 3]."""
-    array = open_array(file)
-    colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
-    if len(array.shape) != 2 and not colours:
-        raise RejectedError("not an image array: give [H, W], or [H, W, 3] of 8 or 16 bits")
-    check_size(*array.shape[:2])
-    values = array.values()
-    if colours:
-        return chosen(
-            colour, lambda: values, lambda: luminance(values), 255 if values.itemsize == 1 else int(values.max())
-        )
-    return values
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -176,3 +151,21 @@ def _load(file: BinaryIO, colour: str = RGB) -> tuple[Any, str]:
             picture.draft("L", picture.size)
         picture.load()
         return ImageOps.exif_transpose(picture), kind
+
+
+@dataclass(frozen=True)
+class DicomFrame:
+    """One frame of a DICOM file, a ``SourceImage``."""
+
+    path: Path
+    number: int  # from 0
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self, settings: ReadSettings) -> GreyImage:
+        """Raises as ``read_image``."""
+        if settings.dims == 3:
+            raise RejectedError("a frame of a DICOM file is not a volume", decided_by="frames")
+        return read_image(self.path, settings.bits, settings.burned_in, self.number, settings.colour)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from dira_scale.arguments import UNSHOWN, ArgumentError, AtLeast, check_fields, converted
 from dira_scale.errors import nearest
-from dira_scale.imaging.colour import GREY, RGB, Colour
+from dira_scale.imaging.colour import GREY, RGB, ColourMode
 
 BurnedIn = Literal["refuse", "tagged", "keep"]
 PLANES = ("axial",)
@@ -47,18 +47,15 @@ class VolumeSettings:
             if values is not None and not (_are(values, 2) and -32768 <= values[0] < values[1] <= 32767):
                 raise ArgumentError(name, values, "[low, high] within 16 bits, or null")
         if isinstance(self.crop, Mapping):
-            _check_around(self.crop)
+            (kind, size), *others = [*self.crop.items()] or [("", None)]
+            is_margin = type(size) is int and size >= 0
+            is_block = _are(size, 3) and all(type(side) is int and side > 0 for side in size)
+            if others or not {"mask": is_margin, "boxes": is_block}.get(kind):
+                raise ArgumentError("crop", dict(self.crop), "{mask: 30}, voxels around the mask, or {boxes: "
+                                    "[32, 64, 64]}, voxels in z, y and x around the middle of the boxes")  # fmt: skip
         else:
             converted(Literal["none", "body"], self.crop, "crop")
         check_fields(self)
-
-
-def _check_around(crop: Mapping[str, Any]) -> None:
-    (kind, size), *others = [*crop.items()] or [("", None)]
-    margin, block = type(size) is int and size >= 0, _are(size, 3) and all(type(n) is int and n > 0 for n in size)
-    if others or not {"mask": margin, "boxes": block}.get(kind):
-        raise ArgumentError("crop", dict(crop), "{mask: 30}, voxels around the mask, or {boxes: [32, 64, 64]}, voxels "
-                            "in z, y and x around the middle of the boxes")  # fmt: skip
 
 
 def _are(values: object, count: int) -> bool:
@@ -94,7 +91,16 @@ class SliceSettings:
             expected = f"{', '.join(PLANES)} or null{nearest(str(plane), PLANES)}"
             raise ArgumentError("slices", plane, expected)
         converted(Annotated[int, AtLeast(1)], every, "every")
-        return cls(plane, every, None if window is None else _window(window))
+        if isinstance(window, str):
+            window = WINDOWS.get(window, window)
+        if window is None:
+            return cls(plane, every, None)
+        two = isinstance(window, Sequence) and not isinstance(window, str) and len(window) == 2
+        if not two or not all(type(n) in (int, float) and abs(n) <= 32767 for n in window) or window[1] <= 0:
+            hint = nearest(str(window), WINDOWS)
+            expected = f"{', '.join(WINDOWS)} or [centre,width] in HU, of a width above 0{hint}"
+            raise ArgumentError("window", window, expected)
+        return cls(plane, every, (window[0], window[1]))
 
     def range_of(self, modality: str, stored: tuple[float, float] | None) -> tuple[float, float] | None:
         """The values that become black and white; None: the volume's 0.5 and 99.5 percentiles.
@@ -113,20 +119,6 @@ class SliceSettings:
             raise ArgumentError("volume.range", stored, "null, for the volume's own percentiles: these are HU, which "
                                 f"only CT has, not {modality}")  # fmt: skip
         return stored
-
-
-def _window(window: Any) -> tuple[float, float]:
-    if isinstance(window, str) and window in WINDOWS:
-        return WINDOWS[window]
-    numbers = isinstance(window, Sequence) and not isinstance(window, str) and len(window) == 2
-    if (
-        not numbers
-        or not all(type(value) in (int, float) and abs(value) <= 32767 for value in window)
-        or window[1] <= 0
-    ):
-        expected = f"{', '.join(WINDOWS)} or [centre,width] in HU, of a width above 0{nearest(str(window), WINDOWS)}"
-        raise ArgumentError("window", window, expected)
-    return window[0], window[1]
 
 
 @dataclass(frozen=True)
@@ -148,7 +140,7 @@ class ReadSettings:
     bits: Literal[8, 16]
     burned_in: BurnedIn
     volume: VolumeSettings
-    colour: Colour = GREY
+    colour: ColourMode = GREY
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -24,30 +24,28 @@ LENGTHS = {len(word) for word in WORDS}
 
 def is_view_word(letters: Sequence[np.ndarray]) -> bool:
     """Return whether letters, each a tight bool [H, W], left to right, spell one of ``WORDS`` in capitals."""
-    return len(letters) in LENGTHS and "".join(map(_read, letters)) in WORDS
-
-
-def _read(ink: np.ndarray) -> str:
-    """The letter that is most alike; ``?`` if none is."""
-    alike = (_fonts() @ _normalised(ink)).max(1)
-    return ascii_uppercase[alike.argmax()] if alike.max() >= ALIKE else "?"
+    if len(letters) not in LENGTHS:
+        return False
+    word = ""
+    for ink in letters:
+        alike = (_fonts() @ _normalised(ink)).max(1)
+        word += ascii_uppercase[alike.argmax()] if alike.max() >= ALIKE else "?"
+    return word in WORDS
 
 
 @cache
 def _fonts() -> np.ndarray:
     """[26, 3, 192]: the normalised letters, thin and bold in OpenCV's font, and in Pillow's."""
-    return np.stack([_drawn(letter) for letter in ascii_uppercase])
-
-
-def _drawn(letter: str) -> np.ndarray:
-    drawn = []
-    for thick in (3, 7):
-        drawn.append(cv2.putText(np.zeros((90, 120), np.uint8), letter, (20, 70), 0, 2, 255, thick) > 127)
-    picture = Image.new("L", (120, 120))
-    ImageDraw.Draw(picture).text((20, 10), letter, fill=255, font=ImageFont.load_default(60))
-    drawn.append(np.asarray(picture) > 127)
-    boxes = (cv2.boundingRect(ink.astype(np.uint8)) for ink in drawn)
-    return np.stack([_normalised(ink[y : y + h, x : x + w]) for ink, (x, y, w, h) in zip(drawn, boxes, strict=True)])
+    letters = []
+    for letter in ascii_uppercase:
+        pictures = [cv2.putText(np.zeros((90, 120), np.uint8), letter, (20, 70), 0, 2, 255, thick) for thick in (3, 7)]
+        picture = Image.new("L", (120, 120))
+        ImageDraw.Draw(picture).text((20, 10), letter, fill=255, font=ImageFont.load_default(60))
+        inks = [drawn > 127 for drawn in (*pictures, np.asarray(picture))]
+        boxes = (cv2.boundingRect(ink.astype(np.uint8)) for ink in inks)
+        tight = (ink[y : y + h, x : x + w] for ink, (x, y, w, h) in zip(inks, boxes, strict=True))
+        letters.append([_normalised(ink) for ink in tight])
+    return np.array(letters)
 
 
 def _normalised(ink: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from torch import Tensor
 from dira_scale import __version__
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import QuarantinedError
-from dira_scale.archive.sources.base import Input
+from dira_scale.archive.sources.base import SourceImage
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import Plane, is_dicom, plane_of, read_elements
 from dira_scale.imaging.files import opened
@@ -219,7 +219,7 @@ class Segmentation:
 
 def _paths(item: Item) -> Sequence[Path]:
     image = leader_of(item)
-    return image.paths if isinstance(image, Input) else (image,)
+    return image.paths if isinstance(image, SourceImage) else (image,)
 
 
 def _is_dicom(item: Item) -> bool:

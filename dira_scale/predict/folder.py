@@ -13,7 +13,7 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.bids import Bids
 from dira_scale.archive.sources.brats import Brats
 from dira_scale.archive.sources.folder import Folder
@@ -108,7 +108,7 @@ def _records(
         yield replace(record, image=Channels(tuple(names), (record.image,))) if whole else record  # type: ignore[arg-type]
 
 
-def leader_of(item: Item) -> Path | Input:
+def leader_of(item: Item) -> Path | SourceImage:
     """The file or series on whose grid an image is read."""
     image = item.record.image
     return image.leader if isinstance(image, Channels) else image

@@ -29,11 +29,11 @@ def check_paths(config: DictConfig) -> None:
 
 def check(config: DictConfig) -> None:
     """Raises UserError for what `shard` refuses before it reads anything."""
-    from dira_scale.archive.claim import Share
+    from dira_scale.archive.claim import ShardSlice
     from dira_scale.archive.output import completed
     from dira_scale.archive.recipe import Recipe
 
-    Share.parse(config.slice)
+    ShardSlice.parse(config.slice)
     Recipe.from_config(completed(_plain(config.recipe), locate(config.out, "out"))).check()
 
 

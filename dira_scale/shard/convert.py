@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dira_scale.archive.claim import Share, remove_leftovers, unfinished, write_dataset
-from dira_scale.archive.finish import Outcome, finish
+from dira_scale.archive.claim import ShardSlice, remove_leftovers, unfinished, write_dataset
+from dira_scale.archive.decoding_time import gpu_codecs_line
+from dira_scale.archive.finish import ConversionOutcome, finish
 from dira_scale.archive.first_look import check_first
-from dira_scale.archive.outcome import gpu_codecs_line, print_outcome, sample_counts
+from dira_scale.archive.outcome import print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
 from dira_scale.archive.plan import ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
@@ -33,13 +34,13 @@ def convert(
     Raises UserError if the recipe, its source or the content of ``out`` is unsuitable, or the disk or store fails.
     """
     console = Console(soft_wrap=True, highlight=False)
-    part, folder = Share.parse(share), locate(out, "out")
+    part, folder = ShardSlice.parse(share), locate(out, "out")
     try:
         config = completed(config, folder)
         recipe = Recipe.from_config(config)
         hasher, key_from = recipe.hasher(key_file)
         source = recipe.make_source()
-        made: ShardedDataset | Outcome | None = finished(folder, recipe.identity(hasher))
+        made: ShardedDataset | ConversionOutcome | None = finished(folder, recipe.identity(hasher))
         if made is None:  # check before an hour of listing
             check_output(folder, recipe.source.get("images"))
         console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
@@ -68,7 +69,7 @@ def convert(
     print_outcome(console, folder, made, time.monotonic() - started)
 
 
-def _print_slice(console: Console, out: Path, plan: ShardPlan, part: Share) -> None:
+def _print_slice(console: Console, out: Path, plan: ShardPlan, part: ShardSlice) -> None:
     mine, missing = part.shards(plan), unfinished(out, plan.shards)
     console.print(f"{out}: slice {part} is done, {len(mine)} of {len(plan.shards)} shards")
     if missing:

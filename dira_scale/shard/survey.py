@@ -23,7 +23,7 @@ from dira_scale.archive.outcome import most_common
 from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples, with_modality
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError, counted, duration
 from dira_scale.machine.console import Console
@@ -109,7 +109,7 @@ def survey(plan: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int 
 
 
 def _kind(record: SourceRecord) -> str:
-    if isinstance(record.image, Input):
+    if isinstance(record.image, SourceImage):
         return type(record.image).__name__.lower()
     return "".join(record.image.suffixes[-2:]).lower() if record.image.suffix == ".gz" else record.image.suffix.lower()
 

@@ -21,7 +21,7 @@ from archive.sources.conftest import Here
 from omegaconf import OmegaConf
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
@@ -150,7 +150,7 @@ def planned(sandbox: Path, dims: int) -> tuple[dict[str, SourceRecord], set[Path
 
 
 def paths_of(record: SourceRecord) -> tuple[Path, ...]:
-    return record.image.paths if isinstance(record.image, Input) else (record.image,)
+    return record.image.paths if isinstance(record.image, SourceImage) else (record.image,)
 
 
 def uncounted(sandbox: Path, listed: set[Path], dims: int) -> set[str]:

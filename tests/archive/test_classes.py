@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.label_columns import MOST_CLASSES, Classes
+from dira_scale.archive.sources.label_columns import MOST_CLASSES, ClassColumns
 from dira_scale.arguments import ArgumentError
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
@@ -46,7 +46,7 @@ def rows(**columns: list[str]) -> list[Row]:
     ],
 )
 def test_classes_are_the_values_in_ascending_order(cells: list[str], names: tuple[str, ...]) -> None:
-    found = Classes(["kind"], rows(kind=cells), "x.csv")
+    found = ClassColumns(["kind"], rows(kind=cells), "x.csv")
     assert found.names == {"kind": names}
     numbers = [found.number("kind", cell, "") for cell in cells]
     folded = [name.casefold() for name in names]
@@ -55,7 +55,7 @@ def test_classes_are_the_values_in_ascending_order(cells: list[str], names: tupl
 
 
 def test_classes_in_an_order_of_one_s_own() -> None:
-    found = Classes({"stage": ["mild", "severe", "none"], "grade": None}, rows(grade=["1", "0"]), "x.csv")
+    found = ClassColumns({"stage": ["mild", "severe", "none"], "grade": None}, rows(grade=["1", "0"]), "x.csv")
     assert found.names == {"stage": ("mild", "severe", "none"), "grade": ("0", "1")}
     assert [found.number("stage", cell, "") for cell in ("none", "MILD")] == [2, 0]
     with pytest.raises(UserError, match=r"x.csv, line 3: 'sever' is not a class of class_columns; did you mean 'sev"):
@@ -73,15 +73,15 @@ def test_classes_in_an_order_of_one_s_own() -> None:
 )  # fmt: skip
 def test_columns_that_are_no_classes_are_refused(given: object, cells: list[str], words: str) -> None:
     with pytest.raises(UserError, match=f"^x.csv: column {words}" if words.startswith("kind") else words):
-        Classes(given, rows(kind=cells), "x.csv")  # type: ignore[arg-type]
+        ClassColumns(given, rows(kind=cells), "x.csv")  # type: ignore[arg-type]
 
 
 def test_yes_and_no_that_yaml_reads_as_truth_values_are_refused() -> None:
     given = yaml.safe_load("{finding: [no, yes, unsure]}")
     with pytest.raises(ArgumentError, match=r"^class_columns.finding: expected classes in quotes, as"):
-        Classes(given, rows(finding=["no", "yes"]), "x.csv")
+        ClassColumns(given, rows(finding=["no", "yes"]), "x.csv")
     given = yaml.safe_load("{finding: ['no', 'yes', unsure]}")
-    assert Classes(given, [], "x.csv").names == {"finding": ("no", "yes", "unsure")}
+    assert ClassColumns(given, [], "x.csv").names == {"finding": ("no", "yes", "unsure")}
 
 
 def test_a_subset_by_class_means_its_name_never_its_number() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from archive.conftest import locked
 
-from dira_scale.archive.claim import Share
+from dira_scale.archive.claim import ShardSlice
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
 
@@ -33,7 +33,7 @@ def test_slices_joined_are_byte_identical_to_one_machine(
 def test_every_shard_is_of_one_slice() -> None:
     shards = SimpleNamespace(shards={f"train-{n:06d}.tar": range(0) for n in range(10)})
     for of in (1, 3, 10, 16):
-        parts = [Share(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
+        parts = [ShardSlice(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
         assert sorted(chain(*parts)) == list(shards.shards) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

@@ -13,7 +13,7 @@ from pydicom.uid import RLELossless
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.imaging.dicom import DicomFile
-from dira_scale.imaging.read import Frame, read_image
+from dira_scale.imaging.read import DicomFrame, read_image
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.pixels.codecs import decode
 from dira_scale.shard.convert import convert
@@ -52,7 +52,7 @@ def test_frames_are_samples(tmp_path: Path, ingest: SimpleNamespace) -> None:
     records = {record.name: record.image for record in Folder(str(tmp_path / "images")).records(1)}
     path = tmp_path / "images" / "a.dcm"
     assert {name: image for name, image in records.items() if name.startswith("a.dcm")} == {
-        f"a.dcm/{number}": Frame(path, number) for number in range(5)
+        f"a.dcm/{number}": DicomFrame(path, number) for number in range(5)
     }
     config = ingest.recipe("folder", images=str(tmp_path / "images"), bits=16, burned_in="tagged")
     convert(config, tmp_path / "out", workers=1)

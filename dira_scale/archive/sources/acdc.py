@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.archive.sources.published import ListedFiles, files_ending
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import read_names, table_error
@@ -14,7 +14,7 @@ GROUPS = ("NOR", "MINF", "DCM", "HCM", "RV")
 PHASES = ("ED", "ES")
 
 
-class Acdc(Listed):
+class Acdc(ListedFiles):
     """Two volumes of each patient, the frames that ``Info.cfg`` names ED and ES; the label is the patient's group.
 
     The other frames, which are in ``patientNNN_4d.nii.gz`` only, are left alone.
@@ -38,14 +38,15 @@ class Acdc(Listed):
     def listed(self) -> Iterator[SourceRecord]:
         """Both phases of all patients; rejects missing files."""
         for info in self.patients:
-            folder, known = info.parent, dict(_pair(line) for line in read_names(info))
-            group = known.get("Group", "")
+            folder, pairs = info.parent, (line.partition(":") for line in read_names(info))
+            facts = {key.strip(): value.strip() for key, _, value in pairs}
+            group = facts.get("Group", "")
             if group and group not in GROUPS:
                 raise table_error(info, f"Group: '{group}' is none of {', '.join(GROUPS)}")
             for phase in PHASES:
-                if not known.get(phase, "").isdecimal():
-                    raise table_error(info, f"{phase}: expected the number of a frame, got '{known.get(phase, '')}'")
-                frame = f"{folder.name}_frame{int(known[phase]):02d}"
+                if not facts.get(phase, "").isdecimal():
+                    raise table_error(info, f"{phase}: expected the number of a frame, got '{facts.get(phase, '')}'")
+                frame = f"{folder.name}_frame{int(facts[phase]):02d}"
                 mask = folder / f"{frame}_gt.nii.gz"
                 yield SourceRecord(
                     f"{folder.name}_{phase}",
@@ -56,8 +57,3 @@ class Acdc(Listed):
                     mask=mask if mask.is_file() else None,
                     split=folder.parent.name,
                 )
-
-
-def _pair(line: str) -> tuple[str, str]:
-    key, _, value = line.partition(":")
-    return key.strip(), value.strip()

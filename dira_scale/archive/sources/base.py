@@ -14,7 +14,7 @@ from dira_scale.imaging.volume import Volume
 
 
 @runtime_checkable
-class Input(Protocol):
+class SourceImage(Protocol):
     """An image that is not exactly one file: a series of slices, a frame, one image of an ``.npz``.
 
     Picklable; opens nothing before ``read``, which runs in a worker.
@@ -44,7 +44,7 @@ class SourceRecord:
     """One image as its source lists it: not decoded, not de-identified."""
 
     name: str  # unique in the source, the same on every machine; its keyed hash becomes the sample's key
-    image: Path | Input
+    image: Path | SourceImage
     patient: str | None = None  # None: unknown, so the image counts as its own patient
     study: str | None = None
     labels: tuple[float, ...] = ()  # in the order of the source's label_names; NaN = unknown

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.sequences import MASK, Sequences, Session
 from dira_scale.config.schema import PathStr
 
@@ -35,7 +35,7 @@ class Bids(Sequences):
         mask: str | None = None,
         split_sequences: bool = False,
         labels: Sequence[str] = (),
-        class_columns: Given = None,
+        class_columns: ClassSpec = None,
         attributes: Sequence[str] = (),
     ):
         if not isinstance(sequences, Mapping):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.published import ListedFiles, files_ending
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.volumes.channels import Channels
@@ -14,7 +14,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 GRADES = {"HGG": 1.0, "LGG": 0.0}
 
 
-class Brats(Listed):
+class Brats(ListedFiles):
     """Folders ``NAME`` with ``NAME_flair.nii.gz`` and so on, below ``HGG`` and ``LGG`` in the years before 2020.
 
     The label ``high_grade`` is known if folders are sorted by grade.
@@ -52,7 +52,7 @@ class Brats(Listed):
 
     def _record(self, folder: Path, files: dict[str, Path]) -> SourceRecord:
         paths = [files[kind] for kind in self.modalities if kind in files]
-        image: Path | Input = paths[0] if paths else folder
+        image: Path | SourceImage = paths[0] if paths else folder
         if len(self.modalities) == len(paths) > 1:
             image = Channels(self.channels, tuple(paths))
         lacking = [kind for kind in (*self.modalities, "seg") if kind not in files]

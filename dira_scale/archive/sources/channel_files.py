@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
@@ -32,7 +32,7 @@ class ChannelFiles(Volumes):
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
-        class_columns: Given = None,
+        class_columns: ClassSpec = None,
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
         structures: Mapping[str, str] | None = None,
@@ -47,7 +47,7 @@ class ChannelFiles(Volumes):
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         for record in super()._all(workers):
-            if isinstance(record.image, Input):
+            if isinstance(record.image, SourceImage):
                 yield replace(record, rejected="a DICOM series, which has one channel: use recipe=sequences")
             else:
                 yield replace(record, image=Channels(self.channels, (record.image,)))

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending, listed_in
+from dira_scale.archive.sources.published import ListedFiles, files_ending, listed_in
 from dira_scale.archive.sources.split_lists import split_lists, splits_of
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
@@ -28,12 +27,10 @@ class TableEntry(NamedTuple):
 
     labels: tuple[float, ...]
     patient: str
-    age: str
-    sex: str
-    view: str
+    attributes: dict[str, str]
 
 
-class ChestXray14(Listed):
+class ChestXray14(ListedFiles):
     """Images anywhere below ``images`` (``images_001/images`` … ``images_012/images``, or all in ``images``).
 
     Args:
@@ -53,72 +50,63 @@ class ChestXray14(Listed):
     def __init__(self, images: PathStr, lists: PathStr | None = None, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-        self.given = lists is not None
+        self.official = lists is None
         self.lists = split_lists(lists) if lists is not None else {}
-        for name in ("test",) if self.given else ("train_val", "test"):
+        for name in ("train_val", "test") if self.official else ("test",):
             if name not in self.lists:
                 self.lists[name] = listed_in(self.root, f"{name}_list.txt")
         self.boxes = self.root / "BBox_List_2017.csv"
 
     def listed(self) -> Iterator[SourceRecord]:
         """Listed images, rejected if missing, and images that the table or the lists do not have, rejected."""
-        entries = dict(self._entries())
-        splits = splits_of(self.lists, entries.keys(), len(FINDINGS)) if self.given else self._official_splits()
-        boxes = self._boxes()
-        seen = set()
+        entries = self._entries()
+        if self.official:
+            splits = {name: split for split, path in self.lists.items() for name in read_names(path)}
+            if twice := next((n for n in read_names(self.lists["train_val"]) if splits[n] == "test"), None):
+                raise UserError(f"{twice} is in both official lists, {' and '.join(map(str, self.lists.values()))}")
+        else:
+            splits = splits_of(self.lists, entries.keys(), len(FINDINGS))
+        boxes: dict[str, list[Box]] = {}
+        if self.boxes.is_file():
+            sides = ("Bbox [x", "y", "w", "h]")  # as in the header, which has three unnamed columns more
+            for row in read_table(self.boxes, ["Image Index", "Finding Label", *sides]):
+                x, y, w, h = (cell_number(self.boxes, row, side) for side in sides)
+                box = Box(_finding(row.cells["Finding Label"]), y, x, h, w)
+                boxes.setdefault(row.cells["Image Index"], []).append(box)
+        there = set()
         for path in files_ending(self.root, ".png"):
-            seen.add(path.name)
-            yield self._record(path, entries.get(path.name), splits.get(path.name), boxes.get(path.name, ()))
-        for name in entries.keys() - seen:
+            there.add(path.name)
+            entry, split = entries.get(path.name), splits.get(path.name)
+            if entry is None or split is None:
+                lists = "official lists" if self.official else "lists of recipe.lists"
+                reason = f"not in the {'table of findings' if entry is None else lists}"
+                yield SourceRecord(path.name, path, rejected=reason)
+                continue
+            yield SourceRecord(
+                path.name,
+                path,
+                entry.patient,
+                labels=entry.labels,
+                boxes=tuple(boxes.get(path.name, ())),
+                split=split,
+                attributes={name: entry.attributes[name] for name in self.attributes if entry.attributes.get(name)},
+            )
+        for name in entries.keys() - there:
             yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
-    def _record(self, path: Path, entry: TableEntry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
-        if entry is None or split is None:
-            lists = "lists of recipe.lists" if self.given else "official lists"
-            return SourceRecord(
-                path.name, path, rejected=f"not in the {'table of findings' if entry is None else lists}"
-            )
-        known = {"sex": entry.sex, "age": entry.age, "view": entry.view}
-        return SourceRecord(
-            path.name,
-            path,
-            entry.patient,
-            labels=entry.labels,
-            boxes=tuple(boxes),
-            split=split,
-            attributes={name: known[name] for name in self.attributes if known.get(name)},
-        )
-
-    def _entries(self) -> Iterator[tuple[str, TableEntry]]:
-        seen: set[str] = set()
+    def _entries(self) -> dict[str, TableEntry]:
+        entries: dict[str, TableEntry] = {}
         for row in read_table(self.table, COLUMNS):
             name, findings, patient, age, sex, view = (row.cells[column] for column in COLUMNS)
             try:
                 labels = _labels(findings)
             except ValueError as error:
                 raise table_error(self.table, str(error), row) from error
-            if name in seen or not name:
+            if name in entries or not name:
                 what = f"a second line for {name}: keep one" if name else "no image name"
                 raise table_error(self.table, what, row)
-            seen.add(name)
-            yield name, TableEntry(labels, patient, _age(age), sex, view)
-
-    def _official_splits(self) -> dict[str, str]:
-        splits = {name: split for split, path in self.lists.items() for name in read_names(path)}
-        if twice := next((n for n in read_names(self.lists["train_val"]) if splits[n] == "test"), None):
-            raise UserError(f"{twice} is in both official lists, {' and '.join(map(str, self.lists.values()))}")
-        return splits
-
-    def _boxes(self) -> dict[str, list[Box]]:
-        """The header has ``Bbox [x``, ``y``, ``w``, ``h]`` for the box, then three unnamed columns."""
-        boxes: dict[str, list[Box]] = {}
-        if self.boxes.is_file():
-            sides = ("Bbox [x", "y", "w", "h]")
-            for row in read_table(self.boxes, ["Image Index", "Finding Label", *sides]):
-                x, y, w, h = (cell_number(self.boxes, row, side) for side in sides)
-                box = Box(_finding(row.cells["Finding Label"]), y, x, h, w)
-                boxes.setdefault(row.cells["Image Index"], []).append(box)
-        return boxes
+            entries[name] = TableEntry(labels, patient, {"sex": sex, "age": _age(age), "view": view})
+        return entries
 
 
 def _age(text: str) -> str:
@@ -138,6 +126,6 @@ def _labels(findings: str) -> tuple[float, ...]:
 
 def _finding(text: str) -> str:
     """Unify spelling: the boxes have Infiltrate; copies of the table differ in case and ``_``."""
-    known = {finding.lower(): finding for finding in (*FINDINGS, "No Finding")} | {"infiltrate": "Infiltration"}
+    spellings = {finding.lower(): finding for finding in (*FINDINGS, "No Finding")} | {"infiltrate": "Infiltration"}
     plain = text.strip().lower()
-    return known.get(plain) or known.get(plain.replace(" ", "_"), text.strip())
+    return spellings.get(plain) or spellings.get(plain.replace(" ", "_"), text.strip())

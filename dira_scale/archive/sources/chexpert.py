@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending, folder_in, listed_in
+from dira_scale.archive.sources.published import ListedFiles, files_ending, folder_in, listed_in
 from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import Row, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
@@ -18,7 +18,7 @@ FINDINGS = (
 COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 
 
-class CheXpert(Listed):
+class CheXpert(ListedFiles):
     """Labels are 1, 0, -1 (uncertain) and NaN where the report does not mention the finding.
 
     Args:
@@ -41,37 +41,34 @@ class CheXpert(Listed):
         listed: set[str] = set()
         for table in self.tables:
             for row in read_table(table, COLUMNS):
-                record = self._record(table, row)
-                if record.name in listed:
-                    raise table_error(table, f"a second line for {record.name}: keep one", row)
-                listed.add(record.name)
-                yield record
+                cell, sex, age, side, projection = (row.cells[column] for column in COLUMNS[:5])
+                name = str(PurePosixPath(*PurePosixPath(cell).parts[1:]))  # behind CheXpert-v1.0 or -v1.0-small
+                parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", name)
+                if not parts:
+                    raise table_error(table, f"expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '{cell}'", row)
+                labels = tuple(uncertain(table, row, finding) for finding in FINDINGS)
+                if name in listed:
+                    raise table_error(table, f"a second line for {name}: keep one", row)
+                listed.add(name)
+                facts = {
+                    "sex": sex,  # one patient's is Unknown, which is dropped later
+                    "age": "" if age in ("0", "0.0") else age,  # three films of adults have age 0
+                    "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal ones have LL or RL
+                }
+                yield SourceRecord(
+                    name,
+                    self.root / name,
+                    patient=parts[2],
+                    study=parts[3],
+                    labels=labels,
+                    split=parts[1],
+                    attributes={name: facts[name] for name in self.attributes if facts.get(name)},
+                )
         for folder in self.folders:
             for path in files_ending(folder, ".jpg"):
                 name = path.relative_to(self.root).as_posix()
                 if name not in listed:
                     yield SourceRecord(name, path, rejected="no line in the tables")
-
-    def _record(self, table: Path, row: Row) -> SourceRecord:
-        path, sex, age, side, projection = (row.cells[column] for column in COLUMNS[:5])
-        below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
-        parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
-        if not parts:
-            raise table_error(table, f"expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '{path}'", row)
-        known = {
-            "sex": sex,  # one patient's is Unknown, which is dropped later
-            "age": "" if age in ("0", "0.0") else age,  # three films of adults have age 0
-            "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal images have LL or RL
-        }
-        return SourceRecord(
-            str(below),
-            self.root / str(below),
-            patient=parts[2],
-            study=parts[3],
-            labels=tuple(uncertain(table, row, finding) for finding in FINDINGS),
-            split=parts[1],
-            attributes={name: known[name] for name in self.attributes if known.get(name)},
-        )
 
 
 def uncertain(table: Path, row: Row, finding: str) -> float:

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.archive.deidentify import check_lesions
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
-from dira_scale.archive.sources.label_columns import Classes, Given, flags_and_numbers, number
+from dira_scale.archive.sources.label_columns import ClassColumns, ClassSpec, flags_and_numbers, number
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, with_note
 from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.config.schema import PathStr
@@ -22,12 +22,12 @@ from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import HEADER, ObjectError, header_of
 from dira_scale.imaging.files import size_of
-from dira_scale.imaging.read import Frame
+from dira_scale.imaging.read import DicomFrame
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.machine.progress import bar
 from dira_scale.storage.path_index import PathIndex
 from dira_scale.storage.store import is_local, locate
-from dira_scale.storage.tables import read_table
+from dira_scale.storage.tables import Row, read_table
 from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, folder_at, objects_below, resolve_links
 
@@ -40,7 +40,7 @@ SHOWN = 8  # columns of a table of each kind that are told
 CHUNK = 1024  # files per round of the threads
 
 
-class Listed(NamedTuple):
+class LabelledFile(NamedTuple):
     """A file's name, its CSV row if any, and its labels."""
 
     name: str
@@ -86,7 +86,7 @@ class Folder:
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
-        class_columns: Given = None,
+        class_columns: ClassSpec = None,
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
     ):
@@ -109,7 +109,7 @@ class Folder:
         self.stored = PathIndex[int]()  # in a store: the existing files and their sizes
         if not is_local(self.root):
             self.stored.update(objects_below(self.root))
-        self.listed, self.class_labels = PathIndex[Listed](), Classes(None, (), "")
+        self.listed, self.class_labels = PathIndex[LabelledFile](), ClassColumns(None, (), "")
         self.no_inputs = PathIndex[None]()  # masks and tables among the images
         if self.csv:
             self._index(self.csv, label_columns is None, class_columns)
@@ -126,24 +126,26 @@ class Folder:
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         for note in self.notes:
             print_line(note)
-        with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+        with bar("listing", "files") as progress, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
-            task = shown.add_task("", total=None)
-            others, unknown = PathIndex[Listed](), (math.nan,) * len(self.label_names)
+            task = progress.add_task("", total=None)
+            others, unknown = PathIndex[LabelledFile](), (math.nan,) * len(self.label_names)
             for path in files_below(self.root) if is_local(self.root) else self.stored:
                 file = resolve_links(path)
                 if file not in self.no_inputs and file not in self.listed:
-                    others[file] = Listed(self._name(path, file), None, unknown)
-            shown.update(task, total=len(self.listed) + len(others))
+                    others[file] = LabelledFile(self._name(path, file), None, unknown)
+            progress.update(task, total=len(self.listed) + len(others))
             for index in (self.listed, others):
                 paths = iter(index)
                 while chunk := list(islice(paths, CHUNK)):  # threads, as reading headers waits for the disk
-                    known = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
-                    for records in pool.map(self._records, chunk, *known):
-                        shown.advance(task)
+                    facts = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
+                    for records in pool.map(self._records, chunk, *facts):
+                        progress.advance(task)
                         yield from records
 
-    def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[SourceRecord]:
+    def _records(
+        self, path: Path, listed: LabelledFile, boxes: list[Box] | None, size: int | None
+    ) -> list[SourceRecord]:
         """The file's image, or each frame of multi-frame DICOM."""
         record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
         try:
@@ -161,13 +163,13 @@ class Folder:
         if record.mask or record.boxes:
             return [replace(record, rejected="a mask or boxes for DICOM frames: does not say for which frame")]
         frames = range(int(header["frames"]))
-        return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
+        return [replace(record, name=f"{record.name}/{number}", image=DicomFrame(path, number)) for number in frames]
 
     def _completed(
         self, record: SourceRecord, row: Mapping[str, str] | None, header: Mapping[str, str]
     ) -> SourceRecord:
         """The record completed from its CSV row, if there is a CSV, and the DICOM header."""
-        if row is None and not isinstance(record.image, Input) and record.image.suffix.lower() in DOCUMENTS:
+        if row is None and not isinstance(record.image, SourceImage) and record.image.suffix.lower() in DOCUMENTS:
             return replace(record, aside="a document or table by its name")
         if self.csv and row is None:
             return replace(record, aside=f"not in {self.csv.name}")
@@ -197,20 +199,19 @@ class Folder:
     def _matched(self, record: SourceRecord) -> str | None:
         """The patient by ``recipe.patient_pattern``; of a series, by its first slice."""
         assert self.pattern is not None
-        of_series = isinstance(record.image, Input)
-        first = record.image.paths[0] if isinstance(record.image, Input) else record.image
+        of_series = isinstance(record.image, SourceImage)
+        first = record.image.paths[0] if isinstance(record.image, SourceImage) else record.image
         return self.pattern.patient(self._name(first, first) if of_series else record.name)
 
     def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
         plain = [number(row[column], f"{where}, {column}") for column in self.numeric]
         for rule in self.rules.values():
             cells = {column: row[column].strip() for column in rule}
-            known = all(cells.values())
-            plain.append(float(cells == dict(rule)) if known else math.nan)
+            plain.append(float(cells == dict(rule)) if all(cells.values()) else math.nan)
         plain += [self.class_labels.number(column, row[column], f"{where}, {column}") for column in self.classes]
         return tuple(plain)
 
-    def _index(self, path: Path, guess: bool, classes: Given) -> None:
+    def _index(self, path: Path, guess: bool, classes: ClassSpec) -> None:
         ruled = [column for rule in self.rules.values() for column in rule]
         named = [*self.columns.values(), *self.numeric, *ruled, *(classes or ())]
         if both := set(self.numeric) & set(classes or ()):
@@ -230,34 +231,11 @@ class Folder:
         unused = {name: column for name, column in unused.items() if column not in named}
         for name, column in unused.items():
             self.notes.append(f"{path.name}: column {column} is not used; recipe.columns.{name}={column} uses it")
-        self.class_labels = Classes(classes, table(), path)
+        self.class_labels = ClassColumns(classes, table(), path)
         self.classes = self.class_labels.names
         if guess:
             kept = {*HEADER} & {*header.values()} - {*named, *unused, *self.attributes}
-            taken = {*named, *HEADER, *unused.values()}
-            flags, others, texts = flags_and_numbers(table(), taken)
-            self.numeric = tuple(flags)
-            none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
-            none += "several classes"
-            if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
-                none = "none: the table has no further columns"
-            shown = brief(", ".join([*flags, *self.rules, *self.classes])) or none
-            self.notes.append(f"{path.name}: labels are {shown}")
-            self.notes += [
-                f"{path.name}: column {each} is not used; recipe.attributes=[{each}] keeps it, and "
-                f"recipe.label_columns=[{each}] as a number to learn"
-                for each in sorted(kept)
-            ]
-            for each in others[:SHOWN]:
-                self.notes.append(
-                    brief(f"{path.name}: {each} is no label, as it has other numbers than 0, 1 and -1")
-                    + ": recipe.class_columns takes a grade, label_columns a measure"
-                )
-            for each, line in [*texts.items()][:SHOWN]:
-                self.notes.append(
-                    brief(f"{path.name}: {each} is no label, as line {line} has no number")
-                    + ": recipe.class_columns takes classes"
-                )
+            self._guess_labels(path.name, table, {*named, *HEADER, *unused.values()}, sorted(kept))
         lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
         for line, row in table():
             path_in_table = self._path(row[self.columns["file"]], path)
@@ -272,7 +250,7 @@ class Folder:
             check_lesions(row, self.attributes, f"{path}, line {line}")
             graded_cells = zip(self.numeric, labels, strict=False)  # those of rules and classes follow
             graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
-            self.listed[file], lines[file] = Listed(self._name(path_in_table, file), row, labels), line
+            self.listed[file], lines[file] = LabelledFile(self._name(path_in_table, file), row, labels), line
             if mask and row[mask].strip():
                 self.no_inputs[resolve_links(self._path(row[mask], path))] = None
         if graded and not guess:
@@ -286,18 +264,45 @@ class Folder:
         if self.listed and not any(map(self._exists, self.listed)):
             raise self._no_file_exists(path)
 
+    def _guess_labels(
+        self, name: str, table: Callable[[], Iterator[Row]], taken: set[str], kept: Sequence[str]
+    ) -> None:
+        """Take all columns but ``taken`` that hold only 0, 1, -1, yes and no for labels; note why others are none."""
+        flags, numbers, texts = flags_and_numbers(table(), taken)
+        self.numeric = tuple(flags)
+        none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
+        none += "several classes"
+        if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
+            none = "none: the table has no further columns"
+        self.notes.append(f"{name}: labels are {brief(', '.join([*flags, *self.rules, *self.classes])) or none}")
+        for column in kept:
+            self.notes.append(
+                f"{name}: column {column} is not used; recipe.attributes=[{column}] keeps it, and "
+                f"recipe.label_columns=[{column}] as a number to learn"
+            )
+        for column in numbers[:SHOWN]:
+            self.notes.append(
+                brief(f"{name}: {column} is no label, as it has other numbers than 0, 1 and -1")
+                + ": recipe.class_columns takes a grade, label_columns a measure"
+            )
+        for column, line in [*texts.items()][:SHOWN]:
+            self.notes.append(
+                brief(f"{name}: {column} is no label, as line {line} has no number")
+                + ": recipe.class_columns takes classes"
+            )
+
     def _no_file_exists(self, table: Path) -> UserError:
         """None of the table's files exist: one of its names, where it was looked for, and what is there instead."""
         cell = next(iter(self.listed.values())).row[self.columns["file"]].strip()  # type: ignore[index]
         there = next(iter(files_below(self.root) if is_local(self.root) else self.stored), None)
-        shown = f"there is {self._name(there, there)}" if there else "that folder is empty"
+        example = f"there is {self._name(there, there)}" if there else "that folder is empty"
         suffix = there.suffix if there else ""
         hint = ": set recipe.images to the folder that the names start from, or recipe.columns.file to their column"
         if suffix and self._exists(self.root / f"{cell}{suffix}"):
             hint = f": append {suffix} to the names in the table"
         return UserError(
             f"{table}: none of its {len(self.listed)} files exists. "
-            + brief(f"'{cell}' was looked for in {self.root} and beside the table; {shown}{hint}")
+            + brief(f"'{cell}' was looked for in {self.root} and beside the table; {example}{hint}")
         )
 
     def _index_boxes(self, path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.archive.sources.published import ListedFiles, files_ending
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.boxes import Box, clip_box
@@ -53,7 +53,7 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Structures:
+class ScrMasks:
     """SCR's masks, 1024 pixels a side: the files of each structure, in the order of their mask values from 1."""
 
     files: tuple[tuple[Path, ...], ...]
@@ -71,7 +71,7 @@ class Structures:
         return mask.repeat(2, axis=0).repeat(2, axis=1)
 
 
-class Jsrt(Listed):
+class Jsrt(ListedFiles):
     """Each image is a different patient.
 
     Args:
@@ -112,20 +112,15 @@ class Jsrt(Listed):
                 again = path.relative_to(self.root).as_posix()
                 yield SourceRecord(again, path, rejected="no line in the tables, or duplicate")
                 continue
-            known, labels, boxes = line
-            attributes = {n: known[n] for n in self.attributes if known.get(n)}
-            yield SourceRecord(
-                name, Film(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes
-            )
+            facts, labels, boxes = line
+            attributes = {n: facts[n] for n in self.attributes if facts.get(n)}
+            keys = [[(file, name[:8]) for file in STRUCTURES[structure]] for structure in self.structures]
+            mask: ScrMasks | None = None  # unless all files of all structures exist
+            if keys and all(key in self.drawn for of_structure in keys for key in of_structure):
+                mask = ScrMasks(tuple(tuple(self.drawn[key] for key in of_structure) for of_structure in keys))
+            yield SourceRecord(name, Film(path), labels=labels, boxes=boxes, mask=mask, attributes=attributes)
         for name in lines:
             yield SourceRecord(name, self.root / name, rejected="listed, but missing")
-
-    def _mask(self, name: str) -> Structures | None:
-        """None unless all files of all structures exist."""
-        wanted = [[(file, name[:8]) for file in STRUCTURES[structure]] for structure in self.structures]
-        if not wanted or not all(key in self.drawn for keys in wanted for key in keys):
-            return None
-        return Structures(tuple(tuple(self.drawn[key] for key in keys) for keys in wanted))
 
     def _lines(self) -> Iterator[tuple[str, tuple[Mapping[str, str], tuple[float, ...], tuple[Box, ...]]]]:
         """Read the tables: no header, tab-separated, ``?`` for unknown.
@@ -137,7 +132,11 @@ class Jsrt(Listed):
         for cells in _cells(self.with_nodule, 8):
             name, _, size, age, sex, x, y, kind = cells[:8]
             try:
-                boxes = (_box(float(x), float(y), float(size)),) if size != "?" else ()
+                boxes: tuple[Box, ...] = ()
+                if size != "?":  # the square around the nodule, whose centre is pixel x, y
+                    side = float(size) / SPACING
+                    square = Box("nodule", float(y) + 0.5 - side / 2, float(x) + 0.5 - side / 2, side, side)
+                    boxes = (clip_box(square, (SIDE, SIDE)),)
                 malignant = {"malignant": 1.0, "benign": 0.0}[kind.lower()]
             except (ValueError, KeyError) as error:
                 raise table_error(self.with_nodule, f"malformed line for {name}: {error}") from error
@@ -151,9 +150,3 @@ def _cells(path: Path, least: int) -> Iterator[list[str]]:
             if len(cells) < least or not cells[0]:
                 raise table_error(path, f"expected at least {least} cells, got '{line}'")
             yield cells
-
-
-def _box(x: float, y: float, diameter: float) -> Box:
-    """The square around a nodule centred at pixel ``x``, ``y``."""
-    side = diameter / SPACING
-    return clip_box(Box("nodule", y + 0.5 - side / 2, x + 0.5 - side / 2, side, side), (SIDE, SIDE))

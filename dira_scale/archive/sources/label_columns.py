@@ -11,7 +11,7 @@ from dira_scale.storage.text import brief
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}  # in any case
 MOST_CLASSES = 100  # classes of a column: more is a measurement, a date or free text
 KEY = "class_columns"
-Given = Sequence[str] | Mapping[str, Sequence[object] | None] | None
+ClassSpec = Sequence[str] | Mapping[str, Sequence[object] | None] | None
 
 
 def number(cell: str, where: str) -> float:
@@ -55,15 +55,15 @@ def _number(cell: str) -> float | None:
     return None if math.isinf(value) else value
 
 
-class Classes:
+class ClassColumns:
     """The classes of each column: those given, else all values of the table in ascending order, whole numbers by value
     and text by letter. Cells are compared in any case.
 
     Raises UserError for fewer than two classes, more than ``MOST_CLASSES``, or a class given twice.
     """
 
-    def __init__(self, given: Given, rows: Iterable[Row], table: object):
-        columns = given if isinstance(given, Mapping) else dict.fromkeys(given or ())
+    def __init__(self, spec: ClassSpec, rows: Iterable[Row], table: object):
+        columns = spec if isinstance(spec, Mapping) else dict.fromkeys(spec or ())
         seen = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
         for row in rows if seen else ():
             for column, values in seen.items():
@@ -74,7 +74,11 @@ class Classes:
             if any(isinstance(name, bool) for name in names or ()):
                 quoted = "classes in quotes, as ['no', 'yes']: without, yes, no, true and false are not text in YAML"
                 raise ArgumentError(f"{KEY}.{brief(str(column))}", UNSHOWN, quoted)
-            classes = [str(name).strip() for name in names or ()] or _ascending(seen[column])
+            classes = [str(name).strip() for name in names or ()]
+            if not classes:
+                spellings = seen[column]
+                numbers = all(_is_whole(key) for key in spellings)
+                classes = sorted(spellings, key=int) if numbers else [spellings[key] for key in sorted(spellings)]
             if len(classes) > MOST_CLASSES:
                 raise UserError(f"{table}: column {brief(column)} has more than {MOST_CLASSES} values: {KEY} takes "
                                 "classes, such as a diagnosis or a grade")  # fmt: skip
@@ -90,26 +94,20 @@ class Classes:
     def number(self, column: str, cell: str, where: str) -> float:
         """Return the number of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is,
         for another."""
-        known = self._numbers[column]
-        if cell.strip() and key_of(cell) not in known:
+        numbers = self._numbers[column]
+        if cell.strip() and key_of(cell) not in numbers:
             names = self.names[column]
             hint = nearest(cell, names) or f": use {', '.join(names)}"
             raise UserError(f"{where}: " + brief(f"'{cell}' is not a class of {KEY}{hint}"))
-        return float(known[key_of(cell)]) if cell.strip() else math.nan
-
-
-def _ascending(values: Mapping[str, str]) -> list[str]:
-    if all(_whole(key) for key in values):
-        return sorted(values, key=int)
-    return [values[key] for key in sorted(values)]
+        return float(numbers[key_of(cell)]) if cell.strip() else math.nan
 
 
 def key_of(cell: str) -> str:
     """Equal for cells of one class: ``1`` and ``1.0``, ``TB`` and ``tb``."""
     word = cell.strip().casefold()
     start, _, zeros = word.partition(".")
-    return str(int(start)) if _whole(start) and not zeros.strip("0") else word
+    return str(int(start)) if _is_whole(start) and not zeros.strip("0") else word
 
 
-def _whole(word: str) -> bool:
+def _is_whole(word: str) -> bool:
     return word.removeprefix("-").isdecimal() and word.isascii()

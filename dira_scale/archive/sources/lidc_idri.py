@@ -9,7 +9,7 @@ import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import (
-    Listed,
+    ListedFiles,
     files_ending,
     folder_in,
     in_threads,
@@ -34,7 +34,7 @@ from dira_scale.storage.walk import folder_at
 
 
 @dataclass(frozen=True)
-class Rows:
+class VoxelRows:
     """A mask as rows of voxels, packed into bytes.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rows:
     rows: bytes
 
     @classmethod
-    def of(cls, voxels: np.ndarray) -> "Rows":
+    def of(cls, voxels: np.ndarray) -> "VoxelRows":
         """From ``voxels`` [n, 3], each z, y, x, sorted."""
         begins = np.flatnonzero((np.diff(voxels, axis=0, prepend=-2) != [0, 0, 1]).any(axis=1))
         lengths = np.diff(begins, append=len(voxels))
@@ -117,11 +117,11 @@ class LidcIdri:
             rows, columns = map(int, heads[0].shape)
             order, geometry = place_slices(list(slices.values()), (rows, columns))
             grid = (geometry.grid if isinstance(geometry, Stack) else geometry).turned()
-            shown = (
-                _shown(slices, order, geometry) if isinstance(geometry, Stack) else {u: [p] for u, p in slices.items()}
-            )
-            at = {uid: [pixels_to_voxels(plane, grid) for plane in planes] for uid, planes in shown.items()}
-            nodules = nodules_in(reading, at)
+            planes = {uid: [plane] for uid, plane in slices.items()}
+            if isinstance(geometry, Stack):
+                planes = _regular_planes(slices, order, geometry)
+            matrices = {uid: [pixels_to_voxels(plane, grid) for plane in of_uid] for uid, of_uid in planes.items()}
+            nodules = nodules_in(reading, matrices)
         except RejectedError as error:
             return SourceRecord(name, image, rejected=str(error))
         agreed, header = list(agreed_nodules(nodules, self.readers)), heads[0].header
@@ -134,14 +134,14 @@ class LidcIdri:
             study=header.get("study"),
             labels=(float(bool(agreed)), max(ratings, default=float("nan"))),
             boxes=tuple(_box(voxels, rating) for voxels, rating in agreed),
-            mask=Rows.of(voxels),
+            mask=VoxelRows.of(voxels),
             attributes={name: header[name] for name in self.attributes if name in header},
             size=size,
             missing=geometry.missing if isinstance(geometry, Stack) else 0,
         )
 
 
-def _shown(slices: Mapping[str, Plane], order: np.ndarray, stack: Stack) -> dict[str, list[Plane]]:
+def _regular_planes(slices: Mapping[str, Plane], order: np.ndarray, stack: Stack) -> dict[str, list[Plane]]:
     """For an uneven series, the planes of the regularised volume to which each slice's outlines apply, by UID: all
     whose nearest source slice it is, possibly none.
 
@@ -149,11 +149,11 @@ def _shown(slices: Mapping[str, Plane], order: np.ndarray, stack: Stack) -> dict
     """
     uids = [list(slices)[number] for number in order]
     normal = np.cross(slices[uids[0]].right, slices[uids[0]].down)
-    shown: dict[str, list[Plane]] = {uid: [] for uid in uids}
+    planes: dict[str, list[Plane]] = {uid: [] for uid in uids}
     for depth, nearest in enumerate(np.floor(stack.between + 0.5).astype(int)):
         plane, off = slices[uids[nearest]], depth * stack.step - stack.positions[nearest]
-        shown[uids[nearest]].append(plane._replace(position=plane.position + off * normal))
-    return shown
+        planes[uids[nearest]].append(plane._replace(position=plane.position + off * normal))
+    return planes
 
 
 def _box(voxels: np.ndarray, rating: float) -> Box:
@@ -192,7 +192,7 @@ RATINGS = {  # label: column
 }
 
 
-class LidcVois(Listed):
+class LidcVois(ListedFiles):
     """The files ``image/PATIENT_R_NODULE.nii.gz``, and the same names in ``nodule_mask/``.
 
     Args:

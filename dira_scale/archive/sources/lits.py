@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending
+from dira_scale.archive.sources.published import ListedFiles, files_ending
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.storage.walk import folder_at
 
 
-class Lits(Listed):
+class Lits(ListedFiles):
     """Files ``volume-N.nii`` with ``segmentation-N.nii``, and ``test-volume-N.nii`` without, gzipped or not.
 
     Args:

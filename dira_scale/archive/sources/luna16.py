@@ -63,7 +63,7 @@ class Luna16:
         nodules = nodules_in(self.list)
         yield from self.scans.rejected
         yield from in_threads(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.by_uid, workers)
-        self.scans.print_warnings(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
+        self.scans.print_warnings(self.list, Counter({uid: len(balls) for uid, balls in nodules.items()}))
 
     def _record(self, uid: str, nodules: Sequence[Ball]) -> SourceRecord:
         scan = self.scans.by_uid[uid]
@@ -119,7 +119,7 @@ AIR = -1000  # HU
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class CandidateBlock:
     """A part of a MetaImage scan, 16 bits in a ``.raw``: its centre (mm, DICOM's) and its size in voxels."""
 
     path: Path
@@ -223,7 +223,11 @@ class Luna16Candidates:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         yield from self.scans.rejected
-        share, absent = self._share(), Counter[str]()
+        share, absent = 1.0, Counter[str]()
+        if self.negatives is not None:  # the share of negatives that is kept in folds not in ``whole``
+            thinned = {uid for uid, scan in self.scans.by_uid.items() if scan.fold not in self.whole}
+            counts = Counter(row.cells["class"] for row in self._rows() if row.cells["seriesuid"] in thinned)
+            share = self.negatives * counts["1"] / max(1, counts["0"])
         for row in self._rows():
             uid, kind = row.cells["seriesuid"], row.cells["class"]
             scan = self.scans.by_uid.get(uid)
@@ -231,7 +235,7 @@ class Luna16Candidates:
                 absent[uid] += 1
             elif kind == "1" or scan.fold in self.whole or self._drawn(row) < share:
                 x, y, z = (cell_number(self.list, row, column) for column in CENTRE)
-                block = Block(scan.path, (x, y, z), self.patch)
+                block = CandidateBlock(scan.path, (x, y, z), self.patch)
                 about = self.findings.attributes(uid, block.middle) if self.findings else {}
                 yield SourceRecord(
                     f"{uid}/{row.line}", block, uid, uid, labels=(float(kind),), split=scan.fold, attributes=about,
@@ -244,14 +248,6 @@ class Luna16Candidates:
             if row.cells["class"] not in ("0", "1"):
                 raise table_error(self.list, f"expected class 0 or 1, got '{row.cells['class']}'", row)
             yield row
-
-    def _share(self) -> float:
-        """The share of negatives kept in folds not in ``whole``."""
-        if self.negatives is None:
-            return 1.0
-        thinned = {uid for uid, scan in self.scans.by_uid.items() if scan.fold not in self.whole}
-        counts = Counter(row.cells["class"] for row in self._rows() if row.cells["seriesuid"] in thinned)
-        return self.negatives * counts["1"] / max(1, counts["0"])
 
     def _drawn(self, row: Row) -> float:
         """A number in [0, 1) determined by seed and candidate."""

@@ -90,15 +90,25 @@ class MedMnist:
         self.path = locate(images, "recipe.images")
         if not self.path.is_file():
             raise ArgumentError("images", images, "the .npz of one of the sets; there is no such file")
+        self.labels: dict[str, np.ndarray] = {}  # [images, columns]
         try:
             with open_file(self.path) as file, zipfile.ZipFile(file) as archive:
-                self.labels = {split: self._labels(archive, split) for split in SPLITS}
+                for split in SPLITS:
+                    with archive.open(f"{split}_images.npy") as array:
+                        shape = open_images(array).shape
+                    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+                        raise ValueError(f"{split}_images has shape {shape}: neither grey nor colour images")
+                    with archive.open(f"{split}_labels.npy") as array:
+                        labels = open_array(cast(BinaryIO, array)).values()
+                    if labels.ndim != 2 or len(labels) != shape[0] or (labels < 0).any():
+                        raise ValueError(f"{split}_labels has shape {labels.shape} for {shape[0]} images")
+                    self.labels[split] = labels
         except (RejectedError, zipfile.BadZipFile, ValueError, KeyError) as error:
             raise ArgumentError("images", images, f"an archive of MedMNIST's 2D sets ({error})") from error
         columns = {labels.shape[1] for labels in self.labels.values()}
-        if columns == {1}:
-            count = 1 + max(int(labels.max()) for labels in self.labels.values())
-            self.labels = {split: _one_hot(labels[:, 0], count) for split, labels in self.labels.items()}
+        if columns == {1} and (count := 1 + max(int(labels.max()) for labels in self.labels.values())) > 2:
+            one_hot = np.eye(count, dtype=np.uint8)
+            self.labels = {split: one_hot[labels[:, 0]] for split, labels in self.labels.items()}
         width = {labels.shape[1] for labels in self.labels.values()}
         if len(width) > 1 or (classes is not None and {len(classes)} != width):
             raise ArgumentError("classes", classes, f"{max(width)}, as {images} has so many labels")
@@ -110,19 +120,3 @@ class MedMnist:
             for index, row in enumerate(labels):
                 name, image = f"{self.path.stem}/{split}/{index}", Member(self.path, f"{split}_images", index)
                 yield SourceRecord(name, image, labels=tuple(map(float, row)), split=split, size=size)
-
-    def _labels(self, archive: zipfile.ZipFile, split: str) -> np.ndarray:
-        """[images, columns]. Raises ValueError if the arrays of ``split`` have unexpected shapes."""
-        with archive.open(f"{split}_images.npy") as file:
-            shape = open_images(file).shape
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-            raise ValueError(f"{split}_images has shape {shape}: neither grey nor colour images")
-        with archive.open(f"{split}_labels.npy") as file:
-            labels = open_array(cast(BinaryIO, file)).values()
-        if labels.ndim != 2 or len(labels) != shape[0] or (labels < 0).any():
-            raise ValueError(f"{split}_labels has shape {labels.shape} for {shape[0]} images")
-        return labels
-
-
-def _one_hot(labels: np.ndarray, count: int) -> np.ndarray:
-    return labels[:, None] if count <= 2 else np.eye(count, dtype=np.uint8)[labels]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.chexpert import FINDINGS, uncertain
-from dira_scale.archive.sources.published import by_name, in_threads, listed_in, with_size
+from dira_scale.archive.sources.published import ListedNames, listed_in
 from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import read_table
 from dira_scale.storage.walk import folder_at
@@ -13,7 +13,7 @@ from dira_scale.storage.walk import folder_at
 UNKNOWN = (math.nan,) * len(FINDINGS)
 
 
-class MimicCxr:
+class MimicCxr(ListedNames):
     """CheXpert's labels of a study's report count for each of its images: 1, 0, -1 (uncertain), NaN (not mentioned).
 
     Args:
@@ -27,6 +27,7 @@ class MimicCxr:
     """
 
     label_names: Sequence[str] = FINDINGS
+    endings = (".jpg", ".dcm")
 
     def __init__(self, images: PathStr, tables: PathStr | None = None, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
@@ -37,18 +38,15 @@ class MimicCxr:
             for name in ("split", "metadata", "chexpert")
         )
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Images of the split's table, rejected if missing, and images without a line, rejected."""
-        return in_threads(with_size, by_name(self._records(), self.root, ".jpg", ".dcm"), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield the images of the split's table."""
         views = {row.cells["dicom_id"]: row.cells["ViewPosition"]
                  for row in read_table(self.metadata, ["dicom_id", "ViewPosition"])}  # fmt: skip
         labels = {row.cells["study_id"]: tuple(uncertain(self.labels, row, finding) for finding in FINDINGS)
                   for row in read_table(self.labels, ["study_id", *FINDINGS])}  # fmt: skip
         for row in read_table(self.split, ["dicom_id", "study_id", "subject_id", "split"]):
             image, study = row.cells["dicom_id"], row.cells["study_id"]
-            known = {"view": views.get(image, "")}
+            view = views.get(image)
             yield SourceRecord(
                 image,
                 self.root,
@@ -56,5 +54,5 @@ class MimicCxr:
                 study,
                 labels.get(study, UNKNOWN),
                 split=row.cells["split"],
-                attributes={name: known[name] for name in self.attributes if known.get(name)},
+                attributes={"view": view} if view and "view" in self.attributes else {},
             )

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.published import Listed, files_ending, listed_in
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.published import ListedFiles, files_ending, listed_in
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.storage.tables import table_error
 from dira_scale.storage.walk import folder_at
 
 
-class Msd(Listed):
+class Msd(ListedFiles):
     """Volumes of any of the ten tasks; multiple modalities (BrainTumour, Prostate) are channels of one file.
 
     Args:
@@ -35,7 +35,8 @@ class Msd(Listed):
             channels = [str(name) for name in content.get("modality", {}).values()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise table_error(self.list, f"not the decathlon's list ({type(error).__name__}: {error})") from error
-        self.channels = _distinct(channels) if len(channels) > 1 else ()
+        numbered = (name if channels.count(name) == 1 else f"{name} {n}" for n, name in enumerate(channels))
+        self.channels = tuple(numbered) if len(channels) > 1 else ()
         self.modality = ("CT" if {*channels} == {"CT"} else "MR") if channels else None  # MR: "MRI", "T2", "FLAIR" …
 
     def listed(self) -> Iterator[SourceRecord]:
@@ -63,7 +64,7 @@ class Msd(Listed):
                 if path not in listed:
                     yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
 
-    def _image(self, path: Path) -> Path | Input:
+    def _image(self, path: Path) -> Path | SourceImage:
         return Channels(self.channels, (path,)) if self.channels else path
 
     def _name(self, path: PurePath) -> str:
@@ -76,8 +77,3 @@ class Msd(Listed):
         if not self._name(path):
             raise table_error(self.list, f"names {cell!r}, which is no name of a volume")
         return self.root / str(path)
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The names; equal ones by their numbers, too."""
-    return tuple(name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names))

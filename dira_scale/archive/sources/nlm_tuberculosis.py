@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dira_scale.archive.sources.base import PaintedMask, SourceRecord
-from dira_scale.archive.sources.published import files_ending, folder_in, in_threads, reject_repeated, with_size
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import ListedFiles, files_ending, folder_in
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_mask
@@ -34,7 +34,7 @@ class Union:
         return np.where(np.logical_or.reduce(masks), np.uint8(255), np.uint8(0))
 
 
-class NlmTuberculosis:
+class NlmTuberculosis(ListedFiles):
     """Files ``MCUCXR_0001_0.png`` and ``CHNCXR_0001_0.png``: the last digit is 1 for tuberculosis; one per patient.
 
     Args:
@@ -58,27 +58,22 @@ class NlmTuberculosis:
             for folder in folders
         ]
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All images of ``CXR_png``; rejects unknown file names. An image without all its masks has none."""
-        return reject_repeated(in_threads(self._record, files_ending(self.pictures, ".png"), workers), self.root)
-
-    def _record(self, path: Path) -> SourceRecord:
-        stem = path.name[: -len(".png")]
-        name = re.fullmatch(r"((?:MCUCXR|CHNCXR)_\d+)_([01])", stem)
-        if not name:
-            return SourceRecord(path.name, path, rejected="not a file name of the dataset")
-        parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
-        mask: PaintedMask | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
-        return with_size(
-            SourceRecord(path.name, path, name[1], labels=(float(name[2]),), mask=mask, attributes=self._reading(stem))
-        )
-
-    def _reading(self, stem: str) -> dict[str, str]:
-        path = self.root / "ClinicalReadings" / f"{stem}.txt"
-        if not self.attributes or not path.is_file():
-            return {}
-        known = reading(path.read_bytes().decode("utf-8", "replace"))
-        return {name: known[name] for name in self.attributes if name in known}
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield all images of ``CXR_png``; reject unknown file names. An image without all its masks has none."""
+        for path in files_ending(self.pictures, ".png"):
+            stem = path.name[: -len(".png")]
+            name = re.fullmatch(r"((?:MCUCXR|CHNCXR)_\d+)_([01])", stem)
+            if not name:
+                yield SourceRecord(path.name, path, rejected="not a file name of the dataset")
+                continue
+            parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
+            mask = Union(parts) if self.masks and len(parts) == len(self.masks) else None
+            attributes: dict[str, str] = {}
+            text = self.root / "ClinicalReadings" / f"{stem}.txt"
+            if self.attributes and text.is_file():
+                facts = reading(text.read_bytes().decode("utf-8", "replace"))
+                attributes = {name: facts[name] for name in self.attributes if name in facts}
+            yield SourceRecord(path.name, path, name[1], labels=(float(name[2]),), mask=mask, attributes=attributes)
 
 
 def reading(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import by_name, in_threads, listed_in, with_size
+from dira_scale.archive.sources.published import ListedNames, listed_in
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import nearest
@@ -21,7 +21,7 @@ NOTHING = {"", "exclude", "unchanged", "suboptimal study"}  # say nothing about 
 VIEWS = {"L": "LATERAL", "AP_horizontal": "AP"}
 
 
-class PadChest:
+class PadChest(ListedNames):
     """A label is 1 for the images whose list has it, 0 for others, NaN where a list is empty or names no finding.
 
     Args:
@@ -33,6 +33,8 @@ class PadChest:
         UserError: a missing table or column; a finding that no image has; two lines for an image.
     """
 
+    endings = (".png",)
+
     def __init__(
         self,
         images: PathStr,
@@ -42,41 +44,34 @@ class PadChest:
     ):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, f"{TABLE}.gz", TABLE)
-        counts = Counter(label for row in read_table(self.table, COLUMNS) for label in _listed(row) - NOTHING)
+        counts = Counter(label for row in read_table(self.table, COLUMNS) for label in _labels(row) - NOTHING)
         if unknown := next((label for label in findings or () if label not in counts), None):
             raise ArgumentError("findings", unknown, f"findings that some image has{nearest(unknown, counts)}")
         self.label_names: Sequence[str] = tuple(
             findings or sorted(label for label, count in counts.items() if count >= least)
         )
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Images of the table, rejected if missing, and images without a line, rejected."""
-        return in_threads(with_size, by_name(self._records(), self.root, ".png"), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield the images of the table."""
         for row in read_table(self.table, COLUMNS):
-            listed, cells = _listed(row), row.cells
-            nothing = listed <= NOTHING
+            labels, cells = _labels(row), row.cells
+            unknown = labels <= NOTHING
             view = cells["Projection"]
-            known = {"sex": cells["PatientSex_DICOM"], "age": _age(cells), "view": VIEWS.get(view, view)}
+            study, birth = (re.match(r"\d{4}", cells[column]) for column in ("StudyDate_DICOM", "PatientBirth"))
+            age = str(max(0, int(study[0]) - int(birth[0]))) if study and birth else ""
+            facts = {"sex": cells["PatientSex_DICOM"], "age": age, "view": VIEWS.get(view, view)}
             yield SourceRecord(
                 cells["ImageID"].removesuffix(".png"),
                 self.root,
                 cells["PatientID"] or None,
                 cells["StudyID"] or None,
-                tuple(math.nan if nothing else float(label in listed) for label in self.label_names),
-                attributes={name: known[name] for name in self.attributes if known.get(name)},
+                tuple(math.nan if unknown else float(label in labels) for label in self.label_names),
+                attributes={name: facts[name] for name in self.attributes if facts.get(name)},
             )
 
 
-def _listed(row: Row) -> set[str]:
+def _labels(row: Row) -> set[str]:
     """The labels of a cell such as ``['pleural effusion', ' cardiomegaly']``."""
     return {
         label.strip().lower() for pair in re.findall(r"'([^']*)'|\"([^\"]*)\"", row.cells["Labels"]) for label in pair
     }
-
-
-def _age(cells: dict[str, str]) -> str:
-    """Years from birth to study; empty if either is unknown."""
-    years = [re.match(r"\d{4}", cells[column]) for column in ("StudyDate_DICOM", "PatientBirth")]
-    return str(max(0, int(years[0][0]) - int(years[1][0]))) if years[0] and years[1] else ""

@@ -1,12 +1,11 @@
 """Pictures named by tables, or in a folder for each class: skin, endoscopy, fundus and pathology collections."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.label_columns import Classes, number
-from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
+from dira_scale.archive.sources.label_columns import ClassColumns, number
+from dira_scale.archive.sources.published import ListedFiles, files_ending, listed_in
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
@@ -17,7 +16,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 CLASS = "class"  # the label of class folders
 
 
-class Pictures:
+class Pictures(ListedFiles):
     """JPEG, PNG and TIFF files at any depth of ``images``. With ``tables`` these name them, with or without an ending
     and without folders; without, the folder that holds a picture is its class.
 
@@ -49,67 +48,63 @@ class Pictures:
         class_columns: Mapping[str, Sequence[object] | None] | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> None:
-        self.root, self.name, self.patient = folder_at(images), name_column, patient
+        self.root, self.patient = folder_at(images), patient
         self.numeric = tuple(label_columns)
         self.pattern = PatientPattern(patient_pattern) if patient_pattern else None
         self.attributes, self.tables = attributes or {}, [listed_in(self.root, *names) for names in tables]
-        self.lines: dict[str, dict[str, str]] = {}
-        for place, table in enumerate(self.tables):
-            self._join(table, first=place == 0)
+        self.lines: dict[str, dict[str, str]] = {}  # of all tables, joined, by the picture's name
+        for table in self.tables:
+            met = set[str]()
+            for row in read_table(table, [name_column]):
+                name = _stem(row.cells[name_column])
+                if not name or name in met:
+                    raise table_error(table, f"two lines of {name}" if name else f"no {name_column}", row)
+                met.add(name)
+                if table == self.tables[0] or name in self.lines:
+                    self.lines.setdefault(name, {}).update(row.cells)
         if tables:
+            columns = {*self.numeric, *([patient] if patient else [])}
+            if absent := columns - {key for cells in self.lines.values() for key in cells}:
+                raise ArgumentError("images", str(self.root), f"tables with a column {min(absent)}")
             table = self.tables[0]
-            self.classes_of = Classes(class_columns, read_table(table, list(class_columns or ())), table)
+            self.classes_of = ClassColumns(class_columns, read_table(table, list(class_columns or ())), table)
         else:
-            found = sorted({path.parent.name for path in files_ending(self.root, *ENDINGS) if path.parent != self.root})
-            if len(found) < 2:
+            paths = files_ending(self.root, *ENDINGS)
+            folders = sorted({path.parent.name for path in paths if path.parent != self.root})
+            if len(folders) < 2:
                 raise ArgumentError(
-                    "images", images, f"a folder with one for each class, not pictures in {len(found)}; or tables"
+                    "images", images, f"a folder with one for each class, not pictures in {len(folders)}; or tables"
                 )
-            self.classes_of = Classes(class_columns or {CLASS: found}, (), self.root)
+            self.classes_of = ClassColumns(class_columns or {CLASS: folders}, (), self.root)
         self.classes = self.classes_of.names
         self.label_names = (*self.numeric, *self.classes)
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All pictures; those without a line are rejected, and lines without a picture."""
-        seen = set[str]()
-        yield from reject_repeated(in_threads(partial(self._record, seen=seen), self._files(), workers), self.root)
-        for name in self.lines.keys() - seen:
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield all pictures; reject those without a line, and lines without a picture."""
+        there = set[str]()
+        for path in files_ending(self.root, *ENDINGS):
+            inside = path.relative_to(self.root).as_posix()
+            if not self.tables and path.parent == self.root:
+                yield SourceRecord(inside, path, rejected="in no class's folder")
+                continue
+            if not self.tables:
+                cells, name = dict.fromkeys(self.classes, path.parent.name), inside
+            elif (name := _stem(path.name)) in self.lines:
+                cells = self.lines[name]
+                there.add(name)
+            else:
+                yield SourceRecord(inside, path, rejected="no line in the tables")
+                continue
+            patient = cells.get(self.patient, "") or None if self.patient else None
+            if self.pattern and not (patient := self.pattern.patient(inside)):
+                yield SourceRecord(name, path, rejected=UNMATCHED)
+                continue
+            labels = [number(cells.get(column, ""), f"{name}, {column}") for column in self.numeric]
+            labels += [self.classes_of.number(column, cells.get(column, ""), name) for column in self.classes]
+            attributes = {kept: cells[column] for kept, column in self.attributes.items() if cells.get(column)}
+            yield SourceRecord(name, path, patient, labels=tuple(labels), attributes=attributes)
+        for name in self.lines.keys() - there:
             yield SourceRecord(name, self.root / name, rejected="listed, but missing")
-
-    def _files(self) -> Iterator[Path]:
-        return files_ending(self.root, *ENDINGS)
-
-    def _record(self, path: Path, seen: set[str]) -> SourceRecord:
-        inside = path.relative_to(self.root).as_posix()
-        if not self.tables and path.parent == self.root:
-            return SourceRecord(inside, path, rejected="in no class's folder")
-        if not self.tables:
-            cells, name = dict.fromkeys(self.classes, path.parent.name), inside
-        elif (name := _stem(path.name)) in self.lines:
-            cells = self.lines[name]
-            seen.add(name)
-        else:
-            return SourceRecord(inside, path, rejected="no line in the tables")
-        patient = cells.get(self.patient, "") or None if self.patient else None
-        if self.pattern and not (patient := self.pattern.patient(inside)):
-            return SourceRecord(name, path, rejected=UNMATCHED)
-        labels = [number(cells.get(column, ""), f"{name}, {column}") for column in self.numeric]
-        labels += [self.classes_of.number(column, cells.get(column, ""), name) for column in self.classes]
-        attributes = {kept: cells[column] for kept, column in self.attributes.items() if cells.get(column)}
-        return with_size(SourceRecord(name, path, patient, labels=tuple(labels), attributes=attributes))
-
-    def _join(self, table: Path, first: bool) -> None:
-        met = set[str]()
-        for row in read_table(table, [self.name]):
-            name = _stem(row.cells[self.name])
-            if not name or name in met:
-                raise table_error(table, f"two lines of {name}" if name else f"no {self.name}", row)
-            met.add(name)
-            if first or name in self.lines:
-                self.lines.setdefault(name, {}).update(row.cells)
-        columns = {*self.numeric, *([self.patient] if self.patient else [])}
-        if table == self.tables[-1] and (absent := columns - {key for cells in self.lines.values() for key in cells}):
-            raise ArgumentError("images", str(self.root), f"tables with a column {min(absent)}")
 
 
 def _stem(name: str) -> str:

@@ -1,7 +1,7 @@
 """Shared by the sources of published datasets: the downloaded folder, its lists, its files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count, islice
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import header_of
@@ -94,7 +94,7 @@ def reject_repeated(records: Iterable[SourceRecord], root: Path) -> Iterator[Sou
         yield record
 
 
-class Listed(ABC):
+class ListedFiles(ABC):
     """A source whose ``listed`` names its files, which are not touched before."""
 
     root: Path
@@ -106,6 +106,27 @@ class Listed(ABC):
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """``listed``, each with its size; rejects unreadable files and repeated names."""
         return reject_repeated(in_threads(with_size, self.listed(), workers), self.root)
+
+
+class ListedNames(ABC):
+    """A source whose tables name images without folders and endings; the files are at any depth of ``folders``."""
+
+    root: Path
+    endings: tuple[str, ...]
+    folders: Sequence[Path] = ()  # none: ``root``
+
+    @abstractmethod
+    def listed(self) -> Iterator[SourceRecord]:
+        """The records of the tables, each with ``root`` in the place of its file."""
+
+    def with_file(self, record: SourceRecord) -> SourceRecord:
+        """Return the record completed by its file: with its size."""
+        return with_size(record)
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """``listed``, each with its file; rejects those without one, and files that no table names (``by_name``)."""
+        records = by_name(self.listed(), self.root, *self.endings, folders=self.folders)
+        return in_threads(self.with_file, records, workers)
 
 
 def with_size(record: SourceRecord) -> SourceRecord:
@@ -124,7 +145,7 @@ def with_header(record: SourceRecord, names: Collection[str]) -> tuple[SourceRec
     record = with_size(record)
     if record.rejected is not None:
         return record, {}
-    assert not isinstance(record.image, Input)
+    assert not isinstance(record.image, SourceImage)
     try:
         header = header_of(record.image)
     except RejectedError as error:
@@ -138,4 +159,4 @@ def with_attributes(record: SourceRecord, names: Collection[str]) -> SourceRecor
 
 
 def _paths(record: SourceRecord) -> tuple[Path, ...]:
-    return record.image.paths if isinstance(record.image, Input) else (record.image,)
+    return record.image.paths if isinstance(record.image, SourceImage) else (record.image,)

@@ -3,11 +3,9 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import by_name, files_ending, in_threads, listed_in, with_attributes
+from dira_scale.archive.sources.published import ListedNames, files_ending, listed_in, with_attributes
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.boxes import Box
 from dira_scale.storage.tables import cell_number, read_table, table_error
@@ -17,7 +15,7 @@ MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 SIDES = ("y", "x", "height", "width")
 
 
-class RsnaPneumonia:
+class RsnaPneumonia(ListedNames):
     """The labels are pneumonia (an opacity with a box) and normal; an image that is neither has another abnormality.
 
     Patients are ChestX-ray14's, by the mapping; the challenge numbers images only. Images of its test part, which has
@@ -32,19 +30,25 @@ class RsnaPneumonia:
     """
 
     label_names: Sequence[str] = ("pneumonia", "normal")
+    endings = (".dcm",)
 
     def __init__(self, images: PathStr, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.boxes = listed_in(self.root, "stage_2_train_labels.csv")
         self.kinds = listed_in(self.root, "stage_2_detailed_class_info.csv")
-        self.patients = _patients(listed_in(self.root, MAPPING))
+        mapping = listed_in(self.root, MAPPING)
+        try:  # ChestX-ray14's patient of each image
+            entries = json.loads(mapping.read_bytes())
+            self.patients = {entry["subset_img_id"]: str(int(entry["img_id"].partition("_")[0])) for entry in entries}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise table_error(mapping, f"not the challenge's mapping ({type(error).__name__}: {error})") from error
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Images of the tables, rejected if missing, and those of the test part."""
-        described = partial(with_attributes, names=self.attributes)
-        return in_threads(described, by_name(self._records(), self.root, ".dcm"), workers)
+    def with_file(self, record: SourceRecord) -> SourceRecord:
+        """Return the record with its file's size and attributes."""
+        return with_attributes(record, self.attributes)
 
-    def _records(self) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield the images of the tables, and those of the test part."""
         boxes = dict[str, list[Box]]()
         for row in read_table(self.boxes, ["patientId", "Target", *SIDES]):
             drawn = boxes.setdefault(row.cells["patientId"], [])
@@ -58,12 +62,3 @@ class RsnaPneumonia:
         for path in files_ending(folder, ".dcm") if folder.is_dir() else ():
             if path.stem not in boxes:
                 yield SourceRecord(path.stem, self.root, self.patients.get(path.stem), labels=(math.nan, math.nan))
-
-
-def _patients(path: Path) -> dict[str, str]:
-    """ChestX-ray14's patient of each image. Raises UserError for a file of another form."""
-    try:
-        entries = json.loads(path.read_bytes())
-        return {each["subset_img_id"]: str(int(each["img_id"].partition("_")[0])) for each in entries}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise table_error(path, f"not the challenge's mapping ({type(error).__name__}: {error})") from error

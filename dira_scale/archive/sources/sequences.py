@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.published import in_threads, with_size
 from dira_scale.archive.sources.structure_masks import is_patterns
 from dira_scale.archive.sources.volumes import Volumes, above
@@ -78,19 +78,19 @@ class Sequences(Volumes):
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
-        class_columns: Given = None,
+        class_columns: ClassSpec = None,
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
     ):
         if (sequences is None) == (series is None) or (series and mask):
             either = "one of sequences (files) and series (DICOM's SeriesDescription, without a mask), to name them by"
             raise ArgumentError("sequences", sequences, either)
-        self.key, given = ("sequences", sequences) if series is None else ("series", series)
-        if given is None or not is_patterns(given):
+        self.key, globs = ("sequences", sequences) if series is None else ("series", series)
+        if globs is None or not is_patterns(globs):
             example = '{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}' if series is None else '{T1: "*t1*"}'
-            raise ArgumentError(self.key, given, f"a pattern for each, such as '{example}'")
-        if len(given) > MAX_CHANNELS:
-            raise ArgumentError(self.key, UNSHOWN, f"at most {MAX_CHANNELS}, not {len(given)}")
+            raise ArgumentError(self.key, globs, f"a pattern for each, such as '{example}'")
+        if len(globs) > MAX_CHANNELS:
+            raise ArgumentError(self.key, UNSHOWN, f"at most {MAX_CHANNELS}, not {len(globs)}")
         if missing not in MISSING:
             raise ArgumentError("missing", missing, f"{' or '.join(MISSING)}{nearest(missing, MISSING)}")
         if mask and split_sequences:
@@ -98,9 +98,9 @@ class Sequences(Volumes):
         super().__init__(
             images, labels, None, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
         )
-        self.names, self.missing, self.split_sequences = tuple(given), missing, split_sequences
-        self.given = {**given, **({MASK: mask} if mask else {})}
-        self.patterns = {name: _regex(glob) for name, glob in self.given.items()}
+        self.names, self.missing, self.split_sequences = tuple(globs), missing, split_sequences
+        self.globs = {**globs, **({MASK: mask} if mask else {})}
+        self.patterns = {name: _regex(glob) for name, glob in self.globs.items()}
         self.headers = dict[Session, Mapping[str, str]]()  # of DICOM
         self.unread = list[SourceRecord]()  # files of no series, as their headers are damaged
         self.channels = self.names if len(self.names) > 1 and not split_sequences else ()
@@ -137,7 +137,7 @@ class Sequences(Volumes):
 
     def _sessions(self, workers: int) -> dict[Session, Files]:
         """The files of each session. Raises UserError as the class."""
-        sessions, found, first = dict[Session, Files](), set[str](), ""
+        sessions, matches, first = dict[Session, Files](), set[str](), ""
         listed = self._named() if self.key == "sequences" else self._described(workers)
         for called, matched, part in listed:
             first = first or called
@@ -146,13 +146,13 @@ class Sequences(Volumes):
                 raise ArgumentError(self.key, UNSHOWN, both + brief(called))
             for name, session in matched.items():
                 sessions.setdefault(session, {}).setdefault(name, []).append(part)
-                found.add(name)
-        lacking = [name for name in self.patterns if name not in found]
-        if lacking and (self.whole or not found):
+                matches.add(name)
+        lacking = [name for name in self.patterns if name not in matches]
+        if lacking and (self.whole or not matches):
             key = "mask" if lacking[0] == MASK else f"{self.key}.{lacking[0]}"
             there = brief(f"there is {first}" if first else "nothing is there")
             raise ArgumentError(
-                key, self.given[lacking[0]], f"a pattern that matches something in {self.root}; {there}"
+                key, self.globs[lacking[0]], f"a pattern that matches something in {self.root}; {there}"
             )
         return sessions
 
@@ -175,7 +175,7 @@ class Sequences(Volumes):
                 description, header = series.header.get("description", ""), series.header
                 session = Session(f"{header.get('patient', '')} {header.get('study', '')}", header.get("patient"))
                 self.headers.setdefault(session, header)
-                matched = (name for name, glob in self.given.items() if fnmatch(description.lower(), glob.lower()))
+                matched = (name for name, glob in self.globs.items() if fnmatch(description.lower(), glob.lower()))
                 yield description, dict.fromkeys(matched, session), series.image
 
     def _session(self, pattern: "re.Pattern[str]", path: str) -> Session | None:
@@ -189,7 +189,7 @@ class Sequences(Volumes):
     ) -> SourceRecord:  # fmt: skip
         parts = tuple(files[name][0] if name in files else None for name in names)
         every = [part for of_name in files.values() for part in of_name]
-        image: Path | Input = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or every[0]
+        image: Path | SourceImage = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or every[0]
         own = [part for name in names for part in files.get(name, ())] if self.split_sequences else every
         rows = self._rows(own) or self._rows(every)
         met |= rows
@@ -225,7 +225,7 @@ class Sequences(Volumes):
     def _matched(self, record: SourceRecord) -> str | None:
         """The patient by ``recipe.patient_pattern`` of the first file's path."""
         assert self.pattern is not None
-        path = record.image.paths[0] if isinstance(record.image, Input) else record.image
+        path = record.image.paths[0] if isinstance(record.image, SourceImage) else record.image
         return self.pattern.patient(self._name(path, path))
 
 
@@ -235,7 +235,7 @@ def _regex(glob: str) -> "re.Pattern[str]":
     Behind the first ``*`` the parts between two are where they are met first, and never tried elsewhere: else the time
     would grow exponentially with their number.
     """
-    first, *parts = ("".join("[^/]" if each == "?" else re.escape(each) for each in part) for part in glob.split("*"))
+    first, *parts = ("".join("[^/]" if c == "?" else re.escape(c) for c in part) for part in glob.split("*"))
     if parts:
         first += f"([^/]*){parts.pop(0)}"
     if parts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import by_name, in_threads, listed_in, with_header
+from dira_scale.archive.sources.published import ListedNames, listed_in, with_header
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
@@ -17,7 +17,7 @@ from dira_scale.storage.walk import folder_at
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunLengths:
     """Regions as run lengths: pairs of gap and length in pixels, down each column, column by column.
 
     A gap counts from the end of the previous run (the first from the upper left corner); other run-length formats use
@@ -44,7 +44,7 @@ class Runs:
         return np.ascontiguousarray(columns.reshape(width, height).T)
 
 
-class SiimAcr:
+class SiimAcr(ListedNames):
     """The label is 1 if the table has a region, 0 for -1; an image with several regions has several lines.
 
     Args:
@@ -56,16 +56,14 @@ class SiimAcr:
     """
 
     label_names: Sequence[str] = ("Pneumothorax",)
+    endings = (".dcm",)
 
     def __init__(self, images: PathStr, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "train-rle.csv", "stage_2_train.csv")
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Files of the table, rejected if missing, and files without a line (such as test images), rejected."""
-        return in_threads(self._described, by_name(self._records(), self.root, ".dcm"), workers)
-
-    def _records(self) -> Iterator[SourceRecord]:
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield the images of the table. Test images have no line there, and are rejected."""
         regions: dict[str, list[str]] = defaultdict(list)
         for row in read_table(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
             name, encoded = row.cells["ImageId"], row.cells["EncodedPixels"]
@@ -73,9 +71,9 @@ class SiimAcr:
                 raise table_error(self.table, "no ImageId", row)
             regions[name] += [encoded] if encoded not in ("", "-1") else []
         for name, runs in regions.items():
-            yield SourceRecord(name, self.root, labels=(float(bool(runs)),), mask=Runs(tuple(runs)))
+            yield SourceRecord(name, self.root, labels=(float(bool(runs)),), mask=RunLengths(tuple(runs)))
 
-    def _described(self, record: SourceRecord) -> SourceRecord:
-        """The record with the patient and attributes of the file's header."""
+    def with_file(self, record: SourceRecord) -> SourceRecord:
+        """Return the record with its file's size, patient and attributes, which only the header has."""
         described, header = with_header(record, self.attributes)
         return replace(described, patient=header.get("patient"), study=header.get("study"))

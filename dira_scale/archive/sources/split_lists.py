@@ -105,13 +105,13 @@ def checksums(lists: Mapping[str, Path]) -> dict[str, str]:
     return sums
 
 
-def splits_of(lists: Mapping[str, Path], known: Collection[str], labels: int) -> dict[str, str]:
+def splits_of(lists: Mapping[str, Path], images: Collection[str], labels: int) -> dict[str, str]:
     """The split of every listed image. A line is an image's name, alone or with its ``labels`` numbers, 0 or 1.
 
     The numbers are checked, not used: the dataset's own table has the labels.
 
     Raises:
-        UserError: a line of another form; an image that is not among ``known``; an image listed twice.
+        UserError: a line of another form; an image that is not among ``images``; an image listed twice.
     """
     splits: dict[str, str] = {}
     for split, path in lists.items():
@@ -119,7 +119,7 @@ def splits_of(lists: Mapping[str, Path], known: Collection[str], labels: int) ->
             if numbers and (len(numbers) != labels or set(numbers) - {"0", "1"}):
                 raise table_error(path, f"expected the image's name alone or followed by {labels} labels, each 0 or 1; "
                                         f"got {len(numbers)} after {name}: {' '.join(numbers)}")  # fmt: skip
-            if name not in known:
+            if name not in images:
                 raise table_error(path, f"{name} is not an image of this dataset")
             if name in splits:
                 also = "twice in this list" if splits[name] == split else f"also in {lists[splits[name]].name}"

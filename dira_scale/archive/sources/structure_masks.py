@@ -39,28 +39,28 @@ class StructureMask:
 class StructureMasks:
     """The objects that a walk of an archive finds, given to the series that they refer to.
 
-    ``given`` names the values 1, 2, … of masks and has a pattern for each; raises UserError unless it does.
+    ``patterns`` has one for each value 1, 2, … of masks, by its name; raises UserError unless it does.
     """
 
-    def __init__(self, given: Mapping[str, str]):
-        if not is_patterns(given) or len(given) > MAX_VALUE:
-            example = '\'{lung: "Lung*", tumour: "GTV*"}\''
-            raise ArgumentError("structures", given, f"a pattern for each of at most {MAX_VALUE} values, as {example}")
-        self._given, self._patterns = given, tuple(given.values())
+    def __init__(self, patterns: Mapping[str, str]):
+        if not is_patterns(patterns) or len(patterns) > MAX_VALUE:
+            expected = f'a pattern for each of at most {MAX_VALUE} values, as \'{{lung: "Lung*", tumour: "GTV*"}}\''
+            raise ArgumentError("structures", patterns, expected)
+        self._by_name, self._patterns = patterns, tuple(patterns.values())
         self._objects = list[tuple[Path, list[Owner], bool]]()  # whether one of its names matches
         self._names = dict[str, int]()  # all that match, and the first others
         self._of = defaultdict[Owner, list[Path]](list)
 
-    def add(self, path: Path, found: Structures) -> None:
+    def add(self, path: Path, structures: Structures) -> None:
         """Take up a file's structures."""
-        values = {name: value_of(name, self._patterns) for name in found.names.values()}
-        owners = [(found.patient, series) for series in found.series]
+        values = {name: value_of(name, self._patterns) for name in structures.names.values()}
+        owners = [(structures.patient, series) for series in structures.series]
         self._objects.append((path, owners, any(values.values())))
         self._names |= {name: value for name, value in values.items() if value or len(self._names) < SHOWN}
 
     def check(self, root: Path) -> None:
         """Raise UserError for a pattern that nothing below ``root`` matches."""
-        for value, (key, pattern) in enumerate(self._given.items(), 1):
+        for value, (key, pattern) in enumerate(self._by_name.items(), 1):
             if value not in self._names.values():
                 there = ", ".join([*self._names][:SHOWN])
                 there = brief(f"there are {there}" if there else "there is none")
@@ -76,14 +76,14 @@ class StructureMasks:
             studies[_owner(series.header)].add(series.header.get("study", ""))  # it may be of the one that is refused
         several = {owner for owner in volumes if volumes[owner] > 1 or len(studies[owner]) > 1}
         for path, owners, named in self._objects:
-            theirs = [owner for owner in owners if named and volumes[owner] == 1 and owner not in several]
-            for owner in theirs:
+            masked = [owner for owner in owners if named and volumes[owner] == 1 and owner not in several]
+            for owner in masked:
                 self._of[owner].append(path)
             if not named:
                 yield path, "SEG or RTSTRUCT without a structure that was asked for (recipe.structures)"
-            elif several.intersection(owners) and not theirs:
+            elif several.intersection(owners) and not masked:
                 yield path, "SEG or RTSTRUCT of a series that is several volumes (echoes, phases, studies)"
-            elif not theirs:
+            elif not masked:
                 yield path, "SEG or RTSTRUCT of a series that is not there, or refused"
 
     def masked(self, record: SourceRecord, header: Mapping[str, str]) -> SourceRecord:
@@ -92,9 +92,9 @@ class StructureMasks:
         return replace(record, mask=StructureMask(paths, self._patterns)) if paths else record
 
 
-def is_patterns(given: object) -> bool:
-    """Return whether ``given`` has patterns by name, and at least one."""
-    return isinstance(given, Mapping) and bool(given) and all(isinstance(p, str) and p for p in given.values())
+def is_patterns(value: object) -> bool:
+    """Return whether ``value`` has patterns by name, and at least one."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(p, str) and p for p in value.values())
 
 
 def _owner(header: Mapping[str, str]) -> Owner:

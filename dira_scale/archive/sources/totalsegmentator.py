@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.sequences import Files, Sequences, Session
 from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.config.schema import PathStr
@@ -16,7 +16,7 @@ from dira_scale.imaging.volumes.read import read_volume_mask
 
 
 @dataclass(frozen=True)
-class Structures:
+class StructureFiles:
     """A mask of one file per structure, whose values are 1, 2, … in the files' order."""
 
     paths: tuple[Path, ...]
@@ -66,10 +66,10 @@ class TotalSegmentator(Sequences):
         record = super()._session_record(session, names, files, met)
         if record.rejected:
             return record
-        assert not isinstance(record.image, Input)
+        assert not isinstance(record.image, SourceImage)
         folder = record.image.parent / "segmentations"
         paths = tuple(folder / f"{structure}.nii.gz" for structure in self.structures)
         lacking = next(
             (name for name, path in zip(self.structures, paths, strict=True) if not self._exists(path)), None
         )
-        return replace(record, mask=Structures(paths), rejected=f"no mask of {lacking}" if lacking else None)
+        return replace(record, mask=StructureFiles(paths), rejected=f"no mask of {lacking}" if lacking else None)

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import by_name, folder_in, in_threads, listed_in, with_attributes
+from dira_scale.archive.sources.published import ListedNames, folder_in, listed_in, with_attributes
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.imaging.boxes import Box
@@ -17,7 +16,7 @@ SIDES = ("x_min", "y_min", "x_max", "y_max")
 NAMES = {"Other disease": "Other diseases"}  # the test table's spelling
 
 
-class VinDrCxr:
+class VinDrCxr(ListedNames):
     """A label is 1 if enough readers gave it; the test part has one line for an image, its readers' consensus.
 
     Boxes are those of an image's labels, of each reader who drew one.
@@ -31,6 +30,8 @@ class VinDrCxr:
         UserError: a missing table, folder or column; a label or a side of a box that is not a number.
     """
 
+    endings = (".dicom", ".dcm")
+
     def __init__(self, images: PathStr, readers: int = 2, attributes: Sequence[str] = ()):
         if readers not in (1, 2, 3):
             raise ArgumentError("readers", readers, "1 to 3")
@@ -42,34 +43,35 @@ class VinDrCxr:
         columns = header.cells if header else ()
         self.label_names: Sequence[str] = tuple(name for name in columns if name not in ("image_id", "rad_id"))
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Images of the tables, rejected if missing, and images without a line, rejected."""
-        records = (record for split in SPLITS for record in self._records(split))
-        described = partial(with_attributes, names=self.attributes)
-        return in_threads(described, by_name(records, self.root, ".dicom", ".dcm"), workers)
+    def with_file(self, record: SourceRecord) -> SourceRecord:
+        """Return the record with its file's size and attributes."""
+        return with_attributes(record, self.attributes)
 
-    def _records(self, split: str) -> Iterator[SourceRecord]:
-        table, votes, read = self.labels[split], dict[str, Counter[str]](), Counter[str]()
-        for row in read_table(table, ["image_id"]):
-            given = votes.setdefault(row.cells["image_id"], Counter())
-            read[row.cells["image_id"]] += 1
-            columns = {NAMES.get(column, column): column for column in row.cells}
-            for name in self.label_names:
-                if (column := columns.get(name)) is None:
-                    raise table_error(table, f"no column '{name}', which is a label of the other table", row)
-                given[name] += bool(row.cells[column] and cell_number(table, row, column))
-        boxes = dict[str, list[Box]]()
-        for row in read_table(self.boxes[split], ["image_id", "class_name", *SIDES]):
-            if row.cells["x_min"]:
-                left, top, right, bottom = (cell_number(self.boxes[split], row, side) for side in SIDES)
-                box = Box(row.cells["class_name"], top, left, bottom - top, right - left)
-                boxes.setdefault(row.cells["image_id"], []).append(box)
-        for image, given in votes.items():
-            enough = min(self.readers, read[image])
-            yield SourceRecord(
-                image,
-                self.root,
-                labels=tuple(float(given[name] >= enough) for name in self.label_names),
-                boxes=tuple(box for box in boxes.get(image, ()) if given[NAMES.get(box.label, box.label)] >= enough),
-                split=split,
-            )
+    def listed(self) -> Iterator[SourceRecord]:
+        """Yield the images of the tables, which have a line for each reader."""
+        for split in SPLITS:
+            table, votes, readers = self.labels[split], dict[str, Counter[str]](), Counter[str]()
+            for row in read_table(table, ["image_id"]):
+                counts = votes.setdefault(row.cells["image_id"], Counter())
+                readers[row.cells["image_id"]] += 1
+                columns = {NAMES.get(column, column): column for column in row.cells}
+                for name in self.label_names:
+                    if (column := columns.get(name)) is None:
+                        raise table_error(table, f"no column '{name}', which is a label of the other table", row)
+                    counts[name] += bool(row.cells[column] and cell_number(table, row, column))
+            boxes = dict[str, list[Box]]()
+            for row in read_table(self.boxes[split], ["image_id", "class_name", *SIDES]):
+                if row.cells["x_min"]:
+                    left, top, right, bottom = (cell_number(self.boxes[split], row, side) for side in SIDES)
+                    box = Box(row.cells["class_name"], top, left, bottom - top, right - left)
+                    boxes.setdefault(row.cells["image_id"], []).append(box)
+            for image, counts in votes.items():
+                enough = min(self.readers, readers[image])
+                agreed = {name for name, count in counts.items() if count >= enough}
+                yield SourceRecord(
+                    image,
+                    self.root,
+                    labels=tuple(float(name in agreed) for name in self.label_names),
+                    boxes=tuple(box for box in boxes.get(image, ()) if NAMES.get(box.label, box.label) in agreed),
+                    split=split,
+                )

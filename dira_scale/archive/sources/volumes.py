@@ -16,8 +16,8 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
-from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, Listed
-from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, LabelledFile
+from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.structure_masks import StructureMasks
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, counted, print_line
@@ -72,7 +72,7 @@ class Volumes(Folder):
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
-        class_columns: Given = None,
+        class_columns: ClassSpec = None,
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
         structures: Mapping[str, str] | None = None,
@@ -132,16 +132,16 @@ class Volumes(Folder):
             for path in files_below(start) if start.is_dir() else [start]:
                 file = resolve_links(path)
                 if file != path or start != self.root:  # by a link or a row: the walk comes there itself, or never
-                    if file in linked or self._walked(file):
+                    inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (or long names raise)
+                    hidden = inside and any(part.startswith(".") for part in file.relative_to(self.root).parts)
+                    if file in linked or (inside and not hidden):
                         continue
                     linked[file] = None
-                if file not in self.no_inputs and not self._of_header(file):
+                ending = next((ending for ending in VALUES if file.name.endswith(ending)), "")
+                stem = file.name.removesuffix(ending)
+                headers = [file.with_name(f"{stem}{suffix}") for suffix in HEADERS] if ending else []
+                if file not in self.no_inputs and not any(map(self._exists, headers)):
                     yield file
-
-    def _walked(self, file: Path) -> bool:
-        """Return whether the walk meets ``file`` itself: it exists below the folder and is not hidden."""
-        inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
-        return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
     def _file(self, inspected: Inspected) -> SourceRecord:
         path = inspected.path
@@ -199,8 +199,8 @@ class Volumes(Folder):
             reason = "hidden, or a mask of another row" if self._exists(path) else NOT_THERE
         return self._completed(SourceRecord(listed.name, path, labels=listed.labels, rejected=reason), listed.row, {})
 
-    def _unlisted(self, name: str) -> Listed:
-        return Listed(name, None, (math.nan,) * len(self.label_names))
+    def _unlisted(self, name: str) -> LabelledFile:
+        return LabelledFile(name, None, (math.nan,) * len(self.label_names))
 
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
@@ -209,13 +209,6 @@ class Volumes(Folder):
             self.findings[file] = [*self.findings.get(file, ()), finding]
         if not any(self._exists(file) or file.is_dir() for file in self.findings):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
-
-    def _of_header(self, path: Path) -> bool:
-        """Return whether ``path`` holds the values of a MetaImage, NRRD or Analyze header beside it."""
-        suffix = next((suffix for suffix in VALUES if path.name.endswith(suffix)), None)
-        return suffix is not None and any(
-            self._exists(path.with_name(path.name.removesuffix(suffix) + header)) for header in HEADERS
-        )
 
 
 def above(path: Path, index: PathIndex[Any]) -> Path | None:
@@ -231,10 +224,9 @@ def _inspect(path: Path, size: int | None, structures: bool) -> Inspected:
         try:
             return Inspected(path, size, head_of(path), None)
         except ObjectError as error:
-            found = None
-            if structures:
-                with opened_for_header(path) as file:
-                    found = structures_in(file)
-            return Inspected(path, None, None, str(error), str(error), found)
+            if not structures:
+                return Inspected(path, None, None, str(error), str(error))
+            with opened_for_header(path) as file:
+                return Inspected(path, None, None, str(error), str(error), structures_in(file))
     except RejectedError as error:
         return Inspected(path, None, None, str(error))

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -100,15 +100,39 @@ class DicomFile:
     def __init__(self, file: BinaryIO, more: Sequence[str] = ()):
         with rejects("DICOM header is damaged ({})"):
             self.header, self._file = read_elements(file, [*ELEMENTS, *more])
+            header = self.header
             if self.IMAGES:
-                refuse_objects(self.header)
-            if "Rows" not in self.header:  # a report, a plan, a directory
+                refuse_objects(header)
+            if "Rows" not in header:  # a report, a plan, a directory
                 raise RejectedError("DICOM without an image, or cut short before it")
-            self.syntax = self.header.file_meta.TransferSyntaxUID
-            self.count = count_frames(self.header, self._file)
-            self.shape = int(self.header.Rows), int(self.header.Columns)
-            check_size(*self.shape)
-            self._options = self._pixel_options()
+            self.syntax = header.file_meta.TransferSyntaxUID
+            self.count = count_frames(header, self._file)
+            self.shape = h, w = int(header.Rows), int(header.Columns)
+            check_size(h, w)
+            start = self._file.read(12)  # of the pixel data, which must be present and long enough
+            order = "<" if header.original_encoding[1] else ">"
+            if struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
+                raise RejectedError("DICOM without pixels, or with pixels that are not integers")
+            explicit = start[4:6] in (b"OB", b"OW", b"UN")  # read as a length, these would be odd, and lengths are even
+            (length,) = struct.unpack(f"{order}I", start[8:] if explicit else start[4:8])
+            self._start = self._file.tell() - (0 if explicit else 4)
+            photometric, samples = str(header.PhotometricInterpretation), int(header.SamplesPerPixel)
+            readable = {1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+                        3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")}  # fmt: skip
+            if photometric not in readable.get(samples, ()):
+                raise RejectedError("DICOM in colours of a kind that cannot be read here")
+            if header.BitsAllocated not in self.BITS and header.BitsAllocated == 1:
+                raise RejectedError(ONE_BIT)
+            if header.BitsAllocated not in self.BITS:
+                raise RejectedError(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
+            if not self.syntax.is_transfer_syntax or not self.syntax.is_encapsulated:
+                least = (h * w * samples * header.BitsAllocated * self.count + 7) // 8
+                if photometric == "YBR_FULL_422":
+                    least = least * 2 // 3
+                if length < least:  # bytes after the pixels may be text
+                    raise RejectedError("damaged or cut short (less pixel data than pixels)")
+            representation = start[4:6].decode() if explicit else "OW"
+            self._options = as_pixel_options(header, pixel_keyword="PixelData", pixel_vr=representation)
 
     def frame_header(self, number: int) -> Dataset:
         """The header with the functional groups of frame ``number`` (from 0) merged into the top level."""
@@ -155,36 +179,9 @@ class DicomFile:
             decoder = get_decoder(self.syntax)
         except NotImplementedError as error:
             name, category, *_ = UID_dictionary.get(self.syntax, ("", ""))  # any other text may be anything
-            known = name if category == "Transfer Syntax" else "unknown"
-            raise RejectedError(f"DICOM in a coding that cannot be read here ({known})") from error
+            coding = name if category == "Transfer Syntax" else "unknown"
+            raise RejectedError(f"DICOM in a coding that cannot be read here ({coding})") from error
         self._file.seek(self._start)
         plugin = PLUGINS.get(self.syntax, "")
         pixels, meta = decoder.as_array(self._file, index=number, raw=True, decoding_plugin=plugin, **self._options)
         return pixels, str(meta["photometric_interpretation"])
-
-    def _pixel_options(self) -> dict[str, Any]:
-        """pydicom's options, once the pixel data are known to be present and long enough."""
-        header, (h, w) = self.header, self.shape
-        start = self._file.read(12)
-        order = "<" if header.original_encoding[1] else ">"
-        if struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
-            raise RejectedError("DICOM without pixels, or with pixels that are not integers")
-        explicit = start[4:6] in (b"OB", b"OW", b"UN")  # read as a length, these would be odd, and lengths are even
-        (length,) = struct.unpack(f"{order}I", start[8:] if explicit else start[4:8])
-        self._start = self._file.tell() - (0 if explicit else 4)
-        photometric, samples = str(header.PhotometricInterpretation), int(header.SamplesPerPixel)
-        known = {1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
-                 3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")}  # fmt: skip
-        if photometric not in known.get(samples, ()):
-            raise RejectedError("DICOM in colours of a kind that cannot be read here")
-        if header.BitsAllocated not in self.BITS and header.BitsAllocated == 1:
-            raise RejectedError(ONE_BIT)
-        if header.BitsAllocated not in self.BITS:
-            raise RejectedError(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
-        if not self.syntax.is_transfer_syntax or not self.syntax.is_encapsulated:
-            whole = (h * w * samples * header.BitsAllocated * self.count + 7) // 8
-            if photometric == "YBR_FULL_422":
-                whole = whole * 2 // 3
-            if length < whole:  # bytes after the pixels may be text
-                raise RejectedError("damaged or cut short (less pixel data than pixels)")
-        return as_pixel_options(header, pixel_keyword="PixelData", pixel_vr=start[4:6].decode() if explicit else "OW")

@@ -55,7 +55,7 @@ def refuse_objects(header: Dataset) -> None:
     uid, modality = str(header.get("SOPClassUID") or ""), str(header.get("Modality") or "").strip().upper()
     number = uid.removeprefix(STORAGE) if uid.startswith(STORAGE) else ""
     for kind, classes in OBJECTS.items():
-        if modality == kind or any(number == each or (each[-1] == "." and number.startswith(each)) for each in classes):
+        if modality == kind or any(number == c or (c[-1] == "." and number.startswith(c)) for c in classes):
             raise ObjectError(f"DICOM {kind}, which is no image")
 
 
@@ -81,10 +81,10 @@ def read_header(file: BinaryIO) -> dict[str, str]:
     if header.get("BitsAllocated") == 1:
         raise RejectedError(ONE_BIT)
     values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
-    known = {name: str(value).strip() for name, value in values.items() if value is not None}
+    texts = {name: str(value).strip() for name, value in values.items() if value is not None}
     if (frames := count_frames(header, rest)) > 1:
-        known["frames"] = str(frames)
-    return {name: value for name, value in known.items() if value}
+        texts["frames"] = str(frames)
+    return {name: text for name, text in texts.items() if text}
 
 
 def header_of(path: Path) -> dict[str, str]:

@@ -59,15 +59,13 @@ class _Segmentation(DicomFile):
         if segment < 1:
             raise RejectedError("a DICOM segment whose number is not from 1")
         if self.kind == "BINARY":
-            return SegmentFrame(plane, self._bits(number) * np.uint16(segment))
+            # frames are packed bit by bit, least significant bit first (PS3.5 8.1.1)
+            size = self.shape[0] * self.shape[1]
+            skipped, first = divmod(number * size, 8)
+            self._file.seek(self._start + skipped)
+            packed = np.frombuffer(self._file.read((first + size + 7) // 8), np.uint8)
+            bits = np.unpackbits(packed, bitorder="little")[first : first + size].astype(bool)
+            return SegmentFrame(plane, bits.reshape(self.shape) * np.uint16(segment))
         values, _ = self._stored(number)
         inside = values.astype(int) * 2 >= int(self.header.MaximumFractionalValue)
         return SegmentFrame(plane, inside * np.uint16(segment))
-
-    def _bits(self, number: int) -> np.ndarray:
-        """Frames are packed bit by bit, least significant bit first (PS3.5 8.1.1)."""
-        size = self.shape[0] * self.shape[1]
-        skipped, first = divmod(number * size, 8)
-        self._file.seek(self._start + skipped)
-        packed = np.frombuffer(self._file.read((first + size + 7) // 8), np.uint8)
-        return np.unpackbits(packed, bitorder="little")[first : first + size].reshape(self.shape).astype(bool)

@@ -43,18 +43,19 @@ class Channels:
             if len(channels) != len(self.names):
                 raise RejectedError(f"{len(channels)} channels instead of {len(self.names)} ({', '.join(self.names)})")
             return stacked(self.names, channels)
-        return stacked(self.names, [self._one(*each, settings) for each in zip(self.names, self.parts, strict=True)])
-
-    def _one(self, name: str, part: Path | Series | None, settings: ReadSettings) -> Volume | None:
-        if part is None:
-            return None
-        try:
-            volume = part.read(settings) if isinstance(part, Series) else read_volume(part, settings)
-        except RejectedError as error:
-            raise type(error)(f"{name}: {error}") from error.__cause__
-        if volume.voxels.ndim != 3:
-            raise RejectedError(f"{name}: a file of several channels")
-        return volume
+        volumes: list[Volume | None] = []
+        for name, part in zip(self.names, self.parts, strict=True):
+            if part is None:
+                volumes.append(None)
+                continue
+            try:
+                volume = part.read(settings) if isinstance(part, Series) else read_volume(part, settings)
+            except RejectedError as error:
+                raise type(error)(f"{name}: {error}") from error.__cause__
+            if volume.voxels.ndim != 3:
+                raise RejectedError(f"{name}: a file of several channels")
+            volumes.append(volume)
+        return stacked(self.names, volumes)
 
 
 def stacked(names: Sequence[str], volumes: Sequence[Volume | None]) -> Volume:
@@ -101,5 +102,5 @@ def resample_to(volume: Volume, grid: Grid, out: np.ndarray) -> float:
         inside = ((at >= -EDGE) & (at <= ends + EDGE)).all(0)
         plane[...] = np.where(inside, np.rint(map_coordinates(values, at, order=1, mode="nearest")), darkest)
         count += int(inside.sum())
-    sizes = [float(np.prod(each.shape) * np.prod(each.spacing)) for each in (grid, volume)]
+    sizes = [float(np.prod(box.shape) * np.prod(box.spacing)) for box in (grid, volume)]  # mm³
     return count / math.prod(grid.shape) * sizes[0] / min(sizes)

@@ -72,7 +72,9 @@ def nodules_in(path: Path, matrices: Mapping[str, Sequence[np.ndarray]]) -> list
                 if inside:
                     voxels = _unique(inside)
                     voxels = voxels[~_is_in(voxels, _unique(holes))] if holes else voxels
-                    nodules.append(Nodule(reader, _malignancy(element), voxels))
+                    rating = [_text(traits, "malignancy") for traits in _children(element, "characteristics")]
+                    malignancy = float(rating[0]) if rating and rating[0] in {*"12345"} else float("nan")
+                    nodules.append(Nodule(reader, malignancy, voxels))
     return nodules
 
 
@@ -81,20 +83,17 @@ def agreed_nodules(nodules: Sequence[Nodule], readers: int) -> Iterator[tuple[np
 
     Outlines that share a voxel belong to one nodule. Nodules without such voxels are left out.
     """
-    for group in _groups(nodules):
-        each = [_unique([n.voxels for n in group if n.reader == reader]) for reader in {n.reader for n in group}]
-        voxels, counts = np.unique(np.concatenate(each), axis=0, return_counts=True)
+    numbers = list(range(len(nodules)))  # of each one's group
+    for a, b in combinations(range(len(nodules)), 2):
+        if numbers[a] != numbers[b] and _is_in(nodules[a].voxels, nodules[b].voxels).any():
+            numbers = [numbers[a] if number == numbers[b] else number for number in numbers]
+    for number in dict.fromkeys(numbers):
+        group = [nodule for nodule, n in zip(nodules, numbers, strict=True) if n == number]
+        by_reader = [_unique([n.voxels for n in group if n.reader == reader]) for reader in {n.reader for n in group}]
+        voxels, counts = np.unique(np.concatenate(by_reader), axis=0, return_counts=True)
         ratings = [nodule.malignancy for nodule in group if nodule.malignancy == nodule.malignancy]
         if (counts >= readers).any():
             yield voxels[counts >= readers], float(np.mean(ratings)) if ratings else float("nan")
-
-
-def _groups(nodules: Sequence[Nodule]) -> list[list[Nodule]]:
-    group = list(range(len(nodules)))
-    for a, b in combinations(range(len(nodules)), 2):
-        if group[a] != group[b] and _is_in(nodules[a].voxels, nodules[b].voxels).any():
-            group = [group[a] if g == group[b] else g for g in group]
-    return [[n for n, g in zip(nodules, group, strict=True) if g == which] for which in dict.fromkeys(group)]
 
 
 def _enclosed(outline: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -125,11 +124,6 @@ def _packed(voxels: np.ndarray) -> np.ndarray:
     """z, y and x, each below 2^20, packed into one number."""
     numbers: np.ndarray = (voxels + 2**19) @ np.array([2**40, 2**20, 1])
     return numbers
-
-
-def _malignancy(element: ET.Element) -> float:
-    rating = [_text(traits, "malignancy") for traits in _children(element, "characteristics")]
-    return float(rating[0]) if rating and rating[0] in {*"12345"} else float("nan")
 
 
 def _tag(element: ET.Element) -> str:

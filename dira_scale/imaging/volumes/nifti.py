@@ -61,7 +61,12 @@ def open_nifti(file: BinaryIO) -> RawVolume:
         affine = _affine(header)
     while len(sides) > 3 and sides[-1] == 1:
         sides.pop()
-    *spatial, channels = [*sides, 1] if len(sides) == 3 else sides if len(sides) == 4 else _vectors(sides)
+    if len(sides) == 5 and sides[3] == 1:
+        del sides[3]
+    if len(sides) not in (3, 4):
+        few = len(sides) < 3
+        raise RejectedError("an image of fewer than three axes" if few else "a series in time of several channels")
+    *spatial, channels = [*sides, 1][:4]
     if not 1 <= channels <= MAX_CHANNELS:
         raise RejectedError(f"more than {MAX_CHANNELS} channels: a series in time is not one volume")
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
@@ -76,14 +81,6 @@ def open_nifti(file: BinaryIO) -> RawVolume:
         return rescale(values[0] if channels == 1 else values, *scaling)
 
     return RawVolume(grid, load)
-
-
-def _vectors(sides: list[int]) -> list[int]:
-    if len(sides) == 5 and sides[3] == 1:
-        return [*sides[:3], sides[4]]
-    raise RejectedError(
-        "an image of fewer than three axes" if len(sides) < 3 else "a series in time of several channels"
-    )
 
 
 def _affine(header: "Nifti1Header") -> np.ndarray:

@@ -30,7 +30,14 @@ def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], set
     if settings.crop == "body":
         volume, mask, boxes = crop_to_body(volume, mask, boxes)
     if settings.clip is not None:
-        volume = _clip(volume, *settings.clip)
+        ends = (np.array(settings.clip) - volume.offset) / volume.scale
+        floor, ceiling = np.clip(np.rint(ends), -32768, 32767)
+        voxels = np.clip(volume.voxels, np.int16(floor), np.int16(ceiling))
+        if voxels.min() == voxels.max():
+            raise RejectedError(FLAT)
+        black, white = np.clip([volume.low, volume.high], floor, ceiling).tolist()
+        low, high = (black, white) if black < white else (volume.low, volume.high)
+        volume = replace(volume, voxels=voxels, low=low, high=high)
     if settings.spacing is not None:
         volume, mask, boxes = resample(volume, mask, boxes, settings.spacing)
     if isinstance(settings.crop, Mapping):
@@ -38,30 +45,21 @@ def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], set
     return Annotated(volume, mask, boxes)
 
 
-def _crop_around(whole: Annotated, crop: Mapping[str, Any]) -> Annotated:
+def _crop_around(annotated: Annotated, crop: Mapping[str, Any]) -> Annotated:
     """Crop as ``VolumeSettings.crop`` says; at the volume's edges a block is moved inwards, and at most the volume."""
-    volume, mask, boxes = whole
+    volume, mask, boxes = annotated
     if "mask" in crop:
         if mask is None or not mask.any():
             raise RejectedError("no mask to crop to", decided_by="crop")
         first, last = _of_mask(mask)
-        return _cut(whole, first - crop["mask"], last + crop["mask"])
+        return _cut(annotated, first - crop["mask"], last + crop["mask"])
     if not boxes:
         raise RejectedError("no box to crop to", decided_by="crop")
     corners, sides = np.array([(box.z, box.y, box.x) for box in boxes]), np.array(crop["boxes"])
     ends = corners + [(box.d, box.h, box.w) for box in boxes]
     first = np.floor((corners.min(0) + ends.max(0) - sides) / 2)
     first = np.clip(first, 0, np.maximum(0, np.array(volume.shape) - sides))
-    return _cut(whole, first, first + sides)
-
-
-def _clip(volume: Volume, low: float, high: float) -> Volume:
-    floor, ceiling = np.clip(np.rint((np.array([low, high]) - volume.offset) / volume.scale), -32768, 32767)
-    voxels = np.clip(volume.voxels, np.int16(floor), np.int16(ceiling))
-    if voxels.min() == voxels.max():
-        raise RejectedError(FLAT)
-    black, white = np.clip([volume.low, volume.high], floor, ceiling).tolist()
-    return replace(volume, voxels=voxels, low=black, high=white) if black < white else replace(volume, voxels=voxels)
+    return _cut(annotated, first, first + sides)
 
 
 def crop_to_body(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
@@ -69,10 +67,16 @@ def crop_to_body(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
 
     It is enlarged to include all boxes and mask voxels. A volume without such a part is unchanged.
     """
-    block = _body(volume)
-    if block is None:
+    steps = np.maximum(1, COARSE // np.array(volume.spacing)).astype(int)
+    thin = volume.voxels.reshape(-1, *volume.shape)[0][tuple(slice(None, None, step) for step in steps)]
+    parts, count = scipy.ndimage.label(thin > (SKIN - volume.offset) / volume.scale)
+    if count == 0:
         return Annotated(volume, mask, boxes)
-    first, last = block
+    largest = int(np.bincount(parts.ravel())[1:].argmax())
+    block = scipy.ndimage.find_objects(parts)[largest]
+    first, last = np.array([[side.start, side.stop] for side in block]).T * steps
+    margin = np.ceil(MARGIN / np.array(volume.spacing))
+    first, last = first - margin, last + margin
     if mask is not None and mask.any():
         inner, outer = _of_mask(mask)
         first, last = np.minimum(first, inner), np.maximum(last, outer)
@@ -89,9 +93,9 @@ def _of_mask(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([edge[0] for edge in edges]), np.array([edge[-1] + 1 for edge in edges])
 
 
-def _cut(whole: Annotated, first: np.ndarray, last: np.ndarray) -> Annotated:
+def _cut(annotated: Annotated, first: np.ndarray, last: np.ndarray) -> Annotated:
     """The block from voxel ``first`` to before ``last``, as far as the volume has it, and the parts of boxes in it."""
-    volume, mask, boxes = whole
+    volume, mask, boxes = annotated
     first, last = np.clip([first, last], 0, volume.shape).astype(int)
     z, y, x = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
     affine = volume.affine.copy()
@@ -103,17 +107,3 @@ def _cut(whole: Annotated, first: np.ndarray, last: np.ndarray) -> Annotated:
         None if mask is None else mask[z, y, x],
         tuple(box for box in (clip_box(box, shape) for box in moved) if min(box.d, box.h, box.w) > 0),
     )
-
-
-def _body(volume: Volume) -> tuple[np.ndarray, np.ndarray] | None:
-    """First voxel and end along z, y and x."""
-    steps = np.maximum(1, COARSE // np.array(volume.spacing)).astype(int)
-    thin = volume.voxels.reshape(-1, *volume.shape)[0][tuple(slice(None, None, step) for step in steps)]
-    parts, count = scipy.ndimage.label(thin > (SKIN - volume.offset) / volume.scale)
-    if count == 0:
-        return None
-    largest = int(np.bincount(parts.ravel())[1:].argmax())
-    block = scipy.ndimage.find_objects(parts)[largest]
-    first, last = np.array([[side.start, side.stop] for side in block]).T * steps
-    margin = np.ceil(MARGIN / np.array(volume.spacing))
-    return first - margin, last + margin

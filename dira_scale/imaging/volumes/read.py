@@ -96,7 +96,8 @@ def read_volume_mask(path: Path, volume: Volume, patterns: Sequence[str] = ()) -
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
         raise RejectedError("a mask of several channels")
-    if not (values.dtype.kind in "biuf" and values.min() >= 0 and values.max() <= 255 and _are_mask_values(values)):
+    integers = values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool((values == np.rint(values)).all()))
+    if not (integers and values.min() >= 0 and values.max() <= 255):
         raise RejectedError("a mask with values other than integers from 0 to 255")
     values = values.astype(np.uint8)
     if grid.sheared:
@@ -126,10 +127,6 @@ def is_volume(image: object) -> bool:
             return is_dicom(file) or bool(_raw(file, image))
     except RejectedError:
         return False
-
-
-def _are_mask_values(values: np.ndarray) -> bool:
-    return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
 
 
 def _raw(file: BinaryIO, path: Path) -> RawVolume:

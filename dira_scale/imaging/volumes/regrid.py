@@ -71,31 +71,28 @@ class Stack:
     def straighten(self, voxels: np.ndarray, mask: bool = False) -> np.ndarray:
         """The slices on ``grid``: int16 [..., Z, Y, X]; masks stay uint8, by nearest neighbour. Voxels that no slice
         covers get the smallest value (0 in a mask)."""
-        grid = self.grid
+        rows, columns = self.grid.shape[1:]
         if self.shifted:
-            voxels = self._shift(voxels, grid.shape[1:], mask)
+            fill = 0 if mask else int(voxels.min())
+            shifted = np.empty((*voxels.shape[:-2], rows, columns), voxels.dtype)
+            first = np.zeros(1)
+            for index, (down, right) in enumerate(self.shifts - np.floor(self.shifts.min(axis=0))):
+                y, x = np.arange(rows) - down, np.arange(columns) - right
+                here = (..., slice(index, index + 1), slice(None), slice(None))
+                plane, (height, width) = voxels[here], self.size
+                shifted[here] = (
+                    nearest(plane, first, y, x)
+                    if mask
+                    else apply(plane, weights(1, first), weights(height, y), weights(width, x), fill)
+                )
+            voxels = shifted
         if self.uneven:
             at = self.between
-            same = [np.arange(side, dtype=float) for side in grid.shape[1:]]
+            same = [np.arange(side, dtype=float) for side in (rows, columns)]
             if mask:
                 return nearest(voxels, at, *same)
             return apply(voxels, weights(len(self.positions), at), *(weights(len(line), line) for line in same))
         return voxels
-
-    def _shift(self, voxels: np.ndarray, size: tuple[int, ...], mask: bool) -> np.ndarray:
-        fill = 0 if mask else int(voxels.min())
-        shifted = np.empty((*voxels.shape[:-2], *size), voxels.dtype)
-        first = np.zeros(1)
-        for index, (down, right) in enumerate(self.shifts - np.floor(self.shifts.min(axis=0))):
-            y, x = np.arange(size[0]) - down, np.arange(size[1]) - right
-            here = (..., slice(index, index + 1), slice(None), slice(None))
-            plane, (height, width) = voxels[here], self.size
-            shifted[here] = (
-                nearest(plane, first, y, x)
-                if mask
-                else apply(plane, weights(1, first), weights(height, y), weights(width, x), fill)
-            )
-        return shifted
 
 
 def stack_of(grid: Grid) -> Stack:

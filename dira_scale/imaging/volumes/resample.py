@@ -34,11 +34,15 @@ def resample(
     voxels = apply(volume.voxels, z, y, x)
     to_source = np.diag([*factors[::-1], 1.0])
     to_source[:3, 3] = [axis[0] for axis in at[::-1]]
-    moved = tuple(_scaled(box, factors, edges) for box in boxes)
+    moved = []
+    for box in boxes:
+        z0, y0, x0 = ((np.array([box.z, box.y, box.x]) - edges) / factors).tolist()
+        d, h, w = (np.array([box.d, box.h, box.w]) / factors).tolist()
+        moved.append(Box(box.label, y=y0, x=x0, h=h, w=w, z=z0, d=d))
     return Annotated(
         replace(volume, voxels=voxels, affine=volume.affine @ to_source),
         None if mask is None else nearest(mask, *at),
-        moved,
+        tuple(moved),
     )
 
 
@@ -99,9 +103,3 @@ def nearest(mask: np.ndarray, *at: np.ndarray) -> np.ndarray:
         if outside.any():
             np.moveaxis(mask, axis, 0)[outside] = 0
     return mask
-
-
-def _scaled(box: Box, factors: np.ndarray, edges: np.ndarray) -> Box:
-    z, y, x = (np.array([box.z, box.y, box.x]) - edges) / factors
-    d, h, w = np.array([box.d, box.h, box.w]) / factors
-    return Box(box.label, y=float(y), x=float(x), h=float(h), w=float(w), z=float(z), d=float(d))

@@ -22,7 +22,7 @@ MODALITIES = ("CT", "MR", "PT", "NM")  # DICOM modalities that are volumes; a re
 
 @dataclass(frozen=True)
 class Series:
-    """The files of one series, in any order; an ``Input``.
+    """The files of one series, in any order; a ``SourceImage``.
 
     Archives have millions of slices, so the names are kept in one string.
     """
@@ -49,7 +49,12 @@ class Series:
         for path in paths:
             with opened(path) as file:
                 dicom = DicomFile(file, EXTRA)
-                _check(dicom, settings)
+                modality = dicom.header.get("Modality") or settings.modality
+                if modality != settings.modality and settings.modality in MODALITIES:
+                    named = modality if modality in MODALITIES else "another modality"  # a header may hold any text
+                    raise RejectedError(f"DICOM says {named}, not {settings.modality}", decided_by="modality")
+                if settings.burned_in != "keep":
+                    check_header(dicom.header)
                 slices.add(dicom, len(paths))
         order, geometry = place_slices(slices.planes, slices.values.shape[1:])
         return to_volume(geometry, lambda: slices.filled(order), settings)
@@ -70,15 +75,6 @@ class Series:
         return (None, geometry.grid.turned()) if isinstance(geometry, Stack) else (geometry, geometry.turned())
 
 
-def _check(dicom: DicomFile, settings: ReadSettings) -> None:
-    kind = dicom.header.get("Modality") or settings.modality
-    if kind != settings.modality and settings.modality in MODALITIES:
-        found = kind if kind in MODALITIES else "another modality"  # a header may hold any text
-        raise RejectedError(f"DICOM says {found}, not {settings.modality}", decided_by="modality")
-    if settings.burned_in != "keep":
-        check_header(dicom.header)
-
-
 class _DecodedSlices:
     """Decoded frames in one array, whose type widens as needed."""
 
@@ -96,26 +92,23 @@ class _DecodedSlices:
         if dicom.shape != self.values.shape[1:]:
             raise GeometryError("slices of different sizes")
         for number, plane in enumerate(planes_of(dicom)):
-            frame = dicom.frame(number)
+            frame, index = dicom.frame(number), len(self.planes)
             if frame.top is not None:
                 raise RejectedError("slices in colour")
-            self._put(len(self.planes), frame.values, frame.padding)
+            if index >= len(self.values):
+                raise GeometryError("files of different numbers of frames")
+            values = inside = frame.values
+            if frame.padding.any():
+                self._padding[index] = np.packbits(frame.padding)
+                inside = values[~frame.padding]
+            if inside.size:
+                low, high = inside.min(), inside.max()
+                self._floor = min(self._floor, low)
+                if values.dtype.kind == "f" or low < -(2**15) or high >= 2**15:
+                    kind = np.float32 if values.dtype.kind == "f" else np.int32
+                    self.values = self.values.astype(np.result_type(self.values, kind), copy=False)
+            np.copyto(self.values[index], values, casting="unsafe")
             self.planes.append(plane)
-
-    def _put(self, index: int, values: np.ndarray, padding: np.ndarray) -> None:
-        if index >= len(self.values):
-            raise GeometryError("files of different numbers of frames")
-        inside = values
-        if padding.any():
-            self._padding[index] = np.packbits(padding)
-            inside = values[~padding]
-        if inside.size:
-            low, high = inside.min(), inside.max()
-            self._floor = min(self._floor, low)
-            if values.dtype.kind == "f" or low < -(2**15) or high >= 2**15:
-                kind = np.float32 if values.dtype.kind == "f" else np.int32
-                self.values = self.values.astype(np.result_type(self.values, kind), copy=False)
-        np.copyto(self.values[index], values, casting="unsafe")
 
     def filled(self, order: np.ndarray) -> np.ndarray:
         """[N, H, W] in ``order``; padding gets the smallest real value, so that it neither shows nor smears."""

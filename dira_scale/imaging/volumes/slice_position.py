@@ -96,11 +96,11 @@ def voxels_of(plane: Plane, grid: Grid, size: tuple[int, int], rows: np.ndarray,
     """z, y and x of the voxels of ``grid``, int [3, …], that are the pixels at ``rows`` and ``columns`` of a slice of
     ``size``. Raises RejectedError unless its pixels are voxels, to ``TOLERANCE``, and these lie in the grid."""
     matrix = pixels_to_voxels(plane, grid)
-    whole = np.rint(matrix).astype(int)
-    off = np.abs(matrix - whole) @ [size[1] - 1, size[0] - 1, 1]  # at the far corner
-    found = np.einsum("ai,i...->a...", whole, np.stack([columns, rows, np.ones_like(rows)]))[::-1]
+    rounded = np.rint(matrix).astype(int)
+    off = np.abs(matrix - rounded) @ [size[1] - 1, size[0] - 1, 1]  # at the far corner
+    voxels: np.ndarray = np.einsum("ai,i...->a...", rounded, np.stack([columns, rows, np.ones_like(rows)]))[::-1]
     sides = np.reshape(grid.shape, (3, *[1] * rows.ndim))
-    axes = (np.abs(whole[:, :2]).sum(axis=0) == 1).all()
-    if off.max() > TOLERANCE or not axes or ((found < 0) | (found >= sides)).any():
+    axes = (np.abs(rounded[:, :2]).sum(axis=0) == 1).all()
+    if off.max() > TOLERANCE or not axes or ((voxels < 0) | (voxels >= sides)).any():
         raise RejectedError("the mask's grid is not the volume's")
-    return found
+    return voxels

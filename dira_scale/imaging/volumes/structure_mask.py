@@ -40,11 +40,16 @@ def structure_mask(file: BinaryIO, volume: Volume, patterns: Sequence[str] = ())
     if patterns and not any(values.values()):
         raise RejectedError("a SEG or RTSTRUCT without a structure that was asked for", decided_by="structures")
     mask, grid = np.zeros(volume.shape, np.uint8), Grid(volume.shape, volume.affine)
-    for numbers, where in _contours(file, grid) if described.kind == CONTOURS else _frames(file, grid):
-        each, which = np.unique(numbers, return_inverse=True)
-        if not patterns and not 1 <= each.min(initial=1) <= each.max(initial=1) <= MAX_VALUE:
+    if described.kind == CONTOURS:
+        drawn = _contours(file, grid)
+    else:
+        frames = ((plane, segments, np.nonzero(segments)) for plane, segments in read_segments(file))
+        drawn = ((s[pixels], tuple(voxels_of(plane, grid, s.shape, *pixels))) for plane, s, pixels in frames)
+    for numbers, where in drawn:
+        distinct, which = np.unique(numbers, return_inverse=True)
+        if not patterns and not 1 <= distinct.min(initial=1) <= distinct.max(initial=1) <= MAX_VALUE:
             raise RejectedError(f"a structure's number is not from 1 to {MAX_VALUE}", decided_by="unnamed")
-        new = np.array([values.get(int(number), 0) if patterns else number for number in each], np.uint8)[which]
+        new = np.array([values.get(int(number), 0) if patterns else number for number in distinct], np.uint8)[which]
         old = mask[where]
         if not patterns and ((old != 0) & (old != new)).any():
             raise RejectedError("structures that overlap", decided_by="overlap")
@@ -55,12 +60,6 @@ def structure_mask(file: BinaryIO, volume: Volume, patterns: Sequence[str] = ())
 Drawn = tuple[np.ndarray | int, tuple[np.ndarray, ...]]  # structures' numbers, of all voxels or each; z, y, x
 
 
-def _frames(file: BinaryIO, grid: Grid) -> Iterator[Drawn]:
-    for plane, segments in read_segments(file):
-        rows, columns = np.nonzero(segments)
-        yield segments[rows, columns], tuple(voxels_of(plane, grid, segments.shape, rows, columns))
-
-
 def _contours(file: BinaryIO, grid: Grid) -> Iterator[Drawn]:
     """The voxels whose centres are inside an odd number of a ROI's contours in one slice."""
     to_voxels = np.linalg.inv(LPS_TO_RAS @ grid.affine)[:3]
@@ -68,7 +67,7 @@ def _contours(file: BinaryIO, grid: Grid) -> Iterator[Drawn]:
         number: [(points @ to_voxels[:, :3].T + to_voxels[:, 3])[:, ::-1] for points in contours]
         for number, contours in read_contours(file).items()
     }
-    middles = {number: [np.rint(points.mean(0)).astype(int) for points in each] for number, each in placed.items()}
+    middles = {number: [np.rint(points.mean(0)).astype(int) for points in drawn] for number, drawn in placed.items()}
     off = [np.abs(points - at).max(0) for n in placed for points, at in zip(placed[n], middles[n], strict=True)]
     if not off:
         return

@@ -53,10 +53,12 @@ def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, floa
     if values.dtype.kind != "f":
         if fits_int16:
             return values.astype(np.int16, copy=False), 1.0, 0.0
-    elif (fits_int16 and _is_integral(values)) or modality == "CT":
-        return _rounded(values), 1.0, 0.0
-    if modality == "CT":
-        return np.clip(values, INT16.min, INT16.max).astype(np.int16), 1.0, 0.0
+        if modality == "CT":
+            return np.clip(values, INT16.min, INT16.max).astype(np.int16), 1.0, 0.0
+    else:
+        planes = values.reshape(-1, *values.shape[-2:])
+        if modality == "CT" or (fits_int16 and all((plane == np.rint(plane)).all() for plane in planes)):
+            return _rounded(values), 1.0, 0.0
     scale = (float(high) - float(low)) / INT16.max
     if not 0 < scale < np.inf:
         raise RejectedError("values that are too large or too close together to tell apart")
@@ -82,27 +84,23 @@ def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
 
 
 def black_and_white(
-    stored: np.ndarray, scale: float, offset: float, shown: tuple[float, float] | None
+    stored: np.ndarray, scale: float, offset: float, ends: tuple[float, float] | None
 ) -> tuple[float, float]:
-    """The stored values that become 0 and 1: ``shown`` (source values) if given, else the 0.5 and 99.5 percentiles."""
-    if shown is not None:
-        low, high = ((value - offset) / scale for value in shown)
+    """The stored values that become 0 and 1: ``ends`` (source values) if given, else the 0.5 and 99.5 percentiles."""
+    if ends is not None:
+        low, high = ((value - offset) / scale for value in ends)
         return low, high
     low, high = percentiles(stored, (0.5, 99.5))
     return (low, high) if low < high else (float(stored.min()), float(stored.max()))
 
 
-def percentiles(stored: np.ndarray, of: tuple[float, ...]) -> tuple[float, ...]:
+def percentiles(stored: np.ndarray, shares: tuple[float, ...]) -> tuple[float, ...]:
     """Percentiles of an int16 array from its histogram."""
     counts = np.zeros(2**16, np.int64)
     for plane in stored.reshape(-1, *stored.shape[-2:]):  # bincount converts its input to int64
         counts += np.bincount(plane.ravel().view(np.uint16), minlength=2**16)
     reached = np.cumsum(np.roll(counts, 2**15))  # as uint16, negative values come last
-    return tuple(float(np.searchsorted(reached, stored.size * share / 100) + INT16.min) for share in of)
-
-
-def _is_integral(values: np.ndarray) -> bool:
-    return all(bool((plane == np.rint(plane)).all()) for plane in values.reshape(-1, *values.shape[-2:]))
+    return tuple(float(np.searchsorted(reached, stored.size * share / 100) + INT16.min) for share in shares)
 
 
 def _rounded(values: np.ndarray, offset: float = 0.0, scale: float = 1.0) -> np.ndarray:

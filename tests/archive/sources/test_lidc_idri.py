@@ -14,7 +14,7 @@ from archive.sources import miniatures_3d
 from archive.sources.miniatures import write_text
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.lidc_idri import LidcIdri, Rows
+from dira_scale.archive.sources.lidc_idri import LidcIdri, VoxelRows
 from dira_scale.imaging.dicom import Plane
 from dira_scale.imaging.volumes.lidc_xml import _enclosed
 from dira_scale.imaging.volumes.regrid import Stack
@@ -169,7 +169,7 @@ def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Pa
     miniatures_3d.readings(tmp_path / "a.xml", uid, [joined, joined])
     (record,) = [r for r in LidcIdri(str(tmp_path), readers=2).records(1) if r.name == uid]
     recipe = Recipe.from_config(ingest.recipe("lidc_idri", images=str(tmp_path)))
-    assert isinstance(record.image, Series) and isinstance(record.mask, Rows)
+    assert isinstance(record.image, Series) and isinstance(record.mask, VoxelRows)
     volume = record.image.read(recipe.reading)
     _, location = place_slices(
         [Plane(np.array([-15, -14, z]), *np.eye(3)[:2], (0.7, 0.7)) for z in locations], (40, 44)

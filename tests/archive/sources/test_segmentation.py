@@ -12,7 +12,7 @@ from archive.sources.miniatures import write_text
 from needs import real_data
 
 from dira_scale.archive.sources.lidc_idri import LidcVois
-from dira_scale.archive.sources.siim_acr import Runs
+from dira_scale.archive.sources.siim_acr import RunLengths
 from dira_scale.arguments import ArgumentError
 from dira_scale.errors import UserError
 from dira_scale.imaging.grey import GreyImage
@@ -91,10 +91,10 @@ LONG = 2**63 - 1  # two of them overflow an int64
 def test_runs_that_are_none_are_refused(region: str) -> None:
     image = GreyImage(np.zeros((10, 10), np.uint8), 0, 255, None)
     with pytest.raises(RejectedError, match="run lengths"):
-        Runs((region,)).paint(image)
+        RunLengths((region,)).paint(image)
 
 
 def test_runs_by_hand() -> None:
     """Three rows, two columns: skip one pixel, two of the first column; skip one, the second column's last two."""
-    mask = Runs(("1 2 1 2",)).paint(GreyImage(np.zeros((3, 2), np.uint8), 0, 255, None))
+    mask = RunLengths(("1 2 1 2",)).paint(GreyImage(np.zeros((3, 2), np.uint8), 0, 255, None))
     np.testing.assert_array_equal(mask, [[0, 0], [255, 255], [255, 255]])

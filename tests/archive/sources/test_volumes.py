@@ -17,7 +17,7 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
-from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.errors import UserError
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
@@ -31,7 +31,7 @@ def listed(folder: Path, **keys: Any) -> dict[str, SourceRecord]:
 
 def read(record: SourceRecord, make: SimpleNamespace) -> Any:
     image, settings = record.image, make.settings()
-    return image.read(settings) if isinstance(image, Input) else read_volume(image, settings)
+    return image.read(settings) if isinstance(image, SourceImage) else read_volume(image, settings)
 
 
 def only(records: dict[str, SourceRecord]) -> SourceRecord:
