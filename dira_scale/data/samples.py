@@ -19,7 +19,7 @@ from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import DatasetError
 from dira_scale.pixels.arena import Allocate, Arena
-from dira_scale.pixels.boxes import Crop, Part
+from dira_scale.pixels.boxes import Crop, PixelSlices
 from dira_scale.pixels.bricks import BrickError, Bricks
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.crops import darkest, fill, fill_from_bricks
@@ -222,7 +222,7 @@ class Samples:
         parts = self.mask_parts(sample, [whole])
         return None if parts is None else parts[0]
 
-    def mask_parts(self, sample: int, parts: Sequence[Part]) -> list[np.ndarray] | None:
+    def mask_parts(self, sample: int, parts: Sequence[PixelSlices]) -> list[np.ndarray] | None:
         """Parts of the mask in whole pixels, the values uint8 of each; None without a mask.
 
         Raises DatasetError, as :meth:`damaged`, where it is broken or of another size than the image.

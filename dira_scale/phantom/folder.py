@@ -39,25 +39,37 @@ def fill(
 
     box: the columns of a box. Raises UserError if the folder was made with other settings, or holds more patients.
     """
-    finished = _finished(folder, settings)
-    if finished > patients:
-        raise UserError(f"{folder} already holds {finished} patients: ask for at least as many, or use another folder")
-    if finished == patients:
-        return
+    for name in ("phantom.json", "settings.json"):
+        if (folder / name).exists():
+            stored = OMITTED | json.loads((folder / name).read_text())
+            for key, value in {**OMITTED, **settings}.items():
+                if stored.get(key) != value:
+                    raise UserError(
+                        f"{folder} holds phantoms made with {key}={stored.get(key)}, not {value}: "
+                        "use another folder, or remove this one"
+                    )
+    if (folder / "phantom.json").exists():
+        finished = int(json.loads((folder / "phantom.json").read_text())["patients"])
+        if finished > patients:
+            raise UserError(
+                f"{folder} already holds {finished} patients: ask for at least as many, or use another folder"
+            )
+        if finished == patients:
+            return
     own(folder, "phantoms", "recipe.images")
     (folder / "records").mkdir(exist_ok=True)
     write(folder / "settings.json", json.dumps(settings).encode())
     missing = [p for p in range(patients) if not _record(folder, p)]
-    with bar("phantoms", "patients") as shown:
-        task = shown.add_task("", total=patients, completed=patients - len(missing))
+    with bar("phantoms", "patients") as progress:
+        task = progress.add_task("", total=patients, completed=patients - len(missing))
         for _ in parallel_map(make, ((patient,) for patient in missing), max(1, min(workers, len(missing)))):
-            shown.advance(task)
+            progress.advance(task)
     records = [r for p in range(patients) for r in _record(folder, p) or []]
     _write_table(folder / "labels.csv", [*records[0]["row"]], (r["row"].values() for r in records))
-    boxes = ((r["row"]["file"], *each) for r in records for each in r["boxes"])
+    boxes = ((r["row"]["file"], *values) for r in records for values in r["boxes"])
     _write_table(folder / "boxes.csv", ("file", "label", *box), boxes)
     if "annotations" in records[0]:
-        balls = ((r["row"]["seriesuid"], *each) for r in records for each in r["annotations"])
+        balls = ((r["row"]["seriesuid"], *values) for r in records for values in r["annotations"])
         _write_table(folder / "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), balls)
     write(folder / "phantom.json", json.dumps({**settings, "patients": patients}).encode())
 
@@ -81,27 +93,11 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]
     write(path, text.getvalue().encode())
 
 
-def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
-    """The number of patients of a finished folder, else 0. Raises UserError for other settings."""
-    for name in ("phantom.json", "settings.json"):
-        if (folder / name).exists():
-            stored = OMITTED | json.loads((folder / name).read_text())
-            for key, value in {**OMITTED, **settings}.items():
-                if stored.get(key) != value:
-                    raise UserError(
-                        f"{folder} holds phantoms made with {key}={stored.get(key)}, not {value}: "
-                        "use another folder, or remove this one"
-                    )
-    if not (folder / "phantom.json").exists():
-        return 0
-    return int(json.loads((folder / "phantom.json").read_text())["patients"])
-
-
 def _record(folder: Path, patient: int) -> list[dict[str, Any]] | None:
     """The rows of a finished patient, None if any of its files is missing."""
     path = folder / "records" / f"{patient:05d}.json"
     if not path.exists():
         return None
     rows = json.loads(path.read_text())
-    there = all((folder / r["row"][k]).exists() for r in rows for k in ("file", "mask"))
-    return rows if there else None
+    complete = all((folder / r["row"][k]).exists() for r in rows for k in ("file", "mask"))
+    return rows if complete else None

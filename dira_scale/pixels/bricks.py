@@ -16,8 +16,8 @@ import numpy as np
 import xxhash
 
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.boxes import Part
-from dira_scale.pixels.frames import OVERHEAD, Frame
+from dira_scale.pixels.boxes import PixelSlices
+from dira_scale.pixels.frames import OVERHEAD, BrickFrame
 from dira_scale.pixels.headers import Payload
 
 # Voxels of a brick. Measured (docs/evidence/performance.md): smaller ones decode fewer voxels beyond a crop, but each
@@ -81,7 +81,7 @@ class Bricks:
     fetch: Fetch
     seconds: float = field(default=0.0)
 
-    def cut(self, parts: Sequence[Part], new: Allocate = np.empty) -> list[np.ndarray]:
+    def cut(self, parts: Sequence[PixelSlices], new: Allocate = np.empty) -> list[np.ndarray]:
         """The voxels [C, D, H, W] of each part, in memory that ``new`` makes; a brick that several parts need is read
         once.
 
@@ -89,14 +89,17 @@ class Bricks:
         """
         brick, channels = _brick(self.shape)[-3:], self.shape[0] if len(self.shape) == 4 else 1
         grid = (channels, *(-(-n // b) for n, b in zip(self.shape[-3:], brick, strict=True)))
-        owned = [_numbers(grid, brick, part) for part in parts]
+        owned = []  # the bricks that each part needs, int64 [C, nz, ny, nx]
+        for part in parts:
+            z, y, x = (np.arange(a.start // side, -(-a.stop // side)) for a, side in zip(part, brick, strict=True))
+            planes = np.arange(channels)[:, None] * grid[1] + z
+            owned.append((planes[..., None, None] * grid[2] + y[:, None]) * grid[3] + x)
         numbers = owned[0].reshape(-1) if len(owned) == 1 else np.unique(np.concatenate([*map(np.ravel, owned)]))
         size = math.prod(brick) * self.dtype.itemsize
-        rows = self._rows(numbers, math.prod(grid), size + OVERHEAD)
-        frame, offsets = self._read(numbers, rows, max(each[0].size for each in owned), new)
-        found = frame.decoded_sizes(offsets)
-        if (bad := (found != size).nonzero()[0]).size:
-            raise BrickError(f"brick {numbers[bad[0]]}: it has {found[bad[0]]} bytes instead of {size}")
+        frame, offsets = self._read(numbers, math.prod(grid), size, max(own[0].size for own in owned), new)
+        decoded = frame.decoded_sizes(offsets)
+        if (bad := (decoded != size).nonzero()[0]).size:
+            raise BrickError(f"brick {numbers[bad[0]]}: it has {decoded[bad[0]]} bytes instead of {size}")
         results = []
         for part, own in zip(parts, owned, strict=True):
             result = new((channels, *(axis.stop - axis.start for axis in part)), self.dtype)
@@ -109,8 +112,13 @@ class Bricks:
             results.append(result)
         return results
 
-    def _rows(self, numbers: np.ndarray, count: int, largest: int) -> np.ndarray:
-        """The rows of the table about the bricks ``numbers``, of ``count``, each of at most ``largest`` bytes."""
+    def _read(
+        self, numbers: np.ndarray, count: int, decoded: int, most: int, new: Allocate
+    ) -> tuple[BrickFrame, np.ndarray]:
+        """The bricks ``numbers`` of ``count``, checked, and where each begins; neighbours are read together.
+
+        ``decoded``: bytes of each when decoded. ``most``: how many one part has.
+        """
         table, first = self.size - count * TABLE.itemsize, int(numbers[0])
         if table < 0:
             raise BrickError(f"{self.size} bytes are fewer than the table of {count} bricks has")
@@ -120,16 +128,12 @@ class Bricks:
         self.seconds += perf_counter() - began
         rows = rows[numbers - first]
         begin, sizes = rows["offset"], rows["size"]
-        if (bad := ((sizes > largest) | (begin > table) | (sizes > table - begin)).nonzero()[0]).size:
+        if (bad := ((sizes > decoded + OVERHEAD) | (begin > table) | (sizes > table - begin)).nonzero()[0]).size:
             raise BrickError(f"brick {numbers[bad[0]]}: its row of the table is damaged")
-        return rows
-
-    def _read(self, numbers: np.ndarray, rows: np.ndarray, most: int, new: Allocate) -> tuple[Frame, np.ndarray]:
-        """The bricks ``numbers``, checked, and where each begins; neighbours are read together."""
-        begin, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
+        begin, sizes = begin.astype(np.int64), sizes.astype(np.int64)
         end = begin + sizes
         places = np.cumsum(sizes) - sizes
-        frame = Frame(int(sizes.sum()), most, new)
+        frame = BrickFrame(int(sizes.sum()), most, new)
         runs = [0, *(np.flatnonzero(begin[1:] != end[:-1]) + 1).tolist(), len(numbers)]
         began = perf_counter()
         for i, j in pairwise(runs):
@@ -140,13 +144,6 @@ class Bricks:
             if _checksum(frame.chunks[place : place + size], number) != checksum:
                 raise BrickError(f"brick {number}: its checksum differs from the table's")
         return frame, places
-
-
-def _numbers(grid: Sequence[int], brick: Sequence[int], part: Part) -> np.ndarray:
-    """The bricks that ``part`` needs, int64 [C, nz, ny, nx]."""
-    z, y, x = (np.arange(axis.start // side, -(-axis.stop // side)) for axis, side in zip(part, brick, strict=True))
-    planes = np.arange(grid[0])[:, None] * grid[1] + z
-    return (planes[..., None, None] * grid[2] + y[:, None]) * grid[3] + x
 
 
 def _brick(shape: Sequence[int]) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ b2nd    blosc2 bricks, LZ4HC     8, 16       volumes; lossless; a crop reads its
 
 import io
 import math
-from collections.abc import Callable
 
 import imagecodecs
 import numpy as np
@@ -78,7 +77,27 @@ def decode(
     try:
         if shape is not None:
             headers.check(payload, codec, shape)
-        pixels = _decode_jpeg(payload, new, scale, shape) if codec == "jpg" else CODECS[codec](payload, new)
+        match codec:
+            case "png":
+                pixels = png.decode(payload, new)
+            case "jpg":
+                rows, columns, *colours = shape or headers.jpg(payload)
+                height, width = math.ceil(rows * scale), math.ceil(columns * scale)
+                buffer = new((height, width, 3 if colours else 1), np.uint8)
+                space = "RGB" if colours else "GRAY"
+                pixels = simplejpeg.decode_jpeg(payload, space, min_height=height, min_width=width, buffer=buffer)
+                pixels = pixels if colours else pixels[..., 0]
+            case "jp2":
+                pixels = imagecodecs.htj2k_decode(payload, out=new(*headers.jp2(payload)))  # type: ignore[arg-type]
+            case "npy":  # a view of the payload: nothing is copied
+                sides, dtype, offset = headers.npy(payload)
+                pixels = np.frombuffer(payload, dtype, math.prod(sides), offset).reshape(sides)
+            case "b2nd":
+                import blosc2  # images do not need it
+
+                pixels = blosc2.ndarray_from_cframe(headers.frame(payload))[...]
+            case _:
+                raise KeyError(codec)
     except (ValueError, RuntimeError) as error:  # what the libraries raise
         raise DecodeError(str(error)) from error
     if shape is not None and scale == 1 and pixels.shape != shape:  # a PNG's palette may add transparency
@@ -86,45 +105,11 @@ def decode(
     return pixels
 
 
-def _decode_jpeg(
-    payload: Payload, new: Allocate, scale: float = 1.0, shape: tuple[int, ...] | None = None
-) -> np.ndarray:
-    shape = shape or headers.jpg(payload)
-    height, width, grey = math.ceil(shape[0] * scale), math.ceil(shape[1] * scale), len(shape) == 2
-    buffer = new((height, width, 1 if grey else 3), np.uint8)
-    pixels = simplejpeg.decode_jpeg(
-        payload, "GRAY" if grey else "RGB", min_height=height, min_width=width, buffer=buffer
-    )
-    return pixels[..., 0] if grey else pixels
-
-
-def _decode_htj2k(payload: Payload, new: Allocate) -> np.ndarray:
-    return imagecodecs.htj2k_decode(payload, out=new(*headers.jp2(payload)))  # type: ignore[arg-type]
-
-
-def _decode_npy(payload: Payload, new: Allocate) -> np.ndarray:
-    """A view of the payload's pixels: nothing is copied."""
-    shape, dtype, offset = headers.npy(payload)
-    return np.frombuffer(payload, dtype, math.prod(shape), offset).reshape(shape)
-
-
-def _decode_bricks(payload: Payload, new: Allocate) -> np.ndarray:
-    import blosc2  # images do not need it
-
-    return blosc2.ndarray_from_cframe(headers.frame(payload))[...]
-
-
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
 VOLUME_CODECS = ("b2nd", "npy")
 DECODED_ON_GPU = ("jpg", "jp2")  # by nvJPEG and nvJPEG2000
 GPU = "gpu"  # in recipes: the codec for images that GPUs decode
-CODECS: dict[str, Callable[[Payload, Allocate], np.ndarray]] = {
-    "png": png.decode,
-    "jpg": _decode_jpeg,
-    "jp2": _decode_htj2k,
-    "npy": _decode_npy,
-    "b2nd": _decode_bricks,
-}
+CODECS = ("png", "jpg", "jp2", "npy", "b2nd")
 
 
 def gpu_codec(bits: int) -> str:

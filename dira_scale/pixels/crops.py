@@ -12,7 +12,7 @@ import numpy as np
 
 from dira_scale.pixels import planes
 from dira_scale.pixels.arena import Arena
-from dira_scale.pixels.boxes import Box, Crop, Part, around, inside, mirrored
+from dira_scale.pixels.boxes import Crop, CropBox, PixelSlices, around, inside, mirrored
 from dira_scale.pixels.bricks import Bricks
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.headers import Payload
@@ -46,8 +46,8 @@ def fill(
         parts = planes.decode_crops(payload, codec, boxes, sizes, shape, _ARENA.empty)
     else:
         voxels = decode(payload, codec, shape, _ARENA.empty)
-        whole = voxels if voxels.ndim == 4 else voxels[None]
-        parts = _cut(lambda parts: [whole[:, *part] for part in parts], boxes, whole.shape[1:], outside)
+        volume = voxels if voxels.ndim == 4 else voxels[None]
+        parts = _cut(lambda parts: [volume[:, *part] for part in parts], boxes, volume.shape[1:], outside)
     decoded = perf_counter()
     for (pixels, box), crop, view in zip(parts, crops, views, strict=True):
         if plane:
@@ -76,25 +76,34 @@ def fill_from_bricks(
 
 
 def _cut(
-    take: Callable[[Sequence[Part]], Sequence[np.ndarray]],
-    boxes: Sequence[Box],
+    take: Callable[[Sequence[PixelSlices]], Sequence[np.ndarray]],
+    boxes: Sequence[CropBox],
     sides: tuple[int, ...],
     outside: np.ndarray | None,
-) -> list[tuple[np.ndarray, Box]]:
+) -> list[tuple[np.ndarray, CropBox]]:
     """Cut ``boxes`` (z, y, x, d, h, w), in stored voxels, out of a volume of ``sides``.
 
     ``take`` gives parts of whole voxels of it. Returns for each box the smallest array of whole voxels around it,
-    [C, D, H, W], and the box within that array. Raises DecodeError where, with ``outside`` None, a box is not within
-    the volume.
+    [C, D, H, W], and the box within that array; where the box lies beyond the volume, the array is padded with
+    ``outside``. Raises DecodeError where, with ``outside`` None, a box is not within the volume.
     """
     try:
         parts = [around(box if outside is None else inside(box, sides), sides) for box in boxes]
     except ValueError as error:
         raise DecodeError(str(error)) from error
-    pieces = zip(take([part for part, _ in parts]), (within for _, within in parts), boxes, strict=True)
-    if outside is None:
-        return [(voxels, within) for voxels, within, _ in pieces]
-    return [_padded(voxels, within, box, sides, outside) for voxels, within, box in pieces]
+    pieces: list[tuple[np.ndarray, CropBox]] = []
+    for voxels, (_, within), box in zip(take([part for part, _ in parts]), parts, boxes, strict=True):
+        if outside is None or box == inside(box, sides):
+            pieces.append((voxels, within))
+            continue
+        before = [max(0, math.ceil(-start)) for start in box[:3]]
+        after = [max(0, math.ceil(start + e - side)) for start, e, side in zip(box, box[3:], sides, strict=False)]
+        padded = np.empty((len(voxels), *np.add(before, voxels.shape[1:]) + after), voxels.dtype)
+        padded[...] = outside.reshape(-1, 1, 1, 1)
+        padded[:, *(slice(m, m + n) for m, n in zip(before, voxels.shape[1:], strict=True))] = voxels
+        starts = [start - max(0, math.floor(start)) + margin for start, margin in zip(box, before, strict=False)]
+        pieces.append((padded, (*starts, *box[3:])))
+    return pieces
 
 
 def darkest(low: np.ndarray | float) -> np.ndarray:
@@ -102,23 +111,7 @@ def darkest(low: np.ndarray | float) -> np.ndarray:
     return np.asarray(np.clip(np.floor(np.nan_to_num(low)), -32768, 32767), np.int16)
 
 
-def _padded(
-    voxels: np.ndarray, within: Box, box: Box, sides: Sequence[int], outside: np.ndarray
-) -> tuple[np.ndarray, Box]:
-    """``voxels`` [C, D, H, W] around the part ``within`` of ``box`` that a volume of these ``sides`` covers, with
-    ``outside`` where ``box`` lies beyond the volume; and the whole box within that array."""
-    if box == inside(box, sides):
-        return voxels, within
-    before = [max(0, math.ceil(-start)) for start in box[:3]]
-    after = [max(0, math.ceil(start + e - side)) for start, e, side in zip(box, box[3:], sides, strict=False)]
-    padded = np.empty((len(voxels), *np.add(before, voxels.shape[1:]) + after), voxels.dtype)
-    padded[...] = outside.reshape(-1, 1, 1, 1)
-    padded[:, *(slice(m, m + n) for m, n in zip(before, voxels.shape[1:], strict=True))] = voxels
-    starts = [start - max(0, math.floor(start)) + margin for start, margin in zip(box, before, strict=False)]
-    return padded, (*starts, *box[3:])
-
-
-def _fill_volume(voxels: np.ndarray, box: Box, crop: Crop, view: np.ndarray) -> None:
+def _fill_volume(voxels: np.ndarray, box: CropBox, crop: Crop, view: np.ndarray) -> None:
     """Write the part ``box`` of ``voxels`` [C, D, H, W] into ``view`` [C, *size], resized, mirrored and turned as
     ``crop`` says. Equal where nothing is resized; else rounded once, from float32."""
     out = view.swapaxes(-1, -2) if crop.transposed else view

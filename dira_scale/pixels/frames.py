@@ -30,7 +30,7 @@ Corner = ctypes.c_int64 * 3
 _LOADING = threading.Lock()
 
 
-class Frame:
+class BrickFrame:
     """Bricks of one shape, in any order, as the array of those that a part of a volume needs.
 
     Attributes:

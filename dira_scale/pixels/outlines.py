@@ -36,13 +36,18 @@ def outlined(plane: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequenc
         mask: uint8 [H, W], 0 is background; None: none.
         boxes: y, x, height and width of each, in pixels of ``plane``.
     """
-    shown = fitted(plane, side, Image.Resampling.BILINEAR)
-    shown = np.repeat(shown[..., None], 3, 2) if shown.ndim == 2 else shown
+    canvas = fitted(plane, side, Image.Resampling.BILINEAR)
+    canvas = np.repeat(canvas[..., None], 3, 2) if canvas.ndim == 2 else canvas
     if mask is not None:
         values = fitted(mask, side, Image.Resampling.NEAREST)
         for value in np.unique(values[values > 0]).tolist():
-            shown[_edge(values == value)] = [*COLOURS.values()][0 if value == BINARY else (value - 1) % len(COLOURS)]
-    picture, fit = Image.fromarray(shown), side / max(plane.shape[:2])
+            region = inner = values == value
+            for _ in range(LINE):  # leave away the outermost pixels
+                around = np.pad(inner, 1)
+                inner = inner & around[2:, 1:-1] & around[:-2, 1:-1] & around[1:-1, 2:] & around[1:-1, :-2]
+            colour = 0 if value == BINARY else (value - 1) % len(COLOURS)
+            canvas[region & ~inner] = [*COLOURS.values()][colour]
+    picture, fit = Image.fromarray(canvas), side / max(plane.shape[:2])
     top, left = ((side - max(1, round(length * fit))) // 2 for length in plane.shape[:2])
     pen = ImageDraw.Draw(picture)
     for y, x, height, width in boxes:
@@ -50,15 +55,6 @@ def outlined(plane: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequenc
         across, down = max(0, width * fit - 1), max(0, height * fit - 1)  # a pixel at least
         pen.rectangle((*corner, corner[0] + across, corner[1] + down), outline=BOX, width=LINE)
     return np.asarray(picture)
-
-
-def _edge(region: np.ndarray) -> np.ndarray:
-    """The outermost ``LINE`` pixels of a region bool [H, W]."""
-    inner = region
-    for _ in range(LINE):
-        around = np.pad(inner, 1)
-        inner = inner & around[2:, 1:-1] & around[:-2, 1:-1] & around[1:-1, 2:] & around[1:-1, :-2]
-    return region & ~inner
 
 
 def side_by_side(image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> bytes:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.boxes import Box, around
+from dira_scale.pixels.boxes import CropBox, around
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.headers import Payload
 
@@ -36,11 +36,11 @@ _MOST = 0.5  # of a row
 def decode_crops(
     payload: Payload,
     codec: str,
-    boxes: Sequence[Box],
+    boxes: Sequence[CropBox],
     size: int | Sequence[int],
     shape: tuple[int, ...] | None = None,
     new: Allocate = np.empty,
-) -> list[tuple[np.ndarray, Box]]:
+) -> list[tuple[np.ndarray, CropBox]]:
     """The pixels that each crop needs, decoding the image once; ``shape`` and ``new`` as in ``codecs.decode``.
 
     ``boxes`` are (y, x, h, w) in stored pixels; the caller resizes each to ``size``, or each to its own. Returns for
@@ -62,7 +62,7 @@ def decode_crops(
 
 def resize(
     pixels: np.ndarray,
-    box: Box,
+    box: CropBox,
     size: int,
     flip: Sequence[bool] = (),
     out: np.ndarray | None = None,

@@ -6,7 +6,6 @@ and the same pixels. The checksum of the pixels (Adler-32) is checked, those of 
 """
 
 import struct
-from collections.abc import Iterator
 
 import imagecodecs
 import numpy as np
@@ -23,7 +22,13 @@ def decode(payload: headers.Payload, new: Allocate = np.empty) -> np.ndarray:
     Raises ValueError or RuntimeError when the payload is broken.
     """
     shape, bits, colour, interlaced = headers.png(payload)
-    chunks = list(_chunks(payload))
+    chunks, kind, offset = [], b"", 8
+    while kind != b"IEND":
+        if offset + 12 > len(payload):
+            raise ValueError("PNG file cut short")
+        length, kind = struct.unpack_from(">I4s", payload, offset)
+        chunks.append((kind, payload[offset + 8 : offset + 8 + length]))
+        offset += 12 + length
     plain = {kind for kind, _ in chunks} == {b"IHDR", b"IDAT", b"IEND"}
     if not plain or interlaced or bits not in (8, 16) or colour not in (0, 2):
         return imagecodecs.png_decode(payload)  # type: ignore[arg-type]
@@ -42,14 +47,3 @@ def decode(payload: headers.Payload, new: Allocate = np.empty) -> np.ndarray:
     native = new((height, width, lanes // 2), np.uint16)
     native[...] = pixels.view(">u2")
     return native.reshape(shape)
-
-
-def _chunks(payload: headers.Payload) -> Iterator[tuple[bytes, headers.Payload]]:
-    """Kind and data of each chunk."""
-    kind, offset = b"", 8
-    while kind != b"IEND":
-        if offset + 12 > len(payload):
-            raise ValueError("PNG file cut short")
-        length, kind = struct.unpack_from(">I4s", payload, offset)
-        yield kind, payload[offset + 8 : offset + 8 + length]
-        offset += 12 + length

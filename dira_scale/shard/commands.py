@@ -62,10 +62,10 @@ def verify(config: DictConfig) -> int:
 
 def subset(config: DictConfig) -> int:
     """Take a part of a dataset: a fraction of its patients, some kinds of samples, one of k folds; copies no shard."""
-    from dira_scale.shard.curate.subset import Part, subset
+    from dira_scale.shard.curate.subset import SubsetPart, subset
 
     where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
-    part = Part(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
+    part = SubsetPart(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
     subset(config.path, config.out, part)
     return 0
 

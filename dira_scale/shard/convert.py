@@ -12,7 +12,7 @@ from dira_scale.archive.finish import ConversionOutcome, finish
 from dira_scale.archive.first_look import check_first
 from dira_scale.archive.outcome import print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
-from dira_scale.archive.plan import ShardPlan, planned_from
+from dira_scale.archive.plan import planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import with_modality
 from dira_scale.archive.writer import sharding
@@ -40,24 +40,30 @@ def convert(
         recipe = Recipe.from_config(config)
         hasher, key_from = recipe.hasher(key_file)
         source = recipe.make_source()
-        made: ShardedDataset | ConversionOutcome | None = finished(folder, recipe.identity(hasher))
-        if made is None:  # check before an hour of listing
+        result: ShardedDataset | ConversionOutcome | None = finished(folder, recipe.identity(hasher))
+        if result is None:  # check before an hour of listing
             check_output(folder, recipe.source.get("images"))
         console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
         plan = planned_from(source, recipe, hasher, workers)
         recipe = with_modality(recipe, plan)
         started = time.monotonic()
-        if made is None:
+        if result is None:
             check_first(plan, recipe, folder)
             identity = recipe.identity(hasher)
             join = partial(finish, folder, plan, recipe, identity)
-            made = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)
-        if made is None:
-            return _print_slice(console, folder, plan, part)
-        if isinstance(made, ShardedDataset):
-            check_unchanged(made, plan)
+            result = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)
+        if result is None:  # other slices may be missing
+            own, missing = part.shards(plan), unfinished(folder, plan.shards)
+            console.print(f"{folder}: slice {part} is done, {len(own)} of {len(plan.shards)} shards")
+            if missing:
+                console.print(f"still to do by other slices: {counted(len(missing), 'shard')}")
+            when = "when all slices are done" if missing else "all shards are written"
+            console.print(f"{when}: run the same command without slice=… to join them into the dataset")
+            return
+        if isinstance(result, ShardedDataset):
+            check_unchanged(result, plan)
             remove_leftovers(folder)
-            console.print(f"{folder} is complete: {sample_counts(made.info)}")
+            console.print(f"{folder} is complete: {sample_counts(result.info)}")
             return
     except OSError as error:
         raise UserError(
@@ -66,13 +72,4 @@ def convert(
         ) from error
     if gpus()[0] and (line := gpu_codecs_line(ShardedDataset.open(folder))):
         console.print(line)
-    print_outcome(console, folder, made, time.monotonic() - started)
-
-
-def _print_slice(console: Console, out: Path, plan: ShardPlan, part: ShardSlice) -> None:
-    mine, missing = part.shards(plan), unfinished(out, plan.shards)
-    console.print(f"{out}: slice {part} is done, {len(mine)} of {len(plan.shards)} shards")
-    if missing:
-        console.print(f"still to do by other slices: {counted(len(missing), 'shard')}")
-    when = "when all slices are done" if missing else "all shards are written"
-    console.print(f"{when}: run the same command without slice=… to join them into the dataset")
+    print_outcome(console, folder, result, time.monotonic() - started)

@@ -77,8 +77,8 @@ def find_broken(folder: Path, info: DatasetInfo, workers: int) -> dict[str, str]
             with (folder / shard).open("rb") as file:
                 return "" if checksum(file) == info.checksums[shard] else "another checksum"
 
-    with bar("looking at", "shards") as shown, ThreadPoolExecutor(workers) as pool:
-        reasons = shown.track(pool.map(look, info.shards), total=len(info.shards))
+    with bar("looking at", "shards") as progress, ThreadPoolExecutor(workers) as pool:
+        reasons = progress.track(pool.map(look, info.shards), total=len(info.shards))
         return {shard: reason for shard, reason in zip(info.shards, reasons, strict=True) if reason}
 
 

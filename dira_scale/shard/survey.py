@@ -23,7 +23,7 @@ from dira_scale.archive.outcome import most_common
 from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples, with_modality
-from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError, counted, duration
 from dira_scale.machine.console import Console
@@ -84,7 +84,11 @@ def survey(plan: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int 
     drawn: list[Item] = []
     for item in plan:
         record = item.record
-        result.kinds[_kind(record)] += 1
+        if isinstance(record.image, SourceImage):
+            kind = type(record.image).__name__.lower()
+        else:
+            kind = "".join(record.image.suffixes[-2 if record.image.suffix == ".gz" else -1 :]).lower()
+        result.kinds[kind] += 1
         result.size += record.size or 0
         if record.rejected is not None:
             result.rejected[record.rejected] += 1
@@ -99,47 +103,34 @@ def survey(plan: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int 
             drawn.append(item)
         elif (index := dice.randrange(result.samples.total())) < count:
             drawn[index] = item
-    result.patients.update({split: len(known) for split, known in patients.items()})
+    result.patients.update({split: len(names) for split, names in patients.items()})
     result.cut_patients = sum(result.patients.values()) - len(set().union(*patients.values()))
-    _look(plan, np.array(sizes), result, workers)
+    distinct, counts = np.unique(np.array(sizes), return_counts=True)
+    shared = set(distinct[counts > 1].tolist())  # only files of one size can be copies
+    accepted = (item.record for item in plan if item.record.rejected is None)
+    ends = Counter[tuple[int | None, str]]()
+    with ThreadPoolExecutor(4 * workers) as pool:
+        while chunk := list(islice(accepted, 1024)):
+            for record, (absent, hashed) in zip(chunk, pool.map(_look, chunk, repeat(shared)), strict=True):
+                result.absent_masks += absent
+                ends.update([(record.size, hashed)] if hashed else [])
+    result.copies = ends.total() - len(ends)
     with worker_pool(workers, __name__) as pool:
         list(pool.map(_warm, range(workers)))
         result.trials = list(pool.map(_try, drawn, repeat(recipe), repeat(plan.label_names)))
     return result
 
 
-def _kind(record: SourceRecord) -> str:
-    if isinstance(record.image, SourceImage):
-        return type(record.image).__name__.lower()
-    return "".join(record.image.suffixes[-2:]).lower() if record.image.suffix == ".gz" else record.image.suffix.lower()
-
-
-def _look(plan: ShardPlan, sizes: np.ndarray, result: Survey, workers: int) -> None:
-    """Count copies (same size, same first and last bytes) and missing masks; local files only."""
-    values, counts = np.unique(sizes, return_counts=True)
-    shared = set(values[counts > 1].tolist())  # only files of one size can be copies
-    accepted = (item.record for item in plan if item.record.rejected is None)
-    marks = Counter[tuple[int | None, str]]()
-    with ThreadPoolExecutor(4 * workers) as pool:
-        while chunk := list(islice(accepted, 1024)):
-            result.absent_masks += sum(pool.map(_lacks_its_mask, chunk))
-            same = [record for record in chunk if record.size in shared and isinstance(record.image, Path)]
-            marks.update((record.size, mark) for record, mark in zip(same, pool.map(_mark, same), strict=True) if mark)
-    result.copies = marks.total() - len(marks)
-
-
-def _lacks_its_mask(record: SourceRecord) -> bool:
-    return isinstance(record.mask, Path) and not record.mask.exists()
-
-
-def _mark(record: SourceRecord) -> str:
-    """A hash of the file's both ends; empty if it cannot be read, which the conversion will report."""
-    assert isinstance(record.image, Path)
-    with suppress(OSError), record.image.open("rb") as file:
-        first = file.read(EDGE)
-        file.seek(max(0, (record.size or 0) - EDGE))
-        return xxhash.xxh3_64_hexdigest(first + file.read(EDGE))
-    return ""
+def _look(record: SourceRecord, shared: set[int]) -> tuple[bool, str]:
+    """Return, of local files, if the mask is missing, and a hash of both ends of an image of a ``shared`` size; empty
+    if it cannot be read, which the conversion will report."""
+    absent, hashed = isinstance(record.mask, Path) and not record.mask.exists(), ""
+    if record.size in shared and isinstance(record.image, Path):
+        with suppress(OSError), record.image.open("rb") as file:
+            first = file.read(EDGE)
+            file.seek(max(0, (record.size or 0) - EDGE))
+            hashed = xxhash.xxh3_64_hexdigest(first + file.read(EDGE))
+    return absent, hashed
 
 
 def _warm(_: int) -> None:
@@ -152,14 +143,14 @@ def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
     shape: tuple[int, ...] = ()
     with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.USTAR_FORMAT) as tar:
         try:
-            for made in make_samples(item, recipe):
-                if isinstance(made, Refused):
-                    rejected = f"{made.stage}: {made.reason}"
+            for sample in make_samples(item, recipe):
+                if isinstance(sample, Refused):
+                    rejected = f"{sample.stage}: {sample.reason}"
                     continue
-                if isinstance(made, Noted):
-                    odd = made.what
+                if isinstance(sample, Noted):
+                    odd = sample.what
                     continue
-                row, count = add_to_tar(tar, made, labels), count + 1
+                row, count = add_to_tar(tar, sample, labels), count + 1
                 colours = () if row["channels"] == 1 else (row["channels"],)
                 sides = row["height"], row["width"]
                 shape = (row["depth"], *sides) if row["affine"] else (*sides, *colours)

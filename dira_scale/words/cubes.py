@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from dira_scale.data.tar import Sample
 from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.codecs import encode
 from dira_scale.words.config import Words
-from dira_scale.words.origin import Volumes
+from dira_scale.words.origin import SplitVolumes
 from dira_scale.words.search import Word, boxes
 
 LABEL = "word"
@@ -72,7 +72,7 @@ class WordPlan:
 
 
 def planned_cubes(
-    words: Words, discovered: Sequence[Word], dataset: ShardedDataset, train: Volumes, val: Volumes
+    words: Words, discovered: Sequence[Word], dataset: ShardedDataset, train: SplitVolumes, val: SplitVolumes
 ) -> list[Cube]:
     """Every cube of every word: of training neighbours also the zoomed ones."""
     cubes = []
@@ -81,8 +81,8 @@ def planned_cubes(
         for (split, volumes, resolutions), chosen in zip(splits, (word.train, word.val), strict=True):
             samples, rows = volumes.samples[chosen], volumes.rows[chosen]
             for resolution in range(resolutions):
-                each = boxes(words, number, word.corner, volumes, chosen, resolution)
-                for sample, row, box in zip(samples.tolist(), rows.tolist(), each.tolist(), strict=True):
+                placed = boxes(words, number, word.corner, volumes, chosen, resolution)
+                for sample, row, box in zip(samples.tolist(), rows.tolist(), placed.tolist(), strict=True):
                     name = f"{dataset.cell('key', row)} {number} {resolution + 1}"
                     key = xxhash.xxh3_128_hexdigest(name.encode())[:24]
                     cubes.append(Cube(key, split, number, resolution + 1, sample, row, tuple(box)))
@@ -97,9 +97,19 @@ def make_cube(planned: PlannedCube, shards: str, size: Sequence[int]) -> Iterato
     cube, volume = planned
     voxels, codec = cut(_samples(shards, cube.split), cube.sample, cube.box, size), CODECS[len(size)]
     payload = encode(voxels, codec)
+    axes, spacing, affine = len(size), volume["spacing"], volume["affine"]
+    step = np.array(cube.box[axes:]) / np.array(size)
+    if affine is not None:  # an image has none, and may have no spacing
+        start = np.array(cube.box[:axes]) + (step - 1) / 2  # a resized voxel's centre lies between old ones
+        inside = np.diag([*step[::-1], 1.0])
+        inside[:3, 3] = start[::-1]
+        matrix = np.array(affine).reshape(4, 4) @ inside
+        affine, spacing = [*map(float, matrix.flat)], [*map(float, np.linalg.norm(matrix[:3, :3], axis=0)[::-1])]
+    elif spacing:
+        spacing = [*map(float, step * spacing)]
     row = {name: volume[name] for name in ("patient", "study", "low", "high")}
     row |= {"key": cube.key, "split": cube.split, "codec": codec, "channels": 1, "bits": 8 * voxels.itemsize}
-    row |= {"depth": 1} | dict(zip(SIDES[len(size)], size, strict=True)) | _place(volume, cube.box, size)
+    row |= {"depth": 1} | dict(zip(SIDES[axes], size, strict=True)) | {"spacing": spacing, "affine": affine}
     row |= {"labels": [float(cube.word)], "boxes": []}
     box = " ".join(map(str, cube.box))
     row |= {"attributes": {"volume": volume["key"], "resolution": str(cube.resolution), "box": box}}
@@ -112,21 +122,6 @@ def cut(samples: Samples, sample: int, box: Sequence[int], size: Sequence[int]) 
     voxels = np.empty((1, *size), str(samples.dtype).removeprefix("torch."))
     samples.read(sample, [Crop(tuple(map(float, box)), len(size) * (False,))], [voxels])
     return voxels[0]
-
-
-def _place(volume: Mapping[str, Any], box: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
-    """Return spacing and affine of the cube, from those of its volume: the centre of a resized voxel lies between old
-    ones. An image has no affine, and may have no spacing."""
-    axes = len(size)
-    step = np.array(box[axes:]) / np.array(size)
-    if volume["affine"] is None:
-        return {"spacing": volume["spacing"] and [*map(float, step * volume["spacing"])], "affine": None}
-    start = np.array(box[:axes]) + (step - 1) / 2
-    inside = np.diag([*step[::-1], 1.0])
-    inside[:3, 3] = start[::-1]
-    affine = np.array(volume["affine"]).reshape(4, 4) @ inside
-    spacing = [*map(float, np.linalg.norm(affine[:3, :3], axis=0)[::-1])]
-    return {"spacing": spacing, "affine": [float(value) for value in affine.flat]}
 
 
 @lru_cache

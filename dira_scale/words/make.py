@@ -44,7 +44,7 @@ from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.store import is_local, locate
 from dira_scale.words.config import Words, check_dimensions
 from dira_scale.words.cubes import CODECS, LABEL, WordPlan, cut, make_cube, planned_cubes
-from dira_scale.words.origin import Volumes, open_origin, references, too_small
+from dira_scale.words.origin import SplitVolumes, open_origin, references, too_small
 from dira_scale.words.search import search
 
 SIZE = {2: (224, 224), 3: (64, 128, 128)}  # of whole images; of whole volumes, as the authors' auto-encoder sees them
@@ -78,9 +78,9 @@ def open_describer(words: Words) -> Describer:
             raise UserError(
                 f"data.size={[*size]}: {encoder.name} of the run takes {words.kind}s of {[*input.size]} only"
             )
-        seen = weights_hash(encoder)
+        digest = weights_hash(encoder)
         normalise_input(encoder, input)
-        return Describer(encoder.eval(), size, window, seen)
+        return Describer(encoder.eval(), size, window, digest)
     assert words.init is not None, "the schema checks it"
     with at("init"):
         exported = exported_architecture(local(words.init))
@@ -95,25 +95,25 @@ def open_describer(words: Words) -> Describer:
 
 
 def describe(
-    describer: Describer, dataset: ShardedDataset, splits: tuple[Volumes, Volumes], words: Words, kept: Path
+    describer: Describer, dataset: ShardedDataset, splits: tuple[SplitVolumes, SplitVolumes], words: Words, file: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 [n, channels] for both splits, from the file ``kept`` if an earlier call wrote it.
+    """Float32 [n, channels] for both splits, from ``file`` if an earlier call wrote it.
 
     They are kept as another number of threads may change last digits, and so which volume is nearer.
     Raises UnreadableImagesError.
     """
     train, val = splits
-    if not kept.exists():
+    if not file.exists():
         images = Images(
             dataset, np.concatenate([train.rows, val.rows]), describer.size, words.data.workers, describer.window,
             compute_device(),
         )  # fmt: skip
         layers = [*levels(LAST, describer.encoder).values()]
         _, ((values,),) = features([describer.encoder], images, layers, words.batch)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(kept, values.astype("<f4").tobytes())
-    every = np.frombuffer(kept.read_bytes(), "<f4").reshape(len(train.rows) + len(val.rows), -1)
-    return every[: len(train.rows)], every[len(train.rows) :]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, values.astype("<f4").tobytes())
+    values = np.frombuffer(file.read_bytes(), "<f4").reshape(len(train.rows) + len(val.rows), -1)
+    return values[: len(train.rows)], values[len(train.rows) :]
 
 
 # What decides which cubes there are, beside the encoder and the volumes.
@@ -135,56 +135,38 @@ def make(cfg: DictConfig) -> None:
     identity = _identity(words, dataset, describer)
     started = time.monotonic()
     try:
-        made = finished(out, identity)
-        if made is None:
+        written = finished(out, identity)
+        if written is None:
             check_output(out, None)
             if small := too_small(dataset, train, ~references(train, words), words):
-                console.print(f"warning: not every training {words.kind} can be a reference{small}", style="yellow")
-            plan = _plan(console, words, dataset, train, val, describer, out)
-            made = _write(out, plan, words, dataset, identity)
+                console.print(f"warning: not values training {words.kind} can be a reference{small}", style="yellow")
+            decisive = {name: identity[name] for name in ("words_of", "splits", "encoder", "seen")}
+            kept = out / PARTIAL / f"descriptors-{identity_hash(decisive)[:16]}"  # until the dataset is finished
+            if not kept.exists():
+                console.print(f"describing {counted(len(train.rows) + len(val.rows), words.kind)}")
+            descriptors = describe(describer, dataset, (train, val), words, kept)
+            samples = Samples([dataset], words.data.split)
+
+            def read(volume: int, corner: Any, size: Any) -> Any:
+                return cut(samples, int(train.samples[volume]), (*corner, *size), size)
+
+            discovered = search(words, train, val, descriptors, read)
+            plan = WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)
+            cubes = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
+            work = Conversion(cubes, doing="cutting words", kind="crops")
+            workers = words.workers or len(os.sched_getaffinity(0))
+            join = partial(_finish, out, plan, words, dataset.info, identity)
+            write_dataset(out, plan, identity, work, workers, join)
+            written = ShardedDataset.open(out)
     except OSError as error:
         raise UserError(
             f"writing words to {out} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
     remove_leftovers(out)
-    console.print(f"{out}: {counted(words.words, 'word')}; {sample_counts(made.info)}; "
+    console.print(f"{out}: {counted(words.words, 'word')}; {sample_counts(written.info)}; "
                   f"{time.monotonic() - started:.0f} s")  # fmt: skip
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
-
-
-def _plan(
-    console: Console,
-    words: Words,
-    dataset: ShardedDataset,
-    train: Volumes,
-    val: Volumes,
-    describer: Describer,
-    out: Path,
-) -> WordPlan:
-    """Plan the cubes. The descriptors are kept in ``out`` until it is finished."""
-    kept = out / PARTIAL / f"descriptors-{_described(words, dataset, describer)[:16]}"
-    if not kept.exists():
-        console.print(f"describing {counted(len(train.rows) + len(val.rows), words.kind)}")
-    descriptors = describe(describer, dataset, (train, val), words, kept)
-    samples = Samples([dataset], words.data.split)
-
-    def read(volume: int, corner: Any, size: Any) -> Any:
-        return cut(samples, int(train.samples[volume]), (*corner, *size), size)
-
-    discovered = search(words, train, val, descriptors, read)
-    return WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)
-
-
-def _write(
-    out: Path, plan: WordPlan, words: Words, dataset: ShardedDataset, identity: dict[str, Any]
-) -> ShardedDataset:
-    """Write the missing shards and join all."""
-    make = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
-    work = Conversion(make, doing="cutting words", kind="crops")
-    workers = words.workers or len(os.sched_getaffinity(0))
-    write_dataset(out, plan, identity, work, workers, partial(_finish, out, plan, words, dataset.info, identity))
-    return ShardedDataset.open(out)
 
 
 def _finish(
@@ -232,9 +214,3 @@ def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> di
         **{name: origin.get(name) for name in ("hash_key", "archive")},
         **({"lists": origin["lists"]} if dataset.info.published_lists else {}),
     }
-
-
-def _described(words: Words, dataset: ShardedDataset, describer: Describer) -> str:
-    """Return the hash of what determines the descriptors."""
-    decisive = ("words_of", "splits", "encoder", "seen")
-    return identity_hash({name: _identity(words, dataset, describer)[name] for name in decisive})

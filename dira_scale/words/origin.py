@@ -16,7 +16,7 @@ OFFSETS = 3  # slices at and above a voxel that the air filter looks at; so many
 
 
 @dataclass(frozen=True)
-class Volumes:
+class SplitVolumes:
     """The volumes of one split that are ``selected``, in the manifest's order; the numbers below count through them.
 
     Attributes:
@@ -32,7 +32,7 @@ class Volumes:
     patients: np.ndarray
 
     @classmethod
-    def of(cls, dataset: ShardedDataset, split: str, selected: Selection | None = None) -> "Volumes":
+    def of(cls, dataset: ShardedDataset, split: str, selected: Selection | None = None) -> "SplitVolumes":
         samples = selected.samples if selected else np.arange(dataset.info.counts[split])
         rows = dataset.rows(split)[samples]
         sides = np.stack([dataset.column(name)[rows] for name in SIDES[dataset.info.dims]], 1).astype(np.int64)
@@ -50,7 +50,7 @@ def highest_corner(sides: np.ndarray, words: Words) -> np.ndarray:
     return np.asarray(sides - np.array(words.size) - above - 1 - np.array(words.margin))
 
 
-def open_origin(words: Words) -> tuple[ShardedDataset, Volumes, Volumes]:
+def open_origin(words: Words) -> tuple[ShardedDataset, SplitVolumes, SplitVolumes]:
     """The dataset, and its volumes for training and validation.
 
     Raises UserError naming the key if it cannot have these words: images instead of volumes, a split that is missing,
@@ -78,7 +78,7 @@ def open_origin(words: Words) -> tuple[ShardedDataset, Volumes, Volumes]:
         )
     with at("data"):
         part = select([dataset], words.data.split, [1.0], words.data.fraction, words.data.fraction_seed, None)
-    train, val = Volumes.of(dataset, words.data.split, part), Volumes.of(dataset, words.data.val_split)
+    train, val = SplitVolumes.of(dataset, words.data.split, part), SplitVolumes.of(dataset, words.data.val_split)
     for volumes, split, wanted, key in (
         (train, words.data.split, words.neighbours.train, "neighbours.train"),
         (val, words.data.val_split, words.neighbours.val, "neighbours.val"),
@@ -97,12 +97,12 @@ def open_origin(words: Words) -> tuple[ShardedDataset, Volumes, Volumes]:
     return dataset, train, val
 
 
-def references(train: Volumes, words: Words) -> np.ndarray:
+def references(train: SplitVolumes, words: Words) -> np.ndarray:
     """Return which volumes can be references, bool [n]."""
     return np.asarray((highest_corner(train.sides, words) >= np.array(words.margin)).all(1))
 
 
-def too_small(dataset: ShardedDataset, volumes: Volumes, small: np.ndarray, words: Words) -> str:
+def too_small(dataset: ShardedDataset, volumes: SplitVolumes, small: np.ndarray, words: Words) -> str:
     """``, as 3 of 20 are too small, such as KEY (30 x 512 x 512)``; empty if none is."""
     if not small.any():
         return ""
@@ -114,5 +114,5 @@ def too_small(dataset: ShardedDataset, volumes: Volumes, small: np.ndarray, word
     return f", as {count} of its {len(small)} {words.kind}s {are} too small, such as {key} ({sides})"
 
 
-def _patients(volumes: Volumes, which: np.ndarray) -> int:
+def _patients(volumes: SplitVolumes, which: np.ndarray) -> int:
     return len(np.unique(volumes.patients[which]))

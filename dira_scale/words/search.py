@@ -1,6 +1,6 @@
 """The search for visual words (TransVW; Haghighi et al., "Transferable Visual Words", IEEE TMI 2021).
 
-Volumes and cubes stand for images and patches, too, which have one axis less and are not filtered.
+SplitVolumes and cubes stand for images and patches, too, which have one axis less and are not filtered.
 
     for each word:
         take a reference that was not taken before, and rank patients by the distance of their descriptors to its own
@@ -19,7 +19,7 @@ import numpy as np
 from dira_scale.data import random
 from dira_scale.errors import UserError
 from dira_scale.words.config import Words
-from dira_scale.words.origin import OFFSETS, Volumes, highest_corner, references
+from dira_scale.words.origin import OFFSETS, SplitVolumes, highest_corner, references
 
 CORNERS, SIZES = 110, 111  # streams of random numbers
 MOST_DRAWS = 2**16  # of a zoomed crop, until it lies in its volume
@@ -42,7 +42,7 @@ class Word:
 
 
 def search(
-    words: Words, train: Volumes, val: Volumes, descriptors: tuple[np.ndarray, np.ndarray], read: Read
+    words: Words, train: SplitVolumes, val: SplitVolumes, descriptors: tuple[np.ndarray, np.ndarray], read: Read
 ) -> list[Word]:
     """``words.words`` words. ``descriptors``: of both splits, float [n, channels].
 
@@ -50,7 +50,8 @@ def search(
     """
     result: list[Word] = []
     for reference in order_of_references(words, train):
-        nearest = tuple(_ranked(each, descriptors[0][reference]) for each in descriptors)
+        distances = [np.linalg.norm(d.astype(np.float64) - descriptors[0][reference], axis=1) for d in descriptors]
+        nearest = [np.argsort(distance, kind="stable") for distance in distances]  # of equal ones the manifest's first
         nearest[0][:] = [reference, *nearest[0][nearest[0] != reference]]
         if word := _in_reference(words, result, reference, (train, val), nearest, read):
             result.append(word)
@@ -62,7 +63,7 @@ def search(
     )
 
 
-def order_of_references(words: Words, train: Volumes) -> list[int]:
+def order_of_references(words: Words, train: SplitVolumes) -> list[int]:
     """Return of each patient one volume that can be a reference, in an order drawn from the seed."""
     count = len(train.rows)
     order = random.permute(np.arange(count), count, random.key("references", words.seed))
@@ -73,7 +74,7 @@ def _in_reference(
     words: Words,
     before: Sequence[Word],
     reference: int,
-    splits: tuple[Volumes, Volumes],
+    splits: tuple[SplitVolumes, SplitVolumes],
     nearest: Sequence[np.ndarray],
     read: Read,
 ) -> Word | None:
@@ -96,7 +97,7 @@ def _in_reference(
     return None
 
 
-def corners(words: Words, word: int, train: Volumes, reference: int) -> np.ndarray:
+def corners(words: Words, word: int, train: SplitVolumes, reference: int) -> np.ndarray:
     """The corners that are tried for a word in a reference, int64 [trials, axes]."""
     index, axes = np.full(words.trials, train.rows[reference]), words.dimensions
     u = random.uniform(words.seed, word, index, np.arange(words.trials), view=0, n=axes, stream=CORNERS)
@@ -114,7 +115,7 @@ def dense(voxels: np.ndarray, hu: float) -> float:
 
 
 def boxes(
-    words: Words, word: int, corner: Sequence[int], volumes: Volumes, chosen: np.ndarray, number: int
+    words: Words, word: int, corner: Sequence[int], volumes: SplitVolumes, chosen: np.ndarray, number: int
 ) -> np.ndarray:
     """The box (z, y, x, d, h, w; of images y, x, h, w) of a word in each ``chosen`` volume, int64 [n, 2 axes].
     ``number`` 0: of ``size``; from 1: zoomed ones, drawn again until they lie in the volume."""
@@ -136,12 +137,7 @@ def boxes(
     return result
 
 
-def _ranked(descriptors: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Positions by L2 distance, the nearest first; of equal ones the manifest's first."""
-    return np.argsort(np.linalg.norm(descriptors.astype(np.float64) - reference, axis=1), kind="stable")
-
-
-def _one_per_patient(order: np.ndarray, volumes: Volumes) -> np.ndarray:
+def _one_per_patient(order: np.ndarray, volumes: SplitVolumes) -> np.ndarray:
     """Return the first volume of each patient in ``order``, as ordered."""
     first = np.unique(volumes.patients[order], return_index=True)[1]
     return np.asarray(order[np.sort(first)])

@@ -22,7 +22,7 @@ from dira_scale.probe.probing import PARTS
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
-from dira_scale.shard.curate.subset import Part, _filtered, subset
+from dira_scale.shard.curate.subset import SubsetPart, _filtered, subset
 from dira_scale.storage.tables import Row
 
 KINDS = ("normal", "Pneumonia", "TB")
@@ -171,7 +171,7 @@ def test_classes_survive_curation_and_are_not_mixed(folder: Path, ingest: Simple
         convert(recipe(folder, ingest, **keys), folder / name, workers=1)
     merged = merge([folder / "a", folder / "b"], folder / "both", "both")
     assert merged.classes == {"kind": list(KINDS)} and merged.counts["train"] == 120
-    part = Part(fraction=1.0, seed=0, splits=(), where={"kind": "TB"}, folds=None, fold=0)
+    part = SubsetPart(fraction=1.0, seed=0, splits=(), where={"kind": "TB"}, folds=None, fold=0)
     assert subset(folder / "both", folder / "tb", part).counts == {"train": 40, "val": 10, "test": 10}
     with pytest.raises(
         UserError, match=r"label kind has the classes normal, Pneumonia, TB in .*a, but the classes TB, n"

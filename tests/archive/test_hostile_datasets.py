@@ -29,11 +29,11 @@ from dira_scale.shard.curate import stats_page
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.stats_page import print_table, render_dataset
-from dira_scale.shard.curate.subset import Part, subset
+from dira_scale.shard.curate.subset import SubsetPart, subset
 from dira_scale.shard.curate.verify import print_damages, verify_shard
 
 SECRET = b"Drumwhistle's letter"
-PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
+PART = SubsetPart(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.data.selection import Selection, drawn, nested_draws, select, stratified
 from dira_scale.errors import DatasetError
-from dira_scale.shard.curate.subset import Part, _fold
+from dira_scale.shard.curate.subset import SubsetPart, _fold
 
 # 24 rows of 9 patients of 1 to 5 rows, out of order.
 PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3, 8, 8, 5, 1, 2, 8, 3, 8, 3, 6)]
@@ -23,7 +23,7 @@ def test_golden_folds(seed, rows):
     """What `shard subset` holds out of train."""
     splits = ["test" if patient in ("p2", "p6") else "train" for patient in PATIENTS]
     table = pa.table({"split": splits, "patient": PATIENTS, "row": range(len(PATIENTS))})
-    table = _fold(table, Part(fraction=1.0, seed=seed, splits=("train",), where={}, folds=3, fold=1))
+    table = _fold(table, SubsetPart(fraction=1.0, seed=seed, splits=("train",), where={}, folds=3, fold=1))
     assert table.filter(pa.compute.equal(table["split"], "val"))["row"].to_pylist() == rows
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dira_scale.pixels import codecs
-from dira_scale.pixels.boxes import Box, Crop
+from dira_scale.pixels.boxes import Crop, CropBox
 from dira_scale.pixels.crops import fill
 from dira_scale.pixels.planes import resize
 
@@ -23,7 +23,7 @@ def triangles(start: float, length: float, source: int, size: int) -> np.ndarray
     return weight / weight.sum(1, keepdims=True)
 
 
-def exact(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
+def exact(pixels: np.ndarray, box: CropBox, size: int) -> np.ndarray:
     (y, x, h, w), (height, width) = box, pixels.shape
     return triangles(y, h, height, size) @ pixels.astype(np.float64) @ triangles(x, w, width, size).T
 

@@ -35,7 +35,7 @@ from dira_scale.words import main
 from dira_scale.words.config import Words
 from dira_scale.words.cubes import WordPlan, cut, make_cube, planned_cubes
 from dira_scale.words.make import describe, open_describer
-from dira_scale.words.origin import Volumes, open_origin
+from dira_scale.words.origin import SplitVolumes, open_origin
 from dira_scale.words.search import CORNERS, SIZES, Word, boxes, order_of_references, search
 
 SMALL = {
@@ -168,7 +168,7 @@ def test_each_cube_is_that_of_the_procedure_written_plainly(dataset: ShardedData
         np.testing.assert_allclose(ours[name], voxels, atol=int(name[3] > 1) * 1, err_msg=str(name))
 
 
-def made(words: Words, discovered: list[Word], dataset: ShardedDataset, train: Volumes, val: Volumes) -> Any:
+def made(words: Words, discovered: list[Word], dataset: ShardedDataset, train: SplitVolumes, val: SplitVolumes) -> Any:
     """(split, word, row, resolution) -> the cube that is stored."""
     plan, cubes = WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size), {}
     for file in plan.shards:
@@ -249,9 +249,9 @@ def test_the_papers_settings_give_its_numbers() -> None:
     words: Any = OmegaConf.to_object(compose("words", defaults))
     rng = np.random.default_rng(0)
 
-    def volumes(count: int, first: int) -> Volumes:
+    def volumes(count: int, first: int) -> SplitVolumes:
         sides = np.stack([rng.integers(60, 600, count), np.full(count, 512), np.full(count, 512)], 1)
-        return Volumes(np.arange(count), np.arange(first, first + count), sides, np.arange(count))
+        return SplitVolumes(np.arange(count), np.arange(first, first + count), sides, np.arange(count))
 
     train, val = volumes(445, 0), volumes(178, 445)
     descriptors = rng.normal(size=(445, 512)), rng.normal(size=(178, 512))
@@ -341,8 +341,8 @@ def test_a_patient_gives_one_reference_and_one_cube(dataset: ShardedDataset) -> 
     """The nearest of its volumes that holds the cube; patients by these."""
     rng = np.random.default_rng(2)
     sides = np.array([(20, 12 + 18 * (number % 2), 24) for number in range(12)])  # one of two is narrow
-    train = Volumes(np.arange(12), np.arange(12), sides, np.repeat(np.arange(6), 2))
-    val = Volumes(np.arange(6), np.arange(12, 18), sides[:6], np.repeat(np.arange(3), 2))
+    train = SplitVolumes(np.arange(12), np.arange(12), sides, np.repeat(np.arange(6), 2))
+    val = SplitVolumes(np.arange(6), np.arange(12, 18), sides[:6], np.repeat(np.arange(3), 2))
     descriptors = rng.random((12, 3)), rng.random((6, 3))
     words = words_of(dataset.root, **{"words": 4, "distance": 0, "neighbours.train": 4, "neighbours.val": 2})
     found = search(words, train, val, descriptors, lambda *_: np.full((10, 8, 8), -1000, np.int16))

@@ -113,7 +113,7 @@ def wrong_rows(
         return f"samples of other dimensions than {dims}"
     if table.num_rows and (fault := _wrong_claim(table, dims, channels)):
         return fault
-    if unknown := set(pc.unique(table["codec"]).to_pylist()) - CODECS.keys():
+    if unknown := set(pc.unique(table["codec"]).to_pylist()) - set(CODECS):
         return f"unknown codec {unknown.pop()[:60]!r}"
     if unknown := set(pc.unique(table["split"]).to_pylist()) - counts.keys():
         return f"split {unknown.pop()[:60]!r} is not in {INFO_FILE}"

@@ -113,24 +113,21 @@ class Belly:
             for side, level in ((-1, 14.1), (1, 13.6))
         ]
         self.gallbladder = np.array([-42.0, -48, self.top - 88 * u]), np.array([16, 16, 30]) * rng.uniform(0.75, 1.15)
-        self.bowel, self.muscles = Bowel(trunk, self.top, rng), trunk.placed(self._muscles())
-        self._liver_vessels(rng)
-
-    def _muscles(self) -> Tubes:
-        """Psoas, quadratus lumborum and diaphragmatic crura, on both sides."""
+        self.bowel = Bowel(trunk, self.top, rng)
         muscles: list[Tubes] = []
-        for side in (-1, 1):
-            z = np.array([self.trunk.level(n) for n in (12.3, 13.5, 15, 16.5, 18)])
-            y = np.array([self.trunk.spine(v) for v in z])
+        for side in (-1, 1):  # psoas, quadratus lumborum, diaphragmatic crus
+            z = np.array([trunk.level(n) for n in (12.3, 13.5, 15, 16.5, 18)])
+            y = np.array([trunk.spine(v) for v in z])
             psoas = np.stack([side * np.array([22, 29, 38, 46, 54]), y + np.array([4, 2, -2, -6, -12]), z], -1)
             quadratus = np.stack([side * np.array([44, 48, 54, 60]), y[:4] + 20, z[:4]], -1)
             z = self.top - np.array([20, 50, 90, 130])
-            y = np.array([self.trunk.spine(v) - 20 for v in z])
+            y = np.array([trunk.spine(v) - 20 for v in z])
             crus = np.stack([side * np.array([14, 15, 17, 14]), y, z], -1)
             muscles.append(Tubes.along(psoas, [5, 11, 18, 22, 22], 16))
             muscles.append(Tubes.along(quadratus, [5, 8, 10, 11]))
             muscles.append(Tubes.along(crus, [4, 5, 5, 3]))
-        return Tubes.joined(muscles)
+        self.muscles = trunk.placed(Tubes.joined(muscles))
+        self._liver_vessels(rng)
 
     def _liver_vessels(self, rng: np.random.Generator) -> None:
         points = rng.uniform((-150, -120, self.top - 170), (90, 90, self.top), (6000, 3))
@@ -184,8 +181,8 @@ class Belly:
         """Distances to a kidney (0 right, 1 left) and to its hilar fat."""
         (cx, cy, cz), axes, side = self.kidneys[number]
         turn = facing((1, side * -0.35, 0.16 * side), (0.3 * side, 1, -0.2))
-        whole = ellipsoid(x, y, z, (cx, cy, cz), axes, turn)
-        return whole, ellipsoid(x, y, z, (cx - side * 17, cy - 6, cz), (13, 7, 22), turn)
+        kidney = ellipsoid(x, y, z, (cx, cy, cz), axes, turn)
+        return kidney, ellipsoid(x, y, z, (cx - side * 17, cy - 6, cz), (13, 7, 22), turn)
 
     def paint(self, slab: Slab, at: Points) -> Array:
         """Paint everything and return the distance to the liver."""
@@ -198,11 +195,20 @@ class Belly:
         slab.paint(inside, np.float32(tissue.FAT - 4) + 10 * patchy)
         slab.paint(slab.distance(self.muscles, 4) + 1.5 * bump, tissue.MUSCLE + 4 * patchy)
         self.bowel.paint_loops(slab, inside)
-        spleen = self._spleen(slab, inside)
+        width, size, (x, y) = self.trunk.chest.width, self.spleen_size, (slab.x, slab.y)
+        spot = (0.70 * width, 36.0, self.top - 46 * self.trunk.unit)
+        spleen = ellipsoid(x, y, z, spot, (31 * size, 58 * size, 56 * size), facing((1, 0.35, 0)))
+        hollow = ellipsoid(x, y, z, (0.70 * width - 30, 8, spot[2]), (26, 34, 44))  # towards the stomach
+        spleen = intersection(difference(spleen, hollow, 10), inside + 2, 8) + bump
         slab.paint(spleen, c.spleen + 2 * grain)
         self.bowel.paint_stomach(slab, inside, spleen)
         self.bowel.paint_colon(slab, inside)
-        self._paint_kidneys(slab)
+        for number, ((cx, cy, cz), _, _) in enumerate(self.kidneys):
+            if near := slab.part((cx - 45, cy - 45, cz - 70), (cx + 45, cy + 45, cz + 70)):
+                kidney, sinus = self._kidney(number, near.x, near.y, near.z)
+                near.paint(kidney + 0.6 * near.bump, c.kidney)
+                near.paint(np.maximum(kidney + 9 + 3.5 * near.bump, -(sinus - 1)), c.pyramid)
+                near.paint(sinus + 1.5 * near.bump, tissue.FAT + 25)
         liver = self.liver(at) + 1.2 * bump
         slab.paint(liver, c.liver + 2.5 * grain + 1.5 * patchy)
         within = slab.cover(liver + 1)
@@ -216,26 +222,6 @@ class Belly:
             near.paint(bladder, tissue.WALL)
             near.paint(bladder + 1, tissue.BILE)
         return liver
-
-    def _spleen(self, slab: Slab, inside: Array) -> Array:
-        """Distance to the spleen, hollow towards the stomach."""
-        w, s, (x, y, z) = self.trunk.chest.width, self.spleen_size, (slab.x, slab.y, slab.z)
-        spot = (0.70 * w, 36.0, self.top - 46 * self.trunk.unit)
-        spleen = ellipsoid(x, y, z, spot, (31 * s, 58 * s, 56 * s), facing((1, 0.35, 0)))
-        hollow = ellipsoid(x, y, z, (0.70 * w - 30, 8, spot[2]), (26, 34, 44))
-        return intersection(difference(spleen, hollow, 10), inside + 2, 8) + slab.bump
-
-    def _paint_kidneys(self, slab: Slab) -> None:
-        c = self.trunk.contrast
-        for number, ((cx, cy, cz), _, _) in enumerate(self.kidneys):
-            lo, hi = (cx - 45, cy - 45, cz - 70), (cx + 45, cy + 45, cz + 70)
-            if not (near := slab.part(lo, hi)):
-                continue
-            kidney, sinus = self._kidney(number, near.x, near.y, near.z)
-            bumps = near.bump
-            near.paint(kidney + 0.6 * bumps, c.kidney)
-            near.paint(np.maximum(kidney + 9 + 3.5 * bumps, -(sinus - 1)), c.pyramid)
-            near.paint(sinus + 1.5 * bumps, tissue.FAT + 25)
 
 
 _LEANING: NDArray[np.float64] = facing((1, 0.2, 0.2), (0, 1, 0.45))

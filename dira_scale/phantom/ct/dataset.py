@@ -77,9 +77,9 @@ def generate(
     Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
     size: rows and columns; workers: processes. Raises UserError if the folder was made with other settings.
     """
-    for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
-        if value not in known:
-            raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: use {' or '.join(known)}")
+    for name, value, names in (("kind", kind, KINDS), ("format", format, FORMATS)):
+        if value not in names:
+            raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, names)}: use {' or '.join(names)}")
     check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}

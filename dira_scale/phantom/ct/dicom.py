@@ -36,12 +36,27 @@ def write(
     signed, from_head = rng.random() < SIGNED_SHARE, rng.random() < 0.7
     common = Dataset()
     patient_and_study(common, identity, age, number, key, rng)
-    _acquisition(common, study, kind, key)
-    _pixels(common, study, signed)
+    common.SOPClassUID, common.Modality = CTImageStorage, "CT"
+    common.ImageType, common.DerivationDescription = ["DERIVED", "PRIMARY", "AXIAL"], "Simulated"
+    common.StudyDescription = f"CT {kind}" + (" with contrast medium" if study.enhanced else "")
+    common.BodyPartExamined, common.PatientPosition = BODY_PARTS[kind], "HFS"
+    common.FrameOfReferenceUID, common.PositionReferenceIndicator = uid(key, "frame"), ""
+    common.KVP, common.AcquisitionNumber, common.ConvolutionKernel = "120", 1, study.scanner.kernel
+    if study.enhanced:
+        common.ContrastBolusAgent = "APPLIED"
+    dz, dy, dx = study.grid.spacing
+    common.PixelSpacing, common.SliceThickness = [f"{dy:.4f}", f"{dx:.4f}"], f"{dz:.4f}"
+    common.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
+    slices, common.Rows, common.Columns = study.voxels.shape
+    common.BitsAllocated, common.BitsStored, common.HighBit = (16, 16, 15) if signed else (16, 12, 11)
+    common.PixelRepresentation = int(signed)
+    common.RescaleIntercept, common.RescaleSlope, common.RescaleType = "0" if signed else "-1024", "1", "HU"
+    common.WindowCenter, common.WindowWidth = ([str(window[i]) for window in WINDOWS[kind]] for i in (0, 1))
+    common.BurnedInAnnotation, common.LossyImageCompression = "NO", "00"
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    slices = len(study.voxels)
     for index, plane in enumerate(study.voxels):
         ds = copy(common)
         ds.SOPInstanceUID = uid(key, f"image {index}")
@@ -55,29 +70,3 @@ def write(
         (part / f"{name}.dcm").write_bytes(encoded(ds, syntax))
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-
-
-def _acquisition(ds: Dataset, study: Study, kind: str, key: str) -> None:
-    ds.SOPClassUID, ds.Modality = CTImageStorage, "CT"
-    ds.ImageType, ds.DerivationDescription = ["DERIVED", "PRIMARY", "AXIAL"], "Simulated"
-    ds.StudyDescription = f"CT {kind}" + (" with contrast medium" if study.enhanced else "")
-    ds.BodyPartExamined, ds.PatientPosition = BODY_PARTS[kind], "HFS"
-    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = uid(key, "frame"), ""
-    ds.KVP, ds.AcquisitionNumber = "120", 1
-    ds.ConvolutionKernel = study.scanner.kernel
-    if study.enhanced:
-        ds.ContrastBolusAgent = "APPLIED"
-
-
-def _pixels(ds: Dataset, study: Study, signed: bool) -> None:
-    z, y, x = study.grid.spacing
-    ds.PixelSpacing, ds.SliceThickness = [f"{y:.4f}", f"{x:.4f}"], f"{z:.4f}"
-    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    _, ds.Rows, ds.Columns = study.voxels.shape
-    bits = 16 if signed else 12
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, bits, bits - 1, int(signed)
-    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0" if signed else "-1024", "1", "HU"
-    windows = WINDOWS["thorax" if ds.BodyPartExamined == "CHEST" else "abdomen"]
-    ds.WindowCenter, ds.WindowWidth = ([str(w[i]) for w in windows] for i in (0, 1))
-    ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"

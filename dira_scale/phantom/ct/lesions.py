@@ -97,47 +97,38 @@ class Lesion:
 
 def nodules(chest: Thorax, rng: np.random.Generator) -> list[Lesion]:
     """0 to 6 nodules: in the parenchyma, on the pleura, or on a vessel."""
-    lesions: list[Lesion] = []
-    count = int(rng.choice(7, p=(0.12, 0.26, 0.24, 0.16, 0.11, 0.07, 0.04)))
-    for _ in range(count):
+    trunk, lesions = chest.trunk, list[Lesion]()
+    for _ in range(int(rng.choice(7, p=(0.12, 0.26, 0.24, 0.16, 0.11, 0.07, 0.04)))):
         kind = str(rng.choice(NODULES, p=(0.64, 0.16, 0.2)))
         radius = float(np.clip(rng.lognormal(np.log(8.5), 0.5), *DIAMETERS[0])) / 2
         where = str(rng.choice(("free", "pleura", "vessel"), p=(0.5, 0.25, 0.25)))
-        spot = _spot(chest, radius, where, rng)
-        if spot is not None and _apart(lesion := _nodule(kind, spot, radius, rng), lesions):
+        points = chest.pipes.ends[:, 1][chest.pipes.radii[:, 1] > 0.8]
+        if where != "vessel":
+            points = np.concatenate([trunk.straight(chest.points(side, rng, 0.3 * radius)) for side in (-1, 1)])
+        at = trunk.points(trunk.bent(points))
+        depth, wall = -chest.lungs(at), -at.cavity - PLEURA
+        on_wall = (depth < 0.7 * radius) & (np.abs(wall - depth) < 0.3)
+        good = on_wall if where == "pleura" else depth > radius + 4
+        good &= np.linalg.norm(points - (0, 0, chest.middle.hilum), axis=1) > 75 + radius  # clear of the great vessels
+        if not good.any():  # the chest has no such place
+            continue
+        spot = points[rng.choice(np.flatnonzero(good))]
+        density, core, spikes = float(rng.normal(30, 12)), 0.0, None
+        if kind == "solid" and radius < 5 and rng.random() < 0.2:
+            density = float(rng.uniform(200, 500))  # calcified
+        if kind != "solid":
+            density, core = float(rng.normal(-610, 50)), float(rng.normal(0, 25))
+        if kind == "solid" and radius > 6 and rng.random() < 0.6:
+            out = rng.normal(size=(14, 3))
+            out /= np.linalg.norm(out, axis=1, keepdims=True)
+            ends = np.stack([spot + 0.8 * radius * out, spot + radius * rng.uniform(1.35, 1.9, (14, 1)) * out], 1)
+            spikes = Tubes(ends, np.tile([0.9, 0.35], (14, 1)))
+        stretch, growth = rng.uniform(0.85, 1.18, 3), float(np.clip(rng.normal(1.06, 0.1), 0.85, 1.4))
+        lobes = RandomField.draw(rng, max(radius * 0.8, 2.0), 16)
+        lesion = Lesion(kind, spot, radius, stretch, density, core, growth, lobes, spikes)
+        if _apart(lesion, lesions):
             lesions.append(lesion)
-    return [m for lesion in lesions if (m := lesion.measured(chest.trunk, chest.lungs))]
-
-
-def _spot(chest: Thorax, radius: float, where: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """A nodule's position in the straight frame; None if the chest has no such place."""
-    trunk = chest.trunk
-    points = chest.pipes.ends[:, 1][chest.pipes.radii[:, 1] > 0.8]
-    if where != "vessel":
-        points = np.concatenate([trunk.straight(chest.points(side, rng, 0.3 * radius)) for side in (-1, 1)])
-    at = trunk.points(trunk.bent(points))
-    depth, wall = -chest.lungs(at), -at.cavity - PLEURA
-    on_wall = (depth < 0.7 * radius) & (np.abs(wall - depth) < 0.3)
-    good = on_wall if where == "pleura" else depth > radius + 4
-    good &= np.linalg.norm(points - (0, 0, chest.middle.hilum), axis=1) > 75 + radius  # clear of the great vessels
-    return points[rng.choice(np.flatnonzero(good))] if good.any() else None
-
-
-def _nodule(kind: str, spot: NDArray, radius: float, rng: np.random.Generator) -> Lesion:
-    density, core = float(rng.normal(30, 12)), 0.0
-    if kind == "solid" and radius < 5 and rng.random() < 0.2:
-        density = float(rng.uniform(200, 500))  # calcified
-    if kind != "solid":
-        density, core = float(rng.normal(-610, 50)), float(rng.normal(0, 25))
-    spikes = None
-    if kind == "solid" and radius > 6 and rng.random() < 0.6:
-        out = rng.normal(size=(14, 3))
-        out /= np.linalg.norm(out, axis=1, keepdims=True)
-        ends = np.stack([spot + 0.8 * radius * out, spot + radius * rng.uniform(1.35, 1.9, (14, 1)) * out], 1)
-        spikes = Tubes(ends, np.tile([0.9, 0.35], (14, 1)))
-    stretch, growth = rng.uniform(0.85, 1.18, 3), float(np.clip(rng.normal(1.06, 0.1), 0.85, 1.4))
-    lobes = RandomField.draw(rng, max(radius * 0.8, 2.0), 16)
-    return Lesion(kind, spot, radius, stretch, density, core, growth, lobes, spikes)
+    return [m for lesion in lesions if (m := lesion.measured(trunk, chest.lungs))]
 
 
 def lesions(belly: Belly, rng: np.random.Generator) -> list[Lesion]:

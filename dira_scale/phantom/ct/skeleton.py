@@ -1,7 +1,6 @@
 """Bones: cortical shells around marrow."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dira_scale.phantom.anatomy import RIB_ENDS
 from dira_scale.phantom.ct import tissue
@@ -20,9 +19,37 @@ class Skeleton:
         young = 1 - (trunk.anatomy.age - 18) / 80
         self.marrow = float(125 + 130 * young + rng.normal(0, 15))  # trabecular bone loses mineral with age
         self.shell = float(rng.uniform(1.0, 1.35))  # mm
-        ribs, cartilage = self._ribs(rng)
-        self.ribs, self.cartilage = trunk.placed(ribs), trunk.placed(cartilage)
-        self.clavicles = trunk.placed(self._clavicles())
+        bone, soft = [], []  # ribs follow the cavity and descend forwards; the first ten end in cartilage
+        for number, end in enumerate(np.radians(RIB_ENDS[: trunk.anatomy.ribs]), 1):
+            top, wobble = trunk.level(number - 0.15), rng.normal(0, 1, 2)
+            fall = trunk.anatomy.slope * (24 + 11 * min(number, 7)) * trunk.unit + 2 * wobble[0]
+            stop = np.pi - 0.13 if number < 8 else np.pi - 0.16 - 0.12 * (number - 7)  # where cartilage ends
+            angle = np.linspace(0.16, max(stop, end), 40)  # from the spine (0) over the flank towards the sternum (pi)
+            radii = np.full(len(angle), (3.4 if number < 3 else 3.9) + 0.15 * wobble[1])
+            rise = 1.0 if number > 1 else 0.6
+            z = top - fall * rise * (1 - np.cos(np.minimum(angle, 2.5))) / 2 - 0.12 * fall * np.sin(angle)
+            z = np.where(angle > 2.5, z + (angle - 2.5) * (28 if number > 5 else 8), z)  # cartilage climbs again
+            o = trunk.outline(z)
+            u, v = np.sin(angle), np.cos(angle)
+            k = np.sqrt(np.sqrt(np.square(u * u + v * v) - 2 * SQUARE * np.square(u * v)))  # the cavity's squared oval
+            head = np.clip(1 - angle / 0.42, 0, 1)  # towards the joint with the vertebra
+            y = (o.cavity_b + 5.2) * v / k - 2
+            y = y * (1 - head) + (o.spine + 14) * head + 30 * head * (1 - head)
+            for side in (-1, 1):
+                x = side * (o.cavity_a + 5.2) * u / k
+                points = np.stack([x * (1 - head) + side * (15 * o.size + 4) * head, y, z], -1)
+                last = int(np.searchsorted(angle, end))
+                bone.append(Tubes.chain(points[: last + 1], radii[: last + 1]))
+                if number <= 10 and last < len(angle) - 1:
+                    soft.append(Tubes.chain(points[last:], radii[last:] * 1.15))
+        self.ribs, self.cartilage = trunk.placed(Tubes.joined(bone)), trunk.placed(Tubes.joined(soft))
+        reach, unit = trunk.chest.width + 2, trunk.unit
+        front = float(trunk.outline(-22 * unit).front)
+        left = np.array(
+            [(16, front + 17, -30 * unit), (55, front + 14, -18 * unit), (105, front + 38, -2), (reach, -12, 14)]
+        )
+        clavicles = [Tubes.along(left * (side, 1, 1), [7.5, 5.5, 5.2, 6.0], 20) for side in (-1, 1)]
+        self.clavicles = trunk.placed(Tubes.joined(clavicles))
 
     def paint(self, slab: Slab) -> None:
         for tubes, marrow in ((self.ribs, 0.8 * self.marrow), (self.clavicles, self.marrow)):
@@ -38,49 +65,6 @@ class Skeleton:
         slab.paint(distance, tissue.CORTEX)
         grain = slab.grain
         slab.paint(distance + np.float32(shell or self.shell), np.float32(marrow) + 45 * grain)
-
-    def _ribs(self, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
-        """The pairs of ribs that follow the cavity and descend forwards, and the cartilage of the first ten."""
-        bone, soft = [], []
-        for number, end in enumerate(np.radians(RIB_ENDS[: self.trunk.anatomy.ribs]), 1):
-            top, wobble = self.trunk.level(number - 0.15), rng.normal(0, 1, 2)
-            fall = self.trunk.anatomy.slope * (24 + 11 * min(number, 7)) * self.trunk.unit + 2 * wobble[0]
-            stop = np.pi - 0.13 if number < 8 else np.pi - 0.16 - 0.12 * (number - 7)  # where cartilage ends
-            angle = np.linspace(0.16, max(stop, end), 40)
-            radius = (3.4 if number < 3 else 3.9) + 0.15 * wobble[1]
-            for side in (-1, 1):
-                points = self._arc(side, angle, top, fall, number)
-                radii = np.full(len(angle), radius)
-                last = int(np.searchsorted(angle, end))
-                bone.append(Tubes.chain(points[: last + 1], radii[: last + 1]))
-                if number <= 10 and last < len(angle) - 1:
-                    soft.append(Tubes.chain(points[last:], radii[last:] * 1.15))
-        return Tubes.joined(bone), Tubes.joined(soft)
-
-    def _arc(self, side: int, angle: NDArray, top: float, fall: float, number: int) -> NDArray[np.float64]:
-        """Points of a rib, from the spine (angle 0) over the flank (pi / 2) towards the sternum (pi)."""
-        rise = 1.0 if number > 1 else 0.6
-        z = top - fall * rise * (1 - np.cos(np.minimum(angle, 2.5))) / 2 - 0.12 * fall * np.sin(angle)
-        z = np.where(angle > 2.5, z + (angle - 2.5) * (28 if number > 5 else 8), z)  # cartilage climbs again
-        o = self.trunk.outline(z)
-        u, v = np.sin(angle), np.cos(angle)
-        k = np.sqrt(np.sqrt(np.square(u * u + v * v) - 2 * SQUARE * np.square(u * v)))  # the cavity's squared oval
-        out = 5.2
-        x = side * (o.cavity_a + out) * u / k
-        y = (o.cavity_b + out) * v / k - 2
-        head = np.clip(1 - angle / 0.42, 0, 1)  # towards the joint with the vertebra
-        x = x * (1 - head) + side * (15 * o.size + 4) * head
-        y = y * (1 - head) + (o.spine + 14) * head + 30 * head * (1 - head)
-        return np.stack([x, y, z], -1)
-
-    def _clavicles(self) -> Tubes:
-        reach, u = self.trunk.chest.width + 2, self.trunk.unit
-        front = float(self.trunk.outline(-22 * u).front)
-        parts = []
-        for side in (-1, 1):
-            points = [(16, front + 17, -30 * u), (55, front + 14, -18 * u), (105, front + 38, -2), (reach, -12, 14)]
-            parts.append(Tubes.along(np.array(points) * (side, 1, 1), [7.5, 5.5, 5.2, 6.0], 20))
-        return parts[0] + parts[1]
 
     def _sternum(self, slab: Slab) -> None:
         u = self.trunk.unit
@@ -98,6 +82,8 @@ class Skeleton:
 
     def _scapulae(self, slab: Slab) -> None:
         w, u, thin = self.trunk.chest.width, self.trunk.unit, np.float32(2.2)
+        c, s = np.cos(-0.55), np.sin(-0.55)
+        tilt = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
         for side in (-1, 1):
             low, high = sorted((side * 30.0, side * (w + 62)))
             if not (near := slab.part((low, -45, -150 * u), (high, 130, 30))):
@@ -112,7 +98,7 @@ class Skeleton:
             border = np.hypot(outer + 3, plate * 0.35) - np.float32(4.5)
             blade = union(plate, intersection(border, np.maximum(tall, np.abs(plate) - 4), 4), 5)
             socket = ellipsoid(x, y, z, (w - 2, 6, -4), (13, 12, 20))
-            spur = ellipsoid(x, y, z, (w - 26, 62, -24 * u), (48, 5, 6), _tilted(-0.55))
+            spur = ellipsoid(x, y, z, (w - 26, 62, -24 * u), (48, 5, 6), tilt)
             ball = ellipsoid(x, y, z, (w + 26, -2, 6), (22, 22, 24))
             for solid, marrow in ((union(union(blade, socket, 6), spur, 8), 0.9), (ball, 1.0)):
                 self._bone(near, solid, self.marrow * marrow)
@@ -165,8 +151,3 @@ class Skeleton:
         rim = ramp(-np.abs(disc + 1), -1.6, 0) * 120
         self._bone(slab, bone, self.marrow, 0.7)
         slab.blend(slab.cover(bone + 1) * (rim / 400), 600.0)
-
-
-def _tilted(angle: float) -> NDArray[np.float64]:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dira_scale.phantom.ct.solids import Array
 from dira_scale.phantom.ct.tubes import Tubes
 
-Lines = tuple[NDArray, NDArray, NDArray]  # coordinates (mm) of slices, rows and columns
+GridLines = tuple[NDArray, NDArray, NDArray]  # coordinates (mm) of slices, rows and columns
 ARRAYS = ("x", "y", "hu", "organ", "finding", "bump", "patchy", "grain")
 FAR = np.float32(1000)  # mm: beyond anything painted
 FAINTEST = 0.12  # share of a voxel below which a tube is skipped
@@ -29,7 +29,7 @@ class Slab:
         bump, patchy, grain: random fields of the trunk, from coarse to fine.
     """
 
-    lines: Lines
+    lines: GridLines
     x: Array
     y: Array
     z: Array
@@ -80,8 +80,8 @@ class Slab:
         out = np.full(self.hu.shape, FAR, np.float32)
         tubes = tubes.within(z[0], z[-1], reach)
         radii = np.minimum(tubes.radii, 2 * tubes.radii - self.edge / 2)
-        seen = (2 * tubes.radii.max(1) > FAINTEST * self.edge) & (tubes.radii.max(1) + reach > 0)
-        ends, radii, far = tubes.ends[seen], radii[seen], tubes.radii[seen].max(1, keepdims=True) + reach
+        visible = (2 * tubes.radii.max(1) > FAINTEST * self.edge) & (tubes.radii.max(1) + reach > 0)
+        ends, radii, far = tubes.ends[visible], radii[visible], tubes.radii[visible].max(1, keepdims=True) + reach
         low, high = ends.min(1) - far, ends.max(1) + far
         bounds = np.stack([np.searchsorted(line, (low[:, i], high[:, i])) for line, i in ((z, 2), (y, 1), (x, 0))])
         zf, yf, xf = (line.astype(np.float32) for line in self.lines)

@@ -96,7 +96,20 @@ class RandomField:
 
     def on(self, z: NDArray, y: NDArray, x: NDArray) -> Array:
         """Values on the grid spanned by three coordinate vectors: [len(z), len(y), len(x)]."""
-        weights = (self._weights(line, pitch) for line, pitch in zip((z, y, x), self.pitch, strict=True))
+        nodes, weights = len(self.lattice), []  # of the nodes, for each axis
+        for line, pitch in zip((z, y, x), self.pitch, strict=True):
+            at = np.asarray(line, float) / pitch
+            low = np.floor(at).astype(int)
+            t = at - low
+            weight = np.zeros((len(at), nodes))
+            for step, value in (
+                (-1, (1 - t) ** 3),
+                (0, 4 - 6 * t**2 + 3 * t**3),
+                (1, 1 + 3 * t + 3 * t**2 - 3 * t**3),
+                (2, t**3),
+            ):
+                weight[np.arange(len(at)), (low + step) % nodes] = value / 6
+            weights.append(weight.astype(np.float32))
         wz, wy, wx = weights
         planes = np.tensordot(wz, self.lattice, 1)
         return np.matmul(wy, planes) @ wx.T
@@ -106,18 +119,3 @@ class RandomField:
         where = [np.atleast_1d(points[..., 2 - axis]) / self.pitch[axis] for axis in range(3)]
         values = ndimage.map_coordinates(self.lattice, where, order=3, mode="grid-wrap", prefilter=False)
         return values.reshape(points.shape[:-1])
-
-    def _weights(self, line: NDArray, pitch: float) -> Array:
-        nodes, at = len(self.lattice), np.asarray(line, float) / pitch
-        low = np.floor(at).astype(int)
-        t = at - low
-        weights = np.zeros((len(at), nodes))
-        rows = np.arange(len(at))
-        for step, value in (
-            (-1, (1 - t) ** 3),
-            (0, 4 - 6 * t**2 + 3 * t**3),
-            (1, 1 + 3 * t + 3 * t**2 - 3 * t**3),
-            (2, t**3),
-        ):
-            weights[rows, (low + step) % nodes] = value / 6
-        return weights.astype(np.float32)

@@ -128,11 +128,15 @@ class Body:
             part[finding >= 0.5] = FINDING
         annotations = []
         for lesion in self.lesions:
-            annotation = self._annotation(lesion, grid, placed)
-            if annotation is not None:
-                annotations.append(annotation)
-                at = tuple(np.rint(grid.index(annotation.centre)).astype(int))
-                mask[at] = FINDING  # a finding smaller than a voxel still gets one
+            cx, cy, cz = (float(v) for v in np.asarray(lesion.middle) + placed)
+            index = np.rint(grid.index((cx, cy, cz)))
+            if (index < 0).any() or (index >= grid.shape).any():  # its middle is outside the grid
+                continue
+            mask[tuple(index.astype(int))] = FINDING  # a finding smaller than a voxel still gets one
+            low, high = (grid.index(np.array([edge[i] for edge in lesion.extent]) + placed) + 0.5 for i in (0, 1))
+            low, high = np.floor(np.maximum(low, 0)), np.ceil(np.minimum(high, grid.shape))
+            box = tuple(float(v) for v in (*low, *(high - low)))
+            annotations.append(Annotation(lesion.kind, (cx, cy, cz), lesion.diameter, box))  # type: ignore[arg-type]
         return Study(voxels, mask, grid, tuple(annotations), scanner, self.trunk.contrast is not tissue.PLAIN)
 
     def paint(self, slab: Slab) -> None:
@@ -148,15 +152,3 @@ class Body:
             for lesion in self.lesions:
                 lesion.paint(inner, organ, trunk)
         self.skeleton.paint(slab)
-
-    def _annotation(self, lesion: Lesion, grid: ScanGrid, placed: NDArray) -> Annotation | None:
-        """Its annotation; None if its middle is outside the grid."""
-        x, y, z = (float(v) for v in np.asarray(lesion.middle) + placed)
-        index = grid.index((x, y, z))
-        if (np.rint(index) < 0).any() or (np.rint(index) >= grid.shape).any():
-            return None
-        low, high = (grid.index(np.array([edge[i] for edge in lesion.extent]) + placed) + 0.5 for i in (0, 1))
-        low, high = np.maximum(low, 0), np.minimum(high, grid.shape)
-        first, last = np.floor(low), np.ceil(high)
-        box = tuple(float(v) for v in (*first, *(last - first)))
-        return Annotation(lesion.kind, (x, y, z), lesion.diameter, box)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 
 from dira_scale.phantom.anatomy import Anatomy, Chest, StudyState
 from dira_scale.phantom.ct import tissue
-from dira_scale.phantom.ct.slab import Lines, Slab
+from dira_scale.phantom.ct.slab import GridLines, Slab
 from dira_scale.phantom.ct.solids import Array, RandomField, difference, ellipsoid, intersection, oval, ramp, union
 from dira_scale.phantom.ct.tissue import Contrast
 from dira_scale.phantom.ct.tubes import Tubes
@@ -62,19 +62,8 @@ class Trunk:
         self.bump = RandomField.draw(rng, 26.0, 32)  # makes surfaces uneven
         self.patchy = RandomField.draw(rng, 11.0)
         self.grain = RandomField.draw(rng, 3.6)
-        self._tables = self._outlines()
-
-    @cached_property
-    def unit(self) -> float:
-        """Size relative to a chest 206 mm high."""
-        return self.anatomy.height / 206
-
-    def level(self, vertebra: float) -> float:
-        """z of the centre of a thoracic vertebra (13 = L1)."""
-        return -float(self.chest.vertebra(vertebra))
-
-    def _outlines(self) -> dict[str, NDArray]:
-        u, w, d, f = self.unit, self.chest.width, 0.56 * self.anatomy.depth, self.anatomy.fat
+        # The outlines by height: control points h downwards from the apices, then smooth curves through them.
+        u, w, d, f = self.unit, self.chest.width, 0.56 * anatomy.depth, anatomy.fat
         chest = np.array([25, 45, 70, 100, 130, 160, 190, 215]) * u
         belly = np.array([260, 300, 360, 430, 480]) * u
         above = np.array([-60.0, -25.0, 0.0])
@@ -104,7 +93,18 @@ class Trunk:
             "size": size,
         }
         self._heights = np.arange(BOTTOM, TOP, 0.5)
-        return {k: PchipInterpolator(-h[::-1], v[::-1], extrapolate=True)(self._heights) for k, v in tables.items()}
+        self._tables = {
+            k: PchipInterpolator(-h[::-1], v[::-1], extrapolate=True)(self._heights) for k, v in tables.items()
+        }
+
+    @cached_property
+    def unit(self) -> float:
+        """Size relative to a chest 206 mm high."""
+        return self.anatomy.height / 206
+
+    def level(self, vertebra: float) -> float:
+        """z of the centre of a thoracic vertebra (13 = L1)."""
+        return -float(self.chest.vertebra(vertebra))
 
     def outline(self, z: Array | float) -> Outline:
         """The outline at each z, in the shape of z."""
@@ -134,7 +134,7 @@ class Trunk:
         """Scattered points [N, 3] of the drawn anatomy."""
         return Points(self, *np.asarray(where, np.float32).T)
 
-    def slab(self, lines: Lines, edge: float, hu: Array, organ: Array, finding: Array) -> Slab | None:
+    def slab(self, lines: GridLines, edge: float, hu: Array, organ: Array, finding: Array) -> Slab | None:
         """The part of the given arrays [Z, Y, X] that contains the body; None if it is outside."""
         o = self.outline(lines[0])
         wide, front, back = float(o.body_a.max()) + 12, float(o.front.min()) - 55, float(o.back.max()) + 14
@@ -208,7 +208,7 @@ class Trunk:
             at = (side * (self.chest.width - 2), 2.0, -52 * self.unit)
             slab.paint(ellipsoid(x, y, z, at, (24, 30, 52)) + 3 * bump, tissue.FAT + 8 * patchy)
 
-    def couch(self, lines: Lines, edge: float) -> Array:
+    def couch(self, lines: GridLines, edge: float) -> Array:
         """HU [Y, X] of the table below the patient, a shell around foam, in air."""
         y, x = (line.astype(np.float32) for line in lines[1:])
         top = np.float32(self._tables["back"].max() - 1)

@@ -48,12 +48,6 @@ def as_dicom(
     ds = Dataset()
     patient_and_study(ds, identity, age, study, key, rng)
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    _acquisition(ds, view, rng)
-    _image(ds, pixels, view, inverted)
-    return encoded(ds, syntax)
-
-
-def _acquisition(ds: Dataset, view: View, rng: np.random.Generator) -> None:
     ds.Modality, ds.PresentationIntentType = "DX", "FOR PRESENTATION"
     ds.BodyPartExamined, ds.ImageLaterality = "CHEST", "U"
     ds.ViewPosition, ds.PatientOrientation = "PA" if view.front else "AP", ["L", "F"]
@@ -66,11 +60,7 @@ def _acquisition(ds: Dataset, view: View, rng: np.random.Generator) -> None:
     ds.DistanceSourceToDetector = f"{view.source:.0f}"
     ds.DetectorType, ds.DetectorConfiguration = "DIRECT", "AREA"
     ds.FieldOfViewShape, ds.PositionerType = "RECTANGLE", "NONE"
-
-
-def _image(ds: Dataset, pixels: np.ndarray, view: View, inverted: bool) -> None:
-    ds.ImageType = ["DERIVED", "PRIMARY"]
-    ds.DerivationDescription = "Simulated"
+    ds.ImageType, ds.DerivationDescription = ["DERIVED", "PRIMARY"], "Simulated"
     ds.SamplesPerPixel, ds.Rows, ds.Columns = 1, *pixels.shape
     ds.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     ds.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
@@ -86,6 +76,7 @@ def _image(ds: Dataset, pixels: np.ndarray, view: View, inverted: bool) -> None:
     stored = 4095 - pixels if inverted else pixels
     ds.PixelData = stored.astype("<u2").tobytes()
     ds["PixelData"].VR = "OW"
+    return encoded(ds, syntax)
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

@@ -40,15 +40,11 @@ def draw(rng: np.random.Generator, age: int, studies: int) -> list[list[Implant]
 def shadows(implants: Sequence[Implant], chest: Torso, view: View, rng: np.random.Generator) -> Map | float:
     """Line integrals of implants, and of what the study's ``rng`` adds, [size, size]."""
     parts = [IMPLANTS[implant.kind][1](chest, view, np.random.default_rng(implant.seed)) for implant in implants]
-    parts += [paint(chest, view, rng) for paint in _attached(view, rng)]
+    shares = (0.1, 0.01, 0.01, 0.02) if view.front else (0.5, 0.25, 0.25, 0.25)  # the lying are more ill
+    painters: tuple[Painter, ...] = (_electrodes, _tracheal_tube, _gastric_tube, _central_line)
+    attached = [painter for painter, share in zip(painters, shares, strict=True) if rng.random() < share]
+    parts += [paint(chest, view, rng) for paint in attached]
     return np.minimum(sum(parts), np.float32(OPAQUE)) if parts else 0.0
-
-
-def _attached(view: View, rng: np.random.Generator) -> list["Painter"]:
-    """Return the devices that are attached in one study. The lying are more often the seriously ill."""
-    shares = (0.1, 0.01, 0.01, 0.02) if view.front else (0.5, 0.25, 0.25, 0.25)
-    kinds: tuple[Painter, ...] = (_electrodes, _tracheal_tube, _gastric_tube, _central_line)
-    return [kind for kind, share in zip(kinds, shares, strict=True) if rng.random() < share]
 
 
 def _wires(view: View, radius: float, density: float, *lines: NDArray) -> Map:

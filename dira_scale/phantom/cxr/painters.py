@@ -18,8 +18,8 @@ def paint(finding: Finding, lungs: Lungs) -> tuple[float, float, float, float] |
     extent = PAINTERS[finding.label](finding, lungs, rng)
     if finding.label in DIFFUSE:
         return None
-    seen = extent > 0.35 * float(extent.max()) if extent.max() > 0 else extent > 0
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    visible = extent > 0.35 * float(extent.max()) if extent.max() > 0 else extent > 0
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     if not len(rows):
         return None
     return float(rows[0]), float(columns[0]), float(rows[-1] - rows[0] + 1), float(columns[-1] - columns[0] + 1)

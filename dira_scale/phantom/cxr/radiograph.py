@@ -41,21 +41,17 @@ def body(chest: Torso, view: View) -> Map:
         away = side * (chest.width + 48 + build.arms)
         ellipsoid(view, (away, 150 - lift, -20), (40 + 0.6 * fat, 160, 64), (16 - build.arms) * side, body)
     body = ndimage.gaussian_filter(body, 4 / view.spacing)
-    return upsample(body + _front(chest, view), size)
-
-
-def _front(chest: Torso, view: View) -> Map:
-    """Pectoral muscles and breasts, mm."""
-    muscle, breast = np.zeros((2, view.size, view.size), np.float32)
-    size, (out, down) = chest.anatomy.breast, chest.build.breast
+    muscle, breast = np.zeros((2, view.size, view.size), np.float32)  # pectoral muscles; breasts
+    out, down = build.breast
     for side in (-1, 1):
-        ellipsoid(view, (side * (chest.width - 40), 58, 70), (76, 60, chest.build.muscle), -24 * side, muscle)
-        if size:
-            b = size * (chest.build.uneven if side > 0 else 1)
+        ellipsoid(view, (side * (chest.width - 40), 58, 70), (76, 60, build.muscle), -24 * side, muscle)
+        if chest.anatomy.breast:
+            b = chest.anatomy.breast * (build.uneven if side > 0 else 1)
             axes = (46 + 0.6 * b, 44 + 0.6 * b, 0.8 * b)
             ellipsoid(view, (side * (chest.width - 62 + out), 150 + down, 70), axes, 8 * side, breast)
     breast *= np.clip((view.grid[1] - 95 - down) / 110, 0, 1)  # hangs: thin above, full below
-    return ndimage.gaussian_filter(muscle, 7 / view.spacing) + ndimage.gaussian_filter(breast, 3 / view.spacing)
+    front = ndimage.gaussian_filter(muscle, 7 / view.spacing) + ndimage.gaussian_filter(breast, 3 / view.spacing)
+    return upsample(body + front, size)
 
 
 @dataclass

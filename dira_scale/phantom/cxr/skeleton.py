@@ -123,12 +123,7 @@ def spine(chest: Torso, view: View) -> Map:
     u = np.square(x / half)
     shell = 1 + 0.5 * np.exp(-np.square((u - 0.86) / 0.1))
     out[:, strip] = 4.0 * bone.astype(np.float32)[at] * np.sqrt(np.maximum(1 - u * u * u, 0)) * shell
-    return out + _processes(chest, view)
-
-
-def _processes(chest: Torso, view: View) -> Map:
-    """Spinous and transverse processes and pedicles of C6 ... L1, in mm of cortical bone."""
-    number = np.arange(-1, 14)
+    number = np.arange(-1, 14)  # spinous and transverse processes and pedicles, of C6 ... L1
     level = chest.vertebra(number)[:, None, None]
     shift = chest.midline(level)
     pedicle = (9 + 0.4 * number)[:, None, None]
@@ -146,4 +141,4 @@ def _processes(chest: Torso, view: View) -> Map:
     radius = np.tile([[3.4, 2.8], [3.4, 3.4], [3.4, 3.4], [3.8, 2.6], [3.8, 2.6]], (len(number), 1))
     layer = TubeLayer(view)
     layer.add(curve(points, 8), curve(radius, 8), flat=0.9)
-    return layer.thickness() * np.float32(0.3)
+    return out + layer.thickness() * np.float32(0.3)

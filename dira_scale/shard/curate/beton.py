@@ -57,7 +57,13 @@ def to_beton(path: str | Path) -> dict[str, int]:
         file = dataset.root / f"{split}.beton"
         part = file.with_name(f".{file.name}.part")
         rows = dataset.rows(split)
-        fields = _fields(dataset, rows)
+        fields: dict[str, Field] = {
+            "image": ImageField(), "index": IntField(), "key": ArrayField("|u1", (24,)), "json": JsonField()
+        }  # fmt: skip
+        if dataset.info.label_names:
+            fields["labels"] = ArrayField("<f4", (len(dataset.info.label_names),))
+        if dataset.table["mask_size"].take(rows).null_count < len(rows):
+            fields |= {"mask_size": IntField(), "mask": BytesField()}
         try:
             with Writer(part, fields, len(rows), _largest(dataset, rows)) as writer:
                 for row in track(rows.tolist(), f"{split}.beton"):
@@ -74,8 +80,16 @@ def to_beton(path: str | Path) -> dict[str, int]:
 
 def _announce(dataset: ShardedDataset) -> None:
     """Print about how large the files will be. Raises UserError if the disk lacks the space."""
-    needed = sum(_estimate(dataset, dataset.rows(split)) for split in dataset.splits) / 1e6
-    have = sum(dataset.info.shards.values()) / 1e6
+    estimate = 0
+    for rows in map(dataset.rows, dataset.splits):  # a page of records, then the samples, each within one page
+        page = next(iter(pages_for(_largest(dataset, rows))), 0)
+        pages, room = 1, 0
+        for size in _sizes(dataset, rows).tolist():
+            if size > room:
+                pages, room = pages + 1, page
+            room -= size
+        estimate += pages * page
+    needed, have = estimate / 1e6, sum(dataset.info.shards.values()) / 1e6
     free = shutil.disk_usage(dataset.root).free / 1e6
     print(f"FFCV's format will take about {needed:,.1f} MB, the shards take {have:,.1f} MB; {free:,.0f} MB are free")
     if needed > free:
@@ -83,32 +97,6 @@ def _announce(dataset: ShardedDataset) -> None:
             f"path={dataset.root}: the disk has {free:,.0f} MB free, and FFCV's format needs about {needed:,.0f} MB, "
             "as all but JPEG becomes raw pixels: free space, or shard with recipe.codec=jpg"
         )
-
-
-def _estimate(dataset: ShardedDataset, rows: np.ndarray) -> int:
-    """Bytes of a split's file: a page of records, then the samples, each within one page."""
-    page = next(iter(pages_for(_largest(dataset, rows))), 0)
-    pages, room = 1, 0
-    for size in _sizes(dataset, rows).tolist():
-        if size > room:
-            pages, room = pages + 1, page
-        room -= size
-    return pages * page
-
-
-def _fields(dataset: ShardedDataset, rows: np.ndarray) -> dict[str, Field]:
-    fields: dict[str, Field] = {
-        "image": ImageField(),
-        "index": IntField(),
-        "key": ArrayField("|u1", (24,)),
-        "json": JsonField(),
-    }
-    if dataset.info.label_names:
-        fields["labels"] = ArrayField("<f4", (len(dataset.info.label_names),))
-    masks = dataset.table["mask_size"].take(rows)
-    if masks.null_count < len(rows):
-        fields |= {"mask_size": IntField(), "mask": BytesField()}
-    return fields
 
 
 def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
@@ -120,20 +108,7 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
         pixels = dataset.pixels(row)
         colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
         image = (RAW, height, width, colour.tobytes())
-    return {
-        "image": image,
-        "index": row,
-        "key": np.frombuffer(dataset.column("key")[row].encode("ascii"), np.uint8),
-        "json": _sidecar(dataset, row) + b"\0",
-        "labels": dataset.labels(np.array([row]))[0],
-        "mask_size": len(mask),
-        "mask": mask or b"\0",
-    }
-
-
-def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
-    """KEY.json, which follows the image."""
-    shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"
+    shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"  # which follows the image
     start = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
     with dataset.file(shard).open("rb") as file:
         try:
@@ -142,7 +117,16 @@ def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
             raise UserError(f"shard {dataset.file(shard)} is damaged ({error}): shard again") from error
         if member is None or member.name != name:
             raise UserError(f"shard {dataset.file(shard)} has no {name} after its image: shard again")
-        return file.read(member.size)
+        sidecar = file.read(member.size)
+    return {
+        "image": image,
+        "index": row,
+        "key": np.frombuffer(dataset.column("key")[row].encode("ascii"), np.uint8),
+        "json": sidecar + b"\0",
+        "labels": dataset.labels(np.array([row]))[0],
+        "mask_size": len(mask),
+        "mask": mask or b"\0",
+    }
 
 
 def _sizes(dataset: ShardedDataset, rows: np.ndarray) -> np.ndarray:

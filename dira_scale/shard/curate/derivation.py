@@ -47,20 +47,20 @@ def _from(out: Path, shard: Path) -> str:
 
 
 def write(
-    out: Path, like: DatasetInfo, name: str, how: dict[str, Any], table: pa.Table, parents: Sequence[ShardedDataset]
+    out: Path, like: DatasetInfo, name: str, recipe: dict[str, Any], table: pa.Table, parents: Sequence[ShardedDataset]
 ) -> DatasetInfo:
-    """Write ``table`` and its description: that of ``like``, updated from ``table`` and with ``how`` as its recipe.
+    """Write ``table`` and its description: that of ``like``, updated from ``table`` and with this ``recipe``.
 
     Raises UserError if no row is left.
     """
     if not table.num_rows:
-        of = ", ".join(str(parent.root) for parent in parents)
-        raise UserError(f"out={out}: no sample is left of {of}; shard stats shows what there is")
+        roots = ", ".join(str(parent.root) for parent in parents)
+        raise UserError(f"out={out}: no sample is left of {roots}; shard stats shows what there is")
     sizes, sums = {}, {}
     for parent in parents:
         for shard, size in parent.info.shards.items():
-            there = _from(out, parent.file(shard))
-            sizes[there], sums[there] = size, parent.info.checksums.get(shard)
+            path = _from(out, parent.file(shard))
+            sizes[path], sums[path] = size, parent.info.checksums.get(shard)
     used = pc.unique(table["shard"]).to_pylist()
     splits = pc.value_counts(table["split"]).to_pylist()
     pairs = table.select(["patient", "split"]).group_by(["patient", "split"]).aggregate([])
@@ -71,8 +71,8 @@ def write(
         quarantined=0,  # counted in the source datasets
         shards={shard: sizes[shard] for shard in used},
         checksums={shard: checksum for shard in used if (checksum := sums[shard])},
-        recipe=how,
-        recipe_hash=identity_hash(how),
+        recipe=recipe,
+        recipe_hash=identity_hash(recipe),
         plan_hash="",
         patients_in_two_splits=pairs.num_rows - len(pc.unique(pairs["patient"])),
         tool_version=__version__,

@@ -42,18 +42,18 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
         raise UserError(f"{grey} has grey images, but {colour} images in colour: merge datasets of the same channels")
     classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
-    tables = [_relabelled(with_relative_shards(each, each.table, folder), each.info, labels) for each in datasets]
-    whole = pa.concat_tables(tables)
-    if twice := [key for key, count in Counter(whole["key"].to_pylist()).items() if count > 1]:
+    tables = [_relabelled(with_relative_shards(d, d.table, folder), d.info, labels) for d in datasets]
+    joined = pa.concat_tables(tables)
+    if twice := [key for key, count in Counter(joined["key"].to_pylist()).items() if count > 1]:
         raise UserError(
             f"{len(twice)} samples are in more than one of {', '.join(map(str, paths))}, such as {twice[0]}"
         )
-    table, left_out = _guarded(whole)
-    how: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
-    how["names"] = [dataset.info.name for dataset in datasets]
+    table, left_out = _guarded(joined)
+    recipe: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
+    recipe["names"] = [dataset.info.name for dataset in datasets]
     for key in ("hash_key", "archive"):  # kept if equal in all: they make hashes comparable
         values = {dataset.info.recipe.get(key) for dataset in datasets}
-        how |= {key: values.pop()} if len(values) == 1 else {}
+        recipe |= {key: values.pop()} if len(values) == 1 else {}
     like = replace(
         first,
         label_names=labels,
@@ -62,7 +62,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
         codec=_joined(dataset.info.codec for dataset in datasets),
         licence=_joined(dataset.info.licence for dataset in datasets),
     )
-    info = write(folder, like, name, how, table, datasets)
+    info = write(folder, like, name, recipe, table, datasets)
     print_summary(folder, info)
     if left_out:
         print_line(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
@@ -75,13 +75,14 @@ def _same_classes(datasets: Sequence[ShardedDataset]) -> dict[str, list[str]]:
     for dataset in datasets:
         for label in dataset.info.label_names:
             other = first.setdefault(label, dataset)
-            here, there = (each.info.classes.get(label) for each in (dataset, other))
-            if here != there:
+            classes, earlier = (d.info.classes.get(label) for d in (dataset, other))
+            if classes != earlier:
                 raise UserError(
-                    f"label {label} has {_told(there)} in {other.root}, but {_told(here)} in {dataset.root}: shard one "
-                    f"of them again with recipe.class_columns='{{{label}: [{', '.join(here or there or [])}]}}'"
+                    f"label {label} has {_told(earlier)} in {other.root}, but {_told(classes)} in {dataset.root}: "
+                    "shard one of them again with recipe.class_columns="
+                    f"'{{{label}: [{', '.join(classes or earlier or [])}]}}'"
                 )
-    return {label: each.info.classes[label] for label, each in first.items() if label in each.info.classes}
+    return {label: d.info.classes[label] for label, d in first.items() if label in d.info.classes}
 
 
 def _told(classes: list[str] | None) -> str:

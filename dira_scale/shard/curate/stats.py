@@ -1,7 +1,7 @@
 """Statistics of a dataset, from its manifest and a sample of its images."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -58,17 +58,16 @@ class LabelStats:
 
     def __str__(self) -> str:
         """``254 of 704 (36.1 %)``; for grades and classes, the count of each."""
-        texts = [f"{self._word(value)}: {count}" for value, count in self.values.items()][:10]
+        texts = []
+        for value, count in [*self.values.items()][:10]:
+            named = 0 <= value < len(self.classes) and value == int(value)
+            texts.append(f"{self.classes[int(value)] if named else f'{value:g}'}: {count}")
         if not self.graded and self.known:
             texts = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
             texts += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
         elif len(self.values) > 10:
             texts.append("…")
         return ", ".join([*texts, *([f"{self.unknown} unknown"] if self.unknown else [])])
-
-    def _word(self, value: float) -> str:
-        known = 0 <= value < len(self.classes) and value == int(value)
-        return self.classes[int(value)] if known else f"{value:g}"
 
 
 class Stats:
@@ -79,8 +78,9 @@ class Stats:
 
     @cached_property
     def splits(self) -> list[SplitStats]:
-        records, boxes = self.dataset.index.records, self._boxes()
-        studies = self._hashes("study")
+        records, studies = self.dataset.index.records, self._hashes("study")
+        counts = [pc.list_value_length(batch["boxes"]) for batch in self.dataset.manifest.batches(["boxes"])]
+        boxes = np.concatenate([np.empty(0, np.int32), *(pc.fill_null(count, 0).to_numpy() for count in counts)])
         return [
             SplitStats(
                 name=name,
@@ -105,11 +105,6 @@ class Stats:
         hashes = (0 if text is None else xxhash.xxh3_64_intdigest(text.encode()) for text in texts)
         return np.fromiter(hashes, np.uint64, len(self.dataset.index.records))
 
-    def _boxes(self) -> np.ndarray:
-        """Number of boxes, int32 [rows]."""
-        counts = [pc.list_value_length(batch["boxes"]) for batch in self.dataset.manifest.batches(["boxes"])]
-        return np.concatenate([np.empty(0, np.int32), *(pc.fill_null(count, 0).to_numpy() for count in counts)])
-
     @cached_property
     def labels(self) -> dict[str, list[LabelStats]]:
         """By label name, one per split."""
@@ -120,10 +115,12 @@ class Stats:
             classes = tuple(self.info.classes.get(name, ()))
             graded = bool(classes or set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
             result[name] = []
-            for split, mine in rows.items():
-                known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
-                values = dict(zip(known.tolist(), counts.tolist(), strict=True))
-                result[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded, classes))
+            for split, numbers in rows.items():
+                labels = column[numbers]
+                distinct, counts = np.unique(labels[~np.isnan(labels)], return_counts=True)
+                values = dict(zip(distinct.tolist(), counts.tolist(), strict=True))
+                unknown = len(labels) - sum(values.values())
+                result[name].append(LabelStats(name, split, values, unknown, graded, classes))
         return result
 
     @cached_property
@@ -147,11 +144,20 @@ class Stats:
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
         """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
-        parts = [_counted(batch["attributes"]) for batch in self.dataset.manifest.batches(["attributes"])]
+        parts = []
+        for batch in self.dataset.manifest.batches(["attributes"]):
+            maps = batch["attributes"].combine_chunks()
+            pairs = pa.table({"name": maps.keys, "value": maps.items})
+            pairs = pairs.filter(pc.invert(pc.is_in(pairs["name"], pa.array([SLICE, POSITION]))))
+            counts = pairs.group_by(["name", "value"]).aggregate([([], "count_all")])
+            parts.append(counts.rename_columns(["name", "value", "count"]))
+        if not parts:
+            return {}
+        total = pa.concat_tables(parts).group_by(["name", "value"], use_threads=False).aggregate([("count", "sum")])
         result: dict[str, Counter[str]] = {}
-        for name, value, count in _summed(pa.concat_tables(parts)) if parts else ():
-            texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
-            result.setdefault(name, Counter())[texts] += count
+        for name, value, count in zip(*(total[c].to_pylist() for c in ("name", "value", "count_sum")), strict=True):
+            text = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
+            result.setdefault(name, Counter())[text] += count
         return {
             name: sorted(values.items()) if name == "age" else values.most_common() for name, values in result.items()
         }
@@ -165,7 +171,11 @@ class Stats:
                 table = pq.read_table(file, schema=QUARANTINE)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{path} cannot be read ({type(error).__name__}): copy it again") from error
-        counts = Counter(zip(*(map(_printable, table[name].to_pylist()) for name in ("stage", "reason")), strict=True))
+        columns = []
+        for name in ("stage", "reason"):  # a dataset is untrusted: no control sequences for the terminal
+            texts = [(text or "")[:1000] for text in table[name].to_pylist()]
+            columns.append(["".join(letter if letter.isprintable() else "?" for letter in text) for text in texts])
+        counts = Counter(zip(*columns, strict=True))
         return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 
     def sides(self) -> dict[str, np.ndarray]:
@@ -176,9 +186,9 @@ class Stats:
     def spacings(self) -> dict[str, np.ndarray]:
         """Millimetres per pixel by axis, of the samples that have it."""
         spacing = self.dataset.spacing
-        known = ~np.isnan(spacing).any(1)
+        present = ~np.isnan(spacing).any(1)
         axes = ("z", "y", "x") if self.info.dims == 3 else ("y", "x")
-        return {axis: spacing[known, number] for number, axis in enumerate(axes)} if known.any() else {}
+        return {axis: spacing[present, number] for number, axis in enumerate(axes)} if present.any() else {}
 
     def drawn(self, count: int) -> np.ndarray:
         """Up to ``count`` random row numbers, in manifest order."""
@@ -221,26 +231,6 @@ def _distinct(hashes: np.ndarray) -> int:
     """Count the distinct values other than 0."""
     ordered = np.sort(hashes)
     return int(np.count_nonzero(np.diff(ordered, prepend=ordered.dtype.type(0))))
-
-
-def _counted(attributes: pa.ChunkedArray) -> pa.Table:
-    """``name``, ``value`` and how many rows have them."""
-    maps = attributes.combine_chunks()
-    pairs = pa.table({"name": maps.keys, "value": maps.items})
-    pairs = pairs.filter(pc.invert(pc.is_in(pairs["name"], pa.array([SLICE, POSITION]))))
-    return pairs.group_by(["name", "value"]).aggregate([([], "count_all")]).rename_columns(["name", "value", "count"])
-
-
-def _summed(counts: pa.Table) -> Iterator[tuple[str, str, int]]:
-    """Each name with its values and their count."""
-    total = counts.group_by(["name", "value"], use_threads=False).aggregate([("count", "sum")])
-    for batch in total.to_batches():
-        yield from zip(*(batch[column].to_pylist() for column in ("name", "value", "count_sum")), strict=True)
-
-
-def _printable(text: str | None) -> str:
-    """Remove terminal control sequences: a dataset is untrusted."""
-    return "".join(letter if letter.isprintable() else "?" for letter in (text or "")[:1000])
 
 
 def oddities(stats: Stats) -> list[str]:

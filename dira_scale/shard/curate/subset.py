@@ -1,6 +1,6 @@
 """Take a part of a dataset: some of its patients, samples of some kinds, or one of k folds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dira_scale.storage.text import brief
 
 
 @dataclass(frozen=True)
-class Part:
+class SubsetPart:
     """The part of a dataset to keep. The keys are explained in ``configs/shard_subset.yaml``."""
 
     fraction: float
@@ -29,7 +29,7 @@ class Part:
     fold: int
 
 
-def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
+def subset(path: str | Path, out: str | Path, part: SubsetPart) -> DatasetInfo:
     """Write the part of the dataset at ``path`` to ``out``. Raises UserError if a key does not fit the dataset."""
     folder, dataset = empty_folder(out), ShardedDataset.open(path)
     for split in part.splits:
@@ -38,14 +38,20 @@ def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
     if part.folds:
         table = _fold(table, part)
     if part.fraction < 1:
-        table = table.filter(_of_patients(table, part))
-    how: dict[str, Any] = {"subset_of": dataset.hash, "recipe_hash": dataset.info.recipe_hash}
-    how |= {"fraction": part.fraction, "seed": part.seed, "splits": list(part.splits), "where": dict(part.where)}
-    how |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # they make hashes comparable
-    how |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
+        keep = ~np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)  # other splits completely
+        people = table["patient"].to_numpy(zero_copy_only=False)
+        for split in part.splits:
+            rows = pc.equal(table["split"], split).to_numpy()
+            keep[rows] = fraction_of_samples(people[rows], part.fraction, part.seed)
+        table = table.filter(pa.array(keep))
+    recipe: dict[str, Any] = {"subset_of": dataset.hash, "recipe_hash": dataset.info.recipe_hash}
+    recipe |= {"fraction": part.fraction, "seed": part.seed, "splits": list(part.splits), "where": dict(part.where)}
+    recipe |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # they make hashes comparable
+    recipe |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
     if dataset.info.published_lists and not part.folds:  # they still decide the splits
-        how["lists"] = dataset.info.recipe["lists"]
-    info = write(folder, dataset.info, dataset.info.name, how, with_relative_shards(dataset, table, folder), [dataset])
+        recipe["lists"] = dataset.info.recipe["lists"]
+    table = with_relative_shards(dataset, table, folder)
+    info = write(folder, dataset.info, dataset.info.name, recipe, table, [dataset])
     print_summary(folder, info)
     return info
 
@@ -53,7 +59,7 @@ def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
 def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> pa.Table:
     """Rows whose split, attributes and labels match ``where``."""
     attributes = {name for row in table["attributes"].to_pylist() for name, _ in row or ()}
-    known = ["split", "mask", *sorted(attributes), *info.label_names]
+    names = ["split", "mask", *sorted(attributes), *info.label_names]
     for name, wanted in where.items():
         options = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
         if name == "split":
@@ -67,36 +73,23 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
             )
         elif name in info.label_names:
             number = info.label_names.index(name)
-            if classes := info.classes.get(name):
-                options = [_class(name, option, classes) for option in options]
+            if classes := info.classes.get(name):  # by name as tables have it: in any case, ``2.0`` for ``2``
+                numbers = {key_of(label): number for number, label in enumerate(classes)}
+                if unknown := [str(option) for option in options if key_of(str(option)) not in numbers]:
+                    hint = nearest(unknown[0], classes)
+                    raise UserError(
+                        f"where.{name}: " + brief(f"no class '{unknown[0]}'{hint}; use {', '.join(classes)}")
+                    )
+                options = [numbers[key_of(str(option))] for option in options]
             values = [row[number] for row in table["labels"].to_pylist()]
         else:
-            raise UserError(f"where.{name}: no such attribute or label{nearest(name, known)}; use {', '.join(known)}")
+            raise UserError(f"where.{name}: no such attribute or label{nearest(name, names)}; use {', '.join(names)}")
         keep = pa.array([value in options for value in values])
         table = table.filter(keep)
     return table
 
 
-def _class(label: str, wanted: object, classes: Sequence[str]) -> int:
-    """The number of the class that is ``wanted``, by its name as tables have it: in any case, ``2.0`` for ``2``."""
-    numbers = {key_of(name): number for number, name in enumerate(classes)}
-    if (key := key_of(str(wanted))) not in numbers:
-        hint = nearest(str(wanted), classes)
-        raise UserError(f"where.{label}: " + brief(f"no class '{wanted}'{hint}; use {', '.join(classes)}"))
-    return numbers[key]
-
-
-def _of_patients(table: pa.Table, part: Part) -> pa.Array:
-    """Mask of ``fraction`` of the samples of each of ``splits``. Other splits are kept completely."""
-    keep = ~np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
-    people = table["patient"].to_numpy(zero_copy_only=False)
-    for split in part.splits:
-        rows = pc.equal(table["split"], split).to_numpy()
-        keep[rows] = fraction_of_samples(people[rows], part.fraction, part.seed)
-    return pa.array(keep)
-
-
-def _fold(table: pa.Table, part: Part) -> pa.Table:
+def _fold(table: pa.Table, part: SubsetPart) -> pa.Table:
     """Deal the patients of ``splits`` into folds: one becomes val, the others train. Other splits are kept, except a
     train or val that is not in ``splits``, whose patients would mix with the folds'."""
     assert part.folds is not None

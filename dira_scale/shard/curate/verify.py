@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -42,15 +42,15 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
     shards = list(dataset.info.shards)
     result: dict[str, list[Damage]] = {}
     with (
-        bar("verifying", "samples") as shown,
+        bar("verifying", "samples") as progress,
         worker_pool(min(workers, len(shards)), __name__) as pool,
     ):
-        task = shown.add_task("", total=dataset.table.num_rows)
+        task = progress.add_task("", total=dataset.table.num_rows)
         waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
         for done in as_completed(waiting):
             shard = waiting[done]
             result[shard] = done.result()
-            shown.advance(task, len(rows_of(dataset, shard)))
+            progress.advance(task, len(rows_of(dataset, shard)))
     return [damage for shard in shards for damage in result[shard]]
 
 
@@ -88,33 +88,32 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
     with open_file(file) as stream:
         damages: list[Damage] = []
         for row in rows:
-            stream.seek(row["offset"])
-            damages += _sample(shard, row, stream.read(row["size"]))
-            if row["mask_size"] is not None:
-                stream.seek(row["mask_offset"])
-                damages += _mask(shard, row, stream.read(row["mask_size"]))
+            damages += _sample(shard, row, stream)
         stream.seek(0)
         damages += _members(shard, rows, stream)
-        if not damages and (known := dataset.info.checksums.get(shard)) and checksum(stream) != known:
+        if not damages and (expected := dataset.info.checksums.get(shard)) and checksum(stream) != expected:
             damages.append(Damage(shard, "", "the file's checksum differs, but no image's does"))
     return damages
 
 
-def _sample(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
+def _sample(shard: str, row: dict[str, Any], stream: BinaryIO) -> Iterator[Damage]:
+    """Decode an image and its mask."""
+    stream.seek(row["offset"])
+    payload = stream.read(row["size"])
     if xxhash.xxh3_64_hexdigest(payload) != row["xxh3"]:
         yield Damage(shard, row["key"], "the image's checksum differs")
+    else:
+        try:
+            pixels = decode(payload, row["codec"], _shape(row, row["channels"]))
+        except (DecodeError, KeyError) as error:
+            yield Damage(shard, row["key"], f"the image cannot be decoded ({type(error).__name__}: {error})")
+        else:
+            if 8 * pixels.itemsize != row["bits"]:
+                yield Damage(shard, row["key"], f"the image is {pixels.dtype}, not {row['bits']} bits")
+    if row["mask_size"] is None:
         return
-    try:
-        pixels = decode(payload, row["codec"], _shape(row, row["channels"]))
-    except (DecodeError, KeyError) as error:
-        yield Damage(shard, row["key"], f"the image cannot be decoded ({type(error).__name__}: {error})")
-        return
-    if 8 * pixels.itemsize != row["bits"]:
-        yield Damage(shard, row["key"], f"the image is {pixels.dtype}, not {row['bits']} bits")
-
-
-def _mask(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
-    shape = _shape(row, 1)
+    stream.seek(row["mask_offset"])
+    payload, shape = stream.read(row["mask_size"]), _shape(row, 1)
     try:
         decode(payload, "png" if row["affine"] is None else "b2nd", shape)
         if row["affine"] is not None:  # its checksums
@@ -136,7 +135,7 @@ def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
     return (row["depth"], *inner) if channels == 1 else (channels, row["depth"], *inner)
 
 
-def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
+def _members(shard: str, rows: list[dict[str, Any]], stream: BinaryIO) -> Iterator[Damage]:
     """Check the tar: the manifest's samples in the order of ``rows``, each with its image, JSON and mask."""
     try:
         result = list(members(stream))
@@ -147,17 +146,17 @@ def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Da
         yield Damage(shard, "", "the tar holds members other than plain files")
         return
     named = [(member.name.partition("."), member.offset_data) for member in result]
-    there = [
+    samples = [
         (key, [(kind, offset) for (_, _, kind), offset in files])
         for key, files in groupby(named, key=lambda member: member[0][0])
     ]
     if "/" in shard:  # of another dataset, which this one is derived from
-        mine = {row["key"] for row in rows}
-        there = [(key, files) for key, files in there if key in mine]
-    if [key for key, _ in there] != [row["key"] for row in rows]:
+        keys = {row["key"] for row in rows}
+        samples = [(key, files) for key, files in samples if key in keys]
+    if [key for key, _ in samples] != [row["key"] for row in rows]:
         yield Damage(shard, "", "the tar holds other samples than the manifest")
         return
-    for row, (key, files) in zip(rows, there, strict=True):
+    for row, (key, files) in zip(rows, samples, strict=True):
         kinds = {row["codec"]: row["offset"], "json": None}
         if row["mask_size"] is not None:
             kinds["mask.png" if row["affine"] is None else "mask.b2nd"] = row["mask_offset"]

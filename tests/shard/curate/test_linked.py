@@ -15,7 +15,7 @@ from dira_scale.errors import UserError
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
-from dira_scale.shard.curate.subset import Part, subset
+from dira_scale.shard.curate.subset import SubsetPart, subset
 from dira_scale.shard.curate.verify import verify
 
 PATIENTS, EACH = 24, 3
@@ -52,8 +52,10 @@ def make(tmp_path: Path, ingest: SimpleNamespace, name: str, prefix: str, labels
     return tmp_path / name
 
 
-def part(**keys) -> Part:
-    return Part(**{"fraction": 1.0, "seed": 0, "splits": ("train",), "where": {}, "folds": None, "fold": 0} | keys)
+def part(**keys) -> SubsetPart:
+    return SubsetPart(
+        **{"fraction": 1.0, "seed": 0, "splits": ("train",), "where": {}, "folds": None, "fold": 0} | keys
+    )
 
 
 def of(path: Path, split: str | None = None) -> dict[str, list[str]]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from gzip import GzipFile
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.charset import convert_encodings
@@ -56,7 +55,17 @@ def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Text]:
     root = folder_at(source, "source")
     yield Text("folder name", str(root))
     for table in tables:
-        yield from _cells(locate(table, "tables"))
+        path, columns = locate(table, "tables"), list[str]()
+        for _, row in read_table(path, [], "tables"):
+            columns = columns or [name for name in row if COLUMN.search(name)]
+            if not columns:
+                raise UserError(f"{path}: no column name refers to a patient, study or file ({', '.join(row)}): "
+                                "rename one, or leave the table out of tables=…")  # fmt: skip
+            for name in columns:
+                cell = row[name].strip()
+                yield Text(f"column {name}", cell)
+                if "/" in cell or "." in cell:
+                    yield from (value._replace(what=f"column {name}") for value in _names(Path(cell)))
     files = files_below(root)
     chunks = iter(lambda: list(islice(files, CHUNK)), [])
     for values in parallel_map(_of_files, ((root, chunk) for chunk in chunks), workers):
@@ -68,7 +77,19 @@ def _of_files(root: Path, paths: Sequence[Path]) -> list[Text]:
     values: dict[Text, None] = {}
     for path in paths:
         below = Path(os.path.relpath(path, root)) if is_local(path) else path.relative_to(root)
-        values |= dict.fromkeys([*_names(below), *_of_file(path)])
+        values |= dict.fromkeys(_names(below))
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote values
+            if not is_dicom(file):
+                values |= dict.fromkeys(texts_of(file.read(HEAD)))
+                continue
+            try:
+                header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+                values |= dict.fromkeys(_of_dicom(header))
+            except Exception:  # a damaged header can raise anything: fall back to its printable text
+                file.seek(0)
+                runs = re.findall(rb"[ -~]{8,64}", file.read(2**16))
+                values |= dict.fromkeys(Text("damaged DICOM", run.decode()) for run in runs)
     return list(values)
 
 
@@ -79,51 +100,19 @@ def _names(below: Path) -> Iterator[Text]:
     yield Text("file name", stem)
 
 
-def _of_file(path: Path) -> list[Text]:
-    with path.open("rb") as file:
-        if not is_dicom(file):
-            return [*texts_of(file.read(HEAD))]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values
-            try:
-                return list(_of_dicom(pydicom.dcmread(file, stop_before_pixels=True, force=True)))
-            except Exception:  # a damaged header can raise anything: fall back to its printable text
-                file.seek(0)
-                return [Text("damaged DICOM", run.decode()) for run in re.findall(rb"[ -~]{8,64}", file.read(2**16))]
-
-
 def _of_dicom(header: Dataset) -> Iterator[Text]:
     encodings = tuple(dict.fromkeys(convert_encodings(header.get("SpecificCharacterSet", None) or "ISO_IR 6")))
     for part in (header, getattr(header, "file_meta", Dataset())):
         for element in part.iterall():
             keyword = keyword_for_tag(element.tag) or f"private ({element.tag.group:04x},{element.tag.element:04x})"
-            if keyword not in NOT_IDENTIFYING and element.value is not None:
-                texts = _values(element.value, element.VR)
-                yield from (Text(keyword, t, element.VR, encodings) for t in texts if not t.startswith(STANDARD))
-
-
-def _values(value: Any, vr: str) -> list[str]:
-    """The texts of an element; the printable parts of an unknown one (UN, common for private elements)."""
-    if vr in TEXTS:
-        return [str(part) for part in (value if isinstance(value, MultiValue | list) else [value])]
-    if vr == "UN" and isinstance(value, bytes):
-        return [run.decode().strip() for run in re.findall(rb"[ -~]{4,}", value[: 2**16])]
-    return []
-
-
-def _cells(path: Path) -> Iterator[Text]:
-    columns: list[str] | None = None
-    for _, row in read_table(path, [], "tables"):
-        if columns is None:
-            columns = [name for name in row if COLUMN.search(name)]
-            if not columns:
-                raise UserError(f"{path}: no column name refers to a patient, study or file ({', '.join(row)}): "
-                                "rename one, or leave the table out of tables=…")  # fmt: skip
-        for name in columns:
-            cell = row[name].strip()
-            yield Text(f"column {name}", cell)
-            if "/" in cell or "." in cell:
-                yield from (value._replace(what=f"column {name}") for value in _names(Path(cell)))
+            if keyword in NOT_IDENTIFYING or element.value is None:
+                continue
+            value, texts = element.value, list[str]()
+            if element.VR in TEXTS:
+                texts = [str(part) for part in (value if isinstance(value, MultiValue | list) else [value])]
+            elif element.VR == "UN" and isinstance(value, bytes):  # private: its printable parts
+                texts = [run.decode().strip() for run in re.findall(rb"[ -~]{4,}", value[: 2**16])]
+            yield from (Text(keyword, t, element.VR, encodings) for t in texts if not t.startswith(STANDARD))
 
 
 def texts_of(head: bytes) -> Iterator[Text]:

@@ -17,8 +17,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
-from dira_scale.shard.curate.audit.report import Finding
-from dira_scale.shard.curate.audit.search import Match, Searcher, Values
+from dira_scale.shard.curate.audit.report import AuditFinding
+from dira_scale.shard.curate.audit.search import Match, Searcher, SourceValues
 from dira_scale.shard.curate.audit.texts import Text, json_texts, parquet_texts, parts_of, tokens
 from dira_scale.storage.store import open_file
 
@@ -34,77 +34,79 @@ HASHES = (16, 24, 64)  # hex digits of xxh3; of keys, patients and studies; of S
 class SearchResult:
     """The result for ``size`` bytes; ``coincidences``: hits within the program's own words, hashes and numbers."""
 
-    hits: list[Finding] = field(default_factory=list)
+    hits: list[AuditFinding] = field(default_factory=list)
     size: int = 0
     coincidences: int = 0
 
 
-def find_leaks(dataset: ShardedDataset, values: Values, scratch: Path, workers: int) -> SearchResult:
+def find_leaks(dataset: ShardedDataset, values: SourceValues, scratch: Path, workers: int) -> SearchResult:
     """Search every file of the dataset. ``scratch`` is a folder for the worker processes. Raises OSError."""
     stored, result = scratch / "values.pickle", SearchResult()
     stored.write_bytes(pickle.dumps(values))
     files = {path.relative_to(dataset.root).as_posix(): path for path in dataset.root.rglob("*") if path.is_file()}
     files |= {shard: dataset.file(shard) for shard in dataset.info.shards}
-    with bar("searching", "files") as shown:
-        task = shown.add_task("", total=len(files))
+    with bar("searching", "files") as progress:
+        task = progress.add_task("", total=len(files))
         for part in parallel_map(_search_file, ((file, name, stored) for name, file in files.items()), workers):
             result.hits += part.hits
             result.size, result.coincidences = result.size + part.size, result.coincidences + part.coincidences
-            shown.advance(task)
+            progress.advance(task)
     result.hits.sort()
     return result
 
 
 @lru_cache(maxsize=1)
-def _loaded(stored: Path) -> tuple[Values, Searcher]:
-    values: Values = pickle.loads(stored.read_bytes())
+def _loaded(stored: Path) -> tuple[SourceValues, Searcher]:
+    values: SourceValues = pickle.loads(stored.read_bytes())
     return values, Searcher(values.long)
 
 
 def _search_file(file: Path, name: str, stored: Path) -> SearchResult:
     """Search one file, called ``name`` in the hits."""
     values, searcher = _loaded(stored)
-    result, found = SearchResult(), list[tarfile.TarInfo]()
+    result, headers = SearchResult(), list[tarfile.TarInfo]()
     with open_file(file) as stream:
         if name.endswith(".tar"):
             with contextlib.suppress(tarfile.TarError):  # the rest is still searched as bytes
-                found.extend(members(stream))
-            result.hits += islice(_added(stream, name, found), MOST_HITS)
+                headers.extend(members(stream))
+            result.hits += islice(_added(stream, name, headers), MOST_HITS)
         stream.seek(0)
-        _search_texts(_texts(stream, name, found), name, values, searcher, result)
+        _search_texts(_texts(stream, name, headers), name, values, searcher, result)
         reported = {(hit.member, hit.value) for hit in result.hits}
         stream.seek(0)
         for match in searcher.file(stream):
-            member, position = _place(match.offset, found)
+            number = bisect_right(headers, match.offset, key=lambda header: header.offset) - 1
+            member = headers[number].name if number >= 0 else ""
+            position = match.offset - (headers[number].offset_data if number >= 0 else 0)  # negative in its header
             value = match.form.decode("utf-8", "replace")
             if position < 0 or (member, value) in reported:  # already found, or looked at, in the decoded texts
                 continue
             if is_coincidence(match, values.words):
                 result.coincidences += 1
                 continue
-            result.hits.append(Finding("leak", name, member, f"byte {position}", match.kind, value))
+            result.hits.append(AuditFinding("leak", name, member, f"byte {position}", match.kind, value))
             if len(result.hits) >= MOST_HITS:
                 break
         result.size = stream.seek(0, os.SEEK_END)
     return result
 
 
-def _added(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterator[Finding]:
+def _added(stream: BinaryIO, name: str, headers: list[tarfile.TarInfo]) -> Iterator[AuditFinding]:
     """Yield what conversions do not write: times and owners of tar members, parts of images beside their pixels."""
-    for member in found:
+    for member in headers:
         for what in ("mtime", "uid", "gid"):
             if number := getattr(member, what):
-                yield Finding("leak", name, member.name, "tar header", what, str(number))
+                yield AuditFinding("leak", name, member.name, "tar header", what, str(number))
         if not member.name.endswith(".json"):
             stream.seek(member.offset_data)
             for what, _ in parts_of(stream.read(member.size)):
-                yield Finding("leak", name, member.name, what, "not written by a conversion", what)
+                yield AuditFinding("leak", name, member.name, what, "not written by a conversion", what)
 
 
-def _texts(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
+def _texts(stream: BinaryIO, name: str, headers: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
     """The texts of a table, a JSON file or a tar's headers and sidecars, each with its tar member."""
     yield "", Text("name of the file", name)
-    for member in found:
+    for member in headers:
         named = {"name": member.name, "owner": member.uname, "group": member.gname, "link": member.linkname}
         yield from ((member.name, Text(f"tar {what}", text)) for what, text in named.items() if text)
         if member.name.endswith(".json"):
@@ -117,22 +119,22 @@ def _texts(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterato
 
 
 def _search_texts(
-    texts: Iterable[tuple[str, Text]], file: str, values: Values, searcher: Searcher, result: SearchResult
+    texts: Iterable[tuple[str, Text]], file: str, values: SourceValues, searcher: Searcher, result: SearchResult
 ) -> None:
     waiting = iter(texts)
     while (batch := list(islice(waiting, BATCH))) and len(result.hits) < MOST_HITS:
-        hits: dict[Finding, None] = {}  # distinct, in order
+        hits: dict[AuditFinding, None] = {}  # distinct, in order
         for number, match in searcher.texts(text.text for _, text in batch):
             if is_coincidence(match, values.words):
                 result.coincidences += 1
                 continue
             member, text = batch[number]
             value = match.form.decode("utf-8", "replace")
-            hits[Finding("leak", file, member, text.what, match.kind, value)] = None
+            hits[AuditFinding("leak", file, member, text.what, match.kind, value)] = None
         for member, text in batch:
             for token in tokens(text.text):
                 if kind := values.short.get(token.encode("utf-8", "surrogatepass")):
-                    hits[Finding("leak", file, member, text.what, kind, token)] = None
+                    hits[AuditFinding("leak", file, member, text.what, kind, token)] = None
         result.hits += hits
 
 
@@ -157,10 +159,3 @@ def is_coincidence(match: Match, words: Collection[bytes] = ()) -> bool:
     if len(form) < WHOLE_DIGITS and around(DIGITS) != form:
         return True
     return bool(re.search(rb"(^|[^0-9.])\d+\.\d*\Z", before) and re.match(rb"\d*(e[+-]?\d+)?([^0-9.a-z]|$)", after))
-
-
-def _place(offset: int, found: list[tarfile.TarInfo]) -> tuple[str, int]:
-    """The tar member at ``offset`` and the byte in it, negative in its header, whose texts and numbers are searched
-    one by one; outside tars the file's own byte."""
-    number = bisect_right(found, offset, key=lambda member: member.offset) - 1
-    return (found[number].name, offset - found[number].offset_data) if number >= 0 else ("", offset)

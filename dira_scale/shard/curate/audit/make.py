@@ -12,8 +12,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard.curate.audit.harvest import harvest
 from dira_scale.shard.curate.audit.leaks import MOST_HITS, find_leaks
-from dira_scale.shard.curate.audit.report import Finding, Report
-from dira_scale.shard.curate.audit.search import Values
+from dira_scale.shard.curate.audit.report import AuditFinding, AuditReport
+from dira_scale.shard.curate.audit.search import SourceValues
 from dira_scale.shard.curate.audit.texts import own_words
 from dira_scale.shard.curate.audit.twins import MIN_CORRELATION, near_twins, thumbnails
 
@@ -33,11 +33,11 @@ def audit(
     datasets = [ShardedDataset.open(folder) for folder in (path, *against)]
     if len({dataset.info.dims for dataset in datasets}) > 1:
         raise UserError(f"against={list(against)}: images and volumes cannot be compared with each other")
-    report = Report(datasets[0].root)
+    report = AuditReport(datasets[0].root)
     with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # mode 0700: it holds identities
         try:
             if source:
-                values = Values.of(harvest(source, tables, workers), own_words(datasets[0]))
+                values = SourceValues.of(harvest(source, tables, workers), own_words(datasets[0]))
                 _report_leaks(report, datasets[0], values, Path(scratch), workers)
             report.add("patients in two splits", shared_patients(datasets))
             if remark := datasets[0].info.split_remark:
@@ -55,7 +55,9 @@ def audit(
     return report.end("" if source else "; identifying values were not searched for: name their source, source=FOLDER")
 
 
-def _report_leaks(report: Report, dataset: ShardedDataset, values: Values, scratch: Path, workers: int) -> None:
+def _report_leaks(
+    report: AuditReport, dataset: ShardedDataset, values: SourceValues, scratch: Path, workers: int
+) -> None:
     leaks = find_leaks(dataset, values, scratch, workers)
     report.print(f"{len(values.long)} identifying values were searched for in {leaks.size / 1e6:.1f} MB of raw bytes "
                  f"and the decoded texts, {len(values.short)} shorter ones as words of the decoded texts")  # fmt: skip
@@ -63,7 +65,7 @@ def _report_leaks(report: Report, dataset: ShardedDataset, values: Values, scrat
         kinds = ", ".join(f"{kind} {n}" for kind, n in Counter(kind for kind, _ in values.not_searched).most_common())
         report.print(f"not searched for, as they are words of the recipe or the program: {kinds}")
         rows = sorted(values.not_searched)
-        report.findings += [Finding("not searched", "", "", "", *row, harm=False) for row in rows]
+        report.findings += [AuditFinding("not searched", "", "", "", *row, harm=False) for row in rows]
     if leaks.coincidences:
         report.print(f"not counted: {leaks.coincidences} places within our own longer words, hashes or numbers")
     if (chance := values.expected_by_chance() * leaks.size) > CHANCE:
@@ -71,7 +73,7 @@ def _report_leaks(report: Report, dataset: ShardedDataset, values: Values, scrat
     report.add(f"identifying values (at most about {MOST_HITS} of a file)", leaks.hits)
 
 
-def shared_patients(datasets: Sequence[ShardedDataset]) -> list[Finding]:
+def shared_patients(datasets: Sequence[ShardedDataset]) -> list[AuditFinding]:
     """Patients, as keyed hashes, in two splits of the first dataset, or in one of it and one of another.
 
     Hashes are comparable only if key and archive were the same. If that is unknown, shared hashes are still reported,
@@ -87,11 +89,11 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> list[Finding]:
             samples = f"{datasets[0].root.name} {first}", f"{datasets[other_number].root.name} {other}"
             harm = harmful(first, other, other_number == 0)
             both = sorted(people[0, first] & people[other_number, other])
-            findings += [Finding("shared patient", *samples, "", "", patient, harm) for patient in both]
+            findings += [AuditFinding("shared patient", *samples, "", "", patient, harm) for patient in both]
     return findings
 
 
-def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[Finding]:
+def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[AuditFinding]:
     """Pairs with at least one image of the first dataset, except a patient's own images within a split."""
     images = [
         (dataset.root.name, *row)
@@ -105,7 +107,7 @@ def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> l
         (name, split, _, key), (other_name, other_split, _, other_key) = images[twins.image], images[twins.other]
         samples, how = (f"{name} {split}", f"{other_name} {other_split}"), f"{twins.alike} {twins.how}"
         harm = harmful(split, other_split, name == other_name)
-        findings.append(Finding("near-duplicate", *samples, how, key, other_key, harm))
+        findings.append(AuditFinding("near-duplicate", *samples, how, key, other_key, harm))
     return findings
 
 

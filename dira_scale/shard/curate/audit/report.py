@@ -20,7 +20,7 @@ SHOWN = 10  # lines of a kind of finding
 GENERATED = r"([\w-]+-\d{6}\.tar|(dataset|croissant|manifest|quarantine)\.\w+|\w+\.beton|[0-9a-f]{24}(\.mask)?\.\w+)?"
 
 
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """A row of the full findings: something that is in ``file`` and ``member``, or in these two splits.
 
     Attributes:
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
             images are.
     """
 
-    found: str  # "leak", "not searched", "shared patient" or "near-duplicate"
+    category: str  # "leak", "not searched", "shared patient" or "near-duplicate"
     file: str
     member: str
     position: str
@@ -37,47 +37,45 @@ class Finding(NamedTuple):
     harm: bool = True  # the audit fails; not in the file
 
 
-class Report:
+class AuditReport:
     """Prints findings, and writes them in full to ``NAME.audit.csv`` beside the dataset at ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.path = full_file(root)
         self.console = Console(soft_wrap=True, highlight=False, markup=False)
-        self.findings: list[Finding] = []
+        self.findings: list[AuditFinding] = []
 
     def print(self, line: str) -> None:
         self.console.print(line)
 
-    def add(self, title: str, findings: Sequence[Finding]) -> None:
+    def add(self, title: str, findings: Sequence[AuditFinding]) -> None:
         """Print how many there are, and the most common of them without their values."""
         self.findings += findings
         self.print(f"{title}: {len(findings) or 'none'}")
-        values = {finding.value.lower() for finding in findings if finding.found == "leak"}
-        lines = Counter(_shown(finding, values) for finding in findings)
+        values = {finding.value.lower() for finding in findings if finding.category == "leak"}
+        lines = Counter(_masked(finding, values) for finding in findings)
         for line, count in lines.most_common(SHOWN):
             self.print(f"  {line}: {count} x")
 
     def end(self, unsearched: str = "") -> int:
         """Write the full findings and print the result; returns 1 for harm, else 0."""
-        self._write()
+        if self.findings:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([HEADER, *(harmless(finding[: len(HEADER)]) for finding in self.findings)])
+            write_atomic(self.path, text.getvalue().encode(errors="surrogateescape"), private=True)
+            self.print(f"full findings (readable by you only): {self.path}")
+        else:
+            self.path.unlink(missing_ok=True)  # an older one's
         failed = any(finding.harm for finding in self.findings)
         self.print("the audit FAILED" if failed else f"the audit found nothing that must not be there{unsearched}")
         return int(failed)
 
-    def _write(self) -> None:
-        if not self.findings:
-            return self.path.unlink(missing_ok=True)  # an older one's
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([HEADER, *(harmless(finding[: len(HEADER)]) for finding in self.findings)])
-        write_atomic(self.path, text.getvalue().encode(errors="surrogateescape"), private=True)
-        self.print(f"full findings (readable by you only): {self.path}")
 
-
-def _shown(finding: Finding, values: Iterable[str]) -> str:
+def _masked(finding: AuditFinding, values: Iterable[str]) -> str:
     """The finding without names and values of the source; a leak may also be in the name of a file or column."""
-    if finding.found == "shared patient":
+    if finding.category == "shared patient":
         return f"{finding.file} and {finding.member}"
-    if finding.found == "near-duplicate":
+    if finding.category == "near-duplicate":
         return f"{finding.file} and {finding.member}, {finding.position.partition(' ')[2] or 'nearly the same'}"
     position = "raw bytes" if finding.position.startswith("byte ") else finding.position
     if any(value in position.lower() for value in values if value != position.lower()):

@@ -34,7 +34,7 @@ class Text(NamedTuple):
 
 
 @dataclass
-class Values:
+class SourceValues:
     """The forms of all values with their kinds: ``long`` ones for raw bytes, ``short`` ones for words.
 
     ``words`` (lower case) are the dataset's own and cannot be distinguished from leaks: values that equal one are
@@ -47,7 +47,7 @@ class Values:
     not_searched: set[tuple[str, str]] = field(default_factory=set)  # kind and text
 
     @classmethod
-    def of(cls, values: Iterable[Text], words: Collection[str]) -> "Values":
+    def of(cls, values: Iterable[Text], words: Collection[str]) -> "SourceValues":
         result = cls(frozenset(word.encode("utf-8", "replace") for word in words))
         for value in values:
             for text in texts(value):
@@ -144,22 +144,18 @@ class Searcher:
         if not len(self._grams):
             return
         folded, end = text.lower(), 0
-        for at in self._candidates(folded):
-            prefixes = (folded[at : at + length] for length in self._lengths)
-            form = next((form for form in prefixes if form in self._values), None) if at >= end else None
-            if form:
-                end = at + len(form)
-                yield Match(at, form, self._values[form], text[max(0, at - AROUND) : at], text[end : end + AROUND])
-
-    def _candidates(self, folded: bytes) -> list[int]:
-        """Offsets at which a value may begin, in order."""
         windows = np.ndarray(-(-len(folded) // STRIDE), "<u8", folded + bytes(8), 0, (STRIDE,))
         marked = np.flatnonzero(self._marked.take(self._hashes(windows), mode="clip"))
         grams = windows[marked] & np.uint64(2 ** (8 * GRAM) - 1)
         index = np.minimum(np.searchsorted(self._grams, grams), len(self._grams) - 1)
         positions = STRIDE * marked[self._grams[index] == grams]
         starts = (positions[:, None] - np.arange(STRIDE)).ravel()
-        return sorted(starts[starts >= 0].tolist())
+        for at in sorted(starts[starts >= 0].tolist()):  # where a value may begin
+            prefixes = (folded[at : at + length] for length in self._lengths)
+            form = next((form for form in prefixes if form in self._values), None) if at >= end else None
+            if form:
+                end = at + len(form)
+                yield Match(at, form, self._values[form], text[max(0, at - AROUND) : at], text[end : end + AROUND])
 
     def _hashes(self, windows: np.ndarray) -> np.ndarray:
         """Hashes of the first ``GRAM`` of each 8 bytes."""

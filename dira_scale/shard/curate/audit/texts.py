@@ -29,37 +29,28 @@ PLAIN = (b"JFIF\0", b"Adobe\0")  # JPEG segments without text
 
 
 def parts_of(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the parts of a PNG or JPEG beside its pixels: chunks, segments, bytes after the image."""
+    """Yield the parts of a PNG or JPEG beside its pixels: chunks, APPn and COM segments, bytes after the image."""
     if content.startswith(PNG):
-        yield from _chunks(content)
+        position, kind = len(PNG), ""
+        while position + 8 <= len(content) and kind != "IEND":
+            length = int.from_bytes(content[position : position + 4])
+            kind = content[position + 4 : position + 8].decode("latin-1")
+            body = content[position + 8 : position + 8 + length]
+            position += 12 + length
+            if kind not in PIXELS:
+                yield (f"{kind} chunk", body)
+        if content[position:]:
+            yield ("bytes after the PNG", content[position:])
     elif content.startswith(JPEG):
-        yield from _segments(content)
-
-
-def _chunks(content: bytes) -> Iterator[tuple[str, bytes]]:
-    position, kind = len(PNG), ""
-    while position + 8 <= len(content) and kind != "IEND":
-        length = int.from_bytes(content[position : position + 4])
-        kind = content[position + 4 : position + 8].decode("latin-1")
-        body = content[position + 8 : position + 8 + length]
-        position += 12 + length
-        if kind not in PIXELS:
-            yield (f"{kind} chunk", body)
-    if content[position:]:
-        yield ("bytes after the PNG", content[position:])
-
-
-def _segments(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """APPn and COM segments up to the scan; bytes after the last end of image."""
-    position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF and content[position + 1] != 0xDA:
-        marker, length = content[position + 1], int.from_bytes(content[position + 2 : position + 4])
-        body = content[position + 4 : position + 2 + length]
-        position += 2 + length
-        if marker == 0xFE or (0xE0 <= marker <= 0xEF and not body.startswith(PLAIN)):
-            yield ("COM segment" if marker == 0xFE else f"APP{marker - 0xE0} segment", body)
-    if after := content[content.rfind(b"\xff\xd9") + 2 :]:
-        yield ("bytes after the JPEG", after)
+        position = 2
+        while position + 4 <= len(content) and content[position] == 0xFF and content[position + 1] != 0xDA:  # the scan
+            marker, length = content[position + 1], int.from_bytes(content[position + 2 : position + 4])
+            body = content[position + 4 : position + 2 + length]
+            position += 2 + length
+            if marker == 0xFE or (0xE0 <= marker <= 0xEF and not body.startswith(PLAIN)):
+                yield ("COM segment" if marker == 0xFE else f"APP{marker - 0xE0} segment", body)
+        if after := content[content.rfind(b"\xff\xd9") + 2 :]:
+            yield ("bytes after the JPEG", after)
 
 
 def strings(what: str, value: Any) -> Iterator[Text]:
@@ -90,7 +81,7 @@ def parquet_texts(file: BinaryIO) -> Iterator[Text]:
     for batch in table.iter_batches():
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             yield Text("column name", name)
-            distinct = dict.fromkeys(each.text for each in strings("", column.to_pylist()))
+            distinct = dict.fromkeys(cell.text for cell in strings("", column.to_pylist()))
             yield from (Text(f"column {name}", text) for text in distinct)
 
 
@@ -128,18 +119,13 @@ def own_words(dataset: ShardedDataset) -> set[str]:
         del info["recipe"]
     values: list[Any] = [info, [str(number) for number in (*info["counts"].values(), *info["shards"].values())]]
     values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], FILES, list(ATTRIBUTES)]
-    values += [croissant(dataset.info, dataset.root / MANIFEST_FILE), list(_reasons())]
+    values += [croissant(dataset.info, dataset.root / MANIFEST_FILE), EMPTY, UNMATCHED, list(ACCEPTED.values())]
+    package = Path(dira_scale.__path__[0])
+    for path in (*package.glob("imaging/**/*.py"), *package.glob("archive/**/*.py")):  # the reasons for rejections
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in GIVEN_TO:
+                constants = [part.value for part in ast.walk(call) if isinstance(part, ast.Constant)]
+                values += [constant for constant in constants if isinstance(constant, str)]
     pairs = {pair for cell in dataset.table["attributes"].to_pylist() for pair in cell or ()}
     values += [value for name, value in pairs if name in ATTRIBUTES and re.fullmatch(ATTRIBUTES[name], value)]
     return {word for value in values for text in strings("", value) for word in tokens(text.text)}
-
-
-def _reasons() -> Iterator[str]:
-    """The texts in this program's code of which the reasons for rejections are made."""
-    yield from (EMPTY, UNMATCHED, *ACCEPTED.values())
-    package = Path(dira_scale.__path__[0])
-    for path in (*package.glob("imaging/**/*.py"), *package.glob("archive/**/*.py")):
-        for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in GIVEN_TO:
-                parts = (part.value for part in ast.walk(call) if isinstance(part, ast.Constant))
-                yield from (part for part in parts if isinstance(part, str))

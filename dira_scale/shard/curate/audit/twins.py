@@ -50,12 +50,12 @@ def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -
     pictures = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.float16, shape)
     jobs = ((str(dataset.root), range(n, min(n + ROWS_PER_TASK, dataset.table.num_rows)))
             for dataset in datasets for n in range(0, dataset.table.num_rows, ROWS_PER_TASK))  # fmt: skip
-    with bar("looking at", "images") as shown:
-        task, start = shown.add_task("", total=shape[0]), 0
-        for made in parallel_map(_of_rows, jobs, workers):
-            pictures[start : start + len(made)] = made
-            start += len(made)
-            shown.advance(task, len(made))
+    with bar("looking at", "images") as progress:
+        task, start = progress.add_task("", total=shape[0]), 0
+        for part in parallel_map(_of_rows, jobs, workers):
+            pictures[start : start + len(part)] = part
+            start += len(part)
+            progress.advance(task, len(part))
     return pictures
 
 
@@ -69,20 +69,17 @@ def thumbnail(dataset: ShardedDataset, row: int) -> np.ndarray:
     """float16 [K, SIDE, SIDE]; the aspect ratio is not kept."""
     channel, low, high = dataset.shown(row)
     try:
-        planes = _planes(dataset, row, channel)
+        if dataset.info.dims == 3:
+            depths = [int(part * dataset.sides(row)[0]) for part in SLICES]
+            cuts = [dataset.voxels(row, slice(depth, depth + 1)) for depth in depths]
+            planes = [cut.reshape(-1, *cut.shape[-2:])[channel] for cut in cuts]
+        else:
+            pixels = dataset.pixels(row)
+            planes = [pixels.mean(-1) if pixels.ndim == 3 else pixels]
     except DatasetError:
         return np.zeros((len(SLICES) if dataset.info.dims == 3 else 1, SIDE, SIDE), np.float16)
     scaled = [np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1) for plane in planes]
     return np.stack([cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in scaled]).astype(np.float16)
-
-
-def _planes(dataset: ShardedDataset, row: int, channel: int) -> list[np.ndarray]:
-    if dataset.info.dims == 3:
-        depths = [int(part * dataset.sides(row)[0]) for part in SLICES]
-        cut = (dataset.voxels(row, slice(depth, depth + 1)) for depth in depths)
-        return [planes.reshape(-1, *planes.shape[-2:])[channel] for planes in cut]
-    pixels = dataset.pixels(row)
-    return [pixels.mean(-1) if pixels.ndim == 3 else pixels]
 
 
 def near_twins(pictures: np.ndarray, group: np.ndarray, queries: int, workers: int = 1) -> list[Twins]:
@@ -109,21 +106,22 @@ def compare(image: np.ndarray, other: np.ndarray) -> tuple[int, float]:
     """The flip of ``other`` [K, 64, 64] most similar to ``image``; their correlation at the best shift and scale."""
     first = [_band(plane, FINE_BAND) for plane in image.astype(np.float32)]
     second = [_band(plane, FINE_BAND) for plane in other.astype(np.float32)]
-    flips = [[np.ascontiguousarray(_flipped(plane, n)) for plane in second] for n in range(len(FLIPS))]
+    flips = [
+        [np.ascontiguousarray(plane[:: -1 if n & 2 else 1, :: -1 if n & 1 else 1]) for plane in second]
+        for n in range(len(FLIPS))
+    ]
     coarse = [sum(float((_half(a) * _half(b)).sum()) for a, b in zip(first, planes, strict=True)) for planes in flips]
-    flip = int(np.argmax(coarse))
-    return flip, float(np.mean([_aligned(a, b) for a, b in zip(first, flips[flip], strict=True)]))
-
-
-def _aligned(image: np.ndarray, other: np.ndarray) -> float:
-    """Best correlation of the inner 7/8 of ``image`` with any position in ``other`` at any of ``SCALES``."""
-    margin = len(image) // 16
-    inner = image[margin:-margin, margin:-margin]
-    if inner.std() < 1e-4 or other.std() < 1e-4:
-        return 0.0  # empty
-    sizes = [(round(len(image) * scale),) * 2 for scale in SCALES]
-    scaled = [cv2.resize(other, size, interpolation=cv2.INTER_LINEAR) for size in sizes]
-    return max(float(cv2.matchTemplate(whole, inner, cv2.TM_CCOEFF_NORMED).max()) for whole in scaled)
+    flip, correlations = int(np.argmax(coarse)), []
+    for plane, flipped in zip(first, flips[flip], strict=True):  # its inner 7/8 with any position, at any scale
+        margin = len(plane) // 16
+        inner = plane[margin:-margin, margin:-margin]
+        if inner.std() < 1e-4 or flipped.std() < 1e-4:  # empty
+            correlations.append(0.0)
+            continue
+        sizes = [(round(len(plane) * scale),) * 2 for scale in SCALES]
+        scaled = [cv2.resize(flipped, size, interpolation=cv2.INTER_LINEAR) for size in sizes]
+        correlations.append(max(float(cv2.matchTemplate(s, inner, cv2.TM_CCOEFF_NORMED).max()) for s in scaled))
+    return flip, float(np.mean(correlations))
 
 
 def _band(plane: np.ndarray, sigmas: tuple[float, float]) -> np.ndarray:
@@ -134,10 +132,6 @@ def _band(plane: np.ndarray, sigmas: tuple[float, float]) -> np.ndarray:
 
 def _half(plane: np.ndarray) -> np.ndarray:
     return plane.reshape(len(plane) // 2, 2, -1, 2).mean((1, 3))
-
-
-def _flipped(plane: np.ndarray, flip: int) -> np.ndarray:
-    return plane[:: -1 if flip & 2 else 1, :: -1 if flip & 1 else 1]
 
 
 def _vectors(pictures: np.ndarray) -> np.ndarray:
@@ -164,23 +158,19 @@ def _candidates(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterato
     count = len(group)
     for start in range(0, min(queries, count), ROWS):
         rows = slice(start, min(start + ROWS, queries))
-        blocks = [_of_block(vectors, group, rows, slice(n, min(n + ROWS, count))) for n in range(start, count, ROWS)]
+        blocks = []
+        for first in range(start, count, ROWS):
+            columns = slice(first, min(first + ROWS, count))
+            ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
+            # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
+            score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
+            image, other = np.nonzero(score >= COARSE_CORRELATION)
+            score = score[image, other]
+            image, other = image + rows.start, other + columns.start
+            counts = (image < other) & (group[image] != group[other])
+            blocks.append((image[counts], other[counts], score[counts]))
         image, other, score = (np.concatenate(column) for column in zip(*blocks, strict=True))
         order = np.lexsort((-score, image))
         image, other = image[order], other[order]
         rank = np.arange(len(image)) - np.searchsorted(image, image)  # rank: 0 for each image's best
         yield from zip(image[rank < CANDIDATES].tolist(), other[rank < CANDIDATES].tolist(), strict=True)
-
-
-def _of_block(
-    vectors: np.ndarray, group: np.ndarray, rows: slice, columns: slice
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of images, rows of others, and their scores."""
-    ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
-    # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
-    score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
-    image, other = np.nonzero(score >= COARSE_CORRELATION)
-    score = score[image, other]
-    image, other = image + rows.start, other + columns.start
-    counts = (image < other) & (group[image] != group[other])
-    return image[counts], other[counts], score[counts]

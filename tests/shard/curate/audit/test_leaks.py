@@ -21,8 +21,8 @@ from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, 
 from dira_scale.shard import main
 from dira_scale.shard.curate.audit.harvest import harvest, texts_of
 from dira_scale.shard.curate.audit.leaks import find_leaks, is_coincidence
-from dira_scale.shard.curate.audit.report import Finding
-from dira_scale.shard.curate.audit.search import Match, Text, Values
+from dira_scale.shard.curate.audit.report import AuditFinding
+from dira_scale.shard.curate.audit.search import Match, SourceValues, Text
 from dira_scale.shard.curate.audit.texts import own_words, parts_of, tokens
 
 UID = "1.2.826.0.1.3680043.8.498.771"
@@ -55,11 +55,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> S
     assert main([*words, "recipe=folder", "recipe.name=films", "recipe.shard_size=5", "workers=1"]) == 0
     monkeypatch.undo()
     dataset = ShardedDataset.open(root / "ds")
-    values = Values.of(harvest(str(source), [str(table)], 1), own_words(dataset))
+    values = SourceValues.of(harvest(str(source), [str(table)], 1), own_words(dataset))
     return SimpleNamespace(source=source, table=table, folder=root / "ds", values=values)
 
 
-def planted(folder: Path, made: SimpleNamespace) -> list[Finding]:
+def planted(folder: Path, made: SimpleNamespace) -> list[AuditFinding]:
     return find_leaks(ShardedDataset.open(folder, check_shards=False), made.values, folder.parent, 1).hits
 
 
@@ -263,7 +263,7 @@ def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner
 
 def test_values_of_the_recipes_own_words_are_left_and_counted() -> None:
     given = [Text("folder name", "Films"), Text("StudyTime", "000000", "TM"), Text("PatientID", "X00000")]
-    values = Values.of(given, {"films", "pneumothorax", "pa"})
+    values = SourceValues.of(given, {"films", "pneumothorax", "pa"})
     assert values.not_searched == {("StudyTime", "000000"), ("folder name", "films")} and set(values.long) == {
         b"x00000"
     }

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dira_scale.shard.curate.audit import search
-from dira_scale.shard.curate.audit.search import LONG, LONGEST, Searcher, Text, Values, forms, texts
+from dira_scale.shard.curate.audit.search import LONG, LONGEST, Searcher, SourceValues, Text, forms, texts
 
 
 def searcher(texts: list[str]) -> Searcher:
-    return Searcher(Values.of((Text("planted", text) for text in texts), set()).long)
+    return Searcher(SourceValues.of((Text("planted", text) for text in texts), set()).long)
 
 
 def reference(data: bytes, forms: set[bytes]) -> list[tuple[int, bytes]]:
@@ -67,7 +67,7 @@ def test_hits_by_chance_by_the_plain_formula() -> None:
     """4,000 values of six letters: each stands in a byte of random data by chance once in (256 / 2)^6 places."""
     rng = np.random.default_rng(5)
     names = (Text("name", "".join(rng.choice(list("abcdefghijkl"), 6))) for _ in range(4000))
-    values = Values.of(names, set())
+    values = SourceValues.of(names, set())
     assert values.expected_by_chance() == pytest.approx(len(values.long) / 128**6, rel=1e-9)
 
 
