@@ -65,7 +65,10 @@ def entry(
             return run(command.name, alone, words(typed))
         finally:  # --help ends by an exception
             if names and typed in (["-h"], ["--help"]):
-                print("\n".join(["", *_about(command.name, {name: chosen(name).__doc__ for name in names})]))
+                usage = f"also: python -m dira_scale.{command.name} SUBCOMMAND KEY=VALUE ..."
+                print(f"\n{usage} (SUBCOMMAND --help lists its keys):")
+                for name in names:
+                    print(f"  {name:<8} {(chosen(name).__doc__ or '').splitlines()[0]}")
 
     return main
 
@@ -123,9 +126,3 @@ def _refused(shown: str, words: list[str], error: UserError | ArgumentError) -> 
         kept = [word for word in words if key_of(word) not in replaced]
         print(f"  python -m dira_scale.{shown} {shlex.join([*kept, *error.add])}", file=sys.stderr)
     return 2
-
-
-def _about(command: str, docstrings: Mapping[str, str | None]) -> list[str]:
-    """The subcommands, a line each: the first of their functions' docstrings."""
-    usage = f"also: python -m dira_scale.{command} SUBCOMMAND KEY=VALUE ... (SUBCOMMAND --help lists its keys):"
-    return [usage, *(f"  {name:<8} {(text or '').splitlines()[0]}" for name, text in docstrings.items())]

@@ -43,7 +43,9 @@ class Arguments:
                 typed = f": {name}={value}" if value and "=" not in word and not value.startswith("-") else ""
                 raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE{typed}")
             elif "=" not in word and not word.startswith("~"):
-                if arguments.words and _open(last := arguments.words[-1]):
+                last = arguments.words[-1] if arguments.words else ""
+                start = last.partition("=")[2]
+                if start.startswith(("[", "{")) and not start.endswith(("]", "}")):
                     whole = f"'{last} {word} …'"
                     raise UserError(f"{last}: the shell ends a word at a space; quote it all, with commas: {whole}")
                 following = next(words, "=")
@@ -54,12 +56,6 @@ class Arguments:
                 home = value.startswith("~") and not word.startswith("~")
                 arguments.words.append(f"{key}={QuotedString(value, Quote.single).with_quotes()}" if home else word)
         return arguments
-
-
-def _open(word: str) -> bool:
-    """Return whether the value lacks the end of a list or mapping."""
-    value = word.partition("=")[2]
-    return value.startswith(("[", "{")) and not value.endswith(("]", "}"))
 
 
 def key_of(word: str) -> str:

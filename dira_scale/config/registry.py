@@ -81,7 +81,13 @@ def imported(key: str, target: object) -> Any:
 
     Raises UserError if there is no such name, or the path cannot be imported or is not trusted.
     """
-    path = _path(key, target)
+    path = REGISTERED.get(name := str(target), name)
+    if "." not in path:
+        alike = {known.lower(): known for known in REGISTERED}.get(name.lower(), name)
+        hint = nearest(alike, REGISTERED) or f"; registered are {', '.join(sorted(REGISTERED))}"
+        raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
+    if name not in REGISTERED:
+        require_trusted(name, key)
     try:
         return _resolved(path)
     except UserError:
@@ -96,18 +102,6 @@ def chosen_class(base: type, key: str, target: str) -> type:
     if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
     return chosen
-
-
-def _path(key: str, target: object) -> str:
-    name = str(target)
-    if name in REGISTERED:
-        return REGISTERED[name]
-    if "." not in name:
-        alike = {known.lower(): known for known in REGISTERED}.get(name.lower(), name)
-        hint = nearest(alike, REGISTERED) or f"; registered are {', '.join(sorted(REGISTERED))}"
-        raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
-    require_trusted(name, key)
-    return name
 
 
 def _resolved(path: str) -> Any:
