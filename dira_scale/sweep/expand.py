@@ -67,7 +67,9 @@ def expand(
                     reads = Reads(followed, everything)
                     *slices, run = _runs(name, phases[name], values, own, reads, recorded, folder, config_dirs)
                     if (same := (name, _digest(run))) in known:
-                        raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
+                        settings = ", ".join(f"{key}={written(value)}" for key, value in values.items())
+                        settings = settings or "no list, grid or seeds"
+                        raise UserError(f"phase {name}: two equal runs: {settings}; make them differ in a key")
                     known.add(same)
                     runs += [*slices, run]
                     lineages.setdefault(name, []).append({**followed, name: run})
@@ -156,34 +158,32 @@ def _runs(
     if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
     for key, value in values.items():
-        if whole := sorted(_singly(value) - lineage.keys()):
+        if several := sorted(_singly(value) - lineage.keys()):
             raise UserError(
-                f"phase {name}: {key}={typed(value)}: for_all has {whole[0]}, so '{{{whole[0]}}}' stands for all its "
-                f"runs: make it an item of a list, or write {key} in grid or list, which take one run after the other"
+                f"phase {name}: {key}={typed(value)}: for_all has {several[0]}, so '{{{several[0]}}}' stands for all "
+                f"its runs: make it an item of a list, or write {key} in grid or list, which take one run after the "
+                "other"
             )
 
     identity = _resolved(values, reads, lambda run: f"{{{run.phase}/{_digest(run)}}}")
-    shown, digest = _varied(name, varied, lineage), digest_of(phase.command, identity, varied)
+    digest = digest_of(phase.command, identity, varied)
+    # A column each in a table of all phases, those of the runs that it follows from too.
+    columns = {key: value for run in lineage.values() for key, value in run.varied.items()}
+    columns |= {f"{name}.{key}": value for key, value in varied.items()}
     needs = reads.ids({*(phase.for_each or []), *referred})
     run = Run(
-        phase=name,
-        name=recorded.get((name, digest)) or name_of(digest, shown),
-        command=phase.command,
-        words=[],
-        output="",
-        needs=needs,
-        varied=shown,
-        launch=Launch(phase.nodes, phase.processes),
-    )
+        phase=name, name=recorded.get((name, digest)) or name_of(digest, columns), command=phase.command, words=[],
+        output="", needs=needs, varied=columns, launch=Launch(phase.nodes, phase.processes),
+    )  # fmt: skip
     run = replace(run, output=f"{run.id}/output")
     final = _resolved(values, reads, lambda run: str(folder / run.output))
     words = words_of(phase.command, final, str(folder / run.output), config_dirs)
-    parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
+    count = phase.slices or 0
     slices = [
         replace(
-            run, phase=f"{name}-slices", name=f"{n:04d}-of-{len(parts):04d}-{digest}", words=[*words, f"slice={part}"]
+            run, phase=f"{name}-slices", name=f"{n:04d}-of-{count:04d}-{digest}", words=[*words, f"slice={n}/{count}"]
         )
-        for n, part in enumerate(parts, 1)
+        for n in range(1, count + 1)
     ]
     yield from slices
     yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
@@ -203,18 +203,6 @@ def _singly(value: Any) -> set[str]:
     if isinstance(value, dict):
         return {phase for part in (*value, *value.values()) for phase in _singly(part)}
     return references(value)
-
-
-def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:
-    """``PHASE.KEY: value``, of the runs that a run follows from too: one column each in a table of all phases."""
-    values: dict[str, Any] = {}
-    for run in lineage.values():
-        values |= run.varied
-    return values | {f"{name}.{key}": value for key, value in varied.items()}
-
-
-def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={written(value)}" for key, value in values.items()) or "no list, grid or seeds"
 
 
 def _there_are(name: str, phases: Mapping[str, Phase]) -> str:

@@ -98,7 +98,7 @@ SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
 RECORDED = 60  # seconds in which the record of a job that SLURM has taken must appear
 
 
-class Local(JobEnvironment):
+class LocalEnvironment(JobEnvironment):
     """A job that is one process of this machine."""
 
     job_id = str(os.getpid())
@@ -125,7 +125,9 @@ class Job(Checkpointable):
 
     def carry_out(self, job: JobEnvironment) -> None:
         """Ends with the child's exit code, 128 + N after signal N; returns if there is nothing to do."""
-        received = _listen()
+        received: list[int] = []
+        for number in SIGNALS:  # submitit's own handlers would end the job before its child
+            signal.signal(number, lambda number, _frame: received.append(number))
         sweep = SweepFolder(Path(self.folder))
         run = sweep.run(self.run)
         while True:
@@ -170,14 +172,6 @@ class Job(Checkpointable):
             attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
         sweep.write(run.id, attempt)
         return attempt, following if tries[-1] is attempt else "leave"  # this job's next life has begun: it decides
-
-
-def _listen() -> list[int]:
-    """The signals received from now on; submitit's own handlers would end the job before its child."""
-    received: list[int] = []
-    for number in SIGNALS:
-        signal.signal(number, lambda got, _frame: received.append(got))
-    return received
 
 
 def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:
@@ -232,4 +226,4 @@ def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:
 
 
 if __name__ == "__main__":
-    Job(sys.argv[1], sys.argv[2], int(sys.argv[3])).carry_out(Local())
+    Job(sys.argv[1], sys.argv[2], int(sys.argv[3])).carry_out(LocalEnvironment())

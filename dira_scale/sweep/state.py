@@ -70,7 +70,13 @@ def state(known: Known) -> tuple[str, str]:
     if last is None or (known.id and last.job != known.id):
         return _not_begun(known, job, last)
     if last.exit_code is None and last.ended is None:
-        return _without_end(known, job)
+        if job.state in (*STOPPED, *BROKEN):  # the last try runs, or was killed
+            return "interrupted" if job.state in STOPPED else "failed", f"its job ended as {job}"
+        if known.beats:
+            return "running", f"its job is {job}, but its lease is alive" if known.job else "its lease is alive"
+        if job.state == UNKNOWN and known.beats is None:
+            return "running", f"when last recorded; {job.reason}"
+        return "lost", f"its job is {job}, and its lease has expired" if known.job else "its lease has expired"
     return _ended(known, last, job)
 
 
@@ -94,17 +100,6 @@ def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]
     if hopeless:
         return "blocked", f"by {', '.join(hopeless)}"
     return "missing", str(job) if job.state in STOPPED else ""
-
-
-def _without_end(known: Known, job: JobState) -> tuple[str, str]:
-    """The last try has not recorded its end: it runs, or was killed."""
-    if job.state in (*STOPPED, *BROKEN):
-        return "interrupted" if job.state in STOPPED else "failed", f"its job ended as {job}"
-    if known.beats:
-        return "running", f"its job is {job}, but its lease is alive" if known.job else "its lease is alive"
-    if job.state == UNKNOWN and known.beats is None:
-        return "running", f"when last recorded; {job.reason}"
-    return "lost", f"its job is {job}, and its lease has expired" if known.job else "its lease has expired"
 
 
 def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
