@@ -126,19 +126,16 @@ def clean_up(folder: Path, damaged: Iterable[str]) -> None:
             with suppress(FileNotFoundError):  # its own process, about to end, removed it first
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
-            _move(folder / name, _unused_path(folder, f"{name}.damaged{{}}"))
+            source, target = folder / name, _unused_path(folder, f"{name}.damaged{{}}")
+            if is_local(source):
+                source.rename(target)
+                continue
+            target.mkdir(exist_ok=True)
+            for file in list(source.iterdir()):
+                write_atomic(target / file.name, file.read_bytes())
+            remove(source)
 
 
 def _unused_path(folder: Path, name: str) -> Path:
     """A new path in ``folder``: ``name`` with nothing in its braces, or else the lowest unused number."""
     return next(path for i in count() if not (path := folder / name.format(i or "")).exists())
-
-
-def _move(folder: Path, target: Path) -> None:
-    if is_local(folder):
-        folder.rename(target)
-        return
-    target.mkdir(exist_ok=True)
-    for file in list(folder.iterdir()):
-        write_atomic(target / file.name, file.read_bytes())
-    remove(folder)
