@@ -74,7 +74,12 @@ def given(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     """The work of a dispatched operation that returned ``out``."""
     read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
-    moved, name = _moved(func, read, written), func._schema.name
+    name = func._schema.name
+    if func._schema.is_mutable:
+        written = written or read  # several tensors at once are changed in place, and nothing is returned
+    moved = sum(map(size, (*read, *written)))
+    if not func._schema.is_mutable and ("empty" in name or {*map(_storage, written)} <= {*map(_storage, read)}):
+        moved = 0  # memory, or a view
     if formula := FORMULAS.get(func._overloadpacket):
         flops = formula(*args, **kwargs, out_val=out)
         if name == "aten::convolution_backward" and all(given(func, args, kwargs)["output_mask"][:2]):
@@ -113,15 +118,6 @@ def _of_norm(name: str, given: Mapping[str, Any], moved: int) -> tuple[int, int]
 def _idle(moved: int, blocks: int) -> int:
     """Bytes that a device could move beside ``moved``, for which a kernel has ``blocks``."""
     return round(moved * max(0.0, BLOCKS / blocks - 1))
-
-
-def _moved(func: Any, read: list[Tensor], written: list[Tensor]) -> int:
-    """Bytes that an operation reads and writes, each tensor once."""
-    if func._schema.is_mutable:
-        written = written or read  # several tensors at once are changed in place, and nothing is returned
-    elif "empty" in func._schema.name or {*map(_storage, written)} <= {*map(_storage, read)}:  # memory, or a view
-        return 0
-    return sum(map(size, (*read, *written)))
 
 
 def size(tensor: Tensor) -> int:
