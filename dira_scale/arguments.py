@@ -46,8 +46,8 @@ class ArgumentError(ValueError):
     """
 
     def __init__(self, name: str, value: Any, expected: str) -> None:
-        given = "" if value is UNSHOWN else f", got {value!r}"
-        super().__init__(f"{name}: expected {expected}{given}")
+        quoted = "" if value is UNSHOWN else f", got {value!r}"
+        super().__init__(f"{name}: expected {expected}{quoted}")
         self.name, self.value, self.expected = name, value, expected
 
     def __reduce__(self) -> tuple[Any, ...]:  # crosses processes
@@ -188,10 +188,10 @@ def _of_keys(kind: Any, value: Mapping[str, Any], name: str, exact: bool) -> Any
     """A dataclass gets all keys without a default, and no others; of a TypedDict other keys stay as they are."""
     kinds, plain = kinds_of(kind), is_typeddict(kind)
     ours = () if plain else fields(kind)
-    required = {each.name for each in ours if each.default is each.default_factory is MISSING}
+    required = {field.name for field in ours if field.default is field.default_factory is MISSING}
     if missing := sorted((kind.__required_keys__ if plain else required) - value.keys()):
         raise ArgumentError(_within(name, missing[0]), UNSHOWN, "a value; it is missing")
-    known = [*value] if plain else sorted(each.name for each in ours if each.init)
+    known = [*value] if plain else sorted(field.name for field in ours if field.init)
     if unknown := sorted(str(key) for key in value if key not in known):
         hint = f"only {', '.join(known)}{nearest(unknown[0], known)}"
         raise ArgumentError(_within(name, unknown[0]), UNSHOWN, hint)
@@ -210,21 +210,21 @@ def kinds_of(owner: Any) -> Mapping[str, Any]:
     """
     constructor = inspect.isclass(owner) and not (is_dataclass(owner) or is_typeddict(owner))
     kinds = get_type_hints(owner.__init__ if constructor else owner, include_extras=True)
-    for each in fields(owner) if is_dataclass(owner) else ():
-        if KIND in each.metadata:
-            kinds[each.name] = _narrowed(kinds[each.name], each)
+    for field in fields(owner) if is_dataclass(owner) else ():
+        if KIND in field.metadata:
+            kinds[field.name] = _narrowed(kinds[field.name], field)
     return kinds
 
 
-def _narrowed(hint: Any, each: Field[Any]) -> Any:
+def _narrowed(hint: Any, field: Field[Any]) -> Any:
     """Return the type ``hint`` of a field, with the KIND in its metadata for what it holds."""
-    kind, inner = each.metadata[KIND], get_args(hint)
+    kind, inner = field.metadata[KIND], get_args(hint)
     if hint is Any:
-        return kind | None if each.default is None else kind
+        return kind | None if field.default is None else kind
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(part if part is NoneType else _narrowed(part, each) for part in inner)]  # noqa: UP007
+        return Union[tuple(part if part is NoneType else _narrowed(part, field) for part in inner)]  # noqa: UP007
     if get_origin(hint) is list:
-        return list[_narrowed(inner[0], each)]  # type: ignore[misc]
+        return list[_narrowed(inner[0], field)]  # type: ignore[misc]
     return Annotated[hint, kind] if isinstance(kind, Bound) else kind
 
 
@@ -285,5 +285,5 @@ def checked(function: Function) -> Function:
 def check_fields(instance: Any) -> None:
     """Hold the fields of a dataclass's ``instance`` against their annotations. Raises ArgumentError."""
     kinds = kinds_of(type(instance))  # type: ignore[arg-type]  # classes are hashable
-    for each in fields(instance):
-        converted(kinds[each.name], getattr(instance, each.name), each.name)
+    for field in fields(instance):
+        converted(kinds[field.name], getattr(instance, field.name), field.name)

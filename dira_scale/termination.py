@@ -15,8 +15,8 @@ from dira_scale.errors import local_rank
 def interrupted(command: str) -> int:
     """Say in one line that Ctrl-C has ended ``command``; its exit code, 75 (runs/exit_codes.py)."""
     if local_rank() == 0:
-        known = COMMANDS.get(command.partition(" ")[0])  # of its subcommands too
-        kept = "; finished work is kept" if known and known.parts else ""
+        row = COMMANDS.get(command.partition(" ")[0])  # of its subcommands too
+        kept = "; finished work is kept" if row and row.parts else ""
         print(f"\n{command}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
     return 75
 

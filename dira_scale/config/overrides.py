@@ -46,8 +46,8 @@ class Arguments:
                 last = arguments.words[-1] if arguments.words else ""
                 start = last.partition("=")[2]
                 if start.startswith(("[", "{")) and not start.endswith(("]", "}")):
-                    whole = f"'{last} {word} …'"
-                    raise UserError(f"{last}: the shell ends a word at a space; quote it all, with commas: {whole}")
+                    quoted = f"'{last} {word} …'"
+                    raise UserError(f"{last}: the shell ends a word at a space; quote it all, with commas: {quoted}")
                 following = next(words, "=")
                 hint = "; --help lists the keys" if "=" in following else f"; did you mean {word}={following}?"
                 raise UserError(f"expected KEY=VALUE, got '{word}'{hint}")

@@ -105,7 +105,7 @@ def chosen_class(base: type, key: str, target: str) -> type:
 
 
 def _resolved(path: str) -> Any:
-    """Not pkgutil.resolve_name, which hides why a module cannot be imported."""
+    """Import as pkgutil.resolve_name does, but tell why a module cannot be imported, which that hides."""
     parent, _, name = path.rpartition(".")
     try:
         owner = import_module(parent)

@@ -153,7 +153,7 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[ExperimentC
 
 
 def shortened(choice: ExperimentChoice) -> ExperimentChoice | None:
-    """That command with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
+    """Return a choice with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
     seconds = 3600 * choice.plan.row.hours if choice.plan else 0.0
     return (
         replace(choice, epoch_factor=float(f"{choice.epoch_factor * TRIAL / seconds:.1g}")) if seconds > TRIAL else None

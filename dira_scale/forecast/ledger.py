@@ -9,7 +9,7 @@ from torch.distributed.distributed_c10d import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dira_scale.forecast.work import Work, given, work_of
+from dira_scale.forecast.work import Work, arguments_of, work_of
 
 
 class CollectiveMessage(NamedTuple):
@@ -70,7 +70,7 @@ class Ledger(TorchDispatchMode):
         self.work += work_of(func, args, kwargs, out)  # FlopCounterMode would keep recomputed graphs alive
         self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
         if func.namespace == "c10d":
-            by_name = given(func, args, kwargs)
+            by_name = arguments_of(func, args, kwargs)
             outputs = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]
             group, name = ProcessGroup.unbox(by_name["process_group"]), func._schema.name
             kind = "all_reduce" if "reduce" in name else "all_to_all" if "alltoall" in name else "gather"

@@ -66,9 +66,9 @@ class RunWeights:
 
 def check_stage(stage: str | None, description: Description, run: object, key: str = "stage") -> None:
     """Raise UserError if ``stage``, the value of ``key``, names no checkpoint of a ``run``."""
-    known = [*(each.name for each in description.stages), BEST, LATEST]
-    if stage not in (None, *known):
-        raise UserError(f"{key}={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
+    names = [*(planned.name for planned in description.stages), BEST, LATEST]
+    if stage not in (None, *names):
+        raise UserError(f"{key}={stage}: {run} has {', '.join(names)}{nearest(str(stage), names)}")
 
 
 def chosen_checkpoint(

@@ -78,7 +78,7 @@ class Dataset:
     colour: bool = False  # images are red, green and blue
 
     def known(self, info: "DatasetInfo") -> "Dataset":
-        """With what ``info`` says."""
+        """Return this with what ``info`` says."""
         return replace(
             self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
             lists=info.split_remark, channels=tuple(info.channels), colour=info.in_colour,

@@ -125,7 +125,7 @@ def _row(line: str, rate: str) -> dict[str, Any]:
     numbers = {key: value for key, value in row.items() if key not in (*TEXTS, "warnings")}
     needed = (*NEEDED, *([rate] if row.get("split") == "train" else []))
     warnings = row.get("warnings", [])
-    whole = (
+    intact = (
         all(isinstance(row.get(key), str) for key in TEXTS)
         and all(type(row.get(key)) in (int, float) and math.isfinite(row[key]) for key in needed)
         and type(row["step"]) is int
@@ -134,7 +134,7 @@ def _row(line: str, rate: str) -> dict[str, Any]:
         and isinstance(warnings, list)
         and all(isinstance(text, str) for text in warnings)
     )
-    return row if whole else {}
+    return row if intact else {}
 
 
 def _finite(text: str) -> float:

@@ -94,7 +94,7 @@ def own_file(path: Path, key: str, stamp: str = GENERATOR, beside: tuple[Path, .
         with path.open("rb") as file:
             if stamp.encode() in file.read(STAMP):
                 return
-    if taken := next((each for each in (path, *beside) if each.exists() or each.is_symlink()), None):
+    if taken := next((other for other in (path, *beside) if other.exists() or other.is_symlink()), None):
         raise UserError(f"{taken} would be replaced, and this command has not written it: move it, or change {key}=…")
 
 

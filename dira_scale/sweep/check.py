@@ -64,7 +64,7 @@ def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description]
 
 @lru_cache
 def _described(command: str, words: tuple[str, ...]) -> Description:
-    """With anything for the other keys that the command requires, such as its data."""
+    """Describe a run of ``words``, with anything for the other keys that the command requires, such as its data."""
     chosen = {_key(word) for word in words}
     required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(command))) if key not in chosen]
     from dira_scale.training.blueprint import blueprint_of  # imports torch

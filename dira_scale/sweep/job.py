@@ -120,7 +120,7 @@ class Job(Checkpointable):
     limit: int = 3
 
     def __call__(self) -> None:
-        """In a job of SLURM's: see :meth:`carry_out`."""
+        """Call :meth:`carry_out` in a job of SLURM's."""
         self.carry_out(JobEnvironment())
 
     def carry_out(self, job: JobEnvironment) -> None:

@@ -77,7 +77,7 @@ class LocalExecutor:
         self.jobs: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, ended: Callable[[str], None]) -> None:
-        """Until no run is at work and none can begin: what still waits needs one that has failed.
+        """Start runs until none is at work and none can begin: what still waits needs one that has failed.
 
         ``ended`` is given the id of each run that has ended.
         """

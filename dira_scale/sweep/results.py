@@ -50,7 +50,7 @@ FigureRow = Mapping[str, Any]  # phase, run, command, metric, value and what var
 
 
 def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, "Compared"], list[str]]:
-    """By phase, and a line for each that cannot be compared."""
+    """Return comparisons of the runs of each phase, and a line for each phase that cannot be compared."""
     compared, problems = {}, []
     for phase in dict.fromkeys(run.phase for run in runs if COMMANDS[run.command].compare):
         members = [run for run in runs if run.phase == phase]
@@ -282,11 +282,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """With the values' own type if they share one, otherwise as text."""
+    """Return a column of the values' own type if they share one, otherwise of text."""
     kinds = {float if _is_number(value) else type(value) for value in values if value is not None}
     if kinds <= {float}:
-        whole = all(isinstance(value, int) for value in values if value is not None)
-        return pa.array(values, pa.int64() if whole and kinds else pa.float64())
+        integers = all(isinstance(value, int) for value in values if value is not None)
+        return pa.array(values, pa.int64() if integers and kinds else pa.float64())
     if len(kinds) == 1 and kinds <= {str, bool}:
         return pa.array(values)
     return pa.array([None if value is None else str(value) for value in values])

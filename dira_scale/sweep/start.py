@@ -60,8 +60,8 @@ def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: Dic
     folder = SweepFolder(Path(config.folder))
     runs = expand(config.sweep, folder.path, typed, Arguments.parse(words).config_dirs)
     check_machines(config, runs)
-    known = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
-    now = {run.id: known[run.id].state if run.id in known else "missing" for run in runs}
+    statuses = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+    now = {run.id: statuses[run.id].state if run.id in statuses else "missing" for run in runs}
     starting = [run for run in runs if now[run.id] not in LEFT_ALONE]
     logger.info("%s: %s", config.sweep.name, _counted(now))
     if starting:

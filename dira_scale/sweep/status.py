@@ -18,7 +18,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.heartbeat import has_stopped, seconds_without_beat
 from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
-from dira_scale.sweep.state import Known, state
+from dira_scale.sweep.state import RunFacts, state
 
 AT_WORK = ("queued", "running", "waiting")
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
@@ -85,7 +85,7 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
             silent = seconds_without_beat(folder.output(run))
             if silent is not None and silent <= time.time() - attempts[-1].began:
                 beats = not has_stopped(silent)
-        what, why = state(Known(attempts, folder.is_cancelled(run_id), unmet, job_id, job, beats))
+        what, why = state(RunFacts(attempts, folder.is_cancelled(run_id), unmet, job_id, job, beats))
         nodes = ",".join(attempts[-1].nodes) if attempts else job.nodes if job else ""
         statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
     return statuses, answer

@@ -1,4 +1,4 @@
-"""Which experiment the doctor recommends, its steps and time, against arithmetic by hand."""
+"""The experiment that the doctor recommends, its steps and time, against arithmetic by hand."""
 
 from dataclasses import replace
 from io import StringIO

@@ -272,7 +272,7 @@ def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations
 
 
 def test_fused_optimizers_of_a_gpu_are_planned_without_clearing_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of weight, bias and the side module; by unfused ones each is cleared."""
+    """Gradients are of weight, bias and the side module; by unfused ones each is cleared."""
     cleared = list[int]()
     monkeypatch.setattr(torch.Tensor, "masked_fill_", lambda self, *_: cleared.append(self.numel()))
     for gpu, expected in ((True, []), (False, [FEATURES, 1, 1])):

@@ -120,9 +120,9 @@ def clean_up(folder: Path, damaged: Iterable[str]) -> None:
     Raises UserError if the disk or the store fails.
     """
     with as_user_error(folder):
-        whole = {path.name for path in complete(folder)}
+        complete_names = {path.name for path in complete(folder)}
         torn = [path for path in folder.iterdir() if TORN.fullmatch(path.name)]
-        for half in [*torn, *(path for path in numbered(folder) if path.name not in whole)]:
+        for half in [*torn, *(path for path in numbered(folder) if path.name not in complete_names)]:
             with suppress(FileNotFoundError):  # its own process, about to end, removed it first
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
