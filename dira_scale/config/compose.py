@@ -43,11 +43,11 @@ from dira_scale.config.schema import PathKind, Schema, kind_words, path_argument
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, nearest
 
-WHOLE = (
-    "task.classes={",
-    "recipe.volume.crop={",
-    "recipe.splits={",
-)  # typed mappings that replace another: Hydra would add to it
+# Typed mappings that replace another: Hydra would add to it.
+REPLACED = ("task.classes={", "recipe.volume.crop={", "recipe.splits={")
+FEW = 8  # list the known keys in an error if there are at most this many
+MANY, NEAREST = 12, 5  # of more options than these, name these
+ALIKE = 4  # name at most this many keys of the same ending
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
 
@@ -157,7 +157,7 @@ def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Pa
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
     paths = ",".join(f"file://{path}" for path in roots(command, list(config_dirs))[1:])
     with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
-        emptied = [f"{key_of(word)}=null" for word in words if word.startswith(WHOLE)]
+        emptied = [f"{key_of(word)}=null" for word in words if word.startswith(REPLACED)]
         overrides = [f"hydra.searchpath=[{paths}]", *emptied, *words]
         return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
 
@@ -195,11 +195,6 @@ def _closed_environment(command: str) -> Iterator[None]:
         yield
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-
-FEW = 8  # list the known keys in an error if there are at most this many
-MANY, NEAREST = 12, 5  # of more options than these, name these
-ALIKE = 4  # name at most this many keys of the same ending
 
 
 def explain(error: Exception, schema: type, words: Sequence[str], command: str) -> str:

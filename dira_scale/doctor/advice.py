@@ -30,6 +30,10 @@ from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware
 from dira_scale.training.schedule import process_counts, stage_plans
 
+EXPERIMENTS = FULL, SMALL = "dira_moco", "small"
+TRIAL = 120.0  # seconds of steps: about three minutes with starting, validation and pictures
+LONGEST = 7 * 24.0  # hours that a run may take to be recommended
+FEWEST = 10_000  # images for the full-size experiment: 39 steps an epoch (the paper has 75,312 images, 294 steps)
 MEASURED_PIXELS = 8 * 224**2  # of a step on a CPU; a GPU gets its share of a batch
 WARM_UP, MEASURED = 3, 3  # steps: oneDNN compiles its bf16 kernels in the first ones, which take ten times as long
 
@@ -58,12 +62,6 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
         step()
         seconds.append(time.perf_counter() - start)
     return float(counter.get_total_flops() / min(seconds[WARM_UP:]))
-
-
-EXPERIMENTS = FULL, SMALL = "dira_moco", "small"
-TRIAL = 120.0  # seconds of steps: about three minutes with starting, validation and pictures
-LONGEST = 7 * 24.0  # hours that a run may take to be recommended
-FEWEST = 10_000  # images for the full-size experiment: 39 steps an epoch (the paper has 75,312 images, 294 steps)
 
 
 @dataclass(frozen=True)

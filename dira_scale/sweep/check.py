@@ -17,6 +17,8 @@ from dira_scale.runs.description import Description, read_description
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
 
+GB = 1e9
+
 
 def outputs(runs: Sequence[Run]) -> dict[str, Run]:
     """The runs that train, by the folders where they do."""
@@ -79,9 +81,6 @@ def _key(word: str) -> str:
 def _output(run: Run) -> str:
     key = f"{COMMANDS[run.command].output}="
     return next((word.removeprefix(key) for word in run.words if word.startswith(key)), "")
-
-
-GB = 1e9
 
 
 def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:

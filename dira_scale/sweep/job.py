@@ -31,9 +31,14 @@ from dira_scale.runs.exit_codes import DONE, INTERRUPTED, TRY
 from dira_scale.sweep import ending, queue
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
 
+logger = logging.getLogger(__name__)
+
 RESTARTS = 3  # of a launcher, before the job is to decide
 SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
 PDEATHSIG = 1  # of prctl(2)
+REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
+RECORDED = 60  # seconds in which the record of a job that SLURM has taken must appear
 
 
 def command(run: Run, job: JobEnvironment) -> list[str]:
@@ -89,13 +94,6 @@ def start(words: list[str], environment: Mapping[str, str], log: IO[bytes] | Non
         words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT if log else None, env=environment,
         start_new_session=True, preexec_fn=prepare,
     )  # fmt: skip
-
-
-logger = logging.getLogger(__name__)
-
-REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
-SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
-RECORDED = 60  # seconds in which the record of a job that SLURM has taken must appear
 
 
 class LocalEnvironment(JobEnvironment):

@@ -10,42 +10,40 @@
 The HTML page of a sweep (`report`) and the tables beside it are made from these (``pages/tables/``).
 """
 
+import io
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
+from omegaconf import OmegaConf
 
 from dira_scale.commands import COMMANDS
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.metrics.figure import plain
-from dira_scale.storage.atomic import write_json
-from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.runs.files import inside, read_json, read_yaml
+from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
+from dira_scale.sweep.records import Run, SweepFolder, is_done
 
 if TYPE_CHECKING:  # imports torch
     from dira_scale.evaluation.comparison import Compared
-import io
-import json
-import shlex
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from omegaconf import OmegaConf
-
-from dira_scale.errors import print_line
-from dira_scale.runs.files import inside, read_json, read_yaml
-from dira_scale.storage.atomic import as_user_error, write_atomic
-from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
-from dira_scale.sweep.records import is_done
 
 # What files that are missing or damaged raise.
 UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError, UserError
+UNIQUE = ("phase", "run", "command")
+# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
+NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
+HOW = ("time/", "loader/")
+Figures = Iterator[tuple[str, float]]
 FigureRow = Mapping[str, Any]  # phase, run, command, metric, value and what varies
 
 
@@ -112,13 +110,6 @@ def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = [cells[0], ["-" * width for width in widths], *cells[1:]]
     return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
-
-
-UNIQUE = ("phase", "run", "command")
-# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
-NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
-HOW = ("time/", "loader/")
-Figures = Iterator[tuple[str, float]]
 
 
 @dataclass(frozen=True)
