@@ -86,7 +86,7 @@ def markdown(
             for note in compared[phase].notes:
                 lines += [note, ""]
             continue
-        patterns = {row["command"]: COMMANDS[row["command"]].headline or "$^" for row in rows}  # or none
+        patterns = {row["command"]: COMMANDS[row["command"]].headline or "$^" for row in rows}  # $^: none
         members = (row for row in rows if row["phase"] == phase)
         if selected := [row for row in members if re.match(patterns[row["command"]], row["metric"])]:
             lines += [f"## {phase}", "", *_table(selected, varied), ""]
