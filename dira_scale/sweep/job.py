@@ -96,8 +96,8 @@ def start(words: list[str], environment: Mapping[str, str], log: IO[bytes] | Non
     )  # fmt: skip
 
 
-class LocalEnvironment(JobEnvironment):
-    """A job that is one process of this machine."""
+class Local(JobEnvironment):
+    """A job that is one process of this machine. The name is ``cluster`` in the records of tries."""
 
     job_id = str(os.getpid())
     node = global_rank = 0
@@ -224,4 +224,4 @@ def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:
 
 
 if __name__ == "__main__":
-    Job(sys.argv[1], sys.argv[2], int(sys.argv[3])).carry_out(LocalEnvironment())
+    Job(sys.argv[1], sys.argv[2], int(sys.argv[3])).carry_out(Local())
