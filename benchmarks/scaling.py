@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from benchmarks import tables
 from dira_scale.config.compose import compose
 from dira_scale.forecast.estimate import arithmetic
-from dira_scale.forecast.ledger import Collective
+from dira_scale.forecast.ledger import CollectiveMessage
 from dira_scale.forecast.links import JITTER, Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
@@ -67,7 +67,9 @@ def gpus(experiment: str, keys: Sequence[str], images: int) -> tuple[Workload, d
     return work, asdict(machine) | {"gpus": 8}
 
 
-def messages(few: Sequence[Collective], more: Sequence[Collective], ranks: int) -> list[Collective]:
+def messages(
+    few: Sequence[CollectiveMessage], more: Sequence[CollectiveMessage], ranks: int
+) -> list[CollectiveMessage]:
     """A job's messages: sizes and groups grow with its ``ranks`` or stay, by a line through those of two jobs."""
     if ranks == 1:
         return []
@@ -75,7 +77,7 @@ def messages(few: Sequence[Collective], more: Sequence[Collective], ranks: int) 
     def line(a: float, b: float) -> float:
         return a + (b - a) * (ranks - REHEARSED[0]) / (REHEARSED[1] - REHEARSED[0])
 
-    def message(a: Collective, b: Collective) -> Collective:
+    def message(a: CollectiveMessage, b: CollectiveMessage) -> CollectiveMessage:
         assert (a.kind, a.asynchronous) == (b.kind, b.asynchronous)
         return a._replace(size=round(line(a.size, b.size)), ranks=min(ranks, round(line(a.ranks, b.ranks))))
 

@@ -22,8 +22,8 @@ def main() -> int:
         return 0
     name = sys.argv[1]
     if name not in COMMANDS:
-        known = f"{nearest(name, COMMANDS) or '.'} There are: {', '.join(COMMANDS)}"
-        print(f"dira_scale: no command '{name}'{known}", file=sys.stderr)
+        hint = f"{nearest(name, COMMANDS) or '.'} There are: {', '.join(COMMANDS)}"
+        print(f"dira_scale: no command '{name}'{hint}", file=sys.stderr)
         return 2
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: methods and sources of your own are found here
     return int(import_module(f"dira_scale.{name}").main(sys.argv[2:]))

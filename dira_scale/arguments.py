@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, wraps
 from types import NoneType, UnionType
 from typing import (
@@ -32,6 +32,7 @@ from dira_scale.errors import CONTROLS, nearest
 Function = TypeVar("Function", bound=Callable[..., Any])
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
 MAPPING = "a mapping, NAME: VALUE"
+KIND = "kind"  # in a field's metadata: the kind of its values, or of those in its list, beyond its type
 UNSHOWN: Any = object()  # the value of an argument that has no short form, such as an encoder
 
 
@@ -45,8 +46,8 @@ class ArgumentError(ValueError):
     """
 
     def __init__(self, name: str, value: Any, expected: str) -> None:
-        given = "" if value is UNSHOWN else f", got {value!r}"
-        super().__init__(f"{name}: expected {expected}{given}")
+        quoted = "" if value is UNSHOWN else f", got {value!r}"
+        super().__init__(f"{name}: expected {expected}{quoted}")
         self.name, self.value, self.expected = name, value, expected
 
     def __reduce__(self) -> tuple[Any, ...]:  # crosses processes
@@ -107,15 +108,14 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
         kind: a plain type, a dataclass, a TypedDict, a Literal, a type built of such, or one with a ``Bound`` in
             Annotated. Of others, such as networks, nothing is asked.
         name: of the argument, for messages.
-        exact: whether this is a stranger's JSON: a dataclass gets all keys without a default, a TypedDict its own, and
-            text has no control characters, which may command a terminal.
+        exact: whether this is a stranger's JSON, whose text has no control characters, which may command a terminal.
 
     Raises ArgumentError.
     """
     origin, inner = get_origin(kind), get_args(kind)
 
-    def wrong() -> ArgumentError:
-        return ArgumentError(name, value, words(kind) or str(kind))
+    def wrong(hint: str = "") -> ArgumentError:
+        return ArgumentError(name, value, f"{words(kind) or kind}{hint}")
 
     if origin is NotRequired:
         return converted(inner[0], value, name, exact=exact)
@@ -125,17 +125,17 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
         except ArgumentError as error:
             raise (wrong() if error.name == name else error) from error
         for bound in kind.__metadata__:
-            if isinstance(bound, Bound) and result is not None and not _holds(bound, result):
-                raise wrong()
+            if isinstance(bound, Bound) and result is not None:
+                bounded = result if isinstance(result, list | tuple) and not bound.whole else [result]
+                if not all(map(bound.holds, bounded)):
+                    raise wrong()
         return result
     if origin in (Union, UnionType):
         return _one_of(inner, value, name, exact)
     if origin is Literal:
-        if value in inner and type(value) in map(type, inner):
-            return value
-        hint = nearest(value, map(str, inner)) if isinstance(value, str) else ""
-        raise ArgumentError(name, value, f"{words(kind)}{hint}")
-    if is_dataclass(kind) or is_typeddict(kind):
+        if value not in inner or type(value) not in map(type, inner):
+            raise wrong(nearest(value, map(str, inner)) if isinstance(value, str) else "")
+    elif is_dataclass(kind) or is_typeddict(kind):
         if isinstance(value, Mapping):
             return _of_keys(kind, value, name, exact)
         if is_typeddict(kind) or not isinstance(value, kind):
@@ -143,30 +143,22 @@ def converted(kind: Any, value: Any, name: str = "", *, exact: bool = False) -> 
     elif origin in (Mapping, dict):
         if not isinstance(value, Mapping):
             raise wrong()
-        return {key: converted(inner[1], each, _within(name, key), exact=exact) for key, each in value.items()}
+        return {key: converted(inner[1], item, _within(name, key), exact=exact) for key, item in value.items()}
     elif origin in (tuple, list, Sequence):
-        if not isinstance(value, list | tuple):
-            raise wrong()
         fixed = origin is tuple and Ellipsis not in inner
-        if fixed and len(inner) != len(value):
+        if not isinstance(value, list | tuple) or (fixed and len(inner) != len(value)):
             raise wrong()
-        kinds = inner if fixed else [inner[0]] * len(value)
-        each = (converted(k, v, f"{name}[{i}]", exact=exact) for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-        return (tuple if origin is tuple else list)(each)
-    elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong()
-        return float(value)
+        pairs = zip(inner if fixed else inner[:1] * len(value), value, strict=True)
+        items = (converted(kind, item, f"{name}[{n}]", exact=exact) for n, (kind, item) in enumerate(pairs))
+        return (tuple if origin is tuple else list)(items)
     elif kind in WORDS:
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        taken = (int, float) if kind is float else kind
+        if not isinstance(value, taken) or (isinstance(value, bool) and kind is not bool):
             raise wrong()
-        if exact and kind is str and CONTROLS.search(value):
+        if exact and isinstance(value, str) and CONTROLS.search(value):
             raise ArgumentError(name, UNSHOWN, "text without control characters")
+        return float(value) if kind is float else value
     return value
-
-
-def _holds(bound: Bound, value: Any) -> bool:
-    return all(map(bound.holds, value)) if isinstance(value, list | tuple) and not bound.whole else bound.holds(value)
 
 
 def _within(name: str, key: object) -> str:
@@ -185,8 +177,7 @@ def _one_of(kinds: Sequence[Any], value: Any, name: str, exact: bool) -> Any:
             return converted(kind, value, name, exact=exact)
         except ArgumentError as error:
             errors.append(error)
-    deeper = [error for error in errors if error.name != name]
-    if deeper:
+    if deeper := [error for error in errors if error.name != name]:
         raise deeper[-1]
     options = [str(option) for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]
     hint = nearest(value, options) if isinstance(value, str) else ""
@@ -194,23 +185,47 @@ def _one_of(kinds: Sequence[Any], value: Any, name: str, exact: bool) -> Any:
 
 
 def _of_keys(kind: Any, value: Mapping[str, Any], name: str, exact: bool) -> Any:
-    hints = get_type_hints(kind, include_extras=True)
-    if is_typeddict(kind):
-        known, needed = set(hints), set(kind.__required_keys__)
-    else:
-        known = {each.name for each in fields(kind) if each.init}
-        needed = {each.name for each in fields(kind) if each.default is each.default_factory is MISSING}
-    if missing := sorted(needed - value.keys()):
+    """A dataclass gets all keys without a default, and no others; of a TypedDict other keys stay as they are."""
+    kinds, plain = kinds_of(kind), is_typeddict(kind)
+    ours = () if plain else fields(kind)
+    required = {field.name for field in ours if field.default is field.default_factory is MISSING}
+    if missing := sorted((kind.__required_keys__ if plain else required) - value.keys()):
         raise ArgumentError(_within(name, missing[0]), UNSHOWN, "a value; it is missing")
-    if not is_typeddict(kind) and (unknown := sorted(map(str, value.keys() - known))):
-        raise ArgumentError(
-            _within(name, unknown[0]), UNSHOWN, f"only {', '.join(sorted(known))}{nearest(unknown[0], known)}"
-        )
-    made = {key: converted(hints.get(key, Any), each, _within(name, key), exact=exact) for key, each in value.items()}
-    if is_typeddict(kind):
-        return made
+    known = [*value] if plain else sorted(field.name for field in ours if field.init)
+    if unknown := sorted(str(key) for key in value if key not in known):
+        hint = f"only {', '.join(known)}{nearest(unknown[0], known)}"
+        raise ArgumentError(_within(name, unknown[0]), UNSHOWN, hint)
+    items = {key: converted(kinds.get(key, Any), item, _within(name, key), exact=exact) for key, item in value.items()}
+    if plain:
+        return items
     with inside(name) if name else nullcontext():
-        return kind(**made)
+        return kind(**items)
+
+
+@cache
+def kinds_of(owner: Any) -> Mapping[str, Any]:
+    """Return the kinds, by name, of a function's or constructor's arguments, a dataclass's fields, a TypedDict's keys.
+
+    Raises NameError for an annotation with a name that is not imported at run time.
+    """
+    constructor = inspect.isclass(owner) and not (is_dataclass(owner) or is_typeddict(owner))
+    kinds = get_type_hints(owner.__init__ if constructor else owner, include_extras=True)
+    for field in fields(owner) if is_dataclass(owner) else ():
+        if KIND in field.metadata:
+            kinds[field.name] = _narrowed(kinds[field.name], field)
+    return kinds
+
+
+def _narrowed(hint: Any, field: Field[Any]) -> Any:
+    """Return the type ``hint`` of a field, with the KIND in its metadata for what it holds."""
+    kind, inner = field.metadata[KIND], get_args(hint)
+    if hint is Any:
+        return kind | None if field.default is None else kind
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(part if part is NoneType else _narrowed(part, field) for part in inner)]  # noqa: UP007
+    if get_origin(hint) is list:
+        return list[_narrowed(inner[0], field)]  # type: ignore[misc]
+    return Annotated[hint, kind] if isinstance(kind, Bound) else kind
 
 
 def words(kind: Any) -> str:
@@ -218,10 +233,10 @@ def words(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         bound = next((each for each in kind.__metadata__ if isinstance(each, Bound)), None)
-        bounded = words(inner[0])
-        if bound and bound.whole and bounded.startswith("a list, each"):
-            bounded = "a list"
-        return f"{bounded} {bound.text}" if bound else bounded
+        text = words(inner[0])
+        if bound and bound.whole and text.startswith("a list, each"):
+            text = "a list"
+        return f"{text} {bound.text}" if bound else text
     if origin in (Union, UnionType):
         null_last = sorted(inner, key=lambda kind: kind is NoneType)
         texts = ("a list of them" if get_args(each) == inner[:1] else words(each) for each in null_last)
@@ -230,28 +245,28 @@ def words(kind: Any) -> str:
         *others, last = map(str, inner)
         return f"{', '.join(others)} or {last}" if others else last
     if origin is tuple and Ellipsis not in inner:
-        return (
-            f"a list of {len(inner)} numbers" if set(map(_plain, inner)) <= {int, float} else f"a list of {len(inner)}"
-        )
+        # A bound goes unsaid, and so does a tensor in the place of a number, which nobody types.
+        plain = {get_args(each)[0] if get_origin(each) in (Annotated, Union, UnionType) else each for each in inner}
+        return f"a list of {len(inner)}{' numbers' if plain <= {int, float} else ''}"
     if origin in (tuple, list, Sequence):
-        return f"a list, each {each}" if (each := words(inner[0])) else "a list"
+        return f"a list, each {text}" if (text := words(inner[0])) else "a list"
     if is_dataclass(kind) or is_typeddict(kind) or origin in (Mapping, dict):
         return MAPPING
     return WORDS.get(kind, "")
 
 
-def _plain(kind: Any) -> Any:
-    """The kind without its bound, and without a tensor in its place, which nobody types."""
-    return get_args(kind)[0] if get_origin(kind) in (Annotated, Union, UnionType) else kind
-
-
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Hold ``given`` values against the annotations of ``function`` or a class's constructor, or, of an argument
     without one, against the kind of its default. Raises ArgumentError."""
-    hints = _hints(function)
+    try:
+        kinds = kinds_of(function)
+    except (NameError, TypeError, AttributeError):  # of names that are imported for type checkers only
+        kinds = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        kind = hints.get(name, _like(parameter.default))
-        if name in given and kind is not Any:
+        if name in given:
+            # A default that is a whole number may stand for any number.
+            default = float if type(parameter.default) is int else type(parameter.default)
+            kind = kinds.get(name, default if default in (float, bool, str) else Any)
             converted(kind, given[name], name)
 
 
@@ -269,22 +284,6 @@ def checked(function: Function) -> Function:
 
 def check_fields(instance: Any) -> None:
     """Hold the fields of a dataclass's ``instance`` against their annotations. Raises ArgumentError."""
-    hints = _hints(type(instance))  # type: ignore[arg-type]  # classes are hashable
-    for each in fields(instance):
-        converted(hints.get(each.name, Any), getattr(instance, each.name), each.name)
-
-
-@cache
-def _hints(function: Any) -> Mapping[str, Any]:
-    if inspect.isclass(function) and not is_dataclass(function):
-        function = function.__init__
-    try:
-        return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError):  # of names that are imported for type checkers only
-        return {}
-
-
-def _like(default: Any) -> Any:
-    """The kind of an argument without annotation, from its default: a whole number may stand for any number."""
-    kind = float if type(default) is int else type(default)
-    return kind if kind in (float, bool, str) else Any
+    kinds = kinds_of(type(instance))  # type: ignore[arg-type]  # classes are hashable
+    for field in fields(instance):
+        converted(kinds[field.name], getattr(instance, field.name), field.name)

@@ -65,7 +65,10 @@ def entry(
             return run(command.name, alone, words(typed))
         finally:  # --help ends by an exception
             if names and typed in (["-h"], ["--help"]):
-                print("\n".join(["", *_about(command.name, {name: chosen(name).__doc__ for name in names})]))
+                usage = f"also: python -m dira_scale.{command.name} SUBCOMMAND KEY=VALUE ..."
+                print(f"\n{usage} (SUBCOMMAND --help lists its keys):")
+                for name in names:
+                    print(f"  {name:<8} {(chosen(name).__doc__ or '').splitlines()[0]}")
 
     return main
 
@@ -102,30 +105,24 @@ def _ended(name: str, words: list[str], action: Callable[[], Any]) -> int:
     """The exit code of ``action``, which returns one or nothing, as the command ``name`` with these ``words``."""
     from dira_scale.config import logs
 
-    shown = name.replace("_", " ")
-    logs.start(shown)
+    title = name.replace("_", " ")
+    logs.start(title)
     try:
         return action() or 0
     except (UserError, ArgumentError) as error:
-        return _refused(shown, words, error)
+        return _refused(title, words, error)
     except KeyboardInterrupt:
-        return interrupted(shown)
+        return interrupted(title)
 
 
-def _refused(shown: str, words: list[str], error: UserError | ArgumentError) -> int:
+def _refused(title: str, words: list[str], error: UserError | ArgumentError) -> int:
     """Print the error, and the whole command that it advises, if any; return the exit code."""
     from dira_scale.config.border import advised
     from dira_scale.config.overrides import key_of
 
-    print_error(shown, advised(error))
+    print_error(title, advised(error))
     if isinstance(error, UserError) and error.add and local_rank() == 0:
         replaced = {key_of(word) for word in error.add}
         kept = [word for word in words if key_of(word) not in replaced]
-        print(f"  python -m dira_scale.{shown} {shlex.join([*kept, *error.add])}", file=sys.stderr)
+        print(f"  python -m dira_scale.{title} {shlex.join([*kept, *error.add])}", file=sys.stderr)
     return 2
-
-
-def _about(command: str, docstrings: Mapping[str, str | None]) -> list[str]:
-    """The subcommands, a line each: the first of their functions' docstrings."""
-    usage = f"also: python -m dira_scale.{command} SUBCOMMAND KEY=VALUE ... (SUBCOMMAND --help lists its keys):"
-    return [usage, *(f"  {name:<8} {(text or '').splitlines()[0]}" for name, text in docstrings.items())]

@@ -15,8 +15,8 @@ from dira_scale.errors import local_rank
 def interrupted(command: str) -> int:
     """Say in one line that Ctrl-C has ended ``command``; its exit code, 75 (runs/exit_codes.py)."""
     if local_rank() == 0:
-        known = COMMANDS.get(command.partition(" ")[0])  # of its subcommands too
-        kept = "; finished work is kept" if known and known.parts else ""
+        row = COMMANDS.get(command.partition(" ")[0])  # of its subcommands too
+        kept = "; finished work is kept" if row and row.parts else ""
         print(f"\n{command}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
     return 75
 
@@ -30,10 +30,13 @@ def end_quietly(command: str) -> None:
             code = interrupted(command)
             drop_unread()
             os._exit(code)  # Python would exit with 130
-        if issubclass(kind, BrokenPipeError) and _nobody_reads():
-            drop_unread()
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGPIPE)
+        if issubclass(kind, BrokenPipeError):
+            output = select.poll()
+            output.register(sys.stdout.fileno(), 0)
+            if any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):  # this pipe, no other
+                drop_unread()
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGPIPE)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and _output_is_full():
             drop_unread()
             _end_full(command)
@@ -74,10 +77,3 @@ def _output_is_full() -> bool:
     except OSError as error:
         return error.errno == errno.ENOSPC
     return False
-
-
-def _nobody_reads() -> bool:
-    """Return whether the pipe of standard output has been closed: not every broken pipe is this one."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))

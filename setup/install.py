@@ -37,7 +37,7 @@ PATIENCE = 10  # seconds for an answer when uv is fetched and asked, with one re
 
 
 class SetupError(Exception):
-    """What prevents the set-up, and what to do about it."""
+    """The set-up cannot go on; says why, and what to do about it."""
 
 
 def main(extras: list[str]) -> int:
@@ -94,7 +94,7 @@ def chosen_accelerator() -> str:
 
 
 def shows_gpu() -> bool:
-    """Whether the NVIDIA driver shows a GPU."""
+    """Return whether the NVIDIA driver shows a GPU."""
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return True
     smi = shutil.which("nvidia-smi")
@@ -125,7 +125,7 @@ def key(accelerator: str) -> str:
 
 
 def up_to_date(wanted: dict) -> bool:
-    """Whether the last finished set-up has what is wanted. Adds its extras to ``wanted``, to keep them."""
+    """Return whether the last finished set-up has what is wanted. Adds its extras to ``wanted``, to keep them."""
     if not (STAMP.exists() and PYTHON.exists()):
         return False
     try:

@@ -1,4 +1,4 @@
-"""How a command ends when nobody reads on, and at Ctrl-C before it has begun: without a traceback."""
+"""The end of a command when nobody reads on, and at Ctrl-C before it has begun: without a traceback."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def test_ctrl_c_at_the_start_is_one_line_and_one_code() -> None:
 
 @pytest.mark.parametrize("size", [10, 10**6])
 def test_a_closed_pipe_leaves_no_traceback(size: int) -> None:
-    """What fits a buffer is dropped at the end, after all is done; else the signal ends it, as it ends any program."""
+    """Text of a buffer is dropped at the end, after all is done; else the signal ends it, as it ends any program."""
     code, error = end("-c", f"{START}print('a' * {size})")
     assert (code, error) == (0 if size == 10 else -signal.SIGPIPE, "")
 

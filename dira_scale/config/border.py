@@ -58,8 +58,8 @@ def at(key: str, elsewhere: Mapping[str, str] | None = None, advice: str = "") -
         first, rest = re.fullmatch(r"(\w*)(.*)", error.name, re.DOTALL).groups()  # type: ignore[union-attr]
         named = elsewhere or {}
         path = named.get(error.name) or named.get(first, f"{key}.{first}".strip(".")) + rest
-        given = "" if error.value is UNSHOWN else f"={typed(error.value)}"
-        raise UserError(f"{path}{given}: expected {error.expected}{advice}") from error
+        quoted = "" if error.value is UNSHOWN else f"={typed(error.value)}"
+        raise UserError(f"{path}{quoted}: expected {error.expected}{advice}") from error
     except ValueError as error:
         raise UserError(f"{key}: {error}{advice}" if key else f"{error}{advice}") from error
 
@@ -102,8 +102,8 @@ def constructed(
 
 def _made(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        made = {name: _made(f"{key}.{name}", each) for name, each in value.items() if TARGET not in value}
-        return constructed(key, value) if TARGET in value else made
+        parts = {name: _made(f"{key}.{name}", item) for name, item in value.items() if TARGET not in value}
+        return constructed(key, value) if TARGET in value else parts
     if isinstance(value, list | tuple):
-        return type(value)(_made(f"{key}[{number}]", each) for number, each in enumerate(value))
+        return type(value)(_made(f"{key}[{number}]", item) for number, item in enumerate(value))
     return value

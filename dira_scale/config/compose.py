@@ -43,11 +43,11 @@ from dira_scale.config.schema import PathKind, Schema, kind_words, path_argument
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, nearest
 
-WHOLE = (
-    "task.classes={",
-    "recipe.volume.crop={",
-    "recipe.splits={",
-)  # typed mappings that replace another: Hydra would add to it
+# Typed mappings that replace another: Hydra would add to it.
+REPLACED = ("task.classes={", "recipe.volume.crop={", "recipe.splits={")
+FEW = 8  # list the known keys in an error if there are at most this many
+MANY, NEAREST = 12, 5  # of more options than these, name these
+ALIKE = 4  # name at most this many keys of the same ending
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
 
@@ -64,21 +64,26 @@ def compose(command: str, argv: list[str]) -> DictConfig:
     schema: Any = get_class(root.schema)
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
-        _require_one_choice(arguments.words)
+        for group in ("experiment", "preset"):  # Hydra takes the last, and says nothing of the first
+            same = dict.fromkeys(word for word in arguments.words if key_of(word) == group)
+            if len(same) > 1:
+                raise UserError(f"{' and '.join(same)}: only the last would count; name one")
         trust_typed(composed)
         schema.adopt(composed, {*map(key_of, arguments.words)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         paths = _path_keys(schema, lambda: composed)
+        choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
         if arguments.help:
-            choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
             print(describe(command, config, schema, paths, root, choices, arguments.config_dirs))
             raise SystemExit(0)
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
             raise SystemExit(0)
         if missing := sorted(OmegaConf.missing_keys(config)):
-            raise schema.incomplete(config, missing, _help(command, arguments.words, composed))
+            chosen = [word for word in arguments.words if key_of(word) in choices]  # decide what keys there are
+            help = f"python -m dira_scale.{command.replace('_', ' ')} {shlex.join([*chosen, '--help'])}"
+            raise schema.incomplete(config, missing, help)
         with _closed_environment(command):
             OmegaConf.resolve(config)
         expand_home(config, paths)
@@ -86,14 +91,6 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         raise UserError(explain(error, schema, arguments.words, command)) from error
     check(config)
     return config
-
-
-def _require_one_choice(words: Sequence[str]) -> None:
-    """Raise UserError for two experiments or presets: Hydra takes the last, and says nothing of the first."""
-    for group in ("experiment", "preset"):
-        chosen = dict.fromkeys(word for word in words if key_of(word) == group)
-        if len(chosen) > 1:
-            raise UserError(f"{' and '.join(chosen)}: only the last would count; name one")
 
 
 def configured(command: str, values: Mapping[str, Any]) -> DictConfig:
@@ -160,7 +157,7 @@ def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Pa
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
     paths = ",".join(f"file://{path}" for path in roots(command, list(config_dirs))[1:])
     with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
-        emptied = [f"{key_of(word)}=null" for word in words if word.startswith(WHOLE)]
+        emptied = [f"{key_of(word)}=null" for word in words if word.startswith(REPLACED)]
         overrides = [f"hydra.searchpath=[{paths}]", *emptied, *words]
         return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
 
@@ -200,17 +197,6 @@ def _closed_environment(command: str) -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def _help(command: str, words: Sequence[str], composed: DictConfig) -> str:
-    """Return the command that prints help with these choices of groups, which decide what keys there are."""
-    chosen = [word for word in words if key_of(word) in composed.hydra.runtime.choices]
-    return f"python -m dira_scale.{command.replace('_', ' ')} {shlex.join([*chosen, '--help'])}"
-
-
-FEW = 8  # list the known keys in an error if there are at most this many
-MANY, NEAREST = 12, 5  # of more options than these, name these
-ALIKE = 4  # name at most this many keys of the same ending
-
-
 def explain(error: Exception, schema: type, words: Sequence[str], command: str) -> str:
     """One line for ``error``, raised while composing a configuration of ``command``, of ``schema``, from ``words``."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
@@ -239,12 +225,14 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
         ):
-            return _deeper(key, node) or _elsewhere(key, command) or _unknown(key, node)
+            return _unknown(key, node, command)
         case KeyValidationError(full_key=str(key)):
             return f"{key.rpartition('.')[0]}: '{key.rpartition('.')[2]}' is no name: expected {MAPPING}"
         case ValidationError(full_key=str(key)) if key:
-            expected = kind_words(schema, key)
-            return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
+            if not (expected := kind_words(schema, key)):
+                return f"{key}: {_line(cause.msg or '')}"
+            wrong = OmegaConf.to_container(cause.value) if OmegaConf.is_config(cause.value) else cause.value
+            return f"{key}={typed(wrong)}: expected {expected}"
         case OmegaConfBaseException() if cause.full_key:
             return f"{cause.full_key}: {_line(cause.msg or '')}"
         case MarkedYAMLError() | ReaderError():
@@ -255,50 +243,29 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
     return _line(str(cause))
 
 
-def _deeper(key: str, node: DictConfig) -> str:
-    """For a key whose last part ends other keys of ``node``, in the singular or the plural: which."""
+def _unknown(key: str, node: DictConfig, command: str) -> str:
+    """The line of a ``key`` that is not in ``node``: keys that end alike, other commands that have it, or the nearest
+    one in ``node``, whose own key is ``key`` without its last part."""
     parent, _, name = key.rpartition(".")
-    alike = {name, f"{name}s", name.removesuffix("s")}
-    found = [f"'{each}'" for each in _known(parent, node) if each.rpartition(".")[2] in alike][:ALIKE]
-    return f"unknown key {key}; did you mean {' or '.join(found)}? (--help lists the keys)" if found else ""
-
-
-def _known(parent: str, node: DictConfig) -> list[str]:
-    """The keys that can be typed in ``node``, which is that of the key ``parent``."""
     below = keys(node, f"{parent}." if parent else "")
-    return [each for each in below if not each.startswith(("hydra", "_")) and each != f"{parent}."]
-
-
-def _elsewhere(key: str, command: str) -> str:
-    """For a key, without a dot, of other commands: which."""
-    files = ((name, folder("configs") / f"{name}.yaml") for name in COMMANDS if name != command)  # bench has no file
-    theirs = [
-        name
-        for name, file in files
-        if file.is_file() and re.search(rf"^{re.escape(key)}:", file.read_text(), re.MULTILINE)
-    ]
-    few = 0 < len(theirs) <= FEW and "." not in key
-    return f"unknown key {key}: {command} has none, but {' and '.join(theirs)} (--help lists the keys)" if few else ""
-
-
-def _quoted(word: str) -> str:
-    key, _, value = word.partition("=")
-    return f'type text in quotes of its own: {key}="{QuotedString(value, Quote.single).with_quotes()}"'
-
-
-def _unknown(key: str, node: DictConfig) -> str:
-    """``key`` is not in ``node``, whose own key is ``key`` without its last part."""
-    parent = key.rpartition(".")[0]
-    known = _known(parent, node)
+    known = [other for other in below if not other.startswith(("hydra", "_")) and other != f"{parent}."]
+    alike = {name, f"{name}s", name.removesuffix("s")}
+    if deeper := [f"'{other}'" for other in known if other.rpartition(".")[2] in alike][:ALIKE]:
+        return f"unknown key {key}; did you mean {' or '.join(deeper)}? (--help lists the keys)"
+    files = {other: folder("configs") / f"{other}.yaml" for other in COMMANDS if other != command}  # bench has none
+    line = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+    commands = [other for other, file in files.items() if file.is_file() and line.search(file.read_text())]
+    if 0 < len(commands) <= FEW and not parent:
+        return f"unknown key {key}: {command} has none, but {' and '.join(commands)} (--help lists the keys)"
     hint = f"there are: {', '.join(known)}" if len(known) <= FEW else "--help lists the keys"
     if not known:
         hint = f"{parent} has none; +{key}=VALUE adds one to a mapping"
     return f"unknown key {key}{nearest(key, known)} ({hint})"
 
 
-def _given(error: ValidationError) -> str:
-    value = error.value
-    return typed(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+def _quoted(word: str) -> str:
+    key, _, value = word.partition("=")
+    return f'type text in quotes of its own: {key}="{QuotedString(value, Quote.single).with_quotes()}"'
 
 
 def _line(text: str) -> str:

@@ -1,15 +1,16 @@
 """``--help``: an example, the most important keys, then all keys, each with default, type, bounds and meaning."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig
-from yaml import CollectionNode, MappingNode, Node, ScalarNode
+from yaml import CollectionNode, MappingNode, ScalarNode
 
 from dira_scale.config.files import Root, roots
 from dira_scale.config.keys import leaves, typed
-from dira_scale.config.schema import PATH_WORDS, PathKind, kind_words
+from dira_scale.config.schema import PathKind, kind_words
 
 
 def describe(
@@ -29,9 +30,24 @@ def describe(
         choices: the option chosen in each group.
         config_dirs: folders given by ``--config-dir``.
     """
-    meanings = comments(command, choices, roots(command, config_dirs))
-    lines = {key: _key(key, value, schema, paths, meanings) for key, value in leaves(config)}
-    groups = dict(_groups(choices, roots(command, config_dirs)))
+    folders = roots(command, config_dirs)
+    meanings = comments(command, choices, folders)
+    groups = {}
+    for group in sorted(choices):
+        options = sorted({file.stem for root in folders for file in (root / group).glob("*.yaml")})
+        if options and not group.startswith("_"):  # chosen by another group
+            groups[group] = f"  {group}=  one of {', '.join(options)}"
+    lines, every_line = dict[str, list[str]](), list[str]()
+    for key, value in leaves(config):
+        words = kind_words(schema, key) or paths.get(key, PathKind.CONSTRUCTED).value
+        if not words and value is not None and value != "???":
+            words = type(value).__name__
+        line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")
+        lines[key] = [line, f"      {meanings[key]}"] if key in meanings else [line]
+        for node in accumulate(key.split(".")[:-1], "{}.{}".format):  # its meaning comes before its first key
+            if node in meanings and f"  {node}: {meanings[node]}" not in every_line:
+                every_line.append(f"  {node}: {meanings[node]}")
+        every_line += lines[key]
     text = [
         f"example: python -m dira_scale.{command.replace('_', ' ')} {root.example}".rstrip(),
         "(KEY=VALUE in Hydra's grammar; --cfg prints the configuration and stops; "
@@ -42,39 +58,7 @@ def describe(
         text += ["", "what matters most:", *most]
     if groups:
         text += ["", "groups (GROUP=OPTION sets many keys at once):", *groups.values()]
-    return "\n".join([*text, "", "all keys:" if root.first else "keys:", *_all(lines, meanings)])
-
-
-def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Each group with its line."""
-    for group in sorted(choices):
-        if group.startswith("_"):  # chosen by another group
-            continue
-        options = sorted({file.stem for root in folders for file in (root / group).glob("*.yaml")})
-        if options:
-            yield group, f"  {group}=  one of {', '.join(options)}"
-
-
-def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterator[str]:
-    shown: set[str] = set()
-    for key, text in lines.items():
-        names = key.split(".")
-        for depth in range(1, len(names)):  # a node's meaning comes before its first key
-            node = ".".join(names[:depth])
-            if node in meanings and node not in shown:
-                shown.add(node)
-                yield f"  {node}: {meanings[node]}"
-        yield from text
-
-
-def _key(
-    key: str, value: object, schema: type, paths: Mapping[str, PathKind], meanings: Mapping[str, str]
-) -> list[str]:
-    words = kind_words(schema, key) or PATH_WORDS.get(paths.get(key, PathKind.CONSTRUCTED), "")
-    if not words and value is not None and value != "???":
-        words = type(value).__name__
-    line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")
-    return [line, f"      {meanings[key]}"] if key in meanings else [line]
+    return "\n".join([*text, "", "all keys:" if root.first else "keys:", *every_line])
 
 
 def comments(command: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
@@ -104,25 +88,15 @@ def of_file(file: Path, prefix: str = "") -> dict[str, str]:
 
 def _of_mapping(mapping: MappingNode, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in mapping.value:
-        words = [*_above(key, lines), _behind(key, value, lines)]
+        words: list[str] = []
+        for line in reversed(lines[: key.start_mark.line]):  # directly above; others belong to the file
+            if not line.lstrip().startswith("#"):
+                break
+            words.insert(0, line.lstrip().lstrip("#").strip())
+        inline = isinstance(value, ScalarNode) or (isinstance(value, CollectionNode) and value.flow_style)
+        end = value.end_mark if inline else key.end_mark  # of the key's line, or of its value in brackets
+        words += [lines[end.line][end.column :].partition("#")[2].strip()] if end.line < len(lines) else []
         if comment := " ".join(filter(None, words)):
             yield f"{prefix}{key.value}", comment
         if isinstance(value, MappingNode) and not value.flow_style:
             yield from _of_mapping(value, lines, f"{prefix}{key.value}.")
-
-
-def _above(key: Node, lines: list[str]) -> list[str]:
-    """Comment lines directly above a key; with a blank line between, they belong to the file."""
-    above: list[str] = []
-    for line in reversed(lines[: key.start_mark.line]):
-        if not line.lstrip().startswith("#"):
-            break
-        above.insert(0, line.lstrip().lstrip("#").strip())
-    return above
-
-
-def _behind(key: Node, value: Node, lines: list[str]) -> str:
-    """The comment at the end of a key's line, or of the last line of its value in brackets."""
-    inline = isinstance(value, ScalarNode) or (isinstance(value, CollectionNode) and value.flow_style)
-    end = value.end_mark if inline else key.end_mark
-    return lines[end.line][end.column :].partition("#")[2].strip() if end.line < len(lines) else ""

@@ -25,7 +25,6 @@ def start(command: str) -> None:
         logger.removeHandler(handler)  # of an earlier command in this process
     handler = _StderrHandler()
     handler.setFormatter(LineFormatter(command))
-    handler.addFilter(_is_of_rank_0)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
@@ -60,8 +59,9 @@ class _StderrHandler(logging.Handler):
     """Writes to the current ``sys.stderr``: while rich shows a bar, that is rich's, which writes above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a closed terminal must not end a run
-            print(self.format(record), file=sys.stderr, flush=True)
+        if getattr(record, "every_rank", False) or int(os.environ.get("RANK", "0")) == 0:
+            with suppress(OSError):  # a closed terminal must not end a run
+                print(self.format(record), file=sys.stderr, flush=True)
 
 
 class Errors(logging.Handler):
@@ -83,7 +83,3 @@ class Errors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._messages.append(record.getMessage())
-
-
-def _is_of_rank_0(record: logging.LogRecord) -> bool:
-    return getattr(record, "every_rank", False) or int(os.environ.get("RANK", "0")) == 0

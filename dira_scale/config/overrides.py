@@ -43,9 +43,11 @@ class Arguments:
                 typed = f": {name}={value}" if value and "=" not in word and not value.startswith("-") else ""
                 raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE{typed}")
             elif "=" not in word and not word.startswith("~"):
-                if arguments.words and _open(last := arguments.words[-1]):
-                    whole = f"'{last} {word} …'"
-                    raise UserError(f"{last}: the shell ends a word at a space; quote it all, with commas: {whole}")
+                last = arguments.words[-1] if arguments.words else ""
+                start = last.partition("=")[2]
+                if start.startswith(("[", "{")) and not start.endswith(("]", "}")):
+                    quoted = f"'{last} {word} …'"
+                    raise UserError(f"{last}: the shell ends a word at a space; quote it all, with commas: {quoted}")
                 following = next(words, "=")
                 hint = "; --help lists the keys" if "=" in following else f"; did you mean {word}={following}?"
                 raise UserError(f"expected KEY=VALUE, got '{word}'{hint}")
@@ -54,12 +56,6 @@ class Arguments:
                 home = value.startswith("~") and not word.startswith("~")
                 arguments.words.append(f"{key}={QuotedString(value, Quote.single).with_quotes()}" if home else word)
         return arguments
-
-
-def _open(word: str) -> bool:
-    """Return whether the value lacks the end of a list or mapping."""
-    value = word.partition("=")[2]
-    return value.startswith(("[", "{")) and not value.endswith(("]", "}"))
 
 
 def key_of(word: str) -> str:

@@ -84,7 +84,13 @@ def imported(key: str, target: object) -> Any:
 
     Raises UserError if there is no such name, or the path cannot be imported or is not trusted.
     """
-    path = _path(key, target)
+    path = REGISTERED.get(name := str(target), name)
+    if "." not in path:
+        alike = {known.lower(): known for known in REGISTERED}.get(name.lower(), name)
+        hint = nearest(alike, REGISTERED) or f"; registered are {', '.join(sorted(REGISTERED))}"
+        raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
+    if name not in REGISTERED:
+        require_trusted(name, key)
     try:
         return _resolved(path)
     except UserError:
@@ -101,20 +107,8 @@ def chosen_class(base: type, key: str, target: str) -> type:
     return chosen
 
 
-def _path(key: str, target: object) -> str:
-    name = str(target)
-    if name in REGISTERED:
-        return REGISTERED[name]
-    if "." not in name:
-        alike = {known.lower(): known for known in REGISTERED}.get(name.lower(), name)
-        hint = nearest(alike, REGISTERED) or f"; registered are {', '.join(sorted(REGISTERED))}"
-        raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
-    require_trusted(name, key)
-    return name
-
-
 def _resolved(path: str) -> Any:
-    """Not pkgutil.resolve_name, which hides why a module cannot be imported."""
+    """Import as pkgutil.resolve_name does, but tell why a module cannot be imported, which that hides."""
     parent, _, name = path.rpartition(".")
     try:
         owner = import_module(parent)

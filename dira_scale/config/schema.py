@@ -15,26 +15,24 @@ from dataclasses import field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from dira_scale.arguments import ArgumentError, Bound, converted, words
+from dira_scale.arguments import KIND, ArgumentError, converted, kinds_of, words
 from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.errors import UserError
 
 
 class PathKind(Enum):
-    """The form in which a key holds paths: folders, files or prefixes in a store."""
+    """The form in which a key holds paths (folders, files or prefixes in a store), in a user's words."""
 
     ONE = "a path"
-    SEVERAL = "a path, or a list or mapping of paths"
-    CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with PathStr are paths"
+    SEVERAL = "a path, or several"  # a list, or the keys of a mapping
+    CONSTRUCTED = ""  # a node with ``_target_``: the constructor's arguments annotated with PathStr are paths
 
 
-KIND = "kind"  # of the values of a field, beyond its type
-PATH_WORDS = {PathKind.ONE: "a path", PathKind.SEVERAL: "a path, or several"}
 PathStr = Annotated[str, PathKind.ONE]  # for arguments of a constructor named by ``_target_``
 
 
@@ -78,9 +76,10 @@ class Schema:
 
     def __post_init__(self) -> None:
         """Raises ArgumentError if a value is not of its field's kind; ignores fields that are not set yet."""
-        for name, kind in _kinds(type(self)).items():  # type: ignore[arg-type]  # classes are hashable
+        kinds = kinds_of(type(self))  # type: ignore[arg-type]  # classes are hashable
+        for name in (each.name for each in fields(self) if KIND in each.metadata):  # type: ignore[arg-type]
             if (value := getattr(self, name)) != MISSING:
-                converted(kind, value, name)
+                converted(kinds[name], value, name)
                 if value == []:
                     raise ArgumentError(name, value, "at least one entry")
 
@@ -94,25 +93,6 @@ class Schema:
         describes them."""
         keys, typed = ", ".join(missing), " ".join(f"{key}=…" for key in missing)
         return UserError(f"{keys} must be given: {typed}; {help} describes {'it' if len(missing) == 1 else 'them'}")
-
-
-@cache
-def _kinds(schema: type) -> dict[str, Any]:
-    """The kinds of the fields that have one beyond their type."""
-    hints = get_type_hints(schema)
-    return {each.name: _narrowed(hints[each.name], each) for each in fields(schema) if KIND in each.metadata}
-
-
-def _narrowed(hint: Any, each: Any) -> Any:
-    """The type ``hint`` of a field, with the field's kind for what it holds."""
-    kind = each.metadata[KIND]
-    if hint is Any:
-        return kind | None if each.default is None else kind
-    if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(part if part is NoneType else _narrowed(part, each) for part in get_args(hint))]  # noqa: UP007
-    if get_origin(hint) is list:
-        return list[_narrowed(get_args(hint)[0], each)]  # type: ignore[misc]
-    return Annotated[hint, kind] if isinstance(kind, Bound) else kind
 
 
 def path_keys(schema: type, prefix: str = "") -> dict[str, PathKind]:
@@ -137,21 +117,17 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
     for name, hint in get_type_hints(schema).items():
         if isinstance(hint, type) and is_dataclass(hint) and TARGET in (each.name for each in fields(hint)):
             node = config.get(name)
-            if isinstance(node, Mapping) and node.get(TARGET):
+            if isinstance(node, DictConfig) and node.get(TARGET):
                 chosen[name] = chosen_class(hint, f"{name}.{TARGET}", str(node[TARGET]))
-                _drop_nulls(node, {each.name for each in fields(chosen[name])})
+                values: Any = OmegaConf.to_container(node, resolve=False)
+                own = {each.name for each in fields(chosen[name])}
+                with open_dict(node):
+                    for key in [key for key, value in values.items() if value is None and key not in own]:
+                        del node[key]
     return _with_fields(schema, tuple(chosen.items())) if chosen else schema
 
 
-def _drop_nulls(node: Any, known: set[str]) -> None:
-    plain: Any = OmegaConf.to_container(node, resolve=False)
-    with open_dict(node):
-        for key, value in plain.items():
-            if value is None and key not in known:
-                del node[key]
-
-
-@cache
+@cache  # one class, of which Hydra's structure is kept
 def _with_fields(schema: type, classes: tuple[tuple[str, type], ...]) -> type:
     new = [(name, kind, field(default_factory=kind)) for name, kind in classes]
     extended = make_dataclass(schema.__name__, new, bases=(schema,))
@@ -173,8 +149,7 @@ def path_arguments(constructor: Any) -> dict[str, PathKind]:
 def _path_kind(hint: Any) -> PathKind | None:
     if hint is Path or (get_origin(hint) is Annotated and PathKind.ONE in hint.__metadata__):
         return PathKind.ONE
-    kinds = {_path_kind(part) for part in get_args(hint)} - {None}
-    if not kinds:
+    if not (kinds := {_path_kind(part) for part in get_args(hint)} - {None}):
         return None
     return PathKind.ONE if get_origin(hint) in (Union, UnionType) and kinds == {PathKind.ONE} else PathKind.SEVERAL
 
@@ -190,7 +165,7 @@ def kind_words(schema: type, key: str) -> str:
         each = {each.name: each for each in fields(hint)}.get(name) if is_dataclass(hint) else None
         if each is None:
             return ""
-        if paths := PATH_WORDS.get(each.metadata.get(PathKind, PathKind.CONSTRUCTED)):
-            return f"{paths}, or null" if each.default is None else paths
-        hint = (_kinds(hint) if KIND in each.metadata else get_type_hints(hint))[name]
+        if paths := each.metadata.get(PathKind, PathKind.CONSTRUCTED).value:
+            return f"{paths}, or null" if each.default is None else str(paths)
+        hint = kinds_of(hint)[name]
     return words(hint)

@@ -38,7 +38,8 @@ def require_trusted(target: object, key: str) -> None:
     name = str(target)
     if "__main__" in name.split(".")[1:]:
         raise UserError(f"{key}: {name} is in a program, which importing would run; name a class of a module")
-    if not {*KNOWN, *_TRUSTED} & {*_prefixes(name)}:
+    parts = name.split(".")  # of a.b.C: a, a.b and a.b.C
+    if not {*KNOWN, *_TRUSTED} & {".".join(parts[: n + 1]) for n in range(len(parts))}:
         raise UserError(
             f"{key}: {name} is code of others, named by a folder and not by you; if you trust it, add "
             f"trust={name.rpartition('.')[0] or name}"
@@ -51,12 +52,6 @@ def _targets(node: Any) -> Iterator[str]:
         yield from _targets(value)
     if isinstance(node, dict) and "_target_" in node:
         yield str(node["_target_"])
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    """``a``, ``a.b``, ``a.b.C``."""
-    parts = name.split(".")
-    return (".".join(parts[: n + 1]) for n in range(len(parts)))
 
 
 def allow(addresses: Iterable[str]) -> None:

@@ -30,6 +30,10 @@ from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware
 from dira_scale.training.schedule import process_counts, stage_plans
 
+EXPERIMENTS = FULL, SMALL = "dira_moco", "small"
+TRIAL = 120.0  # seconds of steps: about three minutes with starting, validation and pictures
+LONGEST = 7 * 24.0  # hours that a run may take to be recommended
+FEWEST = 10_000  # images for the full-size experiment: 39 steps an epoch (the paper has 75,312 images, 294 steps)
 MEASURED_PIXELS = 8 * 224**2  # of a step on a CPU; a GPU gets its share of a batch
 WARM_UP, MEASURED = 3, 3  # steps: oneDNN compiles its bf16 kernels in the first ones, which take ten times as long
 
@@ -60,14 +64,8 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
     return float(counter.get_total_flops() / min(seconds[WARM_UP:]))
 
 
-EXPERIMENTS = FULL, SMALL = "dira_moco", "small"
-TRIAL = 120.0  # seconds of steps: about three minutes with starting, validation and pictures
-LONGEST = 7 * 24.0  # hours that a run may take to be recommended
-FEWEST = 10_000  # images for the full-size experiment: 39 steps an epoch (the paper has 75,312 images, 294 steps)
-
-
 @dataclass(frozen=True)
-class Choice:
+class ExperimentChoice:
     """An experiment for a number of images on a machine.
 
     Attributes:
@@ -97,14 +95,14 @@ class Choice:
         return f"needs {needed:.1f} GB a process, {self.available:.1f} are free" if needed > self.available else ""
 
 
-def choice(experiment: str, images: int, machine: Hardware) -> Choice:
+def choice(experiment: str, images: int, machine: Hardware) -> ExperimentChoice:
     """``experiment`` for ``images`` training images on ``machine``; measures and rehearses for some seconds."""
     config: Any = OmegaConf.to_object(compose("pretrain", [f"experiment={experiment}", "data.shards=none"]))
     encoder, size, batch = config.model.encoder, config.data.size, config.data.batch
     gpu = machine.gpus[0].memory_gib if machine.gpus else None
     available = (machine.free_memory_gib if gpu is None else USABLE * gpu) * 2**30 / GB
     if images < batch:
-        return Choice(experiment, size, encoder, batch, images, available)
+        return ExperimentChoice(experiment, size, encoder, batch, images, available)
     steps = sum(plan.steps for plan in stage_plans(config, lambda batch: images // batch))
     factor = longer(steps, config.enough_steps, config.epoch_factor) or config.epoch_factor
     processes = max(count for count in process_counts(config) if count <= max(1, len(machine.gpus)))
@@ -120,10 +118,10 @@ def choice(experiment: str, images: int, machine: Hardware) -> Choice:
     }
     words = [f"experiment={experiment}", f"precision={precision}", f"epoch_factor={factor}"]
     plan = planned("pretrain", words, described)
-    return Choice(experiment, size, encoder, batch, images, available, factor, plan)
+    return ExperimentChoice(experiment, size, encoder, batch, images, available, factor, plan)
 
 
-def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
+def recommend(choices: Sequence[ExperimentChoice]) -> tuple[ExperimentChoice | None, str]:
     """The choice to take and the reason in a sentence; None where nothing can be trained."""
     by_name = {choice.experiment: choice for choice in choices}
     full, small = by_name[FULL], by_name[SMALL]
@@ -140,7 +138,7 @@ def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
     return small, f"{FULL} {why}"
 
 
-def advise(shards: str, machine: Hardware, console: Console) -> list[Choice]:
+def advise(shards: str, machine: Hardware, console: Console) -> list[ExperimentChoice]:
     """Plan each experiment on the training split of ``shards``, with a progress bar.
 
     Raises ``UserError`` if there is no such dataset, or one of volumes.
@@ -152,15 +150,15 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[Choice]:
     return [replace(choice(name, images, machine), held_out=held_out) for name in named]
 
 
-def shortened(choice: Choice) -> Choice | None:
-    """That command with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
+def shortened(choice: ExperimentChoice) -> ExperimentChoice | None:
+    """Return a choice with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
     seconds = 3600 * choice.plan.row.hours if choice.plan else 0.0
     return (
         replace(choice, epoch_factor=float(f"{choice.epoch_factor * TRIAL / seconds:.1g}")) if seconds > TRIAL else None
     )
 
 
-def _typed(choice: Choice, shards: str, command: Sequence[str], name: str = "") -> str:
+def _typed(choice: ExperimentChoice, shards: str, command: Sequence[str], name: str = "") -> str:
     """The command that trains it; ``name`` ends the run's."""
     run = f"out/runs/{Path(shards).name}{name}"
     factor = f" epoch_factor={choice.epoch_factor:g}" if choice.epoch_factor != 1 else ""
@@ -168,7 +166,7 @@ def _typed(choice: Choice, shards: str, command: Sequence[str], name: str = "") 
     return f"{shlex.join(command)} {keys}" + ("" if choice.held_out else " data.val_split=null")
 
 
-def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], console: Console) -> None:
+def show_advice(shards: str, choices: Sequence[ExperimentChoice], command: Sequence[str], console: Console) -> None:
     """Print the table and, below it, the recommended command and why."""
     console.print(f"\n[bold]Experiments for the {choices[0].images:,} training images of {shards} on this machine[/]")
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dira_scale.archive.outcome import require_images
 from dira_scale.machine.console import Console
-from dira_scale.machine.hardware import Gpu, Hardware, hardware
+from dira_scale.machine.hardware import Hardware, hardware
 from dira_scale.machine.inventory import Component, components
 
 WIDTH = 108  # columns where the output is not a terminal
@@ -89,8 +89,28 @@ def survey(config: DictConfig) -> None:
 
 def show(machine: Hardware, software: list[Component], command: list[str], console: Console) -> None:
     """Print hardware, software, how to get what is missing, and the launch command."""
+    bf16 = (
+        f"bfloat16 in hardware ({', '.join(machine.bf16)})"
+        if machine.bf16
+        else "no bfloat16, so precision=auto is fp32"
+    )
+    if "avx512_bf16" in machine.bf16 and "amx_bf16" not in machine.bf16:
+        bf16 += "; without AMX it gets some gradients of convolutions wrong, which compute in fp32"
+    devices = []
+    for number, gpu in enumerate(machine.gpus):
+        memory = "memory not reported" if gpu.memory_gib is None else f"{gpu.memory_gib:.0f} GiB"
+        devices.append((f"GPU {number}", f"{gpu.name}, {memory}, driver {gpu.driver}"))
+    if not devices:
+        why = f" ({machine.no_gpu})" if machine.no_gpu else ""
+        devices.append(("GPU", escape(f"none shown by the NVIDIA driver{why}")))
+    rows = [
+        *devices,
+        ("CPU", f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads; {bf16}"),
+        ("memory", f"{machine.memory_gib:.0f} GiB, {machine.free_memory_gib:.0f} free"),
+        ("disk", f"{machine.free_disk_gib:.0f} GiB free here"),
+    ]
     console.print("\n[bold]This machine[/]")
-    console.print(_table(_hardware_rows(machine)))
+    console.print(_table(rows))
     console.print("\n[bold]Software[/]")
     console.print(_table([(component.name, MARKS[component.state], component.detail) for component in software]))
     lacking = [component for component in software if component.state != "there"]
@@ -103,31 +123,6 @@ def show(machine: Hardware, software: list[Component], command: list[str], conso
     keys = "experiment=… data.shards=… run=…"
     console.print(f"  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
     console.print()
-
-
-def _hardware_rows(machine: Hardware) -> list[tuple[str, str]]:
-    bf16 = (
-        f"bfloat16 in hardware ({', '.join(machine.bf16)})"
-        if machine.bf16
-        else "no bfloat16, so precision=auto is fp32"
-    )
-    if "avx512_bf16" in machine.bf16 and "amx_bf16" not in machine.bf16:
-        bf16 += "; without AMX it gets some gradients of convolutions wrong, which compute in fp32"
-    return [
-        *([(f"GPU {i}", _gpu(gpu)) for i, gpu in enumerate(machine.gpus)] or [("GPU", _no_gpu(machine))]),
-        ("CPU", f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads; {bf16}"),
-        ("memory", f"{machine.memory_gib:.0f} GiB, {machine.free_memory_gib:.0f} free"),
-        ("disk", f"{machine.free_disk_gib:.0f} GiB free here"),
-    ]
-
-
-def _gpu(gpu: Gpu) -> str:
-    memory = "memory not reported" if gpu.memory_gib is None else f"{gpu.memory_gib:.0f} GiB"
-    return f"{gpu.name}, {memory}, driver {gpu.driver}"
-
-
-def _no_gpu(machine: Hardware) -> str:
-    return escape(f"none shown by the NVIDIA driver{f' ({machine.no_gpu})' if machine.no_gpu else ''}")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Table:

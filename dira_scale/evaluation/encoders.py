@@ -27,7 +27,7 @@ from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
 from dira_scale.models.tensor_files import read_tensors
 from dira_scale.models.weights import trained_encoder
-from dira_scale.runs.description import FILE, Description, Input
+from dira_scale.runs.description import FILE, Description, InputDescription
 from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.identity import seedless
 from dira_scale.runs.reader import RunReader
@@ -57,7 +57,7 @@ def stored_encoder(path: Path, stage: str | None = None) -> Encoder:
         if given is None:
             raise UserError(f"{path}: neither a run's folder nor an export that says which images it takes; {again}")
         try:
-            input = shaped(Input, parse_json(given), again, f"{path}: {INPUT}")
+            input = shaped(InputDescription, parse_json(given), again, f"{path}: {INPUT}")
         except DAMAGED as error:
             raise UserError(f"{path} is damaged (its metadata {INPUT}: {error}): {again}") from error
         file = min(path.glob("*.safetensors"), default=path)

@@ -22,7 +22,7 @@ from dira_scale.models.normalise import IMAGENET, normalise_input
 from dira_scale.models.start import Start, licence_of, start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.choice import check_stage
-from dira_scale.runs.description import Description, Input
+from dira_scale.runs.description import Description, InputDescription
 from dira_scale.runs.reader import RunReader
 
 
@@ -34,7 +34,7 @@ class FeatureSource:
     name: str
     encoder: Encoder
     weights: Weights
-    input: Input
+    input: InputDescription
     level: Layer
     channels: tuple[str, ...] = ()
 
@@ -73,7 +73,7 @@ def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
     levels(cfg.layer, fake_encoder(model, sides))
 
 
-def asked_input(cfg: DictConfig, run: Description | None) -> Input:
+def asked_input(cfg: DictConfig, run: Description | None) -> InputDescription:
     """Return the run's input, changed as asked for. Raises UserError for a size that the encoder cannot take."""
     if (run is None) == (cfg.init is None):
         raise UserError("name the weights by one of run=… and init=…" + (", not both" if run else ""))
@@ -81,13 +81,13 @@ def asked_input(cfg: DictConfig, run: Description | None) -> Input:
         raise UserError(f"model.encoder={cfg.model.encoder}: the run has {run.network.name}; leave it out")
     if run is None and cfg.model.encoder is None:
         raise UserError(f"model.encoder must be given with init={cfg.init}: model.encoder=resnet18")
-    before = run.input if run else Input((SIZE, SIZE))
+    before = run.input if run else InputDescription((SIZE, SIZE))
     size = before.size if cfg.data.size is None else len(before.size) * (cfg.data.size,)
     if run is not None and size != before.size and fake_encoder(run.network.architecture, run.input.sides).fixed_size:
         sides = " x ".join(map(str, before.size))
         raise UserError(f"data.size={cfg.data.size}: {run.network.name} of the run takes images of {sides} only")
     values = {None: (before.mean, before.deviation), "none": ((), ()), "imagenet": tuple(IMAGENET.values())}
-    return Input(size, before.channels, before.window, *values[cfg.normalise])
+    return InputDescription(size, before.channels, before.window, *values[cfg.normalise])
 
 
 def architecture_of(cfg: DictConfig) -> Architecture:
@@ -95,7 +95,7 @@ def architecture_of(cfg: DictConfig) -> Architecture:
     return TimmUNet(encoder=cfg.model.encoder, decoder_channels=[1], zero_init_residual=False)
 
 
-def _started(cfg: DictConfig, input: Input) -> tuple[Encoder, Start | None]:
+def _started(cfg: DictConfig, input: InputDescription) -> tuple[Encoder, Start | None]:
     with at("model", {"size": "data.size"}), torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)  # also of what no file has: a plain transformer's finer levels
         encoder = architecture_of(cfg).build_encoder(input.sides)

@@ -7,7 +7,7 @@ from pathlib import Path
 from dira_scale.errors import UserError
 from dira_scale.export.config import CardWords
 from dira_scale.runs.description import Description
-from dira_scale.runs.reader import Row, TrainingData
+from dira_scale.runs.reader import RunRow, TrainingData
 
 NOT_STATED = "not stated"  # as recipes of one's own images have it where no licence is given
 NOT_WRITTEN = "Not written: `card.{}=…`."
@@ -28,7 +28,7 @@ class Compute:
     devices: int | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], environment: Row) -> "Compute":
+    def of(cls, rows: Sequence[RunRow], environment: RunRow) -> "Compute":
         """From ``metrics.jsonl`` and ``environment.json``. A process has one GPU; without GPUs, one process a CPU."""
         seconds = [value for row in rows for key, value in row.items() if key.startswith("time/")]
         gpus, processes = environment.get("gpus") or [], environment.get("processes")

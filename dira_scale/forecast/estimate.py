@@ -30,6 +30,7 @@ from dira_scale.training.schedule import batches_of, check_division, stage_plans
 
 # Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.
 IN_USE = 4
+USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
 
 
 def planned_inputs(config: StagedTraining, views: ViewSpec, ranks: int) -> tuple[int, float]:
@@ -62,9 +63,6 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
     crop = decoded * max(sum(entry.scale) for entry in views.entries) / 2
     pixels = sum(math.prod(view.sides) for view in views.each)
     return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * pixel * pixels)
-
-
-USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
 
 
 @dataclass(frozen=True)

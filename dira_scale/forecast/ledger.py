@@ -4,16 +4,15 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dira_scale.forecast.work import Work, given, work_of
+from dira_scale.forecast.work import Work, arguments_of, work_of
 
 
-class Collective(NamedTuple):
+class CollectiveMessage(NamedTuple):
     """One message of a method or a layer to the other ranks."""
 
     kind: str  # "all_reduce", "gather" or "all_to_all"
@@ -43,7 +42,7 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.watched = list(watched)
         self.live_bytes: list[LiveBytes] = []
-        self.collectives: list[Collective] = []
+        self.collectives: list[CollectiveMessage] = []
         self.work = Work()
         self.operations = 0  # that torch dispatches, views too: each takes the host some time
         self._bytes: dict[int, int] = {}  # by live storage
@@ -71,19 +70,25 @@ class Ledger(TorchDispatchMode):
         self.work += work_of(func, args, kwargs, out)  # FlopCounterMode would keep recomputed graphs alive
         self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
         if func.namespace == "c10d":
-            self._note_collective(func, args, kwargs)
+            by_name = arguments_of(func, args, kwargs)
+            outputs = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]
+            group, name = ProcessGroup.unbox(by_name["process_group"]), func._schema.name
+            kind = "all_reduce" if "reduce" in name else "all_to_all" if "alltoall" in name else "gather"
+            count = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
+            parts = zip(by_name.get("output_split_sizes") or (), by_name.get("input_split_sizes") or (), strict=True)
+            partners = {rank for rank, (received, sent) in enumerate(parts) if received or sent}
+            ranks = len(partners | {group.rank()}) if partners else group.size()
+            self.collectives.append(CollectiveMessage(kind, count, ranks, by_name.get("async_op", False)))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self._bytes and key not in self._ignored:
+                    self._bytes[key] = storage.nbytes()
+                    self._others += storage.nbytes()
+                    weakref.finalize(storage, self._forget, key)
         self.live_bytes.append(LiveBytes(self._of_gradients, self._others))
         return out
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._bytes and key not in self._ignored:
-            self._bytes[key] = storage.nbytes()
-            self._others += storage.nbytes()
-            weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
         size = self._bytes.pop(key)
@@ -100,15 +105,3 @@ class Ledger(TorchDispatchMode):
             self._gradients.add(key)
             self._others -= self._bytes[key]
             self._of_gradients += self._bytes[key]
-
-    def _note_collective(self, func: Any, args: Any, kwargs: Any) -> None:
-        all_given = given(func, args, kwargs)
-        tensors = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]  # the outputs
-        group = ProcessGroup.unbox(all_given["process_group"])
-        name = func._schema.name
-        kind = "all_reduce" if "reduce" in name else "all_to_all" if "alltoall" in name else "gather"
-        count = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        parts = zip(all_given.get("output_split_sizes") or (), all_given.get("input_split_sizes") or (), strict=True)
-        partners = {rank for rank, (received, sent) in enumerate(parts) if received or sent}
-        ranks = len(partners | {group.rank()}) if partners else group.size()
-        self.collectives.append(Collective(kind, count, ranks, all_given.get("async_op", False)))

@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from dira_scale.engine.signals import interval
 from dira_scale.forecast.config import Machine
-from dira_scale.forecast.ledger import Collective
+from dira_scale.forecast.ledger import CollectiveMessage
 from dira_scale.forecast.strategies import Traffic
 
 GB = 1e9
@@ -97,7 +97,7 @@ class Links:
         busy = max(near / self.within, far / (min(self.links, inside) * self.between))
         return busy + math.ceil((ranks - 1) / AT_ONCE) * latency
 
-    def seconds(self, message: Collective) -> float:
+    def seconds(self, message: CollectiveMessage) -> float:
         """Seconds of one message of a method or a layer."""
         models = {"all_reduce": self.all_reduce, "gather": self.gather, "all_to_all": self.all_to_all}
         return models[message.kind](message.size, message.ranks)
@@ -172,7 +172,7 @@ class Workload:
     links: Links
     alone: StepTimes
     traffic: Traffic
-    messages: Callable[[int], Sequence[Collective]] = lambda ranks: ()
+    messages: Callable[[int], Sequence[CollectiveMessage]] = lambda ranks: ()
     control: float = 0.0
 
     def step(self, ranks: int) -> StepTimes:

@@ -16,7 +16,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel, blocks
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import Losses, StagePlan, StepTask
-from dira_scale.forecast.ledger import Collective, Ledger, LiveBytes
+from dira_scale.forecast.ledger import CollectiveMessage, Ledger, LiveBytes
 from dira_scale.forecast.network import FakeTask, size, trained
 from dira_scale.forecast.work import Work
 
@@ -62,7 +62,7 @@ class Rehearsal:
     forward: Work
     backward: Work
     operations: int
-    collectives: list[Collective]
+    collectives: list[CollectiveMessage]
     blocks: list[NetworkBlock]
 
     @property

@@ -101,32 +101,28 @@ def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[di
     """The parts of ``Memory`` that stay, and the bytes of everything after each operation."""
     share = {part: 1 / ranks if part in SHARDED[strategy] else 1.0 for part in SHARDED["fsdp2"]}
     networks, gradients, states = share["networks"], share["gradients"], share["states"]
-    zero = strategy.startswith("zero")
+    zero, blocks = strategy.startswith("zero"), [block.size for block in step.blocks]
+    everything = step.trained + step.idle + step.momentum
+    buffers: dict[str, float] = {
+        "ddp": 0.0,
+        # What is in no block; the current block, the next one, and gradients being sent.
+        "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
+        "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent
+        "zero2": 2 * DEEPSPEED_BUCKET,
+        "zero3": everything + DEEPSPEED_BUCKET,  # gathered parameters stay if they are reused within 10^9 parameters
+    }
     parts = {
         "parameters": networks * (step.trained + step.idle),
         "momentum": networks * step.momentum + step.buffers,
         "optimizer": 0.0 if zero and offload else states * (step.optimizer + zero * step.trained),
         "adversary": float(step.adversary),
-        "communication": _buffers(strategy, step),
+        "communication": buffers[strategy],
     }
     if strategy == "ddp" and ranks > 1:  # in the buckets that are sent, which stay
         parts["gradients"], gradients = float(step.trained), 0.0
     passes, update = (np.array(live, float).reshape(-1, 2) for live in (step.live_in_passes, step.live_in_update))
     live = np.concatenate([passes @ (gradients, 1.0), update @ (gradients, states)])
     return {"gradients": gradients * step.trained} | parts, sum(parts.values()) + live
-
-
-def _buffers(strategy: str, step: Rehearsal) -> float:
-    blocks = [block.size for block in step.blocks]
-    everything = step.trained + step.idle + step.momentum
-    return {
-        "ddp": 0,
-        # What is in no block; the current block, the next one, and gradients being sent.
-        "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
-        "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent
-        "zero2": 2 * DEEPSPEED_BUCKET,
-        "zero3": everything + DEEPSPEED_BUCKET,  # gathered parameters stay if they are reused within 10^9 parameters
-    }[strategy]
 
 
 def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:

@@ -64,7 +64,7 @@ class Work:
         return sum(count * product.moved for product, count in self.products.items()) + self.norms + self.others
 
 
-def given(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def arguments_of(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """All arguments of a dispatched operation by name, also those left at their default, which are not dispatched."""
     schema = func._schema.arguments
     defaults = {argument.name: argument.default_value for argument in schema}
@@ -74,31 +74,36 @@ def given(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     """The work of a dispatched operation that returned ``out``."""
     read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
-    moved, name = _moved(func, read, written), func._schema.name
+    name = func._schema.name
+    if func._schema.is_mutable:
+        written = written or read  # several tensors at once are changed in place, and nothing is returned
+    moved = sum(map(size, (*read, *written)))
+    if not func._schema.is_mutable and ("empty" in name or {*map(_storage, written)} <= {*map(_storage, read)}):
+        moved = 0  # memory, or a view
     if formula := FORMULAS.get(func._overloadpacket):
         flops = formula(*args, **kwargs, out_val=out)
-        if name == "aten::convolution_backward" and all(given(func, args, kwargs)["output_mask"][:2]):
+        if name == "aten::convolution_backward" and all(arguments_of(func, args, kwargs)["output_mask"][:2]):
             moved += size(args[0])  # the output's gradient is read for the input's and for the weights'
         return Work(Counter({Product(flops, moved, read[0].dtype == torch.float32): 1}))
     if func.namespace == "aten" and any(norm in name for norm in NORMS):
-        again, idle = _of_norm(name, given(func, args, kwargs), moved)
+        again, idle = _of_norm(name, arguments_of(func, args, kwargs), moved)
         return Work(norms=moved + again, idle=idle)
     if any(norm in name for norm in NORMS):  # SyncBatchNorm's, each of which passes its arguments once
         return Work(norms=moved)
     return Work(others=moved)
 
 
-def _of_norm(name: str, given: Mapping[str, Any], moved: int) -> tuple[int, int]:
+def _of_norm(name: str, arguments: Mapping[str, Any], moved: int) -> tuple[int, int]:
     """Bytes that a native normalisation reads a second time, and idle ones (aten/src/ATen/native/cuda:
     Normalization.cuh, group_norm_kernel.cu, layer_norm_kernel.cu).
 
     A first pass over the input, backward also over the output's gradient, finds statistics or sums; a second one
     computes the map. A layer norm's row stays in the cache; backward, its weights' gradients take the second pass.
     """
-    backward, x = "backward" in name, given["input"]
+    backward, x = "backward" in name, arguments["input"]
     again = size(x) * (1 + backward)
     if "batch_norm" in name:
-        if not given.get("training", given.get("train", True)):
+        if not arguments.get("training", arguments.get("train", True)):
             return 0, 0
         if x.stride(1) == 1:  # channels last: blocks share the rows
             return again, 0
@@ -106,22 +111,13 @@ def _of_norm(name: str, given: Mapping[str, Any], moved: int) -> tuple[int, int]
         maps = channels if backward else len(x) * channels
         return again, _idle(again, channels) + _idle(moved, maps)
     if "group_norm" in name:
-        return again, _idle(again, given["N"] * given["C" if backward else "group"])
-    return (again if backward and given["output_mask"][1] else 0), 0
+        return again, _idle(again, arguments["N"] * arguments["C" if backward else "group"])
+    return (again if backward and arguments["output_mask"][1] else 0), 0
 
 
 def _idle(moved: int, blocks: int) -> int:
     """Bytes that a device could move beside ``moved``, for which a kernel has ``blocks``."""
     return round(moved * max(0.0, BLOCKS / blocks - 1))
-
-
-def _moved(func: Any, read: list[Tensor], written: list[Tensor]) -> int:
-    """Bytes that an operation reads and writes, each tensor once."""
-    if func._schema.is_mutable:
-        written = written or read  # several tensors at once are changed in place, and nothing is returned
-    elif "empty" in func._schema.name or {*map(_storage, written)} <= {*map(_storage, read)}:  # memory, or a view
-        return 0
-    return sum(map(size, (*read, *written)))
 
 
 def size(tensor: Tensor) -> int:

@@ -22,7 +22,7 @@ from dira_scale.machine.device import compute_device
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
 from dira_scale.pixels.codecs import DecodeError
-from dira_scale.runs.description import Input
+from dira_scale.runs.description import InputDescription
 
 
 class GradCam(nn.Module):
@@ -38,7 +38,7 @@ class GradCam(nn.Module):
 
     logits: Tensor
 
-    def __init__(self, network: Network, input: Input, probabilities: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, network: Network, input: InputDescription, probabilities: Callable[[Tensor], Tensor]) -> None:
         from monai.transforms.utils import rescale_array  # lazy: takes seconds, and comes with an extra
         from monai.visualize import GradCAM
 

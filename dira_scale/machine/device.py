@@ -17,17 +17,13 @@ def compute_device(chosen: str | None = None) -> torch.device:
     """
     if chosen != "cpu" and torch.cuda.is_available():
         return torch.device("cuda")
-    shown = () if chosen == "cpu" or _hidden() else gpus()[0]
-    if shown:
+    # CUDA stops at the first invalid entry, as -1 or nothing.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    visible = first.isdigit() or first.startswith(("GPU-", "MIG-"))
+    if chosen != "cpu" and visible and (present := gpus()[0]):
         raise UserError(
-            f"the NVIDIA driver {shown[0].driver} shows {len(shown)} GPU(s) here, and torch {torch_build()} cannot use "
-            f"them: {repair_torch()}; or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU, or in training "
+            f"the NVIDIA driver {present[0].driver} shows {len(present)} GPU(s) here, and torch {torch_build()} cannot "
+            f"use them: {repair_torch()}; or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU, or in training "
             "parallel.device=cpu"
         )
     return torch.device("cpu")
-
-
-def _hidden() -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs: CUDA stops at the first invalid entry, as -1 or nothing."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    return not (first.isdigit() or first.startswith(("GPU-", "MIG-")))

@@ -50,9 +50,9 @@ def hardware() -> Hardware:
     limit = _cgroup("memory.max")
     if limit is not None:
         free = min(free, limit - (_cgroup("memory.current") or 0))
-    shown, no_gpu = gpus()
+    present, no_gpu = gpus()
     return Hardware(
-        gpus=shown,
+        gpus=present,
         cpu=info.get("model name", platform.processor() or platform.machine()),
         cores=min(threads, psutil.cpu_count(logical=False) or threads),
         threads=threads,
@@ -76,13 +76,12 @@ def gpus() -> tuple[tuple[Gpu, ...], str]:
         return (), f"nvidia-smi did not answer within {ANSWER_SECONDS} s: the driver hangs"
     if answer.returncode:
         return (), " ".join(f"nvidia-smi: {answer.stdout} {answer.stderr}".split())
-    rows = [[cell.strip() for cell in line.rsplit(",", 3)] for line in answer.stdout.splitlines() if line.strip()]
-    return tuple(_gpu(*row) for row in rows), ""
-
-
-def _gpu(name: str, mib: str, driver: str, capability: str) -> Gpu:
-    memory = _number(mib)
-    return Gpu(name, None if memory is None else memory / 1024, driver, _number(capability))
+    present = []
+    for line in filter(str.strip, answer.stdout.splitlines()):
+        name, mib, driver, capability = (cell.strip() for cell in line.rsplit(",", 3))
+        memory = _number(mib)
+        present.append(Gpu(name, None if memory is None else memory / 1024, driver, _number(capability)))
+    return tuple(present), ""
 
 
 def _number(cell: str) -> float | None:

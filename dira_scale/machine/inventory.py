@@ -16,7 +16,7 @@ import torch
 from dira_scale.machine import torchvision_ops
 from dira_scale.machine.hardware import Hardware
 
-Status = Literal["there", "missing", "broken"]
+Presence = Literal["there", "missing", "broken"]
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = (  # name, what it is for, distribution, our extra that installs it
     ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
@@ -32,7 +32,7 @@ class Component:
     """One package or program on this machine."""
 
     name: str
-    state: Status
+    state: Presence
     detail: str  # version and remarks; the reason if broken
     gives: str  # what it is for
     install: str  # the exact command that installs or repairs it
@@ -95,7 +95,7 @@ def _torchvision() -> Component:
         "broken": "cannot be imported: built for a different torch",
         "absent": "",
     }[state]
-    status: Status = "missing" if state == "absent" else "broken" if state == "broken" else "there"
+    status: Presence = "missing" if state == "absent" else "broken" if state == "broken" else "there"
     repair = f"{sys.executable} -m dira_scale.machine.torchvision_ops" if state == "broken" else install_command()
     return Component("torchvision", status, detail, "timm's backbones and accelerate launch import it", repair)
 

@@ -40,7 +40,7 @@ def work(subject: str, device: torch.device, compared: Callable[[], Iterable[tup
     return not reason
 
 
-class Launch:
+class KernelLaunch:
     """A Triton kernel with a grid, counts and constants of its own, on tensors of one kind each time.
 
     What Triton works out of the arguments of each call, which takes the host longer than a small kernel the GPU, is

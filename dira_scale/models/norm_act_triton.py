@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dira_scale.machine.kernels import Launch
+from dira_scale.machine.kernels import KernelLaunch
 
 PROGRAMS = {"sums": 768, "map": 8192}  # that a kernel is cut into at most; on any GPU, so that sums are the same
 TILE, MOST = 4096, 64  # values of a tile, and its channels at most, where channels are last
@@ -65,11 +65,11 @@ class Cut:
     def sizes(self) -> tuple[int, int, int, int]:
         return self.rows, self.channels, self.chunks, self.tiles
 
-    def merged(self, groups: int, stride: int = 0, **more: bool) -> Launch:
+    def merged(self, groups: int, stride: int = 0, **more: bool) -> KernelLaunch:
         """Return the launch that merges the two values of each chunk into a group's."""
         grid, chunk = (groups, -(-self.channels // COLUMNS)), self.tiles * self.tile[0]
         counts = self.rows, self.channels, self.chunks, chunk, self.units // groups, stride
-        return Launch(_merged, grid, *counts, PARTS=PARTS, COLUMNS=COLUMNS, **more)
+        return KernelLaunch(_merged, grid, *counts, PARTS=PARTS, COLUMNS=COLUMNS, **more)
 
 
 Kind = tuple[torch.Size, torch.dtype, torch.device, bool]  # of a map; whether channels are last
@@ -121,30 +121,32 @@ def norm_act_gradient(
 
 
 @lru_cache(KINDS)
-def _stats(kind: Kind, groups: int, notes: tuple[int, torch.dtype] | None) -> tuple[int, torch.dtype, Launch, Launch]:
+def _stats(
+    kind: Kind, groups: int, notes: tuple[int, torch.dtype] | None
+) -> tuple[int, torch.dtype, KernelLaunch, KernelLaunch]:
     cut = Cut.of(kind, groups, "sums")
     merged = cut.merged(groups, notes[0] if notes else 0, MOMENTS=True, NOTED=notes is not None)
-    return cut.grid[0], _wide(kind[1]), Launch(_moments, cut.grid, *cut.sizes, **cut.shape), merged
+    return cut.grid[0], _wide(kind[1]), KernelLaunch(_moments, cut.grid, *cut.sizes, **cut.shape), merged
 
 
 @lru_cache(KINDS)
 def _sums(
     kind: Kind, groups: int, affine: torch.dtype | None, slope: float, eps: float, residual: bool
-) -> tuple[int, Launch, Launch]:
+) -> tuple[int, KernelLaunch, KernelLaunch]:
     cut = Cut.of(kind, groups, "sums")
     given = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, "RESIDUAL": residual}
-    summed = Launch(_summed, cut.grid, *cut.sizes, cut.units // groups, **given)
+    summed = KernelLaunch(_summed, cut.grid, *cut.sizes, cut.units // groups, **given)
     return cut.grid[0], summed, cut.merged(groups, MOMENTS=False, NOTED=False)
 
 
 @lru_cache(KINDS)
 def _map(
     name: str, kind: Kind, groups: int, affine: torch.dtype | None, slope: float, eps: float, **more: bool
-) -> Launch:
+) -> KernelLaunch:
     cut = Cut.of(kind, groups, "map")
     counts = *cut.sizes, cut.units // groups, *(() if more else (cut.rows * (cut.units // groups),))
     given = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, **more}
-    return Launch(globals()[name], cut.grid, *counts, **given)
+    return KernelLaunch(globals()[name], cut.grid, *counts, **given)
 
 
 def _kind(x: Tensor) -> Kind:

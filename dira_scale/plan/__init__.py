@@ -23,10 +23,10 @@ COMMAND = Command(
 def main(argv: list[str] | None = None) -> int:
     """Run the command with the words ``argv``; return the exit code."""
     others = [name for name, row in COMMANDS.items() if row.trains and name != "pretrain"]
-    return entry(COMMAND, subcommands={name: _of(name) for name in others})(argv)
+    return entry(COMMAND, subcommands={name: _plan_of(name) for name in others})(argv)
 
 
-def _of(command: str) -> Function:
+def _plan_of(command: str) -> Function:
     def plan(cfg: "DictConfig") -> None:
         resolve_name(COMMAND.function)(cfg, command)
 

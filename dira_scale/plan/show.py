@@ -34,10 +34,10 @@ def show_plan(cfg: DictConfig, command: str = "pretrain") -> None:
     if machine.json:
         own_file(Path(machine.json), "plan.json", stamp='"heaviest_stage"')
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    with bar("rehearsing", "steps") as shown:
-        task = shown.add_task("", total=2 * (len(batches_of(config)) + 1))
-        plain = rehearse_run(blueprint, ranks, False, partial(shown.advance, task))
-        recomputing = rehearse_run(blueprint, ranks, True, partial(shown.advance, task))
+    with bar("rehearsing", "steps") as progress:
+        task = progress.add_task("", total=2 * (len(batches_of(config)) + 1))
+        plain = rehearse_run(blueprint, ranks, False, partial(progress.advance, task))
+        recomputing = rehearse_run(blueprint, ranks, True, partial(progress.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
     rows = [estimate(config, machine, rehearsed, plain, strategy, loading) for rehearsed, strategy in cases]
     show(config, machine, plain, rows, console)
@@ -63,14 +63,14 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
         else ""
     )
     figures = f"products at {machine.tflops:g} TFLOP/s{moving} (plan.tflops, plan.bandwidth, plan.norm_bandwidth)"
-    given = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
+    speed = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
     fastest = max(row.images_per_second for row in rows)
     stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
     notes = [
         f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} {unit}; 'fits': {unit} of the largest "
         "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
         "rank and step.",
-        f"Time: {given}, plus the communication that this does not hide{host}"
+        f"Time: {speed}, plus the communication that this does not hide{host}"
         f"; no validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} {unit}/s a node.",
         f"Hours and price: {stages} in full, {machine.images:,} {unit}, {machine.price:g} per GPU-hour.",
     ]
@@ -126,30 +126,27 @@ def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
     head = "parallel,weights,no grad,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step"
     for name in (*head.split(","), f"{UNITS[config.model.dimensions]}/s", "hours", "price"):
         table.add_column(name, justify="left" if name == "parallel" else "right", no_wrap=True)
+    parallel = config.parallel.strategy, config.parallel.checkpoint_activations
     for checkpointing in (False, True):
         title = "recomputing" if checkpointing else "all kept"
         table.add_row(f"[dim italic]{title}[/]")
         for row in rows:
             if row.checkpointing == checkpointing:
-                table.add_row(*_cells(config, row))
+                configured = (row.strategy, checkpointing) == parallel
+                memory = row.memory
+                parts = (
+                    memory.parameters + memory.adversary, memory.momentum, memory.gradients, memory.optimizer,
+                    memory.communication, memory.activations,
+                )  # fmt: skip
+                table.add_row(
+                    f"[bold]▸ {row.strategy}[/]" if configured else f"  {row.strategy}",
+                    *(f"{part / GB:.2f}" for part in parts),
+                    f"[{'green' if row.fits else 'red'}]{memory.peak / GB:.2f}[/]",
+                    f"{row.largest}" if row.largest else "[red]none[/]",
+                    f"{row.sent / 1e6:,.0f}",
+                    f"{1000 * row.step:,.1f}",
+                    f"{row.images_per_second:,.0f}",
+                    f"{row.hours:,.1f}",
+                    f"{row.price:,.0f}",
+                )
     return table
-
-
-def _cells(config: Any, row: Estimate) -> list[str]:
-    memory, parallel = row.memory, config.parallel
-    configured = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
-    parts = (
-        memory.parameters + memory.adversary, memory.momentum, memory.gradients, memory.optimizer,
-        memory.communication, memory.activations,
-    )  # fmt: skip
-    return [
-        f"[bold]▸ {row.strategy}[/]" if configured else f"  {row.strategy}",
-        *(f"{part / GB:.2f}" for part in parts),
-        f"[{'green' if row.fits else 'red'}]{memory.peak / GB:.2f}[/]",
-        f"{row.largest}" if row.largest else "[red]none[/]",
-        f"{row.sent / 1e6:,.0f}",
-        f"{1000 * row.step:,.1f}",
-        f"{row.images_per_second:,.0f}",
-        f"{row.hours:,.1f}",
-        f"{row.price:,.0f}",
-    ]

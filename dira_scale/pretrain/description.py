@@ -12,7 +12,7 @@ from dira_scale.models.architecture import architecture
 from dira_scale.pretrain.objective import restores
 from dira_scale.runs.description import (
     Description,
-    Input,
+    InputDescription,
     Metric,
     NetworkDescription,
     Output,
@@ -61,7 +61,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         trained=f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels",
         training=_training(config, stages),
         network=network,
-        input=Input(
+        input=InputDescription(
             network.dimensions * (size,) if isinstance(size, int) else tuple(size),
             channels or 1,
             window=None if data["range"] is None else tuple(data["range"]),

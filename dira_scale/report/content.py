@@ -9,7 +9,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.results import read_results
 from dira_scale.runs.checkpoint import StoredCheckpoint
 from dira_scale.runs.description import Description
-from dira_scale.runs.reader import Row, RunReader, TrainingData
+from dira_scale.runs.reader import RunReader, RunRow, TrainingData
 from dira_scale.runs.remarks import RECOGNISED
 from dira_scale.storage.text import last_parts
 
@@ -34,9 +34,9 @@ class RunContent:
     description: Description
     status: dict[str, Any]
     environment: dict[str, Any]
-    rows: list[Row]
+    rows: list[RunRow]
     results: dict[str, Any]
-    restoration: list[Row]
+    restoration: list[RunRow]
     pictures: dict[str, Path]
     checkpoints: list[StoredCheckpoint]
     datasets: list[TrainingData]
@@ -47,7 +47,7 @@ class RunContent:
         """Names of the stages that have rows, in the order they ran."""
         return list(dict.fromkeys(row["stage"] for row in self.rows))
 
-    def select(self, stage: str, split: str) -> list[Row]:
+    def select(self, stage: str, split: str) -> list[RunRow]:
         """The rows of one stage and split (``train`` or ``val``)."""
         return [row for row in self.rows if row["stage"] == stage and row["split"] == split]
 

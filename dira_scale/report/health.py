@@ -10,7 +10,7 @@ from dira_scale.pages.figure import LEVEL, LINES, svg
 from dira_scale.pages.results import never_answered
 from dira_scale.report.content import RunContent
 from dira_scale.report.plots import at_one_step, is_single, shade
-from dira_scale.runs.reader import Row
+from dira_scale.runs.reader import RunRow
 from dira_scale.runs.remarks import no_better_than_mean, worse_features
 
 TERM_GRADIENTS = "health/gradient/"
@@ -118,7 +118,7 @@ def single_values(run: RunContent) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _monitors(rows: list[Row]) -> Iterator[tuple[MonitorPlot, dict[str, str]]]:
+def _monitors(rows: list[RunRow]) -> Iterator[tuple[MonitorPlot, dict[str, str]]]:
     """Each plot with its lines that ``rows`` have."""
     keys = dict.fromkeys(key for row in rows for key in row)
     terms = {key: key.removeprefix(TERM_GRADIENTS) for key in keys if key.startswith(TERM_GRADIENTS)}
@@ -127,7 +127,7 @@ def _monitors(rows: list[Row]) -> Iterator[tuple[MonitorPlot, dict[str, str]]]:
             yield plot, lines
 
 
-def _rows(run: RunContent) -> list[Row]:
+def _rows(run: RunContent) -> list[RunRow]:
     """Training rows, and of held-out rows only the keys that training rows lack."""
     return [r if r["split"] == "train" else {k: v for k, v in r.items() if k in HELD_OUT_KEYS} for r in run.rows]
 
@@ -147,7 +147,7 @@ def warnings(run: RunContent) -> list[str]:
     return [*logged, *ends, *no_better_than_mean(run.restoration), *never_answered(run.results)]
 
 
-def _draw(run: RunContent, rows: list[Row], plot: MonitorPlot, lines: Mapping[str, str]) -> str:
+def _draw(run: RunContent, rows: list[RunRow], plot: MonitorPlot, lines: Mapping[str, str]) -> str:
     stages = [stage for stage in run.stages if any(r["stage"] == stage and lines.keys() & r for r in rows)]
     start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dira_scale.pages.figure import BAND, LABEL, LEVEL, LINES, svg
 from dira_scale.report.content import RunContent
-from dira_scale.runs.reader import Row
+from dira_scale.runs.reader import RunRow
 from dira_scale.runs.remarks import RECOGNISED
 
 TRAIN, HELD_OUT = LINES[:2]
@@ -28,12 +28,12 @@ def single_values(run: RunContent) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def is_single(rows: list[Row], names: Iterable[str]) -> bool:
+def is_single(rows: list[RunRow], names: Iterable[str]) -> bool:
     """Return whether ``rows`` have ``names`` at one step only: a chart of a dot tells less than its figure."""
     return len({row["step"] for row in rows for name in names if name in row}) == 1
 
 
-def at_one_step(values: Sequence[tuple[str, float, Row]]) -> str:
+def at_one_step(values: Sequence[tuple[str, float, RunRow]]) -> str:
     """``training 0.82, held out 0.79 (step 4)``, of (label, value, row) of one step."""
     return f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]['step']})"
 

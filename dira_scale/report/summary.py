@@ -12,7 +12,7 @@ import numpy as np
 
 from dira_scale.config.keys import typed
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent
-from dira_scale.runs.reader import Row
+from dira_scale.runs.reader import RunRow
 
 RESTORERS = {
     "mean": "each image's own mean",
@@ -84,7 +84,7 @@ def terms(run: RunContent) -> dict[str, str]:
     return {term: run.description.terms[term].meaning for term in used}
 
 
-def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
+def restoration_table(run: RunContent) -> list[tuple[str, dict[str, RunRow]]]:
     """(restorer's description, its row by stage) for every restorer; MSE and SSIM against the clean held-out images."""
     named = [(text, {r["stage"]: r for r in run.restoration if r["restorer"] == n}) for n, text in RESTORERS.items()]
     return [(text, rows) for text, rows in named if rows]

@@ -16,7 +16,7 @@ NEWEST = "newest"  # of checkpoints, in words
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenCheckpoint:
     """A checkpoint of a run.
 
     Attributes:
@@ -66,12 +66,14 @@ class RunWeights:
 
 def check_stage(stage: str | None, description: Description, run: object, key: str = "stage") -> None:
     """Raise UserError if ``stage``, the value of ``key``, names no checkpoint of a ``run``."""
-    known = [*(each.name for each in description.stages), BEST, LATEST]
-    if stage not in (None, *known):
-        raise UserError(f"{key}={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
+    names = [*(planned.name for planned in description.stages), BEST, LATEST]
+    if stage not in (None, *names):
+        raise UserError(f"{key}={stage}: {run} has {', '.join(names)}{nearest(str(stage), names)}")
 
 
-def chosen_checkpoint(run: Path, described: Description, stage: str | None = None, key: str = "stage") -> Chosen:
+def chosen_checkpoint(
+    run: Path, described: Description, stage: str | None = None, key: str = "stage"
+) -> ChosenCheckpoint:
     """Return the checkpoint of ``run`` that ``stage`` names: the best of a stage by its NAME, ``best`` of the last that
     has one, ``latest``; None: of a run on labels ``best``, whose figure says what the run is for, of pretraining
     ``latest``.
@@ -91,9 +93,9 @@ def chosen_checkpoint(run: Path, described: Description, stage: str | None = Non
         stage = BEST if described.output.names and stages else LATEST
     latest = checkpoint.latest(run)
     if stage == LATEST:
-        return Chosen(latest, None, NEWEST, int(latest.name), best)
+        return ChosenCheckpoint(latest, None, NEWEST, int(latest.name), best)
     stage = stages[-1] if stage == BEST else stage
-    return Chosen(checkpoint.best(run, stage), stage, f"best {described.best}", int(latest.name), best)
+    return ChosenCheckpoint(checkpoint.best(run, stage), stage, f"best {described.best}", int(latest.name), best)
 
 
 def run_weights(path: Path, stage: str | None = None, key: str = "init", name: str = "") -> RunWeights | None:

@@ -49,7 +49,7 @@ class NetworkDescription:
 
 
 @dataclass(frozen=True)
-class Input:
+class InputDescription:
     """The conversion of an image to the network's input.
 
     The ends of the ``window`` of stored values (in CT, Hounsfield units) become 0 and 1; where it is None, ``low`` and
@@ -85,7 +85,7 @@ class Dataset:
     colour: bool = False  # images are red, green and blue
 
     def known(self, info: "DatasetInfo") -> "Dataset":
-        """With what ``info`` says."""
+        """Return this with what ``info`` says."""
         return replace(
             self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
             lists=info.split_remark, channels=tuple(info.channels), colour=info.in_colour,
@@ -210,7 +210,7 @@ class Description:
     title: str
     trained: str
     network: NetworkDescription
-    input: Input
+    input: InputDescription
     data: DataDescription
     stages: Annotated[tuple[StageDescription, ...], Length(1, 1000)]
     terms: Mapping[str, Term]
@@ -263,21 +263,16 @@ def read_description(run: Path) -> Description:
             raise UserError(f"format {content['format']}, this dira_scale reads {FORMAT}: use the one that wrote it")
         result = shaped(Description, content, REPAIR)
         assert isinstance(result, Description)
-        _require_fitting(result)
+        size, dimensions = result.input.size, result.network.dimensions
+        if result.network.architecture and len(size) != dimensions:
+            raise UserError(f"input.size is {[*size]}, which is no size of {dimensions} dimensions; {REPAIR}")
+        if math.prod(size) > VIEW:
+            raise UserError(f"input.size is {[*size]}, and views have at most {VIEW:,} pixels; {REPAIR}")
+        names, count = len(result.output.names), len(result.output.normalised)
+        if count not in (0, names):
+            raise UserError(f"output.normalised has {count} entries, and output.names {names}; {REPAIR}")
+        if unknown := sorted({term for stage in result.stages for term in stage.terms} - {*result.terms}):
+            raise UserError(f"terms.{unknown[0]} is missing; {REPAIR}")
     except (ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
     return result
-
-
-def _require_fitting(run: Description) -> None:
-    """Raise UserError unless what one part names is in the other, and sizes are of images that this package reads."""
-    size, dimensions = run.input.size, run.network.dimensions
-    if run.network.architecture and len(size) != dimensions:
-        raise UserError(f"input.size is {[*size]}, which is no size of {dimensions} dimensions; {REPAIR}")
-    if math.prod(size) > VIEW:
-        raise UserError(f"input.size is {[*size]}, and views have at most {VIEW:,} pixels; {REPAIR}")
-    named = [term for stage in run.stages for term in stage.terms]
-    if (count := len(run.output.normalised)) not in (0, len(run.output.names)):
-        raise UserError(f"output.normalised has {count} entries, and output.names {len(run.output.names)}; {REPAIR}")
-    if unknown := sorted({*named} - {*run.terms}):
-        raise UserError(f"terms.{unknown[0]} is missing; {REPAIR}")

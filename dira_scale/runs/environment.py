@@ -19,9 +19,13 @@ PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy
 
 def environment() -> dict[str, Any]:
     """The contents of ``environment.json``."""
+    checkout, commit = Path(__file__).parents[2], ""  # no commit outside a checkout
+    if (checkout / ".git").exists() and shutil.which("git"):
+        command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     values: dict[str, Any] = {
         "dira_scale": __version__,
-        "commit": _commit(),
+        "commit": commit or None,  # with a + if files differ from it
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
@@ -42,13 +46,3 @@ def version_of(package: str) -> str | None:
         return version(package.replace("_", "-"))
     except PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a + if files differ from it; None outside a checkout."""
-    checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists() or shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

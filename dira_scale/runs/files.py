@@ -3,7 +3,6 @@ line that names the file and the fault. Imports no torch."""
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -24,7 +23,7 @@ DEEPEST = 100  # levels of YAML in each other
 MOST_YAML, MOST_JSON, MOST_ROWS = 2**22, 2**26, 2**32  # bytes; YAML takes a hundred times as much memory
 
 
-class Status(TypedDict, total=False):
+class StatusFile(TypedDict, total=False):
     """``status.json``, as far as it is used."""
 
     state: str
@@ -53,19 +52,6 @@ def read_text(path: Path, most: int) -> str:
     return content.decode()
 
 
-def _plain_yaml(text: str) -> Any:
-    """Refuses aliases, by which a kilobyte can stand for gigabytes; what writes a run's YAML writes none. Raises
-    DAMAGED."""
-    depth = 0
-    for event in yaml.parse(text, LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"aliases are not read: *{event.anchor}")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise ValueError(f"values in each other more than {DEEPEST} deep")
-    return yaml.load(text, LOADER)
-
-
 def parse_json(text: str) -> Any:
     """JSON whose numbers are finite, or NaN, and whose whole ones have at most 64 bits. Raises DAMAGED."""
     return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
@@ -74,7 +60,14 @@ def parse_json(text: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and plain values; tags, which name classes, aliases and infinite numbers are refused. Raises UserError."""
     try:
-        content = _plain_yaml(read_text(path, MOST_YAML))
+        text, depth = read_text(path, MOST_YAML), 0
+        for event in yaml.parse(text, LOADER):
+            if isinstance(event, yaml.AliasEvent):  # by which a kilobyte can stand for gigabytes; we write none
+                raise ValueError(f"aliases are not read: *{event.anchor}")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"values in each other more than {DEEPEST} deep")
+        content = yaml.load(text, LOADER)
         parse_json(json.dumps(content))  # refuses what YAML has and JSON has not, and numbers out of its bounds
     except (*DAMAGED, TypeError) as error:
         raise UserError(f"{path} is damaged ({_reason(error)}): restore the file") from error
@@ -103,7 +96,7 @@ def read_json(path: Path, empty: T, kind: Any = Any) -> T:
 def read_status(run: Path) -> dict[str, Any]:
     """``status.json`` of the run in folder ``run``; empty before it is written. Raises UserError."""
     empty: dict[str, Any] = {}
-    return read_json(run / "status.json", empty, Status)
+    return read_json(run / "status.json", empty, StatusFile)
 
 
 def read_rows(path: Path, rate: str) -> tuple[list[dict[str, Any]], int]:
@@ -112,16 +105,13 @@ def read_rows(path: Path, rate: str) -> tuple[list[dict[str, Any]], int]:
     A running run may be writing the last line, which is not counted. ``rate``: what each row of ``train`` has.
     Raises UserError for a file of more than 4 GiB.
     """
-    if path.is_file() and inside(path).stat().st_size > MOST_ROWS:
+    if not path.is_file():
+        return [], 0
+    if inside(path).stat().st_size > MOST_ROWS:
         raise UserError(f"{path} is damaged (more than {MOST_ROWS:,} bytes): restore the file")
-    rows = [_row(line, rate) for line in _lines(path) if line.endswith("\n")]
+    with path.open(errors="replace") as file:
+        rows = [_row(line, rate) for line in file if line.endswith("\n")]
     return [row for row in rows if row], rows.count({})
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.is_file():
-        with path.open(errors="replace") as file:
-            yield from file
 
 
 def _row(line: str, rate: str) -> dict[str, Any]:
@@ -135,7 +125,7 @@ def _row(line: str, rate: str) -> dict[str, Any]:
     numbers = {key: value for key, value in row.items() if key not in (*TEXTS, "warnings")}
     needed = (*NEEDED, *([rate] if row.get("split") == "train" else []))
     warnings = row.get("warnings", [])
-    whole = (
+    intact = (
         all(isinstance(row.get(key), str) for key in TEXTS)
         and all(type(row.get(key)) in (int, float) and math.isfinite(row[key]) for key in needed)
         and type(row["step"]) is int
@@ -144,7 +134,7 @@ def _row(line: str, rate: str) -> dict[str, Any]:
         and isinstance(warnings, list)
         and all(isinstance(text, str) for text in warnings)
     )
-    return row if whole else {}
+    return row if intact else {}
 
 
 def _finite(text: str) -> float:

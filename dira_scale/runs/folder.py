@@ -73,7 +73,15 @@ class RunFolder:
         with _as_user_error(folder):
             self.lease = Lease(folder)
             try:
-                self._describe(config, described)
+                content = yaml.safe_dump(config, sort_keys=False)
+                (folder / "pictures").mkdir(exist_ok=True)
+                if described is not None:  # first: a folder with config.yaml is a run, which has one
+                    write_atomic(folder / description.FILE, described.to_json())
+                write_atomic(folder / "config.yaml", content)
+                if self.checkpoints != folder / "checkpoints":  # another run folder may use these checkpoints
+                    with checkpoint.as_user_error(self.checkpoints):
+                        write_atomic(self.checkpoints / "config.yaml", content)
+                write_json(folder / "environment.json", {"run": run_name(config, self._execution)} | environment())
             except BaseException:
                 self.lease.release()
                 raise
@@ -82,17 +90,6 @@ class RunFolder:
         self.status("running")
         self._log = _LogFile(self, self._lock)
         logging.getLogger(PACKAGE).addHandler(self._log)
-
-    def _describe(self, config: dict[str, Any], described: description.Description | None) -> None:
-        content = yaml.safe_dump(config, sort_keys=False)
-        (self.folder / "pictures").mkdir(exist_ok=True)
-        if described is not None:  # first: a folder with config.yaml is a run, which has one
-            write_atomic(self.folder / description.FILE, described.to_json())
-        write_atomic(self.folder / "config.yaml", content)
-        if self.checkpoints != self.folder / "checkpoints":  # another run folder may use these checkpoints
-            with checkpoint.as_user_error(self.checkpoints):
-                write_atomic(self.checkpoints / "config.yaml", content)
-        write_json(self.folder / "environment.json", {"run": run_name(config, self._execution)} | environment())
 
     def release(self) -> None:
         """Write pending lines, stop logging to this run, and release the lease, so that another process can take it."""
@@ -182,10 +179,10 @@ class RunFolder:
                 command = description.read_description(self.folder).command
                 if command != described.command:
                     raise UserError(f"{self.folder} holds a run of {command}: choose a new run=…")
-            shown = "; ".join(differing[:6])
+            settings = "; ".join(differing[:6])
             raise UserError(
-                f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=… "
-                "(docs/how-to/training.md: to train longer)"
+                f"{self.folder} holds a run with other settings: {settings}. Restore the old value, or choose a "
+                "new run=… (docs/how-to/training.md: to train longer)"
             )
 
 

@@ -26,17 +26,17 @@ ADDED = {
 }  # fmt: skip
 
 
-def execution(command: str) -> tuple[str, ...]:
-    """Keys that may change between two calls on one run of ``command``: how and where it is computed. All others are
-    its identity."""
-    return (*COMMANDS[command].execution, *FREE)
-
-
 SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
     "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
     "data.shards",
 }
+
+
+def execution(command: str) -> tuple[str, ...]:
+    """Keys that may change between two calls on one run of ``command``: how and where it is computed. All others are
+    its identity."""
+    return (*COMMANDS[command].execution, *FREE)
 
 
 def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]:

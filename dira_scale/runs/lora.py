@@ -19,17 +19,15 @@ def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = dict[str, Tensor]()
     for name, tensor in tensors.items():
         layer, base, rest = name.rpartition(BASE)
-        if base:
-            result[f"{layer}.{rest}"] = tensor + _change(tensors, layer, tensor) if rest == "weight" else tensor
+        if base and rest == "weight":
+            a, b, scale = (tensors.get(key) for key in (layer + A, layer + B, f"{layer}.{SCALE}"))
+            if a is None or b is None or scale is None:
+                raise UserError(f"the checkpoint has {layer}{BASE}weight without what LoRA adds to it: it is damaged")
+            if a.ndim != 2 or b.ndim != 2 or (len(b), a.shape[1]) != tensor.shape or len(a) != b.shape[1] or scale.ndim:
+                raise UserError(f"the checkpoint's LoRA of {layer} has other shapes than its weight: it is damaged")
+            result[f"{layer}.weight"] = tensor + scale * (b @ a)
+        elif base:
+            result[f"{layer}.{rest}"] = tensor
         elif not name.endswith((A, B, f".{SCALE}")):
             result[name] = tensor
     return result
-
-
-def _change(tensors: Mapping[str, Tensor], layer: str, weight: Tensor) -> Tensor:
-    a, b, scale = (tensors.get(name) for name in (layer + A, layer + B, f"{layer}.{SCALE}"))
-    if a is None or b is None or scale is None:
-        raise UserError(f"the checkpoint has {layer}{BASE}weight without what LoRA adds to it: it is damaged")
-    if a.ndim != 2 or b.ndim != 2 or (len(b), a.shape[1]) != weight.shape or len(a) != b.shape[1] or scale.ndim:
-        raise UserError(f"the checkpoint's LoRA of {layer} has other shapes than its weight: it is damaged")
-    return scale * (b @ a)

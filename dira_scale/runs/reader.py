@@ -12,7 +12,7 @@ from dira_scale.config.trust import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.runs import checkpoint
-from dira_scale.runs.choice import BEST, LATEST, Chosen, chosen_checkpoint
+from dira_scale.runs.choice import BEST, LATEST, ChosenCheckpoint, chosen_checkpoint
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import inside, read_json, read_rows, read_status, read_yaml
@@ -22,7 +22,7 @@ from dira_scale.runs.shape import STEP, shaped
 from dira_scale.storage.owned import is_inside
 from dira_scale.storage.store import as_os_error, locate
 
-Row = dict[str, Any]
+RunRow = dict[str, Any]  # of metrics.jsonl or restoration.json
 logger = logging.getLogger(__name__)
 
 
@@ -97,7 +97,7 @@ class RunReader:
         """``environment.json``: versions, commit, machine."""
         return read_json(self.folder / "environment.json", {}, Environment)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RunRow]:
         """The whole rows of ``metrics.jsonl``; how many others there are is logged."""
         path = self.folder / "metrics.jsonl"
         rows, damaged = read_rows(path, self.description.rate)
@@ -105,7 +105,7 @@ class RunReader:
             logger.warning("%s: %s left out, which are damaged", path, counted(damaged, "row"))
         return rows
 
-    def restoration(self) -> list[Row]:
+    def restoration(self) -> list[RunRow]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
         return read_json(inside(self.folder / "pictures/restoration.json", self.folder), [], list[Restored])
 
@@ -124,10 +124,20 @@ class RunReader:
     def datasets(self) -> Iterator[TrainingData]:
         """Yield the datasets that the run was trained on, as they can be read now."""
         for dataset in self.description.data.datasets:
-            if may_ask(dataset.path):
-                yield _training_data(dataset)
+            path, changed = dataset.path, "the dataset there now has other images"
+            if not may_ask(path):
+                yield TrainingData(dataset, None, "not looked up", f"{path}: {beyond(path)}")
+                continue
+            try:
+                with as_os_error(locate(path, "data.shards")):
+                    present = ShardedDataset.open(path)
+            except (DatasetError, UserError, OSError) as error:
+                yield TrainingData(dataset, None, "no readable dataset where the run read it", str(error))
+                continue
+            if present.hash != dataset.hash:
+                yield TrainingData(dataset, None, changed, f"{path}: {changed}")
             else:
-                yield TrainingData(dataset, None, "not looked up", f"{dataset.path}: {beyond(dataset.path)}")
+                yield TrainingData(dataset.known(present.info), present.info)
 
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of a checkpoint, and the stage in which it was written.
@@ -150,18 +160,6 @@ class RunReader:
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 
-    def chosen(self, stage: str | None) -> Chosen:
+    def chosen(self, stage: str | None) -> ChosenCheckpoint:
         """The checkpoint that :meth:`load` takes. Raises UserError."""
         return chosen_checkpoint(self.folder, self.description, stage)
-
-
-def _training_data(dataset: Dataset) -> TrainingData:
-    path, changed = dataset.path, "the dataset there now has other images"
-    try:
-        with as_os_error(locate(path, "data.shards")):
-            present = ShardedDataset.open(path)
-    except (DatasetError, UserError, OSError) as error:
-        return TrainingData(dataset, None, "no readable dataset where the run read it", str(error))
-    if present.hash != dataset.hash:
-        return TrainingData(dataset, None, changed, f"{path}: {changed}")
-    return TrainingData(dataset.known(present.info), present.info)

@@ -23,7 +23,7 @@ from dira_scale.archive.outcome import most_common
 from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples, with_modality
-from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError, counted, duration
 from dira_scale.machine.console import Console

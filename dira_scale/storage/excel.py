@@ -32,7 +32,11 @@ def open_table(path: Path) -> Iterator[BinaryIO]:
     if path.suffix.lower() in OTHERS:
         raise UserError(f"{path}: {path.suffix} cannot be read: {ADVICE}, or as {SUFFIX}")
     if path.suffix.lower() == SUFFIX:
-        openpyxl = _openpyxl(path)
+        try:
+            import openpyxl
+        except ModuleNotFoundError as error:
+            needed = "Excel tables need openpyxl: pip install 'dira_scale[excel]'"
+            raise UserError(f"{path}: {needed}, or {ADVICE}") from error
         yield io.BytesIO(_as_csv(path, path.stat().st_mtime_ns if is_local(path) else 0, openpyxl))
     elif path.suffix.lower() == ".gz":
         try:
@@ -43,14 +47,6 @@ def open_table(path: Path) -> Iterator[BinaryIO]:
     else:
         with open_file(path) as file:
             yield file
-
-
-def _openpyxl(path: Path) -> Any:
-    try:
-        import openpyxl
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: Excel tables need openpyxl: pip install 'dira_scale[excel]', or {ADVICE}") from error
-    return openpyxl
 
 
 @lru_cache(maxsize=2)  # a table is read several times

@@ -65,16 +65,21 @@ def check_own(folder: Path, kind: str, key: str, within: Path | None = None) -> 
         raise UserError(f"{named} is a link that leaves {within}: remove it, or name another folder, {key}=…")
     if is_local(folder) and folder.exists() and not folder.is_dir():
         raise UserError(f"{key}={named} is a file: name a folder")
-    found = sorted(path.name for path in folder.iterdir() if not TORN.fullmatch(path.name)) if folder.exists() else []
-    if MARK in found:
-        if (held := _kind(folder / MARK)) != kind:
+    names = sorted(path.name for path in folder.iterdir() if not TORN.fullmatch(path.name)) if folder.exists() else []
+    if MARK in names:
+        try:
+            held = str(json.loads((folder / MARK).read_bytes()[:STAMP])["kind"])[:40]
+        except (ValueError, KeyError, TypeError):
+            held = "an unknown kind"
+        if held != kind:
             raise UserError(f"{key}={named} holds what another command wrote ({held}, not {kind}): name another folder")
-        if is_local(folder):
-            _refuse_links(folder, key)
+        for link in _links(folder) if is_local(folder) else ():  # it would be written to and deleted
+            if not is_inside(link, folder):
+                raise UserError(f"{key}={folder}: {link} is a link that leaves this folder: remove the link")
         return True
-    if found:
+    if names:
         raise UserError(
-            f"{key}={named} holds files that this command has not written, such as {found[0]}: name an empty or a new "
+            f"{key}={named} holds files that this command has not written, such as {names[0]}: name an empty or a new "
             "folder"
         )
     return False
@@ -89,27 +94,13 @@ def own_file(path: Path, key: str, stamp: str = GENERATOR, beside: tuple[Path, .
         with path.open("rb") as file:
             if stamp.encode() in file.read(STAMP):
                 return
-    if taken := next((each for each in (path, *beside) if each.exists() or each.is_symlink()), None):
+    if taken := next((other for other in (path, *beside) if other.exists() or other.is_symlink()), None):
         raise UserError(f"{taken} would be replaced, and this command has not written it: move it, or change {key}=…")
 
 
 def is_inside(path: Path, folder: Path) -> bool:
     """Return whether ``path``, after links, is in ``folder``: a stranger's run may link to any file."""
     return path.resolve().is_relative_to(folder.resolve())
-
-
-def _kind(mark: Path) -> str:
-    try:
-        return str(json.loads(mark.read_bytes()[:STAMP])["kind"])[:40]
-    except (ValueError, KeyError, TypeError):
-        return "an unknown kind"
-
-
-def _refuse_links(folder: Path, key: str) -> None:
-    """A file or folder within may be a stranger's link to somewhere else, where it would be written to and deleted."""
-    for path in _links(folder):
-        if not is_inside(path, folder):
-            raise UserError(f"{key}={folder}: {path} is a link that leaves this folder: remove the link")
 
 
 def _links(folder: Path) -> Iterator[Path]:

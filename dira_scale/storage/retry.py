@@ -60,7 +60,9 @@ def retry(
                 failures, reached = 1, progress()
             if is_permanent(error) or failures >= PATIENCE.attempts:
                 raise
-        if stop.wait(_pause(name, failures)):
+        longest = min(PATIENCE.longest_pause, PATIENCE.pause * 2.0 ** (failures - 1))
+        share = xxhash.xxh3_64_intdigest(f"{socket.gethostname()} {name} {failures}".encode()) / 2**64
+        if stop.wait(longest * (0.5 + 0.5 * share)):
             raise StoppedError
 
 
@@ -73,10 +75,3 @@ def is_permanent(error: BaseException) -> bool:
             return 400 <= status < 500 and status not in WAIT_AND_ASK_AGAIN
         cause = cause.__cause__
     return getattr(error, "errno", None) in PERMANENT
-
-
-def _pause(name: str, failures: int) -> float:
-    """Seconds: between half and all of a time that doubles with each failure; the same for the same arguments."""
-    longest = min(PATIENCE.longest_pause, PATIENCE.pause * 2.0 ** (failures - 1))
-    share = xxhash.xxh3_64_intdigest(f"{socket.gethostname()} {name} {failures}".encode()) / 2**64
-    return float(longest * (0.5 + 0.5 * share))

@@ -1,4 +1,4 @@
-"""PathKind to read and write: local folders, and prefixes of object stores (``s3://…``) through fsspec.
+"""Places to read and write: local folders, and prefixes of object stores (``s3://…``) through fsspec.
 
 Callers see a ``pathlib.Path`` (for a store, universal-pathlib's equivalent). A file in a store is read and written in
 one request, so it is there completely or not at all.

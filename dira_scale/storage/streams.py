@@ -103,14 +103,14 @@ def _ask(path: Any, start: int, stop: threading.Event) -> Any:
     from aiohttp import ClientTimeout
 
     fs, url = path.fs, path.path
-    given = dict(fs.kwargs)
+    options = dict(fs.kwargs)
     ranged = {"Range": f"bytes={start}-"} if start else {}
-    headers = given.pop("headers", {}) | {"Accept-Encoding": "identity"} | ranged
+    headers = options.pop("headers", {}) | {"Accept-Encoding": "identity"} | ranged
 
     async def ask() -> Any:
         session = await fs.set_session()
         # aiohttp's own limit is five minutes for all of a file.
-        response = await session.get(fs.encode_url(url), headers=headers, timeout=ClientTimeout(total=None), **given)
+        response = await session.get(fs.encode_url(url), headers=headers, timeout=ClientTimeout(total=None), **options)
         if response.status >= 400:
             response.close()
             if response.status in (404, 410):
@@ -127,7 +127,7 @@ def _from_response(path: Any, response: Any, stop: threading.Event) -> Iterator[
 
 
 def _in_pieces(path: Any, start: int, size: int, stop: threading.Event) -> Iterator[bytes]:
-    """By ranged requests, which every store knows."""
+    """Yield the content of ranged requests, which every store knows."""
     for first in range(start, size, PIECE):
         last = min(first + PIECE, size)
         if path.fs.async_impl:

@@ -16,7 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins to
 DELIMITERS = ",;\t"  # Excel writes semicolons where the decimal sign is a comma
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a CSV file, keyed by column; missing cells are empty."""
 
     line: int
@@ -29,7 +29,7 @@ def read_table(
     named_by: str = "",
     advice: Mapping[str, str] = MappingProxyType({}),
     empty: str = "",
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     """The rows of a UTF-8 CSV with a header, one at a time; cells are separated as the header's.
 
     Header and cells are stripped, empty lines skipped; cells that say ``empty`` are. A column is found in any case, and
@@ -40,7 +40,10 @@ def read_table(
     """
     if not path.is_file():
         raise UserError(f"{path} is a folder: name the table in it" if path.is_dir() else f"{path}: no such file")
-    delimiter = _delimiter(path)
+    delimiter = ","  # of Excel, whatever the header's cells contain
+    if path.suffix.lower() != SUFFIX:
+        with open_table(path) as file:
+            delimiter = max(DELIMITERS, key=file.readline(LONGEST).decode(errors="replace").count)
     with lines_of(path) as lines:
         reader, first_line = csv.reader(lines, delimiter=delimiter), 1  # of the row being read
         try:
@@ -55,13 +58,11 @@ def read_table(
                 else:
                     absent.append(column)
             if absent:
-                named = f"no column {' or '.join(f'{column!r}' for column in absent)}"
-                named += f" ({named_by})" if named_by else ""
-                known = nearest(absent[0], present) if len(absent) == 1 else ""
-                known = known or f"; it has {', '.join(present) or 'no header'}"
-                raise UserError(
-                    f"{path} has " + brief(named + known) + "".join(advice.get(name, "") for name in absent)
-                )
+                lacks = f"no column {' or '.join(f'{column!r}' for column in absent)}"
+                lacks += f" ({named_by})" if named_by else ""
+                hint = nearest(absent[0], present) if len(absent) == 1 else ""
+                hint = hint or f"; it has {', '.join(present) or 'no header'}"
+                raise UserError(f"{path} has " + brief(lacks + hint) + "".join(advice.get(name, "") for name in absent))
             for cells in reader:
                 lines.next_row()
                 first_line = reader.line_num + 1
@@ -70,7 +71,7 @@ def read_table(
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
                 if any(cells):
                     cells += [""] * (len(present) - len(cells))
-                    yield Row(reader.line_num, dict(zip(present, cells, strict=False)))
+                    yield TableRow(reader.line_num, dict(zip(present, cells, strict=False)))
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (from Latin-1: "
                             "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
@@ -81,16 +82,14 @@ def read_table(
 def harmless(row: Iterable[Any]) -> list[Any]:
     """The cells of a table to write: foreign text that a spreadsheet would compute is quoted, as is usual, by ``'``;
     what would command a terminal is escaped."""
-    return [_harmless(cell) if isinstance(cell, str) else cell for cell in row]
+    return [
+        without_commands(f"'{cell}" if _is_formula(cell) else cell) if isinstance(cell, str) else cell for cell in row
+    ]
 
 
 def as_written(cell: str) -> str:
     """A cell before :func:`harmless`."""
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
-
-
-def _harmless(cell: str) -> str:
-    return without_commands(f"'{cell}" if _is_formula(cell) else cell)
 
 
 def _is_formula(cell: str) -> bool:
@@ -112,13 +111,6 @@ def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int 
     return alike[0] if len(alike) == 1 else None
 
 
-def _delimiter(path: Path) -> str:
-    if path.suffix.lower() == SUFFIX:
-        return ","  # whatever the header's cells contain
-    with open_table(path) as file:
-        return max(DELIMITERS, key=file.readline(LONGEST).decode(errors="replace").count)
-
-
 def _undecodable(path: Path) -> int:
     """The first line that is not UTF-8. The reader cannot tell: it decodes ahead of the current line."""
     with open_table(path) as file:
@@ -130,7 +122,7 @@ def _undecodable(path: Path) -> int:
     return 1
 
 
-def table_error(path: Path, what: str, row: Row | None = None) -> UserError:
+def table_error(path: Path, what: str, row: TableRow | None = None) -> UserError:
     """A one-line error about a table, of bounded length whatever its cells contain."""
     where = f"{path}, line {row.line}" if row else f"{path}"
     return UserError(f"{where}: {brief(what)}")
@@ -148,7 +140,7 @@ def read_names(path: Path) -> Iterator[str]:
         raise table_error(path, f"not a list of UTF-8 text ({error})") from error
 
 
-def cell_number(path: Path, row: Row, column: str) -> float:
+def cell_number(path: Path, row: TableRow, column: str) -> float:
     """The finite number in a cell. Raises UserError naming the line."""
     try:
         value = float(row.cells[column])

@@ -12,7 +12,7 @@ from dira_scale.storage.excel import open_table
 LONGEST = 2**20  # characters in a row: more is not a table, or one made to exhaust memory
 
 
-class Lines(Iterator[str]):
+class BoundedLines(Iterator[str]):
     """The lines of a text with their line ends, for ``csv.reader``.
 
     Raises csv.Error if a row (or a line of a list) is longer than ``LONGEST`` or contains NUL, which no path may.
@@ -38,10 +38,10 @@ class Lines(Iterator[str]):
 
 
 @contextmanager
-def lines_of(path: Path) -> Iterator[Lines]:
+def lines_of(path: Path) -> Iterator[BoundedLines]:
     """The lines of ``path``, read lazily. Raises OSError; iterating may raise UnicodeDecodeError."""
     with open_table(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
-        yield Lines(text)
+        yield BoundedLines(text)
 
 
 def last_parts(text: str) -> str:

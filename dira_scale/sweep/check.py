@@ -17,6 +17,8 @@ from dira_scale.runs.description import Description, read_description
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
 
+GB = 1e9
+
 
 def outputs(runs: Sequence[Run]) -> dict[str, Run]:
     """The runs that train, by the folders where they do."""
@@ -64,9 +66,9 @@ def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description]
 
 @lru_cache
 def _described(command: str, words: tuple[str, ...]) -> Description:
-    """With anything for the other keys that the command requires, such as its data."""
-    given = {_key(word) for word in words}
-    required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(command))) if key not in given]
+    """Describe a run of ``words``, with anything for the other keys that the command requires, such as its data."""
+    chosen = {_key(word) for word in words}
+    required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(command))) if key not in chosen]
     from dira_scale.training.blueprint import blueprint_of  # imports torch
 
     return blueprint_of(command, compose(command, [*words, *required])).describe()
@@ -81,9 +83,6 @@ def _output(run: Run) -> str:
     return next((word.removeprefix(key) for word in run.words if word.startswith(key)), "")
 
 
-GB = 1e9
-
-
 def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     """Find what any run's command would refuse without data; of runs that differ only in seed and outputs, check one.
 
@@ -95,24 +94,22 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     trained = outputs([*runs, *everything])
     checked = set[tuple[object, ...]]()
     for run in runs:
-        reads = read_by(run, trained) if COMMANDS[run.command].reads_run else []
-        if (kind := _sort(run, reads)) in checked:
+        row = COMMANDS[run.command]
+        reads = read_by(run, trained) if row.reads_run else []
+        words = [word for word in run.words if not word.startswith((f"{row.output}=", "slice="))]
+        for need in run.needs:
+            words = [word.replace(need, "") for word in words]
+        words = [re.sub(r"^seed=\d+$", "seed=0", word) for word in words]
+        # Equal for runs whose configurations are right or wrong together.
+        same = run.phase.partition("-")[0], run.command, *words, *map(describing, reads)
+        if same in checked:
             continue
-        checked.add(kind)
+        checked.add(same)
         try:
             _check_words(run, reads)
         except UserError as error:
             why = " ".join(advised(error).split())
             raise UserError(f"phase {run.phase}, run {run.name}: {why}; nothing was started") from error
-
-
-def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
-    """Equal for runs whose configurations are right or wrong together."""
-    outputs = [re.escape(need) for need in run.needs]
-    needed = re.compile("|".join(outputs)) if outputs else None
-    kept = (word for word in run.words if not word.startswith((f"{COMMANDS[run.command].output}=", "slice=")))
-    words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
-    return run.phase.partition("-")[0], run.command, *words, *map(describing, reads)
 
 
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
@@ -170,8 +167,8 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     from dira_scale.forecast.estimate import planned  # imports torch
 
     run, count = runs[0], len(runs)
-    given = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
-    to_be_made = [path for path in given if any(need in path for need in run.needs)]
+    shards = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
+    to_be_made = [path for path in shards if any(need in path for need in run.needs)]
     exists = all((Path(path) / "manifest.parquet").exists() for path in to_be_made)
     left_out = ("run=",) if exists else ("run=", "data.shards=")
     words = [word for word in run.words if not word.startswith(left_out)]

@@ -93,13 +93,27 @@ def digest_of(command: str, identity: Mapping[str, Any], varied: Mapping[str, An
         identity: KEY: value, with ``PHASE/DIGEST`` of needed runs for their outputs.
         varied: the phase's values that are not the same for all runs.
     """
-    named = json.dumps([command, _canonical(_named(command, identity, varied))])
-    return hashlib.sha256(named.encode()).hexdigest()[:DIGEST]
+    free = COMMANDS[command].execution  # without effect on the result; it counts where the sweep varies it
+    named = {
+        key: value
+        for key, value in identity.items()
+        if key in varied or not any(key == prefix or key.startswith(f"{prefix}.") for prefix in free)
+    }
+    return hashlib.sha256(json.dumps([command, _canonical(named)]).encode()).hexdigest()[:DIGEST]
 
 
-def name_of(digest: str, shown: Mapping[str, Any]) -> str:
-    """A name for a new run. ``shown``: what a reader knows the run by, values of the needed runs included."""
-    return "-".join(filter(None, [_label(shown), digest]))
+def name_of(digest: str, varied: Mapping[str, Any]) -> str:
+    """A name for a new run, for readers: text values as they are, numbers behind the last part of their key.
+
+    Args:
+        varied: values by which the sweep's runs differ, those of the needed runs included.
+    """
+    parts = []
+    for key, value in varied.items():
+        text = "_".join(map(str, value)) if isinstance(value, list) else str(value).rpartition("/")[2]
+        parts.append(text if isinstance(value, str) else f"{key.rpartition('.')[2]}{text}")
+    label = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts))[:LABEL].strip("-._")
+    return "-".join(filter(None, [label, digest]))
 
 
 @lru_cache
@@ -117,24 +131,3 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _canonical(value[key]) for key in sorted(value, key=str)}
     return [_canonical(item) for item in value] if isinstance(value, list | tuple) else typed(value)
-
-
-def _named(command: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a command that its name is computed from: without what has no effect, unless the sweep varies it."""
-    left_out = COMMANDS[command].execution
-    return {
-        key: identity[key]
-        for key in identity
-        if key in varied or not any(key == prefix or key.startswith(f"{prefix}.") for prefix in left_out)
-    }
-
-
-def _label(shown: Mapping[str, Any]) -> str:
-    """Name a run for readers: text values as they are, numbers behind the last part of their key."""
-
-    def part(key: str, value: Any) -> str:
-        text = "_".join(map(str, value)) if isinstance(value, list) else str(value).rpartition("/")[2]
-        return text if isinstance(value, str) else f"{key.rpartition('.')[2]}{text}"
-
-    label = "-".join(part(key, value) for key, value in shown.items())
-    return re.sub(r"[^A-Za-z0-9._]+", "-", label)[:LABEL].strip("-._")

@@ -143,10 +143,10 @@ class SweepConfig(Schema):
         """
         name = phase.partition("-")[0]
         changed: Mapping[str, Any] = self.sweep.phases[name].cluster or {}
-        where, known = f"sweep.phases.{name}.cluster.", [each.name for each in fields(Cluster)]
+        where, names = f"sweep.phases.{name}.cluster.", [each.name for each in fields(Cluster)]
         for key in changed:
-            if key not in known or key == "executor":
-                raise UserError(f"{where}{key}: no phase may set that{nearest(key, known)}")
+            if key not in names or key == "executor":
+                raise UserError(f"{where}{key}: no phase may set that{nearest(key, names)}")
         with at(where.removesuffix(".")):
             merged: Cluster = converted(Cluster, asdict(self.cluster) | dict(changed))
         return merged

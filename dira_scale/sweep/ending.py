@@ -76,8 +76,8 @@ def failed(attempt: Try, last: bool) -> bool:
 
 def without_step(tries: Sequence[Try]) -> int:
     """Count the last tries that have made no new step, however they ended."""
-    made = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
-    return len(made) - max((n for n, new in enumerate(made, 1) if new), default=0)
+    progressed = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
+    return len(progressed) - max((n for n, new in enumerate(progressed, 1) if new), default=0)
 
 
 def reason(code: int, status: Mapping[str, object], log: Path, command: str) -> str:
@@ -118,10 +118,10 @@ def last_message(log: Path, name: str) -> str:
 
 def _killed(code: int, status: Mapping[str, object]) -> str:
     """``killed by SIGKILL at step 5: often memory (raise cluster.memory)``."""
-    known = {int(number): number.name for number in signal.Signals}
+    names = {int(number): number.name for number in signal.Signals}
     step = f" at step {status['step']}" if "step" in status else ""
     hint = ": often memory (raise cluster.memory)" if -code == signal.SIGKILL else ""
-    return f"killed by {known.get(-code, f'signal {-code}')}{step}{hint}"
+    return f"killed by {names.get(-code, f'signal {-code}')}{step}{hint}"
 
 
 def _of_tasks(sweep: SweepFolder, run: Run, job: JobEnvironment) -> Path:

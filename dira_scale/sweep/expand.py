@@ -35,13 +35,13 @@ class Reads:
 
 
 def expand(
-    sweep: Sweep, folder: Path, given: Mapping[str, Mapping[str, Any]], config_dirs: Sequence[Path] = ()
+    sweep: Sweep, folder: Path, typed_values: Mapping[str, Mapping[str, Any]], config_dirs: Sequence[Path] = ()
 ) -> list[Run]:
     """All runs of ``sweep``, each after those that it needs.
 
     Args:
         folder: the sweep's, in which outputs of runs that others need are, and the runs that are recorded already.
-        given: per phase, KEY: VALUE, instead of what the sweep says about KEY.
+        typed_values: per phase, KEY: VALUE, instead of what the sweep says about KEY.
         config_dirs: the user's folders of configurations.
 
     Raises:
@@ -49,26 +49,28 @@ def expand(
             twice, or two equal runs.
     """
     phases, folder = sweep.phases, folder.absolute()
-    for name in given:
+    for name in typed_values:
         if name not in phases:
             raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
     names = (file.parts[-3:-1] for file in sorted(folder.glob("*/*/run.json")))
     recorded = {(phase, name[-DIGEST:]): name for phase, name in names}
     lineages: dict[str, list[Lineage]] = {}
     runs: list[Run] = []
-    known: set[tuple[str, str]] = set()
+    digests: set[tuple[str, str]] = set()
     for name in _order(phases):
         everything = {other: [lineage[other] for lineage in lineages[other]] for other in phases[name].for_all or []}
         for needed in _joined([lineages[other] for other in phases[name].for_each or []]):
-            own = given.get(name, {})
+            own = typed_values.get(name, {})
             for values in _combinations(name, phases[name], own):
                 in_turn = dict.fromkeys(other for value in values.values() if (other := reference(value)) in everything)
                 for followed in _joined([[needed], *(lineages[other] for other in in_turn)]):
                     reads = Reads(followed, everything)
                     *slices, run = _runs(name, phases[name], values, own, reads, recorded, folder, config_dirs)
-                    if (same := (name, _digest(run))) in known:
-                        raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
-                    known.add(same)
+                    if (same := (name, _digest(run))) in digests:
+                        settings = ", ".join(f"{key}={written(value)}" for key, value in values.items())
+                        settings = settings or "no list, grid or seeds"
+                        raise UserError(f"phase {name}: two equal runs: {settings}; make them differ in a key")
+                    digests.add(same)
                     runs += [*slices, run]
                     lineages.setdefault(name, []).append({**followed, name: run})
     return runs
@@ -108,7 +110,7 @@ def _joined(parents: Sequence[Sequence[Lineage]]) -> Iterator[Lineage]:
     yield from lineages
 
 
-def _combinations(name: str, phase: Phase, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _combinations(name: str, phase: Phase, typed_values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The varied values of each run: list x grid x seeds, without the keys that are typed."""
     entries = phase.list or [{}]
     grid = dict(phase.grid or {}) | ({"seed": phase.seeds} if phase.seeds is not None else {})
@@ -123,10 +125,10 @@ def _combinations(name: str, phase: Phase, given: Mapping[str, Any]) -> list[dic
         if sum(parts) > 1:
             where = [part for part, has in zip(("set", "list", "grid", "seeds"), parts, strict=True) if has]
             raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: keep one")
-    entries = [{key: value for key, value in entry.items() if key not in given} for entry in entries]
-    if listed & given.keys():  # a typed value may leave entries that are equal
+    entries = [{key: value for key, value in entry.items() if key not in typed_values} for entry in entries]
+    if listed & typed_values.keys():  # a typed value may leave entries that are equal
         entries = [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
-    grid = {key: values for key, values in grid.items() if key not in given}
+    grid = {key: values for key, values in grid.items() if key not in typed_values}
     return [entry | dict(zip(grid, values, strict=True)) for entry in entries for values in product(*grid.values())]
 
 
@@ -134,7 +136,7 @@ def _runs(
     name: str,
     phase: Phase,
     varied: Mapping[str, Any],
-    given: Mapping[str, Any],
+    typed_values: Mapping[str, Any],
     reads: Reads,
     recorded: Mapping[tuple[str, str], str],
     folder: Path,
@@ -142,7 +144,7 @@ def _runs(
 ) -> Iterator[Run]:
     """The run of these values; before it, those of its slices."""
     lineage = reads.one
-    values = {**(phase.set or {}), **varied, **given}
+    values = {**(phase.set or {}), **varied, **typed_values}
     row = COMMANDS[phase.command]
     if row.reads_run and "run" not in values:
         trained = [other for other in lineage if COMMANDS[lineage[other].command].trains]
@@ -156,34 +158,32 @@ def _runs(
     if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
     for key, value in values.items():
-        if whole := sorted(_singly(value) - lineage.keys()):
+        if several := sorted(_singly(value) - lineage.keys()):
             raise UserError(
-                f"phase {name}: {key}={typed(value)}: for_all has {whole[0]}, so '{{{whole[0]}}}' stands for all its "
-                f"runs: make it an item of a list, or write {key} in grid or list, which take one run after the other"
+                f"phase {name}: {key}={typed(value)}: for_all has {several[0]}, so '{{{several[0]}}}' stands for all "
+                f"its runs: make it an item of a list, or write {key} in grid or list, which take one run after the "
+                "other"
             )
 
     identity = _resolved(values, reads, lambda run: f"{{{run.phase}/{_digest(run)}}}")
-    shown, digest = _varied(name, varied, lineage), digest_of(phase.command, identity, varied)
+    digest = digest_of(phase.command, identity, varied)
+    # A column each in a table of all phases, those of the runs that it follows from too.
+    columns = {key: value for run in lineage.values() for key, value in run.varied.items()}
+    columns |= {f"{name}.{key}": value for key, value in varied.items()}
     needs = reads.ids({*(phase.for_each or []), *referred})
     run = Run(
-        phase=name,
-        name=recorded.get((name, digest)) or name_of(digest, shown),
-        command=phase.command,
-        words=[],
-        output="",
-        needs=needs,
-        varied=shown,
-        launch=Launch(phase.nodes, phase.processes),
-    )
+        phase=name, name=recorded.get((name, digest)) or name_of(digest, columns), command=phase.command, words=[],
+        output="", needs=needs, varied=columns, launch=Launch(phase.nodes, phase.processes),
+    )  # fmt: skip
     run = replace(run, output=f"{run.id}/output")
     final = _resolved(values, reads, lambda run: str(folder / run.output))
     words = words_of(phase.command, final, str(folder / run.output), config_dirs)
-    parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
+    count = phase.slices or 0
     slices = [
         replace(
-            run, phase=f"{name}-slices", name=f"{n:04d}-of-{len(parts):04d}-{digest}", words=[*words, f"slice={part}"]
+            run, phase=f"{name}-slices", name=f"{n:04d}-of-{count:04d}-{digest}", words=[*words, f"slice={n}/{count}"]
         )
-        for n, part in enumerate(parts, 1)
+        for n in range(1, count + 1)
     ]
     yield from slices
     yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
@@ -203,18 +203,6 @@ def _singly(value: Any) -> set[str]:
     if isinstance(value, dict):
         return {phase for part in (*value, *value.values()) for phase in _singly(part)}
     return references(value)
-
-
-def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:
-    """``PHASE.KEY: value``, of the runs that a run follows from too: one column each in a table of all phases."""
-    values: dict[str, Any] = {}
-    for run in lineage.values():
-        values |= run.varied
-    return values | {f"{name}.{key}": value for key, value in varied.items()}
-
-
-def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={written(value)}" for key, value in values.items()) or "no list, grid or seeds"
 
 
 def _there_are(name: str, phases: Mapping[str, Phase]) -> str:

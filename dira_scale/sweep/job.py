@@ -31,9 +31,14 @@ from dira_scale.runs.exit_codes import DONE, INTERRUPTED, TRY
 from dira_scale.sweep import ending, queue
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
 
+logger = logging.getLogger(__name__)
+
 RESTARTS = 3  # of a launcher, before the job is to decide
 SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
 PDEATHSIG = 1  # of prctl(2)
+REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
+RECORDED = 60  # seconds in which the record of a job that SLURM has taken must appear
 
 
 def command(run: Run, job: JobEnvironment) -> list[str]:
@@ -91,15 +96,8 @@ def start(words: list[str], environment: Mapping[str, str], log: IO[bytes] | Non
     )  # fmt: skip
 
 
-logger = logging.getLogger(__name__)
-
-REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
-SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
-RECORDED = 60  # seconds in which the record of a job that SLURM has taken must appear
-
-
 class Local(JobEnvironment):
-    """A job that is one process of this machine."""
+    """A job that is one process of this machine. The name is ``cluster`` in the records of tries."""
 
     job_id = str(os.getpid())
     node = global_rank = 0
@@ -120,12 +118,14 @@ class Job(Checkpointable):
     limit: int = 3
 
     def __call__(self) -> None:
-        """In a job of SLURM's: see :meth:`carry_out`."""
+        """Call :meth:`carry_out` in a job of SLURM's."""
         self.carry_out(JobEnvironment())
 
     def carry_out(self, job: JobEnvironment) -> None:
         """Ends with the child's exit code, 128 + N after signal N; returns if there is nothing to do."""
-        received = _listen()
+        received: list[int] = []
+        for number in SIGNALS:  # submitit's own handlers would end the job before its child
+            signal.signal(number, lambda number, _frame: received.append(number))
         sweep = SweepFolder(Path(self.folder))
         run = sweep.run(self.run)
         while True:
@@ -170,14 +170,6 @@ class Job(Checkpointable):
             attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
         sweep.write(run.id, attempt)
         return attempt, following if tries[-1] is attempt else "leave"  # this job's next life has begun: it decides
-
-
-def _listen() -> list[int]:
-    """The signals received from now on; submitit's own handlers would end the job before its child."""
-    received: list[int] = []
-    for number in SIGNALS:
-        signal.signal(number, lambda got, _frame: received.append(got))
-    return received
 
 
 def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:

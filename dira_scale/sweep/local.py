@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
 from dira_scale.sweep.check import gpus_of
-from dira_scale.sweep.config import Cluster, SweepConfig
+from dira_scale.sweep.config import SweepConfig
 from dira_scale.sweep.job import start
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 
@@ -25,8 +25,8 @@ LOOK = 0.5  # seconds between two looks at the jobs
 
 
 @dataclass(frozen=True)
-class Share:
-    """A run's share of the machine: GPUs by their numbers, cores, GB of memory."""
+class Allocation:
+    """The part of the machine that a run has: GPUs by their numbers, cores, GB of memory."""
 
     gpus: tuple[str, ...]
     cores: int
@@ -44,14 +44,14 @@ class Room:
         numbers = visible.split(",") if visible is not None else [str(n) for n in range(len(machine.gpus))]
         self.gpus = [number for number in numbers if number][: len(machine.gpus)]
         self.cores, self.memory, self.parallel = machine.cores, machine.memory_gib * 2**30 / 1e9, parallel
-        self.taken: dict[str, Share] = {}
+        self.taken: dict[str, Allocation] = {}
 
-    def take(self, run_id: str, gpus: int, cores: int, memory: float) -> Share | None:
+    def take(self, run_id: str, gpus: int, cores: int, memory: float) -> Allocation | None:
         """A share of these sizes, or None while others have too much. A run that never fits runs alone."""
         used = {gpu for share in self.taken.values() for gpu in share.gpus}
         free = [gpu for gpu in self.gpus if gpu not in used]
         wanted = min(gpus, len(self.gpus))
-        share = Share(tuple(free[:wanted]), cores, memory)
+        share = Allocation(tuple(free[:wanted]), cores, memory)
         if self.parallel is None:
             others = self.taken.values()
             fits = sum(other.cores for other in others) + cores <= self.cores
@@ -64,7 +64,7 @@ class Room:
         return share
 
 
-class Local:
+class LocalExecutor:
     """Starts the runs of a sweep here, and looks after them.
 
     Args:
@@ -77,7 +77,7 @@ class Local:
         self.jobs: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, ended: Callable[[str], None]) -> None:
-        """Until no run is at work and none can begin: what still waits needs one that has failed.
+        """Start runs until none is at work and none can begin: what still waits needs one that has failed.
 
         ``ended`` is given the id of each run that has ended.
         """
@@ -113,10 +113,8 @@ class Local:
                 share := self.room.take(run.id, *wanted)
             ):
                 self.waiting.remove(run)
-                self.jobs[run.id] = self._job(run, share, profile)
-
-    def _job(self, run: Run, share: Share, profile: Cluster) -> subprocess.Popen[bytes]:
-        threads = str(min(profile.cpus_per_task, self.room.cores))  # otherwise each run would have one for every core
-        given = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads, "OMP_NUM_THREADS": threads}
-        command = [sys.executable, "-m", "dira_scale.sweep.job", str(self.folder.path), run.id, str(profile.tries)]
-        return start(command, os.environ | given)
+                threads = str(min(profile.cpus_per_task, self.room.cores))  # else each has one for every core
+                chosen = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads}
+                words = [str(self.folder.path), run.id, str(profile.tries)]
+                command = [sys.executable, "-m", "dira_scale.sweep.job", *words]
+                self.jobs[run.id] = start(command, os.environ | chosen | {"OMP_NUM_THREADS": threads})

@@ -73,23 +73,16 @@ def query(jobs: Collection[str]) -> Answer:
     if not left:
         return Answer(states)
     try:
-        ended = _sacct(left)
+        command = ["sacct", "--parsable2", "--allocations", f"--jobs={arrays(left)}"]
+        ended = SlurmInfoWatcher().read_info(run_slurm([*command, "--format=JobID,State,ExitCode,NodeList"]))
     except UserError as error:  # squeue has answered, so these jobs are at their end, however that was
         return Answer(states, True, str(error))
-    return Answer(states | {job: state for job, state in ended.items() if job in left})
-
-
-def _sacct(jobs: Collection[str]) -> dict[str, JobState]:
-    """Query accounting for jobs that have ended. Others are left out, as accounting lags behind the queue."""
-    command = ["sacct", "--parsable2", "--allocations", f"--jobs={arrays(jobs)}"]
-    rows = SlurmInfoWatcher().read_info(run_slurm([*command, "--format=JobID,State,ExitCode,NodeList"]))
-    states: dict[str, JobState] = {}
-    for job, row in rows.items():
+    for job, row in ended.items():
         state, nodes = row["State"].split()[0], row["NodeList"]  # CANCELLED by 1000
-        if state not in (*PENDING, *RUNNING):
+        if job in left and state not in (*PENDING, *RUNNING):  # accounting lags behind the queue
             reason = f"exit code {row['ExitCode']}" if state in BROKEN else ""
             states[job] = JobState(state, reason, "" if nodes == "None assigned" else nodes)
-    return states
+    return Answer(states)
 
 
 def hours(jobs: Collection[str]) -> str:
@@ -101,9 +94,9 @@ def hours(jobs: Collection[str]) -> str:
         return f"GPU-hours unknown: {error}"
     used = {"gres/gpu": 0.0, "cpu": 0.0}
     for job, elapsed, resources in rows:
-        given = dict(part.split("=", 1) for part in resources.split(",") if "=" in part)
+        counts = dict(part.split("=", 1) for part in resources.split(",") if "=" in part)
         for kind in used if job in jobs else ():
-            used[kind] += int(elapsed or 0) * float(given.get(kind, 0)) / 3600
+            used[kind] += int(elapsed or 0) * float(counts.get(kind, 0)) / 3600
     gpu, cpu = used["gres/gpu"], used["cpu"]
     if not gpu and not cpu:
         return "GPU-hours unknown: sacct has none of the jobs"
@@ -116,11 +109,11 @@ def is_preempted(job: JobEnvironment) -> bool:
     A job that ends by itself within the grace time is not requeued: SLURM requeues those that it has to kill.
     """
     try:
-        shown = _scontrol("show", "job", "--oneliner", job.job_id)
+        job_text = _scontrol("show", "job", "--oneliner", job.job_id)
     except UserError as error:
         logger.warning("whether SLURM preempts job %s is unknown: %s", job.job_id, error)
         return False
-    return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown))
+    return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", job_text))
 
 
 def requeue(job: JobEnvironment) -> None:
@@ -163,7 +156,7 @@ def cancel(jobs: Collection[str]) -> None:
         array, _, task = job.partition("_")
         tasks.setdefault(array, []).append(task)
     if tasks:
-        words = [f"{array}_[{','.join(of)}]" if all(of) else array for array, of in tasks.items()]
+        words = [f"{array}_[{','.join(ids)}]" if all(ids) else array for array, ids in tasks.items()]
         run_slurm(["scancel", "--quiet", *words], nothing="Invalid job id")
 
 
@@ -179,9 +172,9 @@ def run_slurm(command: list[str], nothing: str = "") -> str:
         UserError: SLURM is not installed here, or does not answer.
     """
     name = command[0]
-    whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # ranges of tasks are not cut
+    environment = os.environ | {"SLURM_BITSTR_LEN": "0"}  # ranges of tasks are not cut
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=whole)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
     except FileNotFoundError as error:
         raise UserError(f"{name} is not installed here: use a login node, or bind it into the container") from error
     except subprocess.TimeoutExpired as error:

@@ -125,7 +125,11 @@ class SweepFolder:
         """All runs by id, in the order of their names."""
         ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
         if not ids:
-            raise UserError(_no_sweep(self.path))
+            path, default = self.path, Path("out/sweeps").absolute()
+            typed = f"sweep={path.name}" if path.parent == default else f"folder={path}"
+            started = sorted(file.parent.name for file in path.parent.glob("*/sweep.yaml"))
+            others = f"{nearest(path.name, started)}; started: {', '.join(started) or 'none'}"
+            raise UserError(f"{typed}: no sweep was started there{others}")
         return {run_id: self.run(run_id) for run_id in ids}
 
     def set_current(self, ids: Sequence[str]) -> None:
@@ -194,10 +198,3 @@ class SweepFolder:
             for run_id, job in json.loads(line).items() if line.endswith("}") else ():
                 jobs.setdefault(run_id, []).append(job)
         return jobs
-
-
-def _no_sweep(path: Path) -> str:
-    """That none was started in ``path``, what was typed, and which others there are."""
-    typed = f"sweep={path.name}" if path.parent == Path("out/sweeps").absolute() else f"folder={path}"
-    started = sorted(file.parent.name for file in path.parent.glob("*/sweep.yaml"))
-    return f"{typed}: no sweep was started there{nearest(path.name, started)}; started: {', '.join(started) or 'none'}"

@@ -10,47 +10,45 @@
 The HTML page of a sweep (`report`) and the tables beside it are made from these (``pages/tables/``).
 """
 
+import io
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
+from omegaconf import OmegaConf
 
 from dira_scale.commands import COMMANDS
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.metrics.figure import plain
-from dira_scale.storage.atomic import write_json
-from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.runs.files import inside, read_json, read_yaml
+from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
+from dira_scale.sweep.records import Run, SweepFolder, is_done
 
 if TYPE_CHECKING:  # imports torch
     from dira_scale.evaluation.comparison import Compared
-import io
-import json
-import shlex
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from omegaconf import OmegaConf
-
-from dira_scale.errors import print_line
-from dira_scale.runs.files import inside, read_json, read_yaml
-from dira_scale.storage.atomic import as_user_error, write_atomic
-from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
-from dira_scale.sweep.records import is_done
 
 # What files that are missing or damaged raise.
 UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError, UserError
-Row = Mapping[str, Any]
+UNIQUE = ("phase", "run", "command")
+# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
+NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
+HOW = ("time/", "loader/")
+Figures = Iterator[tuple[str, float]]
+FigureRow = Mapping[str, Any]  # phase, run, command, metric, value and what varies
 
 
 def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, "Compared"], list[str]]:
-    """By phase, and a line for each that cannot be compared."""
+    """Return comparisons of the runs of each phase, and a line for each phase that cannot be compared."""
     compared, problems = {}, []
     for phase in dict.fromkeys(run.phase for run in runs if COMMANDS[run.command].compare):
         members = [run for run in runs if run.phase == phase]
@@ -65,7 +63,11 @@ def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, 
 
 
 def markdown(
-    name: str, about: Sequence[str], rows: Sequence[Row], varied: Sequence[str], compared: Mapping[str, "Compared"]
+    name: str,
+    about: Sequence[str],
+    rows: Sequence[FigureRow],
+    varied: Sequence[str],
+    compared: Mapping[str, "Compared"],
 ) -> str:
     """A table for each phase.
 
@@ -78,30 +80,29 @@ def markdown(
     lines = [f"# {name}", "", *about, "± is the standard deviation (n - 1) over seeds.", ""]
     for phase in dict.fromkeys(row["phase"] for row in rows):
         if phase in compared:
-            lines += [f"## {phase}", "", *_compared(compared[phase])]
+            lines += [f"## {phase}", ""]
+            for _, cells in compared[phase].tables():
+                lines += [*_lines(cells), ""]
+            for note in compared[phase].notes:
+                lines += [note, ""]
             continue
-        if selected := [row for row in rows if row["phase"] == phase and _is_headline(row)]:
+        patterns = {row["command"]: COMMANDS[row["command"]].headline or "$^" for row in rows}  # $^: none
+        members = (row for row in rows if row["phase"] == phase)
+        if selected := [row for row in members if re.match(patterns[row["command"]], row["metric"])]:
             lines += [f"## {phase}", "", *_table(selected, varied), ""]
     return "\n".join(lines)
 
 
-def _compared(of: "Compared") -> list[str]:
-    made = [_lines(cells) for _, cells in of.tables()]
-    return [line for table in made for line in [*table, ""]] + [line for note in of.notes for line in (note, "")]
-
-
-def _is_headline(row: Row) -> bool:
-    pattern = COMMANDS[row["command"]].headline
-    return bool(pattern and re.match(pattern, row["metric"]))
-
-
-def _table(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
+def _table(rows: Sequence[FigureRow], varied: Sequence[str]) -> list[str]:
     keys = [key for key in varied if key.rpartition(".")[2] != "seed" and any(row[key] is not None for row in rows)]
     groups: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
         groups.setdefault((*(str(row[key]) for key in keys), row["metric"]), []).append(row["value"])
-    head = [*keys, "metric", "mean", "n"]
-    return _lines([head, *([*group, _text(values), str(len(values))] for group, values in groups.items())])
+    cells = [[*keys, "metric", "mean", "n"]]
+    for group, values in groups.items():
+        spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+        cells.append([*group, f"{mean(values):.4g}{spread}", str(len(values))])
+    return _lines(cells)
 
 
 def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
@@ -111,19 +112,8 @@ def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
 
 
-def _text(values: Sequence[float]) -> str:
-    return f"{mean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
-
-
-UNIQUE = ("phase", "run", "command")
-# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
-NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
-HOW = ("time/", "loader/")
-Figures = Iterator[tuple[str, float]]
-
-
 @dataclass(frozen=True)
-class Results:
+class SweepResults:
     """The results of those of a sweep's ``planned`` runs that are done.
 
     Attributes:
@@ -139,7 +129,7 @@ class Results:
     spread: dict[str, Any]
 
 
-def write_results(path: Path) -> Results:
+def write_results(path: Path) -> SweepResults:
     """Write the results of the sweep in ``path``. Raises UserError if there is no sweep."""
     results, parquet = read_results(path), io.BytesIO()
     pq.write_table(results.table, parquet)
@@ -152,7 +142,7 @@ def write_results(path: Path) -> Results:
     return results
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: Path) -> SweepResults:
     """Compute them, and write nothing. Raises UserError if there is no sweep."""
     folder = SweepFolder(path)
     runs = [folder.runs[run_id] for run_id in folder.current]
@@ -174,8 +164,8 @@ def read_results(path: Path) -> Results:
     left_out += problems
     about = [f"{len(rows)} figures of {len(read)} of {len(runs)} runs, in {path}/results.parquet.", *left_out]
     text = markdown(path.name, about, rows, varied, compared)
-    spread = {phase: plain(asdict(of)) for phase, of in compared.items()}
-    return Results(len(runs), read, left_out, text, table, spread)
+    spread = {phase: plain(asdict(comparison)) for phase, comparison in compared.items()}
+    return SweepResults(len(runs), read, left_out, text, table, spread)
 
 
 def write_page(path: Path, out: Path) -> None:
@@ -208,7 +198,7 @@ def watch_page(path: Path) -> tuple[Any, Callable[[], str]]:
     return tries, lambda: _page(path, read_results(path))[".html"]
 
 
-def _page(path: Path, results: Results) -> dict[str, str]:
+def _page(path: Path, results: SweepResults) -> dict[str, str]:
     """The page and its tables, by suffix."""
     from dira_scale.pages.tables.page import render
     from dira_scale.pages.tables.papers import PaperTable
@@ -283,11 +273,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """With the values' own type if they share one, otherwise as text."""
+    """Return a column of the values' own type if they share one, otherwise of text."""
     kinds = {float if _is_number(value) else type(value) for value in values if value is not None}
     if kinds <= {float}:
-        whole = all(isinstance(value, int) for value in values if value is not None)
-        return pa.array(values, pa.int64() if whole and kinds else pa.float64())
+        integers = all(isinstance(value, int) for value in values if value is not None)
+        return pa.array(values, pa.int64() if integers and kinds else pa.float64())
     if len(kinds) == 1 and kinds <= {str, bool}:
         return pa.array(values)
     return pa.array([None if value is None else str(value) for value in values])

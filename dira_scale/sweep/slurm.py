@@ -24,7 +24,7 @@ LONGEST = 1000  # jobs of an array: below SLURM's default of MaxArraySize, 1001
 def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[str, Any]:
     """Return submitit's parameters for jobs like ``run``, to begin once ``after`` holds, or never."""
     assert profile.hours is not None
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "job_name": f"{name}/{run.phase}",
         "account": profile.account,
         "partition": profile.partition,
@@ -43,7 +43,7 @@ def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[s
         "dependency": after or None,
         "stderr_to_stdout": True,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str:
@@ -51,8 +51,8 @@ def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str
     profile = config.profile(runs[0].phase)
     command = f"{_python(profile)} -u -m submitit.core._submit {shlex.quote(str(folder.path / 'jobs'))}"
     count = len(runs) if len(runs) > 1 else None
-    given = parameters(config.sweep.name, runs[0], profile)
-    return str(_make_sbatch_string(command=command, folder=folder.path / "jobs", map_count=count, **given))
+    options = parameters(config.sweep.name, runs[0], profile)
+    return str(_make_sbatch_string(command=command, folder=folder.path / "jobs", map_count=count, **options))
 
 
 def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued: Mapping[str, str]) -> None:

@@ -60,8 +60,8 @@ def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: Dic
     folder = SweepFolder(Path(config.folder))
     runs = expand(config.sweep, folder.path, typed, Arguments.parse(words).config_dirs)
     check_machines(config, runs)
-    known = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
-    now = {run.id: known[run.id].state if run.id in known else "missing" for run in runs}
+    statuses = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+    now = {run.id: statuses[run.id].state if run.id in statuses else "missing" for run in runs}
     starting = [run for run in runs if now[run.id] not in LEFT_ALONE]
     logger.info("%s: %s", config.sweep.name, _counted(now))
     if starting:
@@ -69,7 +69,14 @@ def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: Dic
         for line in rehearse(config, starting):
             print(line)
     if config.dry_run:
-        _show(folder, config, runs, now)
+        for phase in dict.fromkeys(run.phase for run in runs):
+            group = [run for run in runs if run.phase == phase]
+            print(f"\n{phase}: {_counted({run.id: now[run.id] for run in group})}")
+            for run in group:
+                print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.command} {shlex.join(run.words)}")
+            group = [run for run in group if now[run.id] not in LEFT_ALONE]
+            if config.cluster.executor == "slurm" and group:
+                print("\n" + script(folder, config, group))  # that sbatch would be given
         return DONE
     with as_user_error(folder.path, "folder"):
         own(folder.path, "a sweep", "folder")
@@ -104,18 +111,6 @@ def recorded(folder: SweepFolder) -> SweepConfig:
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(path)))
     assert isinstance(config, SweepConfig)
     return config
-
-
-def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Mapping[str, str]) -> None:
-    """The runs with their commands; on SLURM, what sbatch would be given for each phase."""
-    for phase in dict.fromkeys(run.phase for run in runs):
-        group = [run for run in runs if run.phase == phase]
-        print(f"\n{phase}: {_counted({run.id: now[run.id] for run in group})}")
-        for run in group:
-            print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.command} {shlex.join(run.words)}")
-        start = [run for run in group if now[run.id] not in LEFT_ALONE]
-        if config.cluster.executor == "slurm" and start:
-            print("\n" + script(folder, config, start))
 
 
 def _counted(now: Mapping[str, str]) -> str:

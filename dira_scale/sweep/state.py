@@ -30,7 +30,7 @@ NOT_SUBMITTED = JobState("")
 
 
 @dataclass(frozen=True)
-class Known:
+class RunFacts:
     """The facts from which a run's state is derived.
 
     Attributes:
@@ -50,28 +50,34 @@ class Known:
     beats: bool | None = None
 
 
-def state(known: Known) -> tuple[str, str]:
+def state(facts: RunFacts) -> tuple[str, str]:
     """One of ``STATES``, and the reason for it in one line, which may be empty."""
-    last, job = (known.tries[-1] if known.tries else None), known.job or NOT_SUBMITTED
-    if is_done(known.tries):
+    last, job = (facts.tries[-1] if facts.tries else None), facts.job or NOT_SUBMITTED
+    if is_done(facts.tries):
         return "done", ""
-    if known.cancelled:
+    if facts.cancelled:
         return "cancelled", "its job is still ending" if job.state in RUNNING else ""
     if job.state in RUNNING:
-        if last is None or last.job != known.id:
+        if last is None or last.job != facts.id:
             return "running", "starting"
-        silent = known.beats is False and last.ended is None
+        silent = facts.beats is False and last.ended is None
         return "running", "its process shows no sign of life" if silent else ""
     if job.state in PENDING:
-        if known.needs:
-            return "waiting", f"for {', '.join(known.needs)}"
+        if facts.needs:
+            return "waiting", f"for {', '.join(facts.needs)}"
         before = f"after try {last.number}: {reason(last)}" if last else ""
         return "queued", "; ".join(filter(None, (job.reason, before)))
-    if last is None or (known.id and last.job != known.id):
-        return _not_begun(known, job, last)
+    if last is None or (facts.id and last.job != facts.id):
+        return _not_begun(facts, job, last)
     if last.exit_code is None and last.ended is None:
-        return _without_end(known, job)
-    return _ended(known, last, job)
+        if job.state in (*STOPPED, *BROKEN):  # the last try runs, or was killed
+            return "interrupted" if job.state in STOPPED else "failed", f"its job ended as {job}"
+        if facts.beats:
+            return "running", f"its job is {job}, but its lease is alive" if facts.job else "its lease is alive"
+        if job.state == UNKNOWN and facts.beats is None:
+            return "running", f"when last recorded; {job.reason}"
+        return "lost", f"its job is {job}, and its lease has expired" if facts.job else "its lease has expired"
+    return _ended(facts, last, job)
 
 
 def reason(last: Try) -> str:
@@ -80,36 +86,25 @@ def reason(last: Try) -> str:
     return "no end recorded" if last.exit_code is None else f"exit code {last.exit_code}"
 
 
-def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:
-    """Its last job is over, or there is none, and has not begun a try."""
+def _not_begun(facts: RunFacts, job: JobState, last: Try | None) -> tuple[str, str]:
+    """Return the state of a run whose last job, if there is one, is over and has not begun a try."""
     if job.state == UNKNOWN:
         return "queued", f"when it was submitted; {job.reason}"
-    if job.state in BROKEN or (job.state == GONE and not known.needs):
+    if job.state in BROKEN or (job.state == GONE and not facts.needs):
         hint = "see its logs in jobs/; if there is none, its node does not see this folder"
-        return "failed" if job.state in BROKEN else "lost", f"job {known.id} is {job} before the run began; {hint}"
+        return "failed" if job.state in BROKEN else "lost", f"job {facts.id} is {job} before the run began; {hint}"
     if last is not None:
-        return _ended(known, last, job)
+        return _ended(facts, last, job)
     # SLURM has ended a job that waited for them, if there was one.
-    hopeless = [need for need, state in known.needs.items() if known.id or state in HOPELESS]
+    hopeless = [need for need, state in facts.needs.items() if facts.id or state in HOPELESS]
     if hopeless:
         return "blocked", f"by {', '.join(hopeless)}"
     return "missing", str(job) if job.state in STOPPED else ""
 
 
-def _without_end(known: Known, job: JobState) -> tuple[str, str]:
-    """The last try has not recorded its end: it runs, or was killed."""
-    if job.state in (*STOPPED, *BROKEN):
-        return "interrupted" if job.state in STOPPED else "failed", f"its job ended as {job}"
-    if known.beats:
-        return "running", f"its job is {job}, but its lease is alive" if known.job else "its lease is alive"
-    if job.state == UNKNOWN and known.beats is None:
-        return "running", f"when last recorded; {job.reason}"
-    return "lost", f"its job is {job}, and its lease has expired" if known.job else "its lease has expired"
-
-
-def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
+def _ended(facts: RunFacts, last: Try, job: JobState) -> tuple[str, str]:
     if last.exit_code is None and last.ended is not None:  # it did not start, for want of what it needs
-        return ("blocked", f"by {', '.join(known.needs)}") if known.needs else ("missing", "what it needs is done now")
+        return ("blocked", f"by {', '.join(facts.needs)}") if facts.needs else ("missing", "what it needs is done now")
     why = reason(last)
     if job.state == UNKNOWN:
         why += f"; {job.reason}"

@@ -18,7 +18,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.heartbeat import has_stopped, seconds_without_beat
 from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
-from dira_scale.sweep.state import Known, state
+from dira_scale.sweep.state import RunFacts, state
 
 AT_WORK = ("queued", "running", "waiting")
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
@@ -65,7 +65,7 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
     Raises UserError if there is no sweep in ``folder``.
     """
     tries, jobs = {run_id: folder.tries(run_id) for run_id in folder.runs}, folder.jobs
-    answer = query([jobs[run_id][-1] for run_id, of in tries.items() if run_id in jobs and not is_done(of)])
+    answer = query([jobs[run_id][-1] for run_id in tries if run_id in jobs and not is_done(tries[run_id])])
     statuses: dict[str, RunStatus] = {}
 
     @cache
@@ -73,13 +73,19 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
         """Return the length of the longest chain of runs that must be done before this one."""
         return max((1 + depth(need) for need in folder.runs[run_id].needs if need in folder.runs), default=0)
 
-    for run_id in sorted(folder.runs, key=lambda run_id: (depth(run_id), _natural(run_id))):
+    numbers = re.compile(r"(\D*)(\d+(?:\.\d+)?)?")  # seed2 is before seed10
+    names = {id: [(text, float(number or 0)) for text, number in numbers.findall(id)] for id in folder.runs}
+    for run_id in sorted(folder.runs, key=lambda run_id: (depth(run_id), names[run_id])):
         run, attempts = folder.runs[run_id], tries[run_id]
         needs = {need: statuses[need].state if need in statuses else "missing" for need in run.needs}
         unmet = {need: state for need, state in needs.items() if state != "done"}
         job_id, job = _last_job(jobs.get(run_id, []), attempts, answer)
-        beats = _beats(folder.output(run), attempts[-1]) if attempts and attempts[-1].ended is None else None
-        what, why = state(Known(attempts, folder.is_cancelled(run_id), unmet, job_id, job, beats))
+        beats = None  # where the last try has ended, or has taken no lease
+        if attempts and attempts[-1].ended is None:
+            silent = seconds_without_beat(folder.output(run))
+            if silent is not None and silent <= time.time() - attempts[-1].began:
+                beats = not has_stopped(silent)
+        what, why = state(RunFacts(attempts, folder.is_cancelled(run_id), unmet, job_id, job, beats))
         nodes = ",".join(attempts[-1].nodes) if attempts else job.nodes if job else ""
         statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
     return statuses, answer
@@ -101,7 +107,7 @@ def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str,
 
 def hours_used(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> str:
     """GPU-hours of all jobs of ``statuses``, by SLURM's accounting; empty while one is at work, or without jobs."""
-    jobs = {job for run_id, of in folder.jobs.items() if run_id in statuses for job in of}
+    jobs = {job for run_id, ids in folder.jobs.items() if run_id in statuses for job in ids}
     at_work = any(status.state in AT_WORK for status in statuses.values())
     return "" if at_work or not jobs else hours(jobs)
 
@@ -118,11 +124,6 @@ def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
     return Progress(step, steps, row.get("loss"), rate, to_go)
 
 
-def _natural(name: str) -> list[tuple[str, float]]:
-    """Orders ``seed2`` before ``seed10``."""
-    return [(text, float(number or 0)) for text, number in re.findall(r"(\D*)(\d+(?:\.\d+)?)?", name)]
-
-
 def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tuple[str, JobState | None]:
     """The id and state of a run's last job: SLURM's, or the process of its last try here or on another machine."""
     job = answer.job(jobs[-1]) if jobs else None
@@ -136,12 +137,6 @@ def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tupl
         if process.create_time() <= last.began and process.status() != psutil.STATUS_ZOMBIE:
             return last.job, JobState("RUNNING")
     return last.job, JobState(GONE)
-
-
-def _beats(output: Path, last: Try) -> bool | None:
-    """Return whether the lease that ``last`` has taken shows life; None if it has taken none."""
-    silent = seconds_without_beat(output)
-    return None if silent is None or silent > time.time() - last.began else not has_stopped(silent)
 
 
 def _last_row(path: Path) -> Mapping[str, Any]:

@@ -59,8 +59,8 @@ def retry(cfg: DictConfig) -> int:
     if not chosen:
         print("nothing to retry: no run has failed or was lost; runs=… starts cancelled ones")
         return DONE
-    known = {*folder.current, *chosen}
-    runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first
+    ids = {*folder.current, *chosen}
+    runs = [status.run for run_id, status in statuses.items() if run_id in ids]  # needed ones first
 
     def revive(started: Sequence[Run]) -> None:
         for run in started:
@@ -133,8 +133,8 @@ def choose(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         ids = [run_id for run_id, run in folder.runs.items() if _is(run_id, pattern) or _is(run.name, pattern)]
         if not ids:
-            known = [*folder.runs, *(run.name for run in folder.runs.values())]
-            raise UserError(f"{pattern}: no run of {folder.path} has this name{nearest(pattern, known)}")
+            names = [*folder.runs, *(run.name for run in folder.runs.values())]
+            raise UserError(f"{pattern}: no run of {folder.path} has this name{nearest(pattern, names)}")
         chosen += ids
     return list(dict.fromkeys(chosen))
 
@@ -152,7 +152,11 @@ def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
     for run_id in chosen:
         status = statuses[run_id]
         print(f"==> {run_id}: {status.state}{f', {status.reason}' if status.reason else ''}")
-        files = _files(folder, status)
+        if status.tries:
+            log = folder.log(run_id, status.tries[-1].number)
+            files = [log] if log.is_file() else []
+        else:  # what its job printed before it could begin
+            files = sorted((folder.path / "jobs").glob(f"{status.job}_*log*")) if status.job else []
         for file in files:
             print(f"    {file}\n")
             print("\n".join(last_lines(file, lines)) + "\n")
@@ -166,14 +170,6 @@ def last_lines(file: Path, count: int) -> list[str]:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
         text = stream.read().decode(errors="replace")
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-count:]
-
-
-def _files(folder: SweepFolder, status: RunStatus) -> list[Path]:
-    """The log of the last try; without one, what its job printed before it could begin."""
-    if status.tries:
-        log = folder.log(status.run.id, status.tries[-1].number)
-        return [log] if log.is_file() else []
-    return sorted((folder.path / "jobs").glob(f"{status.job}_*log*")) if status.job else []
 
 
 def _is(name: str, pattern: str) -> bool:

@@ -14,7 +14,7 @@ from dira_scale.errors import duration
 from dira_scale.machine.console import Console
 from dira_scale.sweep.records import SweepFolder
 from dira_scale.sweep.state import STATES
-from dira_scale.sweep.status import AT_WORK, Progress, RunStatus, hours_used, present, progress, read_statuses
+from dira_scale.sweep.status import AT_WORK, RunStatus, hours_used, present, progress, read_statuses
 
 
 def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, RunStatus]:
@@ -48,26 +48,24 @@ def _look(folder: SweepFolder) -> tuple[dict[str, RunStatus], RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
     for name in ("run", "state", "step", "loss", "samples/s", "to go", "tries"):
         table.add_column(name, overflow="fold", no_wrap=name == "state")
+    below = []
     for run_id, status in statuses.items():
-        tries = str(len(status.tries) or "")
-        table.add_row(*map(Text, (run_id, status.state, *_figures(progress(folder, status)), tries)))
-    below = [f"{run_id}: {text}" for run_id, status in statuses.items() if (text := _details(status))]
+        reached = progress(folder, status)
+        cells = (
+            run_id,
+            status.state,
+            "" if reached.step is None else f"{reached.step:,}" + (f"/{reached.steps:,}" if reached.steps else ""),
+            "" if reached.loss is None else f"{reached.loss:.4g}",
+            "" if reached.images_per_second is None else f"{reached.images_per_second:,.0f}",
+            "" if reached.to_go is None else duration(reached.to_go),
+            str(len(status.tries) or ""),
+        )
+        table.add_row(*map(Text, cells))
+        job = f"job {status.job}" + (f" on {status.nodes}" if status.nodes else "") if status.job else ""
+        if job or status.reason:
+            below.append(f"{run_id}: {'; '.join(filter(None, (job, status.reason)))}")
     used = hours_used(folder, statuses)
     return statuses, Group(*map(Text, lines), table, *map(Text, below), *([Text(used)] if used else []))
-
-
-def _details(status: RunStatus) -> str:
-    job = f"job {status.job}" + (f" on {status.nodes}" if status.nodes else "") if status.job else ""
-    return "; ".join(filter(None, (job, status.reason)))
-
-
-def _figures(far: Progress) -> tuple[str, str, str, str]:
-    return (
-        "" if far.step is None else f"{far.step:,}" + (f"/{far.steps:,}" if far.steps else ""),
-        "" if far.loss is None else f"{far.loss:.4g}",
-        "" if far.images_per_second is None else f"{far.images_per_second:,.0f}",
-        "" if far.to_go is None else duration(far.to_go),
-    )
 
 
 def as_json(folder: SweepFolder) -> tuple[dict[str, RunStatus], dict[str, Any]]:
@@ -77,30 +75,28 @@ def as_json(folder: SweepFolder) -> tuple[dict[str, RunStatus], dict[str, Any]]:
     """
     everything, answer = read_statuses(folder)
     statuses = present(folder, everything)
-    counts = Counter(status.state for status in statuses.values())
+    counts, rows = Counter(status.state for status in statuses.values()), []
+    for status in statuses.values():
+        reached = progress(folder, status)
+        rows.append({
+            "phase": status.run.phase,
+            "name": status.run.name,
+            "state": status.state,
+            "reason": status.reason,
+            "job": status.job or None,
+            "try": len(status.tries) or None,
+            "node": status.nodes or None,
+            "step": reached.step,
+            "steps": reached.steps,
+            "loss": reached.loss,
+            "images_per_second": reached.images_per_second,
+            "seconds_to_go": reached.to_go,
+            "folder": str(folder.path / status.run.id),
+        })  # fmt: skip
     return statuses, {
         "folder": str(folder.path),
         "problem": answer.problem,
         "counts": {state: counts[state] for state in STATES},
-        "runs": [_as_json(folder, status) for status in statuses.values()],
+        "runs": rows,
         "used": hours_used(folder, statuses) or None,
-    }
-
-
-def _as_json(folder: SweepFolder, status: RunStatus) -> dict[str, Any]:
-    far = progress(folder, status)
-    return {
-        "phase": status.run.phase,
-        "name": status.run.name,
-        "state": status.state,
-        "reason": status.reason,
-        "job": status.job or None,
-        "try": len(status.tries) or None,
-        "node": status.nodes or None,
-        "step": far.step,
-        "steps": far.steps,
-        "loss": far.loss,
-        "images_per_second": far.images_per_second,
-        "seconds_to_go": far.to_go,
-        "folder": str(folder.path / status.run.id),
     }

@@ -14,7 +14,7 @@ from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
 from dira_scale.sweep import queue
 from dira_scale.sweep.config import SweepConfig
-from dira_scale.sweep.local import Local
+from dira_scale.sweep.local import LocalExecutor
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 from dira_scale.sweep.results import write_results
 from dira_scale.sweep.slurm import submit
@@ -63,7 +63,7 @@ def carry_out(
                         "or end it by sweep cancel, before this machine takes the sweep over"
                     )
                 prepare(start)
-                Local(folder, config, start, hardware()).run(lambda run_id: _report(folder, run_id))
+                LocalExecutor(folder, config, start, hardware()).run(lambda run_id: _report(folder, run_id))
         if slurm and config.detach:
             return DONE
         with _stoppable():

@@ -23,15 +23,16 @@ from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.subset import SubsetPart, _filtered, subset
-from dira_scale.storage.tables import Row
+from dira_scale.storage.tables import TableRow
 
 KINDS = ("normal", "Pneumonia", "TB")
 COLUMNS = {"file": "file", "patient": None, "study": None, "split": "split", "mask": None}
 
 
-def rows(**columns: list[str]) -> list[Row]:
+def rows(**columns: list[str]) -> list[TableRow]:
     return [
-        Row(n, dict(zip(columns, cells, strict=True))) for n, cells in enumerate(zip(*columns.values(), strict=True))
+        TableRow(n, dict(zip(columns, cells, strict=True)))
+        for n, cells in enumerate(zip(*columns.values(), strict=True))
     ]
 
 

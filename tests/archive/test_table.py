@@ -14,7 +14,7 @@ from dira_scale.archive.sources.label_columns import flags_and_numbers, number
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.storage import excel
-from dira_scale.storage.tables import Row, read_table
+from dira_scale.storage.tables import TableRow, read_table
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -58,10 +58,10 @@ def test_a_table_that_cannot_be_read_is_one_error(tmp_path: Path, content: bytes
 def test_flags_are_told_from_numbers() -> None:
     cells = {"a": ["0", "1.0", "-1", ""], "b": ["1", "nan", " ", "0"], "c": ["0", "2", "", "1"], "d": ["", " ", "", ""],
              "e": ["0", "x", "1", "1"], "f": ["0", "inf", "1", "1"], "g": ["1", "1", "1", "1"]}  # fmt: skip
-    rows = [Row(n, {name: cells[name][n] for name in cells}) for n in range(4)]
+    rows = [TableRow(n, {name: cells[name][n] for name in cells}) for n in range(4)]
     assert flags_and_numbers(rows, {"g"}) == (["a", "b"], ["c"], {"e": 1, "f": 1})
     assert flags_and_numbers([], set()) == ([], [], {})
-    words = [Row(n, {"a": one, "b": other}) for n, (one, other) in enumerate([("Yes", "yes"), ("no", "maybe")])]
+    words = [TableRow(n, {"a": one, "b": other}) for n, (one, other) in enumerate([("Yes", "yes"), ("no", "maybe")])]
     assert flags_and_numbers(words, set()) == (["a"], [], {"b": 1})
     assert [number(word, "") for word in ("YES", "no", "True", "false", "2")] == [1, 0, 1, 0, 2]
 
@@ -97,8 +97,8 @@ def test_an_excel_table_is_the_csv_of_its_sheet(tmp_path: Path) -> None:
             ["b.png", 2.5, None, datetime(2024, 1, 31, 8, 30), "no"]]  # fmt: skip
     path = sheets(tmp_path / "x.xlsx", empty=[], labels=rows)
     assert list(read_table(path, ["file", "ill"], "")) == [
-        Row(3, {"file": "a.png", "age": "41", "note": 'x, "y" z', "seen": "2024-01-31", "ill": "True"}),
-        Row(4, {"file": "b.png", "age": "2.5", "note": "", "seen": "2024-01-31 08:30:00", "ill": "no"}),
+        TableRow(3, {"file": "a.png", "age": "41", "note": 'x, "y" z', "seen": "2024-01-31", "ill": "True"}),
+        TableRow(4, {"file": "b.png", "age": "2.5", "note": "", "seen": "2024-01-31 08:30:00", "ill": "no"}),
     ]
     with pytest.raises(UserError, match=r"x.xlsx has no column 'seem'; did you mean 'seen'"):
         next(read_table(path, ["seem"], ""))

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.scaling import efficiency, gpus, messages, percent
 from dira_scale.bench import main
-from dira_scale.forecast.ledger import Collective
+from dira_scale.forecast.ledger import CollectiveMessage
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # these tests import it too
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.encoder=test_resnet"]
@@ -38,14 +38,14 @@ def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_messages_grow_with_the_job_or_stay_with_their_group() -> None:
     """Jobs of 64, 128 ranks: keys of all, statistics of all, images in blocks of 8, statistics of a group of 16."""
 
-    def job(ranks: int) -> list[Collective]:
-        keys = Collective("gather", 100 * ranks, ranks, asynchronous=True)
-        everywhere = Collective("all_reduce", 5000, ranks)
+    def job(ranks: int) -> list[CollectiveMessage]:
+        keys = CollectiveMessage("gather", 100 * ranks, ranks, asynchronous=True)
+        everywhere = CollectiveMessage("all_reduce", 5000, ranks)
         return [
             keys,
             everywhere,
-            Collective("all_to_all", 700, min(8, ranks)),
-            Collective("gather", 30, min(16, ranks)),
+            CollectiveMessage("all_to_all", 700, min(8, ranks)),
+            CollectiveMessage("gather", 30, min(16, ranks)),
         ]
 
     for ranks in (8, 32, 256, 1024):

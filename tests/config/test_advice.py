@@ -1,4 +1,4 @@
-"""Where a part says what is missing, the command says what to type."""
+"""A part says what is missing, and the command says what to type."""
 
 import re
 from pathlib import Path

@@ -21,7 +21,7 @@ COMMANDS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
 
 @pytest.fixture(scope="module", autouse=True)
 def of_one_base() -> Iterator[None]:
-    """What is looked at here is the text: an example has the base of its command's help."""
+    """Only the text is looked at here: an example has the base of its command's help."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composing, "_hydra", composed)
         yield

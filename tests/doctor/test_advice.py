@@ -1,4 +1,4 @@
-"""Which experiment the doctor recommends, its steps and time, against arithmetic by hand."""
+"""The experiment that the doctor recommends, its steps and time, against arithmetic by hand."""
 
 from dataclasses import replace
 from io import StringIO
@@ -9,22 +9,24 @@ import pytest
 from rich.console import Console
 
 from dira_scale.doctor import advice
-from dira_scale.doctor.advice import Choice, choice, flops_per_second, recommend, show_advice
+from dira_scale.doctor.advice import ExperimentChoice, choice, flops_per_second, recommend, show_advice
 from dira_scale.machine.hardware import Gpu, Hardware
 
 LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
 TWO_GPUS = Hardware((Gpu("NVIDIA A100", 80.0, "570", 8.0),) * 2, "a CPU", 16, 32, (), 128.0, 100.0, 100.0)
 
 
-def choices(images: int, hours: float, memory: float) -> list[Choice]:
+def choices(images: int, hours: float, memory: float) -> list[ExperimentChoice]:
     """``small`` in an hour; ``dira_moco`` in ``hours`` with ``memory`` of 76 GB."""
 
     def plan(steps: int, hours: float, peak: float) -> Any:
         row = SimpleNamespace(hours=hours, memory=SimpleNamespace(peak=1e9 * peak))
         return SimpleNamespace(steps=steps, row=row, remarks=["groups span"])
 
-    small = Choice("small", 64, "resnet18", 32, images, 76.0, 9.3, plan(2604, 1.0, 0.5) if images >= 32 else None)
-    full = Choice("dira_moco", 224, "resnet50", 256, images, 76.0, 1.0, plan(17600, hours, memory))
+    small = ExperimentChoice(
+        "small", 64, "resnet18", 32, images, 76.0, 9.3, plan(2604, 1.0, 0.5) if images >= 32 else None
+    )
+    full = ExperimentChoice("dira_moco", 224, "resnet50", 256, images, 76.0, 1.0, plan(17600, hours, memory))
     return [full, small]
 
 

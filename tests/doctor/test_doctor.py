@@ -1,4 +1,4 @@
-"""What the doctor says, against fakes of the tools that it asks and of the machines that it may stand on."""
+"""The doctor's words, against fakes of the tools that it asks and of the machines that it may stand on."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def test_one_process_without_gpus_and_one_for_each_gpu() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups over gloo are started on Linux only")
 @pytest.mark.system
 def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> None:
-    """What the doctor prints is really typed, with a small module in the place of pretraining."""
+    """The printed command is really typed, with a small module in the place of pretraining."""
     (tmp_path / "ranks.py").write_text(
         "from pathlib import Path\n"
         "from torch import distributed\n"

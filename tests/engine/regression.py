@@ -22,7 +22,7 @@ from dira_scale.engine.task import Losses, StagePlan, StagePosition
 from dira_scale.runs.description import (
     DataDescription,
     Description,
-    Input,
+    InputDescription,
     Metric,
     NetworkDescription,
     Output,
@@ -139,7 +139,7 @@ class Regression:
             title="A line, fitted (`regression.py`)",
             trained="fitted",
             network=NetworkDescription({}, "line", dimensions=2, channels=1),
-            input=Input(size=(FEATURES,)),
+            input=InputDescription(size=(FEATURES,)),
             data=DataDescription((), split="points"),
             stages=tuple(StageDescription(stage.name, stage.terms, stage.steps / EPOCH) for stage in STAGES),
             terms={"square": Term("Squared error"), "weight": Term("Weight", "the slopes"), "bias": Term("Bias", "b")},

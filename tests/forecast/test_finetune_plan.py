@@ -1,4 +1,4 @@
-"""What a sweep checks of a `finetune` before it starts: refusals without data, and a rehearsal of its step."""
+"""A sweep checks a `finetune` before it starts: refusals without data, and a rehearsal of its step."""
 
 import json
 from pathlib import Path

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.forecast.ledger import Collective, Ledger
+from dira_scale.forecast.ledger import CollectiveMessage, Ledger
 from dira_scale.forecast.network import FakeTask, fake_task, fake_world, one_rank_of, without_memory
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import largest, memory
@@ -192,13 +192,13 @@ def test_collectives_of_moco_by_hand() -> None:
     step = rehearsed("data.size=32", ranks=2)
     images, keys = 4 * 32 * 32 * 4, 8 * 128 * 4
     assert [c for c in step.collectives if c.kind == "all_to_all"] == [
-        Collective("all_to_all", images, 2), Collective("all_to_all", keys // 2, 2),
+        CollectiveMessage("all_to_all", images, 2), CollectiveMessage("all_to_all", keys // 2, 2),
     ]  # fmt: skip
-    assert Collective("gather", keys, 2, asynchronous=True) in step.collectives
+    assert CollectiveMessage("gather", keys, 2, asynchronous=True) in step.collectives
     # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
     statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
-    assert Collective("all_reduce", statistics, 2) in step.collectives
+    assert CollectiveMessage("all_reduce", statistics, 2) in step.collectives
     # A block of the encoder is passed with gradient, its momentum network's without, the decoder's by nobody.
     assert {(block.learning, block.looking) for block in step.blocks} == {(1, 0), (0, 1), (0, 0)}
 
@@ -214,10 +214,10 @@ def test_messages_of_eight_ranks_by_hand() -> None:
         dist.all_to_all_single(torch.empty(8, 5), torch.empty(8, 5))
         dist.all_reduce(part, group=dist.new_group(range(4)))
     assert ledger.collectives == [
-        Collective("gather", 4 * 32 * 5, 8, asynchronous=True),
-        Collective("all_to_all", 4 * 4 * 5, 3),
-        Collective("all_to_all", 4 * 8 * 5, 8),
-        Collective("all_reduce", 4 * 4 * 5, 4),
+        CollectiveMessage("gather", 4 * 32 * 5, 8, asynchronous=True),
+        CollectiveMessage("all_to_all", 4 * 4 * 5, 3),
+        CollectiveMessage("all_to_all", 4 * 8 * 5, 8),
+        CollectiveMessage("all_reduce", 4 * 4 * 5, 4),
     ]
 
 
@@ -230,9 +230,11 @@ def test_collectives_of_pcrl_by_hand() -> None:
     step = rehearsed(*PCRL, ranks=2, stage="dir")
     values = [32 * 32, 64 * 16 * 16, 64 * 8 * 8, 128 * 4 * 4, 256 * 2 * 2, 512, 128]  # of an image, five maps, its key
     assert [c for c in step.collectives if c.kind == "all_to_all"] == [
-        Collective("all_to_all", 4 * 4 * count, 2) for count in values
+        CollectiveMessage("all_to_all", 4 * 4 * count, 2) for count in values
     ]
-    assert Collective("gather", 8 * 3 * 128 * 4, 2, asynchronous=True) in step.collectives  # o, m and h of all images
+    assert (
+        CollectiveMessage("gather", 8 * 3 * 128 * 4, 2, asynchronous=True) in step.collectives
+    )  # o, m and h of all images
 
 
 @pytest.mark.system
@@ -270,7 +272,7 @@ def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations
 
 
 def test_fused_optimizers_of_a_gpu_are_planned_without_clearing_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of weight, bias and the side module; by unfused ones each is cleared."""
+    """Gradients are of weight, bias and the side module; by unfused ones each is cleared."""
     cleared = list[int]()
     monkeypatch.setattr(torch.Tensor, "masked_fill_", lambda self, *_: cleared.append(self.numel()))
     for gpu, expected in ((True, []), (False, [FEATURES, 1, 1])):

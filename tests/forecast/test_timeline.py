@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dira_scale.forecast.ledger import Collective
+from dira_scale.forecast.ledger import CollectiveMessage
 from dira_scale.forecast.links import Links, StepTimes, Workload, exposed, slowest
 from dira_scale.forecast.strategies import Traffic
 
@@ -64,7 +64,7 @@ def test_parts_of_a_step_by_hand() -> None:
 def test_messages_awaited_later_do_not_block() -> None:
     """A gather takes 0.99 s, an all-to-all 0.5 s: the first is asynchronous; a ring of three hops each way."""
     links = Links(per_node=4, within=100.0, between=1.0, latency_within=0.08, latency_between=5.0)
-    messages = [Collective("gather", 100, 4, asynchronous=True), Collective("all_to_all", 56, 4)]
+    messages = [CollectiveMessage("gather", 100, 4, asynchronous=True), CollectiveMessage("all_to_all", 56, 4)]
     work = Workload(links, StepTimes(forward=1, backward=2), Traffic(0, 0, 0, 0, 1), lambda _: messages, control=0.1)
     step = work.step(4)
     assert step.asynchronous == pytest.approx(3 * (100 / 4 / 100 + 0.08))
@@ -78,7 +78,7 @@ def test_a_step_by_hand() -> None:
     """Two replicas, gradients in two messages over a link so slow that half of the backward pass does not hide them."""
     links = Links(per_node=2, within=100.0, between=1.0, latency_within=0.5, latency_between=0.5)
     moved = Traffic(reduced=200.0, ahead=0, behind=0, after=0, messages=2)
-    work = Workload(links, StepTimes(forward=1, backward=2), moved, lambda n: [Collective("gather", 100, n)])
+    work = Workload(links, StepTimes(forward=1, backward=2), moved, lambda n: [CollectiveMessage("gather", 100, n)])
     messages = 2 * (2 * (100 / 2 / 100 + 0.5))  # two all-reduces of 100 bytes
     assert work.seconds(2) == pytest.approx(3.0 + (100 / 2 / 100 + 0.5) + messages - 2.0 / 2)
     assert work.seconds(1) == 3.0

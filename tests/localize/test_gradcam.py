@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dira_scale.localize.look import GradCam
 from dira_scale.models.classifier import CoarsestMap
 from dira_scale.models.network import Network
-from dira_scale.runs.description import Input
+from dira_scale.runs.description import InputDescription
 
 pytestmark = pytest.mark.usefixtures("libraries")
 
@@ -44,7 +44,7 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
     torch.manual_seed(3)
     network, n = Tiny(len(size), side).eval(), len(size)
     network.encoder.convolution.bias.data.fill_(0.3)  # type: ignore[union-attr, operator]
-    input = Input(size, mean=(0.4,), deviation=(0.2,))
+    input = InputDescription(size, mean=(0.4,), deviation=(0.2,))
     image = torch.rand(1, *size)
     cam = GradCam(network, input, {"sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(1)}[activation])
     for output in (0, 1, 0):
@@ -74,5 +74,5 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
 def test_where_nothing_speaks_for_a_label_the_map_is_zero() -> None:
     network = Tiny(2, 4).eval()
     network.head.fc.weight.data.fill_(-1.0)  # type: ignore[union-attr, operator]
-    map, _ = GradCam(network, Input((12, 12)), torch.sigmoid).of(torch.rand(1, 12, 12), 0)
+    map, _ = GradCam(network, InputDescription((12, 12)), torch.sigmoid).of(torch.rand(1, 12, 12), 0)
     assert not map.any()

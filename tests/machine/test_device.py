@@ -1,4 +1,4 @@
-"""Which device a command computes on, with inventories of machines that do not stand here."""
+"""The device that a command computes on, with inventories of machines that do not stand here."""
 
 import pytest
 import torch

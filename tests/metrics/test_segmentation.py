@@ -66,7 +66,7 @@ def test_the_surface_dice_of_images_by_lengths_of_contours() -> None:
     diagonal = np.hypot(high, wide) / 2
 
     def contour(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """PathKind [n, 2] in mm, and lengths [n]."""
+        """Positions [n, 2] in mm, and lengths [n]."""
         grid = np.pad(mask, 1).astype(int)
         windows = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]], -1)
         locations, lengths = [], []

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from dira_scale.forecast.estimate import planned
 from dira_scale.forecast.ledger import Ledger
 from dira_scale.forecast.network import without_memory
-from dira_scale.machine.kernels import Launch, work
+from dira_scale.machine.kernels import KernelLaunch, work
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models import grouped_norm, norm, norm_act
 from dira_scale.models.grouped_norm import GroupedBatchNorm
@@ -290,7 +290,7 @@ def test_a_kernel_is_started_by_what_is_kept_of_its_first_call_where_addresses_a
             return lambda *given, **constants: called.append((grid, given, constants)) or compiled
 
     called, started, compiled = [], [], {(2, 3, 1): lambda *given: started.append(given)}
-    launch, x = Launch(Kernel(), (2, 3), 5, SIZE=7), torch.zeros(8)
+    launch, x = KernelLaunch(Kernel(), (2, 3), 5, SIZE=7), torch.zeros(8)
     launch(x, x[1:])
     launch(x, x)
     launch(x, x)

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run each command takes, and the words for it; of a run that ended early by its patience."""
+"""The checkpoint of a run that each command takes, and the words for it; of a run that ended early by its patience."""
 
 import json
 from dataclasses import replace

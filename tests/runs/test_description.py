@@ -1,4 +1,4 @@
-"""What a task says of its run: written, read back, refused where it is damaged."""
+"""The description of a run by its task: written, read back, refused where it is damaged."""
 
 import json
 from dataclasses import asdict

@@ -206,7 +206,7 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(content: Any) -> Iterator[tuple[str, str]]:
-    """Where, and the text with each value replaced in turn by a wrong one, where there are few by two of them."""
+    """Yield the place, and the text with each value replaced in turn by a wrong one, where there are few by two."""
     paths = list(locations(content))
     for number, path in enumerate(paths):
         *parents, last = path
@@ -294,7 +294,7 @@ def indexed(checkpoint: Path, **part: Any) -> None:
 def test_a_checkpoint_is_of_files_in_its_folder_of_the_size_that_it_says(
     tuned_run: Path, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has no end, such as /dev/zero, is not read at all."""
+    """A file without an end, such as /dev/zero, is not read at all."""
     copy = Path(shutil.copytree(tuned_run, tmp_path / "copy"))
     (best,) = (copy / "checkpoints").glob("0*")
     (part,) = best.glob("*.safetensors")

@@ -1,4 +1,4 @@
-"""What a store may send at most."""
+"""A store may send so much at most."""
 
 from pathlib import Path
 

@@ -36,7 +36,7 @@ def made_up_sweep(path: Path, runs: int) -> SweepFolder:
 
 
 def mark(path: Path) -> None:
-    """As the command does that starts a sweep."""
+    """Mark the folder as the command does that starts a sweep."""
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / MARK, {"made_by": "dira_scale", "kind": "a sweep"})
 
@@ -60,7 +60,7 @@ def begin(
 
 
 def train(folder: SweepFolder, run_id: str, step: int, silent: float = 0) -> None:
-    """What a run of 100 steps has written at ``step``, with a lease whose beat is ``silent`` seconds old."""
+    """Write what a run of 100 steps has written at ``step``, with a lease whose beat is ``silent`` seconds old."""
     output = folder.output(folder.run(run_id))
     (output / "leases").mkdir(parents=True, exist_ok=True)
     lease = output / "leases" / "000001.json"

@@ -1,4 +1,4 @@
-"""What is looked at before a sweep starts: configurations, machines, a rehearsal."""
+"""Checks before a sweep starts: configurations, machines, a rehearsal."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What follows a try, as a table; and why it ended, as tasks write it down and as torchrun prints it."""
+"""The end of a try: what follows it, as a table; why it came, as tasks write it down and as torchrun prints it."""
 
 from pathlib import Path
 from types import SimpleNamespace

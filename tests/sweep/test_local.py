@@ -47,7 +47,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def starts(tmp_path: Path) -> dict[str, int]:
-    """How often each run was started."""
+    """Count how often each run was started."""
     files = (tmp_path / "out" / "sweep").glob("*/*/output/starts")
     return {f"{f.parts[-4]}/{f.parts[-3]}": len(f.read_text().splitlines()) for f in files}
 

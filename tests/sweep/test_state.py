@@ -7,7 +7,7 @@ import pytest
 
 from dira_scale.sweep.queue import BROKEN, PENDING, RUNNING, STOPPED, JobState
 from dira_scale.sweep.records import Try
-from dira_scale.sweep.state import STATES, Known, state
+from dira_scale.sweep.state import STATES, RunFacts, state
 
 OPEN = Try(0, "slurm", "6_0", 0, ["n1"], 100.0)
 DONE = replace(OPEN, ended=200.0, exit_code=0)
@@ -26,63 +26,67 @@ def job(state: str, reason: str = "") -> JobState:
     ("known", "expected", "why"),
     [
         # before the first try
-        (Known(), "missing", ""),
-        (Known(needs={"a/b": "running"}), "missing", ""),
-        (Known(needs={"a/b": "failed"}), "blocked", "by a/b"),
-        (Known(job=job("PENDING", "Resources")), "queued", "Resources"),
-        (Known(job=job("PENDING", "Dependency"), needs={"a/b": "running"}), "waiting", "for a/b"),
-        (Known(job=job("PENDING", "DependencyNeverSatisfied"), needs={"a/b": "failed"}), "waiting", "for a/b"),
-        (Known(job=job("CANCELLED"), id="6_0", needs={"a/b": "failed"}), "blocked", "by a/b"),
-        (Known(job=job("CANCELLED"), id="6_0", needs={"a/b": "interrupted"}), "blocked", "by a/b"),
-        (Known(job=job("GONE"), id="6_0", needs={"a/b": "failed"}), "blocked", "by a/b"),
-        (Known(job=job("CONFIGURING")), "running", "starting"),
-        (Known(job=job("CANCELLED")), "missing", "CANCELLED"),
-        (Known(job=job("FAILED"), id="6_0"), "failed", "job 6_0 is FAILED before the run began; see its logs"),
-        (Known(job=job("GONE"), id="6_0"), "lost", "job 6_0 is GONE before the run began"),
-        (Known(job=job("UNKNOWN", "squeue has not answered")), "queued", "squeue has not answered"),
-        (Known(cancelled=True), "cancelled", ""),
+        (RunFacts(), "missing", ""),
+        (RunFacts(needs={"a/b": "running"}), "missing", ""),
+        (RunFacts(needs={"a/b": "failed"}), "blocked", "by a/b"),
+        (RunFacts(job=job("PENDING", "Resources")), "queued", "Resources"),
+        (RunFacts(job=job("PENDING", "Dependency"), needs={"a/b": "running"}), "waiting", "for a/b"),
+        (RunFacts(job=job("PENDING", "DependencyNeverSatisfied"), needs={"a/b": "failed"}), "waiting", "for a/b"),
+        (RunFacts(job=job("CANCELLED"), id="6_0", needs={"a/b": "failed"}), "blocked", "by a/b"),
+        (RunFacts(job=job("CANCELLED"), id="6_0", needs={"a/b": "interrupted"}), "blocked", "by a/b"),
+        (RunFacts(job=job("GONE"), id="6_0", needs={"a/b": "failed"}), "blocked", "by a/b"),
+        (RunFacts(job=job("CONFIGURING")), "running", "starting"),
+        (RunFacts(job=job("CANCELLED")), "missing", "CANCELLED"),
+        (RunFacts(job=job("FAILED"), id="6_0"), "failed", "job 6_0 is FAILED before the run began; see its logs"),
+        (RunFacts(job=job("GONE"), id="6_0"), "lost", "job 6_0 is GONE before the run began"),
+        (RunFacts(job=job("UNKNOWN", "squeue has not answered")), "queued", "squeue has not answered"),
+        (RunFacts(cancelled=True), "cancelled", ""),
         # a try that has not recorded its end
-        (Known([OPEN], job=job("RUNNING"), id="6_0", beats=True), "running", ""),
-        (Known([OPEN], job=job("RUNNING"), id="6_0", beats=False), "running", "no sign of life"),
-        (Known([OPEN], job=job("PENDING", "BeginTime")), "queued", "BeginTime; after try 0: no end"),
-        (Known([OPEN], job=job("NODE_FAIL")), "interrupted", "its job ended as NODE_FAIL"),
-        (Known([OPEN], job=job("OUT_OF_MEMORY")), "failed", "its job ended as OUT_OF_MEMORY"),
-        (Known([OPEN], job=job("GONE"), beats=True), "running", "its lease is alive"),
-        (Known([OPEN], job=job("GONE"), beats=False), "lost", "its lease has expired"),
-        (Known([OPEN], job=job("GONE")), "lost", "its lease has expired"),
-        (Known([OPEN], job=job("COMPLETED")), "lost", "its job is COMPLETED"),
-        (Known([OPEN], job=job("UNKNOWN", "no squeue here"), beats=True), "running", "no squeue here"),
-        (Known([OPEN], job=job("UNKNOWN", "no squeue here")), "running", "when last recorded; no squeue here"),
-        (Known([OPEN], job=job("UNKNOWN", "no squeue here"), beats=False), "lost", "no squeue here"),
-        (Known([OPEN], job=job("RUNNING"), cancelled=True), "cancelled", "still ending"),
+        (RunFacts([OPEN], job=job("RUNNING"), id="6_0", beats=True), "running", ""),
+        (RunFacts([OPEN], job=job("RUNNING"), id="6_0", beats=False), "running", "no sign of life"),
+        (RunFacts([OPEN], job=job("PENDING", "BeginTime")), "queued", "BeginTime; after try 0: no end"),
+        (RunFacts([OPEN], job=job("NODE_FAIL")), "interrupted", "its job ended as NODE_FAIL"),
+        (RunFacts([OPEN], job=job("OUT_OF_MEMORY")), "failed", "its job ended as OUT_OF_MEMORY"),
+        (RunFacts([OPEN], job=job("GONE"), beats=True), "running", "its lease is alive"),
+        (RunFacts([OPEN], job=job("GONE"), beats=False), "lost", "its lease has expired"),
+        (RunFacts([OPEN], job=job("GONE")), "lost", "its lease has expired"),
+        (RunFacts([OPEN], job=job("COMPLETED")), "lost", "its job is COMPLETED"),
+        (RunFacts([OPEN], job=job("UNKNOWN", "no squeue here"), beats=True), "running", "no squeue here"),
+        (RunFacts([OPEN], job=job("UNKNOWN", "no squeue here")), "running", "when last recorded; no squeue here"),
+        (RunFacts([OPEN], job=job("UNKNOWN", "no squeue here"), beats=False), "lost", "no squeue here"),
+        (RunFacts([OPEN], job=job("RUNNING"), cancelled=True), "cancelled", "still ending"),
         # one that has
-        (Known([DONE], job=job("RUNNING")), "done", ""),
-        (Known([DONE], cancelled=True), "done", ""),
-        (Known([FAIL, DONE], job=job("COMPLETED")), "done", ""),
-        (Known([STOP], job=job("PENDING", "Priority")), "queued", "after try 0: SIGUSR2"),
-        (Known([STOP], job=job("TIMEOUT")), "interrupted", "SIGUSR2: checkpoint written"),
-        (Known([STOP], job=job("CANCELLED")), "interrupted", "SIGUSR2: checkpoint written"),
-        (Known([STOP], job=job("GONE")), "interrupted", "SIGUSR2: checkpoint written"),
-        (Known([FAIL], job=job("FAILED")), "failed", "NaN at step 12"),
-        (Known([FAIL], job=job("PENDING", "BeginTime")), "queued", "NaN at step 12"),
-        (Known([FAIL], job=job("RUNNING"), id="6_0"), "running", ""),
-        (Known([FAIL], job=job("FAILED", "exit 9:0")), "failed", "NaN at step 12; its job ended as FAILED (exit 9:0)"),
-        (Known([OPEN], job=job("OUT_OF_MEMORY", "exit code 9:0")), "failed", "OUT_OF_MEMORY (exit code 9:0)"),
-        (Known([FAIL], job=job("UNKNOWN", "no squeue here")), "failed", "NaN at step 12; no squeue here"),
-        (Known([replace(FAIL, cluster="local")], job=job("UNKNOWN", "on n9")), "failed", "NaN at step 12; on n9"),
-        (Known([STOP], job=job("UNKNOWN", "no squeue here")), "interrupted", "written; no squeue here"),
-        (Known([BAD], job=job("FAILED")), "failed", "no such shards"),
-        (Known([replace(FAIL, reason="")], job=job("FAILED")), "failed", "exit code 1"),
-        (Known([BLOCKED], job=job("COMPLETED"), needs={"shards/tiny": "failed"}), "blocked", "by shards/tiny"),
-        (Known([BLOCKED], job=job("COMPLETED"), needs={}), "missing", "done now"),
+        (RunFacts([DONE], job=job("RUNNING")), "done", ""),
+        (RunFacts([DONE], cancelled=True), "done", ""),
+        (RunFacts([FAIL, DONE], job=job("COMPLETED")), "done", ""),
+        (RunFacts([STOP], job=job("PENDING", "Priority")), "queued", "after try 0: SIGUSR2"),
+        (RunFacts([STOP], job=job("TIMEOUT")), "interrupted", "SIGUSR2: checkpoint written"),
+        (RunFacts([STOP], job=job("CANCELLED")), "interrupted", "SIGUSR2: checkpoint written"),
+        (RunFacts([STOP], job=job("GONE")), "interrupted", "SIGUSR2: checkpoint written"),
+        (RunFacts([FAIL], job=job("FAILED")), "failed", "NaN at step 12"),
+        (RunFacts([FAIL], job=job("PENDING", "BeginTime")), "queued", "NaN at step 12"),
+        (RunFacts([FAIL], job=job("RUNNING"), id="6_0"), "running", ""),
+        (
+            RunFacts([FAIL], job=job("FAILED", "exit 9:0")),
+            "failed",
+            "NaN at step 12; its job ended as FAILED (exit 9:0)",
+        ),
+        (RunFacts([OPEN], job=job("OUT_OF_MEMORY", "exit code 9:0")), "failed", "OUT_OF_MEMORY (exit code 9:0)"),
+        (RunFacts([FAIL], job=job("UNKNOWN", "no squeue here")), "failed", "NaN at step 12; no squeue here"),
+        (RunFacts([replace(FAIL, cluster="local")], job=job("UNKNOWN", "on n9")), "failed", "NaN at step 12; on n9"),
+        (RunFacts([STOP], job=job("UNKNOWN", "no squeue here")), "interrupted", "written; no squeue here"),
+        (RunFacts([BAD], job=job("FAILED")), "failed", "no such shards"),
+        (RunFacts([replace(FAIL, reason="")], job=job("FAILED")), "failed", "exit code 1"),
+        (RunFacts([BLOCKED], job=job("COMPLETED"), needs={"shards/tiny": "failed"}), "blocked", "by shards/tiny"),
+        (RunFacts([BLOCKED], job=job("COMPLETED"), needs={}), "missing", "done now"),
         # submitted again after an earlier job
-        (Known([OTHER], job=job("PENDING", "Resources"), id="6_0"), "queued", "NaN at step 12"),
-        (Known([OTHER], job=job("RUNNING"), id="6_0"), "running", "starting"),
-        (Known([OTHER], job=job("CANCELLED"), id="6_0"), "failed", "NaN at step 12"),
-        (Known([OTHER], job=job("GONE"), id="6_0"), "lost", "before the run began"),
+        (RunFacts([OTHER], job=job("PENDING", "Resources"), id="6_0"), "queued", "NaN at step 12"),
+        (RunFacts([OTHER], job=job("RUNNING"), id="6_0"), "running", "starting"),
+        (RunFacts([OTHER], job=job("CANCELLED"), id="6_0"), "failed", "NaN at step 12"),
+        (RunFacts([OTHER], job=job("GONE"), id="6_0"), "lost", "before the run began"),
     ],
 )
-def test_each_case(known: Known, expected: str, why: str) -> None:
+def test_each_case(known: RunFacts, expected: str, why: str) -> None:
     actual, reason = state(known)
     assert (actual, why in reason) == (expected, True), (actual, reason)
     assert why or not reason
@@ -93,7 +97,7 @@ def test_every_combination_has_a_state_and_never_one_that_its_records_contradict
     jobs = [None, *map(job, (*PENDING, *RUNNING, *BROKEN, *STOPPED, "COMPLETED", "GONE", "UNKNOWN", "NEW_WORD"))]
     needs: list[dict[str, str]] = [{}, {"a/b": "running"}, {"a/b": "failed"}]
     for of, item, cancelled, need, beats in itertools.product(tries, jobs, (False, True), needs, (None, False, True)):
-        what, why = state(Known(of, cancelled, need, "6_0" if item else "", item, beats))
+        what, why = state(RunFacts(of, cancelled, need, "6_0" if item else "", item, beats))
         assert what in STATES and "\n" not in why
         assert (what == "done") == (DONE in of)
         if what not in ("done", "cancelled") and item and item.state in RUNNING:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending, folder_in, listed_in
 from dira_scale.config.schema import PathStr
-from dira_scale.storage.tables import Row, cell_number, read_table, table_error
+from dira_scale.storage.tables import TableRow, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 FINDINGS = (
@@ -71,7 +71,7 @@ class CheXpert(ListedFiles):
                     yield SourceRecord(name, path, rejected="no line in the tables")
 
 
-def uncertain(table: Path, row: Row, finding: str) -> float:
+def uncertain(table: Path, row: TableRow, finding: str) -> float:
     """The cell's 1, 0 or -1 (uncertain); NaN if it is empty. Raises UserError for anything else."""
     value = cell_number(table, row, finding) if row.cells[finding] else math.nan
     if value not in (0, 1, -1) and value == value:

@@ -27,7 +27,7 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.machine.progress import bar
 from dira_scale.storage.path_index import PathIndex
 from dira_scale.storage.store import is_local, locate
-from dira_scale.storage.tables import Row, read_table
+from dira_scale.storage.tables import TableRow, read_table
 from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, folder_at, objects_below, resolve_links
 
@@ -265,7 +265,7 @@ class Folder:
             raise self._no_file_exists(path)
 
     def _guess_labels(
-        self, name: str, table: Callable[[], Iterator[Row]], taken: set[str], kept: Sequence[str]
+        self, name: str, table: Callable[[], Iterator[TableRow]], taken: set[str], kept: Sequence[str]
     ) -> None:
         """Take all columns but ``taken`` that hold only 0, 1, -1, yes and no for labels; note why others are none."""
         flags, numbers, texts = flags_and_numbers(table(), taken)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.errors import UserError, nearest
-from dira_scale.storage.tables import Row
+from dira_scale.storage.tables import TableRow
 from dira_scale.storage.text import brief
 
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}  # in any case
@@ -23,7 +23,7 @@ def number(cell: str, where: str) -> float:
     return value
 
 
-def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str], dict[str, int]]:
+def flags_and_numbers(rows: Iterable[TableRow], taken: Collection[str]) -> tuple[list[str], list[str], dict[str, int]]:
     """The columns (except ``taken``) whose cells are only 0, 1, -1, yes, no or empty; those with other numbers too; and
     the others, each with the first line whose cell is no number: what is in it may name somebody."""
     texts: dict[str, int] = {}
@@ -62,7 +62,7 @@ class ClassColumns:
     Raises UserError for fewer than two classes, more than ``MOST_CLASSES``, or a class given twice.
     """
 
-    def __init__(self, spec: ClassSpec, rows: Iterable[Row], table: object):
+    def __init__(self, spec: ClassSpec, rows: Iterable[TableRow], table: object):
         columns = spec if isinstance(spec, Mapping) else dict.fromkeys(spec or ())
         seen = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
         for row in rows if seen else ():

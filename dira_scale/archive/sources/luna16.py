@@ -25,7 +25,7 @@ from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.values import to_volume
 from dira_scale.storage.store import read_ranges
-from dira_scale.storage.tables import Row, cell_number, read_table, table_error
+from dira_scale.storage.tables import TableRow, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 CENTRE = ("coordX", "coordY", "coordZ")  # columns
@@ -243,13 +243,13 @@ class Luna16Candidates:
                 )  # fmt: skip
         self.scans.print_warnings(self.list, absent)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[TableRow]:
         for row in read_table(self.list, ["seriesuid", *CENTRE, "class"]):
             if row.cells["class"] not in ("0", "1"):
                 raise table_error(self.list, f"expected class 0 or 1, got '{row.cells['class']}'", row)
             yield row
 
-    def _drawn(self, row: Row) -> float:
+    def _drawn(self, row: TableRow) -> float:
         """A number in [0, 1) determined by seed and candidate."""
         cells = [row.cells[column] for column in ("seriesuid", *CENTRE)]
         digest = hashlib.blake2b(" ".join([str(self.seed), *cells]).encode(), digest_size=8).digest()

@@ -10,7 +10,7 @@ from dira_scale.archive.sources.published import ListedNames, listed_in
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import nearest
-from dira_scale.storage.tables import Row, read_table
+from dira_scale.storage.tables import TableRow, read_table
 from dira_scale.storage.walk import folder_at
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -70,7 +70,7 @@ class PadChest(ListedNames):
             )
 
 
-def _labels(row: Row) -> set[str]:
+def _labels(row: TableRow) -> set[str]:
     """The labels of a cell such as ``['pleural effusion', ' cardiomegaly']``."""
     return {
         label.strip().lower() for pair in re.findall(r"'([^']*)'|\"([^\"]*)\"", row.cells["Labels"]) for label in pair

@@ -120,25 +120,22 @@ def clean_up(folder: Path, damaged: Iterable[str]) -> None:
     Raises UserError if the disk or the store fails.
     """
     with as_user_error(folder):
-        whole = {path.name for path in complete(folder)}
+        complete_names = {path.name for path in complete(folder)}
         torn = [path for path in folder.iterdir() if TORN.fullmatch(path.name)]
-        for half in [*torn, *(path for path in numbered(folder) if path.name not in whole)]:
+        for half in [*torn, *(path for path in numbered(folder) if path.name not in complete_names)]:
             with suppress(FileNotFoundError):  # its own process, about to end, removed it first
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
-            _move(folder / name, _unused_path(folder, f"{name}.damaged{{}}"))
+            source, target = folder / name, _unused_path(folder, f"{name}.damaged{{}}")
+            if is_local(source):
+                source.rename(target)
+                continue
+            target.mkdir(exist_ok=True)
+            for file in list(source.iterdir()):
+                write_atomic(target / file.name, file.read_bytes())
+            remove(source)
 
 
 def _unused_path(folder: Path, name: str) -> Path:
     """A new path in ``folder``: ``name`` with nothing in its braces, or else the lowest unused number."""
     return next(path for i in count() if not (path := folder / name.format(i or "")).exists())
-
-
-def _move(folder: Path, target: Path) -> None:
-    if is_local(folder):
-        folder.rename(target)
-        return
-    target.mkdir(exist_ok=True)
-    for file in list(folder.iterdir()):
-        write_atomic(target / file.name, file.read_bytes())
-    remove(folder)

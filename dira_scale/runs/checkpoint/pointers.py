@@ -70,14 +70,14 @@ def update_pointers(folder: Path, step: int, best: dict[str, int], check: Callab
 
     ``best`` is the step of each stage's best checkpoint; ``check`` raises if nothing may be written any more.
     """
-    whole, pointers = {path.name for path in complete(folder)}, _pointers(folder)
+    complete_names, pointers = {path.name for path in complete(folder)}, _pointers(folder)
     for pointer, name in pointers.items():
-        if pointer != LATEST and name not in whole:
+        if pointer != LATEST and name not in complete_names:
             check()
             (folder / pointer).unlink()
     for pointer, at in ({LATEST: step} | {f"{BEST}{stage}": at for stage, at in best.items()}).items():
         name = folder_name(at)
-        if pointers.get(pointer) != name and name in whole:
+        if pointers.get(pointer) != name and name in complete_names:
             write_atomic(folder / pointer, name, check)
 
 
@@ -95,13 +95,11 @@ def _named(run: Path, pointer: str) -> Path:
 
 def _pointers(folder: Path) -> dict[str, str]:
     """The checkpoint that each pointer names."""
-    files = folder.iterdir() if folder.exists() else []
-    return {file.name: _content(file) for file in files if file.name == LATEST or file.name.startswith(BEST)}
-
-
-def _content(pointer: Path) -> str:
-    """Empty of what is no small file: it names no checkpoint."""
-    try:
-        return read_file(pointer, LONGEST).decode(errors="replace").strip()
-    except (*ABSENT, ValueError):
-        return ""
+    pointers = {}
+    for file in folder.iterdir() if folder.exists() else []:
+        if file.name == LATEST or file.name.startswith(BEST):
+            try:
+                pointers[file.name] = read_file(file, LONGEST).decode(errors="replace").strip()
+            except (*ABSENT, ValueError):
+                pointers[file.name] = ""  # what is no small file names no checkpoint
+    return pointers

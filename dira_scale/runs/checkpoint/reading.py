@@ -20,7 +20,7 @@ from dira_scale.runs.shape import STEP, shaped
 FORMAT_VERSION = 2
 
 
-class Part(TypedDict):
+class CheckpointPart(TypedDict):
     """A file of tensors, in the checkpoint's folder."""
 
     file: str
@@ -28,13 +28,13 @@ class Part(TypedDict):
     xxh3: str
 
 
-class Index(TypedDict):
+class CheckpointIndex(TypedDict):
     """``index.json``. What the state has depends on the task."""
 
     format: int
     step: STEP
     state: dict[str, Any]
-    parts: list[Part]
+    parts: list[CheckpointPart]
 
 
 class DamagedError(UserError):
@@ -102,7 +102,7 @@ def _index(folder: Path) -> dict[str, Any]:
     except (*ABSENT, ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     try:
-        shaped(Index, index, "take another checkpoint")
+        shaped(CheckpointIndex, index, "take another checkpoint")
     except UserError as error:
         raise DamagedError(f"{path}: {error}") from error
     version, seal = index["format"], index.pop("xxh3", None)

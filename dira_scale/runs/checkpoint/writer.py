@@ -121,7 +121,7 @@ class Checkpointer:
                 copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
         state, best = json.loads(json.dumps(state)), dict(best)  # copies: training changes them
         self.saves += 1
-        self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(step, copies, state, best), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -174,24 +174,21 @@ class Checkpointer:
         """Set LATEST to ``step`` and BEST to the steps in ``best``; remove pointers to checkpoints that are gone."""
         update_pointers(self.folder, step, best, self.check_lease)
 
-    def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
-        try:
-            self._write(step, copies, state, best)
-        except BaseException as failure:
-            self._failure = failure  # raised in the training thread by the next wait()
-
     def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         what = f"the checkpoint of step {step}"
         failing = f"{what} is not written"
-        parts = self.long_work.results_of_all(lambda: self._part(step, copies), failing, NotSavedError)
-        refused_part = next((part for part in parts if isinstance(part, Refusal)), None)
-        (refused, *_) = self.long_work.results_of_all(
-            lambda: self._conclude(step, parts, state, best, refused_part), failing, NotSavedError
-        )
-        self.failed = f"{what} could not be written ({refused.why})" if refused else ""
-        self._remedy = refused.remedy if refused else ""
-        if refused and self.rank == 0:
-            self._warnings.append(f"{self.failed}; training continues")
+        try:
+            parts = self.long_work.results_of_all(lambda: self._part(step, copies), failing, NotSavedError)
+            refused_part = next((part for part in parts if isinstance(part, Refusal)), None)
+            (refused, *_) = self.long_work.results_of_all(
+                lambda: self._conclude(step, parts, state, best, refused_part), failing, NotSavedError
+            )
+            self.failed = f"{what} could not be written ({refused.why})" if refused else ""
+            self._remedy = refused.remedy if refused else ""
+            if refused and self.rank == 0:
+                self._warnings.append(f"{self.failed}; training continues")
+        except BaseException as failure:
+            self._failure = failure  # raised in the training thread by the next wait()
 
     def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
         """Write this rank's part. Returns its row in the index, or why it could not be written."""

@@ -1,4 +1,4 @@
-"""What `shard`, `pretrain` and `probe` look like to a sweep, without their work.
+"""Stand-ins that look to a sweep like `shard`, `pretrain` and `probe`, without their work.
 
 A file beside the sweep's folder tells what is to happen: ``fail TEXT`` ends each command with that text among its words
 with exit code 1, ``wait TEXT`` lets it wait until the file is gone, or until SIGTERM, which ends it with 75.

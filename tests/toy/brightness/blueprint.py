@@ -19,7 +19,7 @@ from dira_scale.engine.task import Losses, SideModule, StagePlan
 from dira_scale.methods import views_of
 from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
-from dira_scale.runs.description import Description, Input, Metric, NetworkDescription, Output, Tensors, Term
+from dira_scale.runs.description import Description, InputDescription, Metric, NetworkDescription, Output, Tensors, Term
 from dira_scale.runs.identity import execution
 from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks
 from dira_scale.training.description import data_of, stages_of
@@ -113,7 +113,8 @@ class BrightnessBlueprint(Blueprint):
         return Description(
             command=self.command, title="Brightness run", trained="trained on how bright images are",
             network=NetworkDescription(config["model"], model.name, model.dimensions, model.channels, head="pooled"),
-            input=Input(model.dimensions * (size,)), data=data_of(config), stages=stages_of(config, lambda _: False),
+            input=InputDescription(model.dimensions * (size,)), data=data_of(config),
+            stages=stages_of(config, lambda _: False),
             terms={"error": Term("Squared error")}, metrics={"loss": Metric("Squared error", "min")}, best="loss",
             output=Output(None, 1.0, "", names=("brightness",)), tensors=TENSORS, execution=execution(self.command),
             unit=UNITS[model.dimensions],
