@@ -1,37 +1,24 @@
-"""The samples that a loader reads: one split of one or several datasets, counted through."""
+"""The samples of one split of one or several datasets, counted through: their rows and columns.
+
+``reader.py`` reads their pixels.
+"""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from time import perf_counter
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-import xxhash
 
 from dira_scale.data.labels import Columns
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.dataset import CHECKSUM, ReadInto
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import DatasetError
-from dira_scale.pixels.arena import Allocate, Arena
-from dira_scale.pixels.boxes import Crop, Part
-from dira_scale.pixels.bricks import BrickError, Bricks
-from dira_scale.pixels.codecs import DecodeError, decode
-from dira_scale.pixels.crops import darkest, fill, fill_from_bricks
-from dira_scale.pixels.headers import Payload
-
-T = TypeVar("T")
-LOOKED_AT = 256  # masks, for the values in them
-_PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
 class Samples:
-    """Sample ``sum(sizes[:d]) + r`` is row r of ``split`` in dataset d. Reading is thread-safe.
+    """Sample ``sum(sizes[:d]) + r`` is row r of ``split`` in dataset d. Thread-safe.
 
     Nothing is copied per sample: columns stay the datasets' own, and are looked up batch by batch.
 
@@ -44,11 +31,6 @@ class Samples:
         dimensions: of every sample: 2 for images, 3 for volumes.
         channels: of every sample.
         dtype: of the stored pixels: of images uint8, or uint16 if any has 16 bits; of volumes int16.
-        stored: the bytes of an image, by its dataset's number and its row there, in memory that the third argument
-            makes; a cache may stand before the dataset.
-        stored_mask: the bytes of its mask, None without one; likewise.
-        opened: the shard of a volume in bricks, likewise: fills a buffer from an offset, returns how many bytes it got.
-        renewed: has that shard fetched again, after a brick was damaged; false where it cannot be.
 
     Raises DatasetError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
@@ -74,10 +56,6 @@ class Samples:
         self.channels = self._only_channels(split)
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
-        self.stored: Callable[[int, int, Allocate], memoryview] = self._stored
-        self.stored_mask: Callable[[int, int], Payload | None] = self._stored_mask
-        self.opened: Callable[[int, int], AbstractContextManager[ReadInto]] = self._opened
-        self.renewed: Callable[[int, int], bool] = lambda dataset, row: False
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -90,6 +68,11 @@ class Samples:
             here = dataset == d
             row[here] = rows[index[here] - (self._ends[d] - self.sizes[d])]
         return dataset, row
+
+    def place(self, sample: int) -> tuple[int, int]:
+        """Return the number of one sample's dataset, and its row in the manifest."""
+        dataset = bisect_right(self._ends_list, sample)
+        return dataset, int(self.rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
 
     def column(self, name: str, index: np.ndarray) -> np.ndarray:
         """The manifest's column ``name`` of plain numbers, [b]."""
@@ -165,109 +148,20 @@ class Samples:
 
     def codec(self, sample: int) -> str:
         """Return the codec of one image."""
-        dataset, row = self._place(sample)
+        dataset, row = self.place(sample)
         codes, names = self.datasets[dataset].codes("codec")
         return names[codes[row]]
 
     def shape(self, sample: int) -> tuple[int, ...]:
         """Return the shape of one image or volume, as its payload must have it: [H, W] or [H, W, C], [Z, Y, X] or [C,
         Z, Y, X]."""
-        dataset, row = self._place(sample)
+        dataset, row = self.place(sample)
         return self.datasets[dataset].shape(row)
-
-    def read(self, sample: int, crops: Sequence[Crop], views: Sequence[np.ndarray]) -> tuple[float, float, float]:
-        """Write crops of one image or volume into their views [C, *size]; returns the seconds of reading, of decoding
-        and of resampling.
-
-        Raises DatasetError, as :meth:`damaged`, where a payload is not what the manifest says.
-        """
-        if self.codec(sample) == "b2nd":
-            cut = partial(fill_from_bricks, crops=crops, views=views, outside=self._outside(sample))
-            return self._of_bricks(sample, False, cut)
-        began = perf_counter()
-        _PAYLOAD.reset()
-        payload = self.payload(sample, _PAYLOAD.empty)
-        codec, shape = self.codec(sample), self.shape(sample)
-        read = perf_counter() - began
-        try:
-            return read, *fill(payload, codec, crops, views, shape, self._outside(sample))
-        except DecodeError as error:
-            raise self.damaged(sample, error) from error
-
-    def payload(self, sample: int, new: Allocate = np.empty) -> memoryview:
-        """The encoded image, in memory that ``new`` makes.
-
-        Raises DatasetError, as :meth:`damaged`, unless its checksum is the manifest's.
-        """
-        number, row = self._place(sample)
-        try:
-            payload = self.stored(number, row, new)
-        except OSError as error:
-            raise self.damaged(sample, error) from error
-        if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:
-            raise self.damaged(sample, DecodeError(CHECKSUM))
-        return payload
-
-    def mask_values(self, chosen: np.ndarray) -> tuple[set[int], int]:
-        """The values above 0 in some masks of the ``chosen`` samples, spread over them, and in how many."""
-        has_mask = [dataset.has_mask(rows) for dataset, rows in zip(self.datasets, self.rows, strict=True)]
-        masked = chosen[np.concatenate(has_mask)[chosen]]
-        some = masked[np.unique(np.linspace(0, len(masked) - 1, min(LOOKED_AT, len(masked))).astype(int))]
-        values = [np.unique(mask) for sample in some.tolist() if (mask := self.mask(sample)) is not None]
-        return {int(value) for part in values for value in part} - {0}, len(values)
-
-    def mask(self, sample: int) -> np.ndarray | None:
-        """The values of the mask, uint8 [*sides]; None without one. Raises DatasetError, as :meth:`mask_parts`."""
-        whole = tuple(slice(0, side) for side in self.mask_sides(sample))
-        parts = self.mask_parts(sample, [whole])
-        return None if parts is None else parts[0]
-
-    def mask_parts(self, sample: int, parts: Sequence[Part]) -> list[np.ndarray] | None:
-        """Parts of the mask in whole pixels, the values uint8 of each; None without a mask.
-
-        Raises DatasetError, as :meth:`damaged`, where it is broken or of another size than the image.
-        """
-        number, row = self._place(sample)
-        if not self.datasets[number].has_mask(row):
-            return None
-        if self.dimensions == 3:
-            return self._of_bricks(sample, True, lambda bricks: [part[0] for part in bricks.cut(parts)])
-        try:
-            payload = self.stored_mask(number, row)
-            assert payload is not None
-            values = decode(payload, "png", self.mask_sides(sample))
-        except (OSError, DecodeError) as error:
-            raise self.damaged(sample, error, mask=True) from error
-        return [values[part] for part in parts]
 
     def mask_sides(self, sample: int) -> tuple[int, ...]:
         """Return the sides of one image's mask, in pixels."""
-        number, row = self._place(sample)
+        number, row = self.place(sample)
         return self.datasets[number].sides(row)
-
-    def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
-        """Apply ``cut`` to the bricks of a volume, or its mask. Raises DatasetError, as :meth:`damaged`."""
-        number, row = self._place(sample)
-
-        def attempt() -> T:
-            with self.opened(number, row) as read_into:
-                return cut(self.datasets[number].bricks(row, mask, read_into))
-
-        try:
-            try:
-                return attempt()
-            except BrickError:
-                if not self.renewed(number, row):
-                    raise
-                return attempt()
-        except (OSError, BrickError, DecodeError) as error:
-            raise self.damaged(sample, error, mask) from error
-
-    def _outside(self, sample: int) -> np.ndarray | None:
-        """The stored value of what lies beyond a volume, or of each channel, which becomes 0; None: nothing may."""
-        if self.views is None or not self.views.pad:
-            return None
-        return darkest(self.range(np.array([sample]))[0][0])
 
     def require_masks(self) -> None:
         """Raise DatasetError unless each dataset has a mask in the split."""
@@ -277,26 +171,13 @@ class Samples:
 
     def name(self, sample: int | np.integer) -> str:
         """Return a sample's dataset and key, for messages."""
-        number, row = self._place(int(sample))
+        number, row = self.place(int(sample))
         return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 
     def damaged(self, sample: int, cause: Exception | str, mask: bool = False) -> DatasetError:
         """The error that says where a sample, or its ``mask``, lies that cannot be read."""
-        number, row = self._place(sample)
+        number, row = self.place(sample)
         return self.datasets[number].damaged(row, cause, mask)
-
-    def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
-        return self.datasets[dataset].read_into(row, new)
-
-    def _opened(self, dataset: int, row: int) -> AbstractContextManager[ReadInto]:
-        return nullcontext(self.datasets[dataset].reader(row))
-
-    def _stored_mask(self, dataset: int, row: int) -> Payload | None:
-        return self.datasets[dataset].read_mask(row)
-
-    def _place(self, sample: int) -> tuple[int, int]:
-        dataset = bisect_right(self._ends_list, sample)
-        return dataset, int(self.rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
 
     def _only_channels(self, split: str) -> int:
         channels: dict[int, object] = {}

@@ -19,8 +19,10 @@ from torch import Tensor
 from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
+from dira_scale.data.storage import ShardFiles, Storage
 from dira_scale.pixels.boxes import Crop, mirrored
 
 
@@ -45,11 +47,11 @@ class CpuLoader:
         self.workers, self.prefetch, self.stride, self.masks = spec.workers, spec.prefetch, spec.stride, spec.masks
         self.seconds = StageSeconds(*self.sums)
         self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
-        self._prepare()
+        self.reader = SampleReader(self.samples, self.storage())
 
-    def _prepare(self) -> None:
-        """The last part of construction, for loaders built on this one: open what they need, and raise ValueError for
-        datasets that they do not read. The CPU loader needs nothing more."""
+    def storage(self) -> Storage:
+        """Return what ``reader`` reads from, once, when all else is set: the datasets' own shards."""
+        return ShardFiles(self.samples.datasets)
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``, one each ``stride``."""
@@ -91,17 +93,17 @@ class CpuLoader:
         for i in samples:
             views = range(len(slots))
             if mask is not None:
-                fill_masks(mask[i].numpy(), self.samples, request, i)
+                fill_masks(mask[i].numpy(), self.reader, request, i)
             for image in dict.fromkeys(int(images[i]) for images in request.images):
                 self._fill_from(image, slots, request, i, [view for view in views if request.images[view][i] == image])
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
         crops = [request.geometries[view].crop(i) for view in views]
-        read, decode, transform = self.samples.read(image, crops, [slots[view][i] for view in views])
+        read, decode, transform = self.reader.read(image, crops, [slots[view][i] for view in views])
         self.seconds.add(read=read, decode=decode, transform=transform)
 
 
-def fill_masks(masks: np.ndarray, samples: Samples, request: Request, i: int) -> None:
+def fill_masks(masks: np.ndarray, reader: SampleReader, request: Request, i: int) -> None:
     """Sample ``i``'s ``masks`` int16 [V, *size]: its images' stored values, from the nearest pixel; ``IGNORE`` beyond
     an image, and where it has no mask.
 
@@ -112,12 +114,12 @@ def fill_masks(masks: np.ndarray, samples: Samples, request: Request, i: int) ->
     for image in dict.fromkeys(seen):  # views of one image share its decoding
         views = [view for view in range(len(masks)) if seen[view] == image]
         targets = [masks[view].swapaxes(-1, -2) if crops[view].transposed else masks[view] for view in views]
-        _fill_crops(targets, samples, image, [crops[view] for view in views])
+        _fill_crops(targets, reader, image, [crops[view] for view in views])
 
 
-def _fill_crops(masks: Sequence[np.ndarray], samples: Samples, image: int, crops: Sequence[Crop]) -> None:
+def _fill_crops(masks: Sequence[np.ndarray], reader: SampleReader, image: int, crops: Sequence[Crop]) -> None:
     """``masks``, each [*size] before the last two axes change places, of the ``crops`` of one image."""
-    sides = samples.mask_sides(image)
+    sides = reader.samples.mask_sides(image)
     nearest = [
         [
             np.floor(start + (np.arange(n) + 0.5) / n * extent).astype(int)
@@ -126,7 +128,7 @@ def _fill_crops(masks: Sequence[np.ndarray], samples: Samples, image: int, crops
         for mask, crop in zip(masks, crops, strict=True)
     ]
     within = [[at.clip(0, side - 1) for at, side in zip(axes, sides, strict=True)] for axes in nearest]
-    parts = samples.mask_parts(image, [tuple(slice(int(at[0]), int(at[-1]) + 1) for at in axes) for axes in within])
+    parts = reader.mask_parts(image, [tuple(slice(int(at[0]), int(at[-1]) + 1) for at in axes) for axes in within])
     if parts is None:
         for mask in masks:
             mask[...] = IGNORE

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.device_copies import StageSeconds
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader, fill_masks
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples, stored_codecs
@@ -150,7 +151,8 @@ class DaliLoader(CpuLoader):
     read.
     """
 
-    def _prepare(self) -> None:
+    def __init__(self, spec: LoaderSpec) -> None:
+        super().__init__(spec)
         _check(self.samples, self.copies.device)
         self._views: DaliViews | None = None  # of the last iteration, with DALI's threads, stream and decoders
 
@@ -189,7 +191,7 @@ class DaliLoader(CpuLoader):
 
         def fill(samples: range) -> None:
             for i in samples:
-                fill_masks(mask[i].numpy(), self.samples, request, i)
+                fill_masks(mask[i].numpy(), self.reader, request, i)
 
         return mask, [readers.submit(fill, samples) for samples in self._tasks(request)]
 
@@ -198,7 +200,7 @@ class DaliLoader(CpuLoader):
         words = self.samples.words("codec", images)
         payloads = {}
         for image, codec in zip(images.tolist(), words, strict=True):
-            payload = self.samples.payload(image)
+            payload = self.reader.payload(image)
             try:
                 headers.check(payload, codec, self.samples.shape(image))
             except (ValueError, RuntimeError) as error:

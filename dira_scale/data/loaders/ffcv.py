@@ -15,6 +15,7 @@ import torch
 import xxhash
 
 from dira_scale.data.beton import JPEG, RAW, BetonError, ImageField, Reader
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.requests import Request
@@ -103,7 +104,8 @@ class FfcvLoader(CpuLoader):
     DatasetError for one that has no ``.beton`` with the samples of its manifest.
     """
 
-    def _prepare(self) -> None:
+    def __init__(self, spec: LoaderSpec) -> None:
+        super().__init__(spec)
         if self.samples.dimensions != 2:
             raise ValueError("ffcv reads images, and these shards hold volumes: use cpu")
         self.library = FfcvLibrary()

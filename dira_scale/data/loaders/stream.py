@@ -3,12 +3,10 @@
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
-import xxhash
 
 from dira_scale.arguments import ArgumentError, inside
 from dira_scale.data import random
@@ -17,12 +15,11 @@ from dira_scale.data.cache.ahead import Ahead, in_order
 from dira_scale.data.cache.need import GB, SELDOM, Window, in_gb
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
+from dira_scale.data.cache.storage import CachedShards
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder, Order, Positions
-from dira_scale.data.samples import ReadInto
 from dira_scale.errors import UserError
-from dira_scale.pixels.arena import Allocate
 from dira_scale.storage.retry import StoppedError
 
 REPETITION = 2**15  # the first number of a substitute among its sample's occurrences: views of its own
@@ -112,32 +109,36 @@ class StreamLoader(CpuLoader):
     sums = ("fetch", "fetched_mb", "skipped")
 
     def __init__(self, spec: LoaderSpec, *, cache: CacheSettings) -> None:
+        self.settings = cache
         super().__init__(spec)
-        order, rank, world = self.requests.order, self.requests.rank, self.requests.world
-        self.order = order  # without substitutes
-        node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        with inside("cache"):
-            folder = cache.open()
-            self.shards = Shards(self.samples, folder.folder)
-            self.window = Window(order, self.shards, rank, world, node, self.stride * (self.prefetch + 1), folder.most)
-        pair = self.requests.views.pair
-        if pair != "image" and (cache.missing == "skip" or self.window.need.total > folder.most):
-            enough = f"{in_gb(self.window.need.total)} (in GB), which holds all shards, and stop for missing ones"
-            raise ArgumentError("cache.size", cache.size, f"{enough}: views of one {pair} are from any shard")
-        self._stop, self._open = threading.Event(), 0
-        self.cache = ShardCache(folder, self._stop, self.seconds)
-        self.samples.stored, self.samples.stored_mask = self._stored, self._stored_mask
-        self.samples.opened, self.samples.renewed = self._opened, self._renewed
+        self._open = 0
         self.skips = cache.missing == "skip"
         if self.skips:
-            self.requests.order = Substitutes(order, self.shards, self.cache, self.requests.seed)  # type: ignore[assignment]
+            self.requests.order = Substitutes(self.order, self.shards, self.cache, spec.seed)  # type: ignore[assignment]
             # Asking for a step waits for its shards, and those of later steps may have no room.
             self.requests.together = 1
+
+    def storage(self) -> CachedShards:
+        """Return the cache over the shards, which is large enough for the order."""
+        self.order, settings = self.requests.order, self.settings  # without substitutes
+        rank, world = self.requests.rank, self.requests.world
+        node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        at_once = self.stride * (self.prefetch + 1)
+        with inside("cache"):
+            folder = settings.open()
+            self.shards = Shards(self.samples, folder.folder)
+            self.window = Window(self.order, self.shards, rank, world, node, at_once, folder.most)
+        pair = self.requests.views.pair
+        if pair != "image" and (settings.missing == "skip" or self.window.need.total > folder.most):
+            enough = f"{in_gb(self.window.need.total)} (in GB), which holds all shards, and stop for missing ones"
+            raise ArgumentError("cache.size", settings.size, f"{enough}: views of one {pair} are from any shard")
+        self.cache = ShardCache(folder, threading.Event(), self.seconds)
+        return CachedShards(self.shards, self.cache)
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         self._tell()
         self._open, batches = self._open + 1, super()._host_batches(start_step, stop_step)
-        self._stop.clear()
+        self.cache.stop.clear()
         ahead = Ahead(self.cache, self._needed, start_step, stop_step, self.window.steps)
         try:
             for batch in batches:
@@ -148,56 +149,9 @@ class StreamLoader(CpuLoader):
         finally:
             self._open -= 1
             if not self._open:  # a second iterator may be inside a first one
-                self._stop.set()
+                self.cache.stop.set()
             batches.close()
             ahead.close()
-
-    def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
-        """The bytes of an image, unchecked. A copy that went bad on this disk is fetched again, once."""
-        shard, origin = self.shards.at(dataset, row), self.samples.datasets[dataset]
-        offset, buffer = int(origin.column("offset")[row]), new((int(origin.column("size")[row]),), np.uint8).data
-        payload = self._read(shard, offset, buffer)
-        if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
-            self._drop(shard)
-            payload = self._read(shard, offset, buffer)
-        return payload
-
-    @contextmanager
-    def _opened(self, dataset: int, row: int) -> Iterator[ReadInto]:
-        """The shard of a volume in bricks."""
-        try:
-            with self.cache.open(self.shards.at(dataset, row)) as descriptor:
-                yield lambda buffer, offset: os.preadv(descriptor, [buffer], offset)
-        except MissingShardError:
-            self._stop.set()  # as below
-            raise
-
-    def _renewed(self, dataset: int, row: int) -> bool:
-        """Have the shard fetched again, if it is a copy: one that went bad on this disk."""
-        shard = self.shards.at(dataset, row)
-        if not shard.in_place:
-            self._drop(shard)
-        return not shard.in_place
-
-    def _drop(self, shard: Shard) -> None:
-        logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
-        self.cache.folder.drop(shard.name)
-
-    def _stored_mask(self, dataset: int, row: int) -> memoryview | None:
-        """The bytes of a mask, which is in its image's shard; the manifest has no checksum of it."""
-        origin = self.samples.datasets[dataset]
-        if not origin.has_mask(row):
-            return None
-        record = origin.index.records[row]
-        buffer = np.empty(int(record["mask_size"]), np.uint8).data
-        return self._read(self.shards.at(dataset, row), int(record["mask_offset"]), buffer)
-
-    def _read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
-        try:
-            return self.cache.read(shard, offset, buffer)
-        except MissingShardError:
-            self._stop.set()  # the others of the batch need not wait for theirs
-            raise
 
     def _needed(self, step: int) -> list[Shard]:
         """The shards of a step that go through the cache."""
