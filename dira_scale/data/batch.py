@@ -23,7 +23,7 @@ class Batch:
         views: per view a tensor [b, C, *size], of an image or a volume, with a size that may be the view's own: the
             stored integers until ``to``, then float32.
         distortions: per view its parameters.
-        index: int64 [b], samples counted over all datasets (``order.Positions``).
+        index: int64 [b], samples counted over all datasets (``order.StepSamples``).
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1; [b, V, C] where channels
             have their own, NaN of one that the image lacks.
         step, epoch: of the order.

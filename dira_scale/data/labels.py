@@ -77,7 +77,7 @@ class Columns(ABC):
         """Raise DatasetError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
 
 
-class Choice(Protocol):
+class ColumnsChoice(Protocol):
     """Labels as a user names them: :class:`LabelChoice`, and ``numbers.NumberChoice``."""
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> Columns:

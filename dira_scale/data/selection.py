@@ -144,19 +144,19 @@ class Selection:
     """The samples that an order covers, in parts that it mixes.
 
     Attributes:
-        samples: int64, part after part; counted over the whole splits of all datasets, of which there are ``of``.
+        samples: int64, part after part; counted over the whole splits of all datasets, which have ``split_size``.
         sizes, weights: of the parts; as of an order's datasets.
     """
 
     samples: np.ndarray
-    of: int
+    split_size: int
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
 
     @property
     def identity(self) -> str:
         """A hash of what is selected: a dataset's hash does not tell its patients and labels."""
-        return hashlib.sha256(f"{self.sizes} {self.of}".encode() + self.samples.tobytes()).hexdigest()
+        return hashlib.sha256(f"{self.sizes} {self.split_size}".encode() + self.samples.tobytes()).hexdigest()
 
 
 def select(

@@ -18,7 +18,7 @@ from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, S
 from dira_scale.data.cache.storage import CachedShards
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
-from dira_scale.data.order import EvalOrder, Order, Positions
+from dira_scale.data.order import EvalOrder, Order, StepSamples
 from dira_scale.errors import UserError
 from dira_scale.storage.retry import StoppedError
 
@@ -42,7 +42,7 @@ class Substitutes:
             self._selected = np.zeros(order.split_size, bool)
             self._selected[order.selection.samples] = True
 
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
         """Return the order's batch, with other samples in place of those whose shards are missing. Raises UserError
         where all shards of this process's part of the batch are missing."""
         positions = self.order.batch_at(step, rank, world)
@@ -59,7 +59,7 @@ class Substitutes:
         self.cache.seconds.add(skipped=int(lost.sum()))
         return replace(positions, index=index, occurrence=occurrence)
 
-    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
         return [self.batch_at(step, rank, world) for step in steps]
 
     def _drawn(self, epoch: int, index: np.ndarray, occurrence: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
+from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, ManifestIndex, PayloadKind, numbers
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
@@ -41,7 +41,7 @@ class ShardedDataset:
         numbers: the columns of numbers that it has.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: Index):
+    def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: ManifestIndex):
         self.root, self.info, self.manifest, self.index = root, info, manifest, index
         self.numbers = numbers(info.dims)
         # Opening a shard again is a request to the server of a network file system.
@@ -133,7 +133,7 @@ class ShardedDataset:
         first = sum(self.info.counts[before] for before in self.splits[: self.splits.index(split)])
         return self.index.by_split[first : first + self.info.counts[split]]
 
-    def kinds(self, split: str) -> list[Kind]:
+    def kinds(self, split: str) -> list[PayloadKind]:
         """The codecs, numbers of channels and depths that the images of ``split`` have."""
         return self.index.kinds[split]
 

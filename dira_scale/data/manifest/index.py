@@ -48,7 +48,7 @@ def record_type(labels: int, dims: int = 2, channels: int = 0) -> np.dtype:
     return np.dtype([*places, ("xxh3", np.uint64), *sides, *window, *small, last], align=True)
 
 
-class Kind(NamedTuple):
+class PayloadKind(NamedTuple):
     """A kind of payload that a decoder must be able to read."""
 
     codec: str
@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Index:
+class ManifestIndex:
     """The rows of a manifest.
 
     Attributes:
@@ -70,10 +70,10 @@ class Index:
     records: np.ndarray
     by_split: np.ndarray
     hash: str
-    kinds: dict[str, list[Kind]]
+    kinds: dict[str, list[PayloadKind]]
 
     @classmethod
-    def read(cls, path: Path, info: DatasetInfo) -> "Index":
+    def read(cls, path: Path, info: DatasetInfo) -> "ManifestIndex":
         """Map a file that :meth:`Scan.write` has made. Raises OSError, or ValueError if it is not complete."""
         kind = record_type(len(info.label_names), info.dims, len(info.channels))
         rows = sum(info.counts.values())
@@ -84,7 +84,7 @@ class Index:
             raise ValueError(f"{path} has another size")
         records, by_split = np.split(arrays, [rows * kind.itemsize])
         content = json.loads(facts.tobytes())
-        kinds = {split: [Kind(*fields) for fields in of] for split, of in content["kinds"].items()}
+        kinds = {split: [PayloadKind(*fields) for fields in of] for split, of in content["kinds"].items()}
         return cls(records.view(kind), by_split.view(np.int64), content["hash"], kinds)
 
 
@@ -100,10 +100,10 @@ class Scan:
         self._numbers = numbers(info.dims)
         self._splits, self._shards = list(info.counts), pa.array(list(info.shards), pa.string())
 
-    def index(self) -> Index:
+    def index(self) -> ManifestIndex:
         parts = list(self._records())
         records = np.concatenate([np.empty(0, self._kind), *parts])
-        return Index(records, self._by_split(), self._digest.hexdigest(), self._sorted_kinds())
+        return ManifestIndex(records, self._by_split(), self._digest.hexdigest(), self._sorted_kinds())
 
     def write(self, file: BinaryIO) -> None:
         """Records, row numbers by split, the rest as JSON, and its length (int64)."""
@@ -117,7 +117,7 @@ class Scan:
     def _records(self) -> Iterator[np.ndarray]:
         self._digest = hashlib.sha256()
         self._split_of: list[np.ndarray] = []
-        self._kinds: dict[str, set[Kind]] = {split: set() for split in self._splits}
+        self._kinds: dict[str, set[PayloadKind]] = {split: set() for split in self._splits}
         rows = self.manifest.rows(self.info.schema)
         if rows != sum(self.info.counts.values()):
             raise DatasetError(
@@ -163,8 +163,8 @@ class Scan:
         self._digest.update(_text(lines.combine_chunks()))
         split = pc.index_in(rows["split"], pa.array(self._splits, pa.string())).to_numpy()
         self._split_of.append(split.astype(np.min_scalar_type(len(self._splits))))
-        for row in rows.group_by(["split", *Kind._fields]).aggregate([]).to_pylist():
-            self._kinds[row["split"]].add(Kind(*(row[name] for name in Kind._fields)))
+        for row in rows.group_by(["split", *PayloadKind._fields]).aggregate([]).to_pylist():
+            self._kinds[row["split"]].add(PayloadKind(*(row[name] for name in PayloadKind._fields)))
 
     def _by_split(self) -> np.ndarray:
         split = np.concatenate([np.empty(0, np.uint8), *self._split_of])
@@ -177,7 +177,7 @@ class Scan:
                 )
         return np.argsort(split, kind="stable")
 
-    def _sorted_kinds(self) -> dict[str, list[Kind]]:
+    def _sorted_kinds(self) -> dict[str, list[PayloadKind]]:
         return {split: sorted(kinds) for split, kinds in self._kinds.items()}
 
 

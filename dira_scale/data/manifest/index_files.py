@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from dira_scale.data.manifest.index import CODEC_NAMES, INDEX_VERSION, Index, Scan
+from dira_scale.data.manifest.index import CODEC_NAMES, INDEX_VERSION, ManifestIndex, Scan
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.storage.atomic import publish
@@ -23,7 +23,7 @@ PATIENCE = 300  # seconds that a process waits for another that makes an index; 
 UNUSED = 30 * 24 * 3600  # seconds without being opened after which an index is removed
 
 
-def index_of(manifest: ManifestFile, info: DatasetInfo) -> Index:
+def index_of(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
     """The manifest's index: of a large one from a file, which the first process that needs it makes.
 
     The file is used only for the manifest and the description that it was made of, unchanged.
@@ -56,10 +56,10 @@ def _name(manifest: ManifestFile, info: DatasetInfo) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps([INDEX_VERSION, CODEC_NAMES, manifest.identity, described]).encode())
 
 
-def _read(path: Path, info: DatasetInfo) -> Index | None:
+def _read(path: Path, info: DatasetInfo) -> ManifestIndex | None:
     """None if there is none, or only part of one."""
     try:
-        index = Index.read(path, info)
+        index = ManifestIndex.read(path, info)
     except (FileNotFoundError, ValueError):
         return None
     with suppress(PermissionError):  # a cache that is only read: its owner sees to it
@@ -67,7 +67,7 @@ def _read(path: Path, info: DatasetInfo) -> Index | None:
     return index
 
 
-def _made(path: Path, scan: Scan) -> Index:
+def _made(path: Path, scan: Scan) -> ManifestIndex:
     """The index that this process or another makes now. Raises OSError."""
     with _alone(path.parent):
         if made := _read(path, scan.info):  # by the process that this one has waited for
@@ -83,7 +83,7 @@ def _made(path: Path, scan: Scan) -> Index:
         for old in [*path.parent.glob("*.index"), *path.parent.glob("*.tmp")]:
             if time.time() - old.stat().st_mtime > UNUSED:
                 old.unlink(missing_ok=True)
-    return Index.read(path, scan.info)
+    return ManifestIndex.read(path, scan.info)
 
 
 @contextmanager
