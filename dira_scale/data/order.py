@@ -138,7 +138,7 @@ class Order:
         lane, within, epoch = np.broadcast_arrays(lane, within, epochs)
         position = lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)
         rows = self._rows(epoch.ravel(), self._permute_blocks(position.ravel(), epoch.ravel()))
-        parts = zip(epochs.ravel().tolist(), *(each.reshape(len(steps), -1) for each in rows), strict=True)
+        parts = zip(epochs.ravel().tolist(), *(values.reshape(len(steps), -1) for values in rows), strict=True)
         return [StepSamples(*of_step) for of_step in parts]
 
     def _shuffle_windows(self, lane: np.ndarray, within: np.ndarray, lane_length: int, epoch: np.ndarray) -> np.ndarray:
@@ -155,8 +155,8 @@ class Order:
     def _permute_blocks(self, position: np.ndarray, epoch: np.ndarray) -> np.ndarray:
         blocks = self._used // self.block
         block, within = np.divmod(position, self.block)
-        whole = block < blocks
-        block[whole] = random.permute(block[whole], blocks, self._keys("block", epoch[whole]))
+        complete = block < blocks
+        block[complete] = random.permute(block[complete], blocks, self._keys("block", epoch[complete]))
         return block * self.block + within
 
     def _rows(self, epoch: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

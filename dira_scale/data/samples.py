@@ -53,7 +53,17 @@ class Samples:
         for dataset, size in zip(datasets, self.sizes, strict=True):
             if size == 0:
                 raise DatasetError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
-        self.channels = self._only_channels(split)
+        counts: dict[int, object] = {}
+        for dataset in self.datasets:
+            counts |= {kind.channels: dataset.root for kind in dataset.kinds(split)}
+        if len(counts) > 1:
+            listed = " and ".join(f"{count} in {root}" for count, root in sorted(counts.items()))
+            raise DatasetError(f"images differ in their number of channels ({listed}): shard all with the same number")
+        named = {", ".join(dataset.info.channels): dataset.root for dataset in self.datasets if dataset.info.channels}
+        if len(named) > 1:
+            listed = " and ".join(f"{names} in {root}" for names, root in named.items())
+            raise DatasetError(f"images differ in their channels ({listed}): shard all with the same, in one order")
+        self.channels = next(iter(counts))
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
 
@@ -178,19 +188,6 @@ class Samples:
         """The error that says where a sample, or its ``mask``, lies that cannot be read."""
         number, row = self.place(sample)
         return self.datasets[number].damaged(row, cause, mask)
-
-    def _only_channels(self, split: str) -> int:
-        channels: dict[int, object] = {}
-        for dataset in self.datasets:
-            channels |= {kind.channels: dataset.root for kind in dataset.kinds(split)}
-        if len(channels) > 1:
-            listed = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
-            raise DatasetError(f"images differ in their number of channels ({listed}): shard all with the same number")
-        named = {", ".join(dataset.info.channels): dataset.root for dataset in self.datasets if dataset.info.channels}
-        if len(named) > 1:
-            listed = " and ".join(f"{names} in {root}" for names, root in named.items())
-            raise DatasetError(f"images differ in their channels ({listed}): shard all with the same, in one order")
-        return next(iter(channels))
 
 
 def stored_codecs(datasets: Sequence[ShardedDataset]) -> set[str]:

@@ -34,7 +34,13 @@ def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...
     """Append the sample's files; returns its manifest row, complete except for the shard's name."""
     row, key = sample.row, sample.row["key"]
     offset = add_file(tar, f"{key}.{row['codec']}", sample.payload)
-    add_file(tar, f"{key}.json", _sidecar(row, label_names))
+    # For readers without the manifest. Unknown labels, and ranges of lacking channels, are null, as JSON has no NaN.
+    labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
+    names = ("key", "patient", "study", "low", "high", "spacing", "affine", "boxes", "attributes")
+    sidecar = {name: row[name] for name in names if row[name] is not None or name != "affine"} | {"labels": labels}
+    several = {name: row[name] for name in ("low", "high") if isinstance(row[name], tuple | list)}
+    sidecar |= {name: [None if math.isnan(v) else v for v in values] for name, values in several.items()}
+    add_file(tar, f"{key}.json", json.dumps(sidecar, sort_keys=True, allow_nan=False).encode())
     location: dict[str, Any] = {"offset": offset, "size": len(sample.payload), "mask_offset": None, "mask_size": None}
     if sample.mask is not None:
         kind = "png" if row["affine"] is None else "b2nd"
@@ -76,14 +82,3 @@ def member_at(stream: BinaryIO, offset: int, end: int) -> tarfile.TarInfo | None
     if not 0 <= member.size <= end - member.offset_data:
         raise tarfile.ReadError("a member does not end within the file")
     return member
-
-
-def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:
-    """KEY.json, for readers without the manifest. Unknown labels, and ranges of lacking channels, are null, as JSON has
-    no NaN."""
-    labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
-    names = ("key", "patient", "study", "low", "high", "spacing", "affine", "boxes", "attributes")
-    kept = {name: row[name] for name in names if row[name] is not None or name != "affine"}
-    several = {name: row[name] for name in ("low", "high") if isinstance(row[name], tuple | list)}
-    kept |= {name: [None if math.isnan(v) else v for v in values] for name, values in several.items()}
-    return json.dumps(kept | {"labels": labels}, sort_keys=True, allow_nan=False).encode()

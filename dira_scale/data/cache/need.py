@@ -121,7 +121,15 @@ def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: 
     if not isinstance(demand.order, Order):
         return ArgumentError("size", most / GB, f"{in_gb(need.bytes)} (in GB){why}")
     text = f"{in_gb(demand.total)} (in GB), which holds all"
-    for order in _narrower(demand.order, demand.world, len(demand.shards.all)):
+    batch, block = demand.order.batch, -(-sum(demand.order.sizes) // len(demand.shards.all))
+    # Orders that come back to a shard more seldom, the more random ones first: blocks of a shard's size and larger.
+    narrower = [
+        replace(demand.order, lanes=lanes, block=block * factor, window=window)
+        for lanes in range(batch, 0, -1) if batch % lanes == 0 and lanes % demand.world == 0
+        for window in (16, 4, 1)
+        for factor in (1, 4)
+    ]  # fmt: skip
+    for order in narrower:
         other = Demand(order, demand.shards, demand.rank, demand.world, demand.ranks)
         if (smaller := other.of(least)).bytes <= most and other.times(least) <= SELDOM:
             text += (
@@ -135,15 +143,3 @@ def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: 
 def in_gb(count: int) -> str:
     """Return so many bytes in GB, rounded up."""
     return f"{np.ceil(count / GB * 1000) / 1000:g}"
-
-
-def _narrower(order: Order, world: int, shards: int) -> list[Order]:
-    """Orders that come back to a shard more seldom, the more random ones first: blocks of a shard's size and larger."""
-    block = -(-sum(order.sizes) // shards)
-    lanes = [count for count in range(order.batch, 0, -1) if order.batch % count == 0 and count % world == 0]
-    return [
-        replace(order, lanes=count, block=block * factor, window=window)
-        for count in lanes
-        for window in (16, 4, 1)
-        for factor in (1, 4)
-    ]

@@ -33,7 +33,7 @@ class CacheSettings:
     @property
     def asked_for(self) -> list[str]:
         """The settings that are not the defaults, as ``folder /scratch/shards``."""
-        return [f"{each.name} {value}" for each in fields(self) if (value := getattr(self, each.name)) != each.default]
+        return [f"{key.name} {value}" for key in fields(self) if (value := getattr(self, key.name)) != key.default]
 
     @property
     def location(self) -> Path:

@@ -60,10 +60,10 @@ class Shard:
     @classmethod
     def of(cls, dataset: ShardedDataset, name: str, device: int) -> "Shard":
         """``device``: ``st_dev`` of the cache's disk."""
-        path, size, known = dataset.file(name), dataset.info.shards[name], dataset.info.checksums.get(name)
-        key = known or xxhash.xxh3_64_hexdigest(f"{dataset.hash} {path}".encode())
+        path, size, checksum = dataset.file(name), dataset.info.shards[name], dataset.info.checksums.get(name)
+        key = checksum or xxhash.xxh3_64_hexdigest(f"{dataset.hash} {path}".encode())
         in_place = is_local(path) and path.parent.is_dir() and path.parent.stat().st_dev == device
-        return cls(path, size, known, f"{path.stem}-{key}-{size}{path.suffix}", in_place)
+        return cls(path, size, checksum, f"{path.stem}-{key}-{size}{path.suffix}", in_place)
 
 
 class Shards:
@@ -137,9 +137,16 @@ class ShardCache:
 
         Raises MissingShardError if it is unavailable, UserError if there is no room for it.
         """
-        descriptor = self._in_place(shard) if shard.in_place else self.folder.open(shard.name)
-        if descriptor is None:
-            descriptor = self._obtained(shard)
+        if not shard.in_place:
+            descriptor = self.folder.open(shard.name)
+            if descriptor is None:
+                descriptor = self._obtained(shard)
+        else:
+            try:
+                descriptor = os.open(shard.path, os.O_RDONLY)
+            except OSError as error:
+                self.failed[shard.name] = MissingShardError(shard, error)
+                raise self.failed[shard.name] from error
         try:
             yield descriptor
         finally:
@@ -149,13 +156,6 @@ class ShardCache:
         """Have it in the cache. Raises as :meth:`open`."""
         with self.open(shard):
             pass
-
-    def _in_place(self, shard: Shard) -> int:
-        try:
-            return os.open(shard.path, os.O_RDONLY)
-        except OSError as error:
-            self.failed[shard.name] = MissingShardError(shard, error)
-            raise self.failed[shard.name] from error
 
     def _obtained(self, shard: Shard) -> int:
         seen, since = -1, time.monotonic()

@@ -100,7 +100,12 @@ def choose(
         if cache.asked_for:
             expected = "nothing: settings of your own loader stand beside its _target_"
             raise ArgumentError("cache", cache.asked_for, expected)
-        return _own(loader)
+        target = loader.get("_target_")
+        if target is None:
+            raise ArgumentError("loader", loader, OWN)
+        imported("data.loader._target_", target)
+        settings = {key: value for key, value in loader.items() if key != "_target_"}
+        return LoaderChoice(target, "data.loader._target_", str(target), settings)
     if loader == AUTO:
         name, why = _best(datasets, torch.device(device), cache)
         why = f"data.loader={AUTO}: {why}"
@@ -127,27 +132,15 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
         return "cpu", "no GPU"
     if any(dataset.info.dims == 3 for dataset in datasets):
         return "cpu", "volumes"
-    if not _is_installed("nvidia.dali"):
+    try:
+        dali = find_spec("nvidia.dali")
+    except ModuleNotFoundError:  # not even the package around it
+        dali = None
+    if dali is None:
         return "cpu", f"nvidia-dali is not installed: {install_command(dali_extra())}"
     if slow := ", ".join(sorted(stored_codecs(datasets) - set(DECODED_ON_GPU))):
         return "cpu", f"{slow} has no GPU decoder: shard again with recipe.codec=gpu"
     return "dali", f"decodes {' and '.join(sorted(stored_codecs(datasets)))} on the GPU"
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        return False
-
-
-def _own(node: dict[str, Any]) -> LoaderChoice:
-    target = node.get("_target_")
-    if target is None:
-        raise ArgumentError("loader", node, OWN)
-    imported("data.loader._target_", target)
-    settings = {key: value for key, value in node.items() if key != "_target_"}
-    return LoaderChoice(target, "data.loader._target_", str(target), settings)
 
 
 def _imported(target: str) -> Callable[..., Any]:

@@ -66,7 +66,7 @@ class DaliViews:
         showing: dict[bytes, list[int]] = {}
         for view, images in enumerate(request.images):
             showing.setdefault(images.tobytes(), []).append(view)
-        made: dict[int, Tensor] = {}
+        by_view: dict[int, Tensor] = {}
         # In this mode an operation returns when it has run on the CPU, or is queued on the stream.
         with torch.cuda.stream(self.stream), ndd.EvalMode.sync_cpu, self.context:
             for views in showing.values():
@@ -77,9 +77,13 @@ class DaliViews:
                 for view, box in zip(views, boxes, strict=True):
                     flip = request.geometries[view].flip
                     pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], flip, self.sides[view])
-                    made[view] = self._stored_values(pixels, images)
+                    if pixels.dtype != torch.uint8 and (bits := self.samples.column("bits", images)).min() != 16:
+                        # 8-bit images among 16-bit ones: DALI scales them by 257 to the range of 16 bits.
+                        scale = torch.from_numpy(np.where(bits == 8, 257, 1).astype(np.float32)).to(pixels.device)
+                        pixels = (pixels.float() / per_sample(scale, pixels)).round().to(torch.uint16)
+                    by_view[view] = pixels
             done = self.stream.record_event() if self.stream else None
-        return tuple(made[view] for view in range(len(request.images))), done
+        return tuple(by_view[view] for view in range(len(request.images))), done
 
     def decode_alone(self, payload: np.ndarray, side: np.ndarray) -> None:
         """Decode one image of ``side`` (height, width), int32 [2]. Raises RuntimeError if DALI cannot."""
@@ -117,13 +121,6 @@ class DaliViews:
         # DALI reuses GPU memory in the order of its own stream; torch's allocator can follow the consumer's.
         return pixels.clone() if self.stream else pixels
 
-    def _stored_values(self, pixels: Tensor, images: np.ndarray) -> Tensor:
-        """8-bit images among 16-bit ones: DALI scales them by 257 to the range of 16 bits."""
-        if pixels.dtype == torch.uint8 or (bits := self.samples.column("bits", images)).min() == 16:
-            return pixels
-        scale = torch.from_numpy(np.where(bits == 8, 257, 1).astype(np.float32)).to(pixels.device)
-        return (pixels.float() / per_sample(scale, pixels)).round().to(torch.uint16)
-
 
 def hand_over(views: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
     """Let the current stream of the views' device wait for them; their memory is reused only when it has read them."""
@@ -153,7 +150,16 @@ class DaliLoader(CpuLoader):
 
     def __init__(self, spec: LoaderSpec) -> None:
         super().__init__(spec)
-        _check(self.samples, self.copies.device)
+        if self.samples.dimensions != 2:
+            raise ValueError("dali reads images, and these shards hold volumes: use cpu")
+        if self.samples.channels not in COLOURS:
+            raise ValueError(f"dali reads images of 1 or 3 channels, these have {self.samples.channels}: use cpu")
+        stored = stored_codecs(spec.datasets)
+        if unread := ", ".join(sorted(stored - CODECS)):
+            raise DatasetError(f"DALI does not read codec {unread} of {spec.datasets[0].root}", lacks="codec")
+        slow = ", ".join(sorted(stored - set(codecs.DECODED_ON_GPU)))
+        if slow and self.copies.device.type == "cuda":
+            logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, AGAIN)
         self._views: DaliViews | None = None  # of the last iteration, with DALI's threads, stream and decoders
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
@@ -168,7 +174,11 @@ class DaliLoader(CpuLoader):
             for _ in range(start_step, stop_step):
                 began = perf_counter()
                 for request in islice(requests, self.prefetch + 1 - len(pending)):
-                    reading, masks = self._begin_reading(request, readers), self._begin_masks(request, readers)
+                    images = np.unique(np.concatenate(request.images))
+                    # Several samples per task, several tasks per thread.
+                    parts = np.array_split(images, 4 * self.workers)
+                    reading = [readers.submit(self._read, part) for part in parts if len(part)]
+                    masks = self._begin_masks(request, readers)
                     pending.append(maker.submit(self._make, request, reading, masks, views))
                 batch, done = pending.popleft().result()
                 hand_over(batch.views, done)
@@ -178,11 +188,6 @@ class DaliLoader(CpuLoader):
             maker.shutdown(cancel_futures=True)  # first: it waits for what the others read
             readers.shutdown(cancel_futures=True)
         self._views = views  # for the next validation, but not after an error
-
-    def _begin_reading(self, request: Request, readers: ThreadPoolExecutor) -> list[Future[Payloads]]:
-        images = np.unique(np.concatenate(request.images))
-        parts = np.array_split(images, 4 * self.workers)  # several samples per task, several tasks per thread
-        return [readers.submit(self._read, part) for part in parts if len(part)]
 
     def _begin_masks(self, request: Request, readers: ThreadPoolExecutor) -> Masks:
         if not self.masks:
@@ -218,13 +223,13 @@ class DaliLoader(CpuLoader):
             return self.requests.batch(request, self.requests.empty_views(request, pinned=False), masks[0]), None
         payloads = {image: payload for part in reading for image, payload in part.result().items()}
         try:
-            made, done = views.make(request, payloads)
+            pixels, done = views.make(request, payloads)
         except RuntimeError as error:
             raise self._named(payloads, views, error) from error
         mask, parts = masks
         for part in parts:
             part.result()
-        return self.requests.batch(request, made, mask), done
+        return self.requests.batch(request, pixels, mask), done
 
     def _named(self, payloads: Payloads, views: DaliViews, error: RuntimeError) -> UserError:
         """The error that names the sample which DALI refuses: its own is about a batch."""
@@ -237,17 +242,3 @@ class DaliLoader(CpuLoader):
                 return self.samples.damaged(image, codecs.DecodeError(f"DALI does not decode it: {cause}"))
         return UserError(f"DALI failed ({error}), although each image of the batch can be decoded: use fewer images "
                          "per process, or the loader cpu")  # fmt: skip
-
-
-def _check(samples: Samples, device: torch.device) -> None:
-    """Refuse volumes, and images that DALI does not read; say which of them a GPU does not decode."""
-    if samples.dimensions != 2:
-        raise ValueError("dali reads images, and these shards hold volumes: use cpu")
-    if samples.channels not in COLOURS:
-        raise ValueError(f"dali reads images of 1 or 3 channels, these have {samples.channels}: use cpu")
-    stored = stored_codecs(samples.datasets)
-    if unread := ", ".join(sorted(stored - CODECS)):
-        raise DatasetError(f"DALI does not read codec {unread} of {samples.datasets[0].root}", lacks="codec")
-    slow = ", ".join(sorted(stored - set(codecs.DECODED_ON_GPU)))
-    if slow and device.type == "cuda":
-        logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, AGAIN)

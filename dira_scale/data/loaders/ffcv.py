@@ -43,31 +43,26 @@ class BetonImages:
             if (actual := self.path.stat().st_size) != size:
                 raise BetonError(f"{actual} bytes instead of {size}")
             reader, rows = Reader(self.path), dataset.rows(split)
-            self.entries, self.sizes = self._entries(reader, rows)
+            names = list(reader.fields)
+            if not isinstance(reader.fields.get("image"), ImageField) or "index" not in names:
+                raise BetonError("no fields 'image' and 'index'")
+            entries, index = (reader.records[f"f{names.index(name)}"] for name in ("image", "index"))
+            height, width, size = (dataset.column(name)[rows] for name in ("height", "width", "size"))
+            codes, codecs = dataset.codes("codec")
+            compressed = np.array([codec == "jpg" for codec in codecs])[codes[rows]]
+            stored = [index, entries["mode"], entries["height"], entries["width"]]
+            if not all(map(np.array_equal, stored, [rows, np.where(compressed, JPEG, RAW), height, width])):
+                raise BetonError("it holds other samples than the manifest")
+            self.sizes = np.where(compressed, size, 3 * height.astype(np.int64) * width)  # bytes
+            pointer = entries["pointer"].astype(np.int64)
+            if ((pointer < 0) | (pointer > len(reader.content) - self.sizes)).any():
+                raise BetonError("a pointer leads out of the file")
+            self.entries = entries.copy()  # FFCV's metadata of each sample's image
         except (ValueError, TypeError, OSError) as error:  # BetonError, or what NumPy says of a damaged header
             raise self._wrong("not usable", error) from error
         self.first = int(rows[0])
         self.position = np.full(int(rows[-1]) - self.first + 1, -1)
         self.position[rows - self.first] = np.arange(len(rows))
-
-    def _entries(self, reader: Reader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per sample FFCV's metadata of its image, and how many bytes that takes."""
-        names = list(reader.fields)
-        if not isinstance(reader.fields.get("image"), ImageField) or "index" not in names:
-            raise BetonError("no fields 'image' and 'index'")
-        entries, index = (reader.records[f"f{names.index(name)}"] for name in ("image", "index"))
-        height, width, size = (self.dataset.column(name)[rows] for name in ("height", "width", "size"))
-        codes, codecs = self.dataset.codes("codec")
-        compressed = np.array([codec == "jpg" for codec in codecs])[codes[rows]]
-        mode = np.where(compressed, JPEG, RAW)
-        stored = [index, entries["mode"], entries["height"], entries["width"]]
-        if not all(map(np.array_equal, stored, [rows, mode, height, width])):
-            raise BetonError("it holds other samples than the manifest")
-        sizes = np.where(compressed, size, 3 * height.astype(np.int64) * width)
-        pointer = entries["pointer"].astype(np.int64)
-        if ((pointer < 0) | (pointer > len(reader.content) - sizes)).any():
-            raise BetonError("a pointer leads out of the file")
-        return entries.copy(), sizes
 
     def read(self, row: int) -> tuple[np.ndarray, int, int]:
         """A JPEG's bytes, or pixels [H, W, 3]; height and width.

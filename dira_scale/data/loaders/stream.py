@@ -52,26 +52,22 @@ class Substitutes:
         if not lost.any():
             return positions
         if lost.all():
-            raise UserError(f"all shards of step {step} are missing, the last: {self._error(missing[-1])}")
+            last = self.cache.failed[self.shards.all[missing[-1]].name].why
+            raise UserError(f"all shards of step {step} are missing, the last: {last}")
         index, occurrence = positions.index.copy(), positions.occurrence.copy()
-        index[lost] = self._drawn(positions.epoch, positions.index[lost], positions.occurrence[lost], shard[~lost])
+        present = shard[~lost]
+        draws = random.uniform(self.seed, positions.epoch, index[lost], occurrence[lost], view=0, n=2, stream=STREAM)
+        for i, (u_shard, u_row) in zip(np.flatnonzero(lost), draws, strict=True):
+            members = self.shards.members(int(present[int(u_shard * len(present))]))
+            if self._selected is not None:
+                members = members[self._selected[members]]
+            index[i] = members[int(u_row * len(members))]
         occurrence[lost] = REPETITION + np.flatnonzero(lost) % REPETITION
         self.cache.seconds.add(skipped=int(lost.sum()))
         return replace(positions, index=index, occurrence=occurrence)
 
     def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
         return [self.batch_at(step, rank, world) for step in steps]
-
-    def _drawn(self, epoch: int, index: np.ndarray, occurrence: np.ndarray, there: np.ndarray) -> np.ndarray:
-        """A sample for each of ``index``: of the shard of a sample that is there, any one."""
-        draws = random.uniform(self.seed, epoch, index, occurrence, view=0, n=2, stream=STREAM)
-        substitutes = np.empty_like(index)
-        for i, (which, row) in enumerate(draws):
-            members = self.shards.members(int(there[int(which * len(there))]))
-            if self._selected is not None:
-                members = members[self._selected[members]]
-            substitutes[i] = members[int(row * len(members))]
-        return substitutes
 
     def _is_missing(self, number: int) -> bool:
         shard = self.shards.all[number]
@@ -86,9 +82,6 @@ class Substitutes:
                 )  # fmt: skip
             return True
         return False
-
-    def _error(self, number: int) -> str:
-        return self.cache.failed[self.shards.all[number].name].why
 
 
 logger = logging.getLogger(__name__)

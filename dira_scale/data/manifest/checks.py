@@ -47,19 +47,6 @@ def _wrong_range(table: pa.Table, channels: int) -> str | None:
     return None if pc.all(pc.less(*ends)).as_py() else "low is not below high"
 
 
-def _wrong_lengths(table: pa.Table, dims: int) -> str | None:
-    """The first fault of ``spacing`` and ``affine``, where a row has them."""
-    for name, count in (("spacing", dims), ("affine", 16)):
-        lengths, values = pc.list_value_length(table[name]), pc.list_flatten(table[name]).to_numpy()
-        if pc.any(pc.not_equal(lengths, count)).as_py():
-            return f"{name} is not of {count} numbers"
-        if not np.isfinite(values).all():
-            return f"{name} is not finite"
-        if name == "spacing" and not ((values > 0) & (values <= MAX_SPACING)).all():
-            return f"spacing is not above 0 and at most {MAX_SPACING:g} mm"
-    return None
-
-
 def _wrong_boxes(table: pa.Table, sides: Mapping[str, str]) -> str | None:
     """The first fault of boxes; ``sides``: the column of an image's side by the axis. Conversions let a box reach out
     by a pixel of the source, of which resampling makes several."""
@@ -91,7 +78,15 @@ def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
     most = MAX_PIXELS if dims == 2 else MAX_VOXELS
     if (largest := pc.max(count).as_py()) > most:
         return f"an image of {largest:.3g} {'pixels' if dims == 2 else 'voxels'}, more than {most}"
-    if fault := _wrong_lengths(table, dims) or _wrong_boxes(table, dict(zip("xyz", reversed(sides), strict=False))):
+    for name, length in (("spacing", dims), ("affine", 16)):  # where a row has them
+        lengths, values = pc.list_value_length(table[name]), pc.list_flatten(table[name]).to_numpy()
+        if pc.any(pc.not_equal(lengths, length)).as_py():
+            return f"{name} is not of {length} numbers"
+        if not np.isfinite(values).all():
+            return f"{name} is not finite"
+        if name == "spacing" and not ((values > 0) & (values <= MAX_SPACING)).all():
+            return f"spacing is not above 0 and at most {MAX_SPACING:g} mm"
+    if fault := _wrong_boxes(table, dict(zip("xyz", reversed(sides), strict=False))):
         return fault
     if pc.any(pc.is_inf(pc.list_flatten(table["labels"])), min_count=0).as_py():
         return "a label is infinite"

@@ -283,10 +283,10 @@ class ShardedDataset:
         shape = self.shape(row)
         part = slice(*depths.indices(shape[-3])[:2]), slice(0, shape[-2]), slice(0, shape[-1])
         try:
-            whole = self.bricks(row).cut([part])[0]
+            voxels = self.bricks(row).cut([part])[0]
         except (BrickError, DecodeError) as error:
             raise self.damaged(row, error) from error
-        return whole if len(shape) == 4 else whole[0]
+        return voxels if len(shape) == 4 else voxels[0]
 
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the

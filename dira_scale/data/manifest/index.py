@@ -84,7 +84,7 @@ class ManifestIndex:
             raise ValueError(f"{path} has another size")
         records, by_split = np.split(arrays, [rows * kind.itemsize])
         content = json.loads(facts.tobytes())
-        kinds = {split: [PayloadKind(*fields) for fields in of] for split, of in content["kinds"].items()}
+        kinds = {split: [PayloadKind(*fields) for fields in entries] for split, entries in content["kinds"].items()}
         return cls(records.view(kind), by_split.view(np.int64), content["hash"], kinds)
 
 
@@ -153,11 +153,7 @@ class Scan:
             records[name] = pc.index_in(rows[name], words).to_numpy()
         records["labels"] = pc.list_flatten(rows["labels"]).to_numpy().reshape(len(rows), labels)
         records["xxh3"] = _numbers(rows["xxh3"].combine_chunks())
-        self._note(rows)
-        return records
-
-    def _note(self, rows: pa.Table) -> None:
-        """Add rows to the hash, the splits and the kinds."""
+        # The rows are added to the hash, the splits and the kinds.
         words = pc.binary_join_element_wise(rows["key"], rows["split"], rows["xxh3"], " ")
         lines = pc.binary_join_element_wise(words, "", "\n")
         self._digest.update(_text(lines.combine_chunks()))
@@ -165,6 +161,7 @@ class Scan:
         self._split_of.append(split.astype(np.min_scalar_type(len(self._splits))))
         for row in rows.group_by(["split", *PayloadKind._fields]).aggregate([]).to_pylist():
             self._kinds[row["split"]].add(PayloadKind(*(row[name] for name in PayloadKind._fields)))
+        return records
 
     def _by_split(self) -> np.ndarray:
         split = np.concatenate([np.empty(0, np.uint8), *self._split_of])

@@ -55,8 +55,8 @@ def as_flags(labels: np.ndarray, flags: Sequence[Flag]) -> np.ndarray:
     columns = []
     for flag in flags:
         column = labels[:, flag.number]
-        known = np.where(np.isnan(column), np.nan, column == flag.value)
-        columns.append(column if flag.value is None else known.astype(np.float32))
+        flags_or_nan = np.where(np.isnan(column), np.nan, column == flag.value)
+        columns.append(column if flag.value is None else flags_or_nan.astype(np.float32))
     return np.stack(columns, axis=1)
 
 
@@ -131,8 +131,8 @@ class DatasetInfo:
         if not isinstance(lists, dict):
             return ""
         sums = {str(split): str(checksum)[:12] for split, checksum in lists.items()}
-        shown = ", ".join(f"{split} {start}" for split, start in sums.items())
-        return shown if is_shown(shown) else ""
+        text = ", ".join(f"{split} {start}" for split, start in sums.items())
+        return text if is_shown(text) else ""
 
     @property
     def split_remark(self) -> str:
