@@ -12,7 +12,7 @@ from dira_scale.arguments import ArgumentError, inside
 from dira_scale.data import random
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.ahead import Ahead, in_order
-from dira_scale.data.cache.need import GB, SELDOM, Window, in_gb
+from dira_scale.data.cache.need import FEW_FETCHES, GB, Window, in_gb
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.data.cache.storage import CachedShards
@@ -160,8 +160,8 @@ class StreamLoader(CpuLoader):
             folder.folder, folder.most / GB, window.steps, window.need.shards, window.need.bytes / GB,
             window.need.total / GB,
         )  # fmt: skip
-        if window.times > SELDOM:
+        if window.fetches > FEW_FETCHES:
             logger.warning(
                 "each shard is fetched about %.0f times an epoch: raise data.cache_size, or in a new run data.block",
-                window.times,
+                window.fetches,
             )
