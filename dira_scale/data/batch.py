@@ -82,7 +82,7 @@ class Batch:
         return [self._each(part, part) for part in parts]
 
     def _each(self, tensor: Callable[[Tensor], Tensor], distortion: Callable[[Distortion], Distortion]) -> Self:
-        """The batch with each tensor and each distortion changed by these."""
+        """Return the batch with each tensor and each distortion changed by these."""
 
         def changed(value: Any) -> Any:
             if isinstance(value, tuple):

@@ -99,12 +99,12 @@ class ArrayField:
 
 
 def record_type(fields: Mapping[str, Field]) -> np.dtype:
-    """A sample's record, aligned as in C."""
+    """Return a sample's record, aligned as in C."""
     return np.dtype([("", field.metadata) for field in fields.values()], align=True)
 
 
 def pages_for(largest: int) -> list[int]:
-    """The page sizes that hold a sample of ``largest`` bytes; the first is used. Empty if none does."""
+    """Return the page sizes that hold a sample of ``largest`` bytes; the first is used. Empty if none does."""
     return [page for page in PAGES if page >= max(largest, 4 * PAGES[0])]
 
 

@@ -29,7 +29,7 @@ class StageSeconds:
                 self._seconds[part] += value
 
     def __call__(self) -> dict[str, float]:
-        """A copy."""
+        """Return a copy."""
         with self._lock:
             return dict(self._seconds)
 

@@ -16,7 +16,7 @@ FORM = "patients.txt, a file with the key of a patient on each line, or {DATASET
 
 
 def excluded_patients(exclude: Any, datasets: Sequence["ShardedDataset"]) -> set[str]:
-    """The keys of the patients that ``exclude`` names, to be left out of ``datasets``.
+    """Return the keys of the patients that ``exclude`` names, to be left out of ``datasets``.
 
     Args:
         exclude: a file, a list of files, or {dataset: split or splits}; None: nobody.

@@ -105,8 +105,8 @@ class LabelChoice:
     complete: bool = False
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Labels":
-        """The labels of these datasets. Raises DatasetError for what one of them lacks, ArgumentError for a name or
-        policy that is none."""
+        """Return the labels of these datasets. Raises DatasetError for what one of them lacks, ArgumentError for a name
+        or policy that is none."""
         names = tuple(datasets[0].info.label_names) if self.names is None else self.names
         columns = tuple(columns_of(dataset, names) for dataset in datasets)
         first = _names(datasets[0], columns[0])

@@ -29,7 +29,7 @@ class NumberChoice:
     kind: "Callable[..., Numbers] | None" = None
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Numbers":
-        """The numbers of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
+        """Return the numbers of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
         names = datasets[0].number_labels if self.names is None else self.names
         if not names and datasets[0].info.label_names:
             have = ", ".join(datasets[0].info.label_names)

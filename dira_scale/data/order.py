@@ -116,7 +116,7 @@ class Order:
         return max(0, self.epoch_size - self._used)
 
     def admissible_worlds(self) -> list[int]:
-        """The numbers of ranks that divide the lanes."""
+        """Return the numbers of ranks that divide the lanes."""
         return _divisors(self._lanes)
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
@@ -217,7 +217,7 @@ class EvalOrder:
         return -(-self.size // self.batch)
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
-        """The contiguous part of batch ``step`` for ``rank``; parts differ by one sample at most."""
+        """Return the contiguous part of batch ``step`` for ``rank``; parts differ by one sample at most."""
         assert 0 <= step < self.steps and 0 <= rank < world
         first, last = step * self.batch, min((step + 1) * self.batch, self.size)
         index = np.arange(first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world)

@@ -49,7 +49,7 @@ class SampleReader:
             raise self.samples.damaged(sample, error) from error
 
     def payload(self, sample: int, new: Allocate = np.empty) -> memoryview:
-        """The encoded image, in memory that ``new`` makes. Its checksum is the manifest's."""
+        """Return the encoded image, in memory that ``new`` makes. Its checksum is the manifest's."""
         number, row = self.samples.place(sample)
         try:
             payload = self.storage.payload(number, row, new)
@@ -60,7 +60,7 @@ class SampleReader:
         return payload
 
     def mask_values(self, chosen: np.ndarray) -> tuple[set[int], int]:
-        """The values above 0 in some masks of the ``chosen`` samples, spread over them, and in how many."""
+        """Return the values above 0 in some masks of the ``chosen`` samples, spread over them, and in how many."""
         by_dataset = zip(self.samples.datasets, self.samples.rows, strict=True)
         masked = chosen[np.concatenate([dataset.has_mask(rows) for dataset, rows in by_dataset])[chosen]]
         some = masked[np.unique(np.linspace(0, len(masked) - 1, min(LOOKED_AT, len(masked))).astype(int))]
@@ -68,7 +68,7 @@ class SampleReader:
         return {int(value) for part in values for value in part} - {0}, len(values)
 
     def mask(self, sample: int) -> np.ndarray | None:
-        """The values of the mask, uint8 [*sides]; None without one."""
+        """Return the values of the mask, uint8 [*sides]; None without one."""
         sides = tuple(slice(0, side) for side in self.samples.mask_sides(sample))
         parts = self.mask_parts(sample, [sides])
         return None if parts is None else parts[0]
@@ -108,7 +108,8 @@ class SampleReader:
             raise self.samples.damaged(sample, error, mask) from error
 
     def _outside(self, sample: int) -> np.ndarray | None:
-        """The stored value of what lies beyond a volume, or of each channel, which becomes 0; None: nothing may."""
+        """Return the stored value of what lies beyond a volume, or of each channel, which becomes 0; None: nothing
+        may."""
         if self.samples.views is None or not self.samples.views.pad:
             return None
         return darkest(self.samples.range(np.array([sample]))[0][0])

@@ -18,8 +18,6 @@ from dira_scale.errors import DatasetError
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
 # 10.7 ms in turn). With a helper other processes do.
 TOGETHER = 256
-
-
 COLUMNS = {"session": "study", "patient": "patient"}  # by ``pair``: what the images of a sample's views share
 
 
@@ -45,7 +43,7 @@ class Groups:
         return counts
 
     def other(self, index: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Further image ``number`` (from 0) of each group."""
+        """Return the further image ``number`` (from 0) of each group."""
         within = self._place[index] - self._start[index]
         return self._members[self._start[index] + number + (number >= within)]
 
@@ -162,12 +160,12 @@ class Requests:
         )
 
     def empty_mask(self, request: Request, pinned: bool) -> Tensor:
-        """An uninitialised tensor [b, V, *size] for ``loaders.cpu.fill_masks``."""
+        """Return an uninitialised tensor [b, V, *size] for ``loaders.cpu.fill_masks``."""
         shape = len(request), self.views.count, *self.views.sides
         return torch.empty(shape, dtype=torch.int16, pin_memory=pinned)
 
     def batch(self, request: Request, views: tuple[Tensor, ...], mask: Tensor | None = None) -> Batch:
-        """The batch whose ``views``, cropped, resized and flipped, a loader has made or is about to fill.
+        """Return the batch whose ``views``, cropped, resized and flipped, a loader has made or is about to fill.
 
         ``mask``: int16 [b, V, *size], if masks were asked for.
         """

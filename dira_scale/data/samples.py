@@ -71,7 +71,7 @@ class Samples:
         return int(self._ends[-1])
 
     def locate(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the dataset and row in its manifest, int64 [b] each, of samples ``index`` [b]."""
+        """Return the number of the dataset and the row in its manifest, int64 [b] each, of samples ``index`` [b]."""
         dataset = np.searchsorted(self._ends, index, side="right")
         row = np.empty(len(index), np.int64)
         for d, rows in enumerate(self.rows):
@@ -85,7 +85,7 @@ class Samples:
         return dataset, int(self.rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
 
     def column(self, name: str, index: np.ndarray) -> np.ndarray:
-        """The manifest's column ``name`` of plain numbers, [b]."""
+        """Return the manifest's column ``name`` of plain numbers, [b]."""
         dataset, row = self.locate(index)
         columns = [d.column(name) for d in self.datasets]
         values = np.empty(len(index), columns[0].dtype)
@@ -96,7 +96,7 @@ class Samples:
 
     @property
     def channel_names(self) -> list[str]:
-        """The names of the channels of the datasets that say them; empty if none does."""
+        """Return the names of the channels of the datasets that say them; empty if none does."""
         return next((dataset.info.channels for dataset in self.datasets if dataset.info.channels), [])
 
     def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -113,8 +113,8 @@ class Samples:
         return values
 
     def range(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The stored values that become 0 and 1, float32 each, of samples ``index`` [b]: [b], or [b, C] where channels
-        have their own; NaN of one that a sample lacks."""
+        """Return the stored values that become 0 and 1, float32 each, of samples ``index`` [b]: [b], or [b, C] where
+        channels have their own; NaN of one that a sample lacks."""
         dataset, row = self.locate(index)
         window, names = None if self.views is None else self.views.range, self.channel_names
         ends = np.empty((2, len(index), *([len(names)] if names else [])), np.float32)
@@ -125,7 +125,7 @@ class Samples:
         return ends[0], ends[1]
 
     def words(self, name: str, index: np.ndarray) -> list[str]:
-        """The manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
+        """Return the manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
         coded = [d.codes(name) for d in self.datasets]
         dataset, row = self.locate(index)
         return [coded[d][1][coded[d][0][r]] for d, r in zip(dataset.tolist(), row.tolist(), strict=True)]
@@ -185,11 +185,11 @@ class Samples:
         return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 
     def damaged(self, sample: int, cause: Exception | str, mask: bool = False) -> DatasetError:
-        """The error that says where a sample, or its ``mask``, lies that cannot be read."""
+        """Return the error that says where a sample, or its ``mask``, lies that cannot be read."""
         number, row = self.place(sample)
         return self.datasets[number].damaged(row, cause, mask)
 
 
 def stored_codecs(datasets: Sequence[ShardedDataset]) -> set[str]:
-    """The codecs of all images."""
+    """Return the codecs of all images."""
     return {kind.codec for dataset in datasets for split in dataset.splits for kind in dataset.kinds(split)}

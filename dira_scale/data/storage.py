@@ -1,4 +1,4 @@
-"""Where the bytes of samples are read from. A loader is built with its storage, and keeps it."""
+"""Storages, from which the bytes of samples are read. A loader is built with one, and keeps it."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
+BLOCK = tarfile.BLOCKSIZE
+
 
 def checksum(file: BinaryIO) -> str:
     """64-bit xxHash3 of the whole ``file``, hex."""
@@ -17,9 +19,6 @@ def checksum(file: BinaryIO) -> str:
     while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
-
-
-BLOCK = tarfile.BLOCKSIZE
 
 
 class Sample(NamedTuple):
@@ -59,7 +58,7 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The raw headers of a tar, in order.
+    """Yield the raw headers of a tar, in order.
 
     Safe for untrusted files: unlike ``tarfile``, it yields extension headers as members instead of applying their names
     and sizes, and does not loop on negative sizes.
@@ -72,7 +71,7 @@ def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def member_at(stream: BinaryIO, offset: int, end: int) -> tarfile.TarInfo | None:
-    """The header at byte ``offset`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
+    """Return the header at byte ``offset`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
     stream.seek(offset)
     block = stream.read(BLOCK)
     if block == bytes(BLOCK):

@@ -1,4 +1,4 @@
-"""How much cache an order needs: the shards that its steps touch at once, and how often it comes back to each."""
+"""Cache demand of an order: the shards that its steps touch at once, and how often it comes back to each."""
 
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,7 @@ class Need:
 
 
 class Demand:
-    """What a growing number of steps need, from some places of an epoch on; arguments as of :class:`Window`."""
+    """Shards that a growing number of steps need, from some places of an epoch on; arguments as of :class:`Window`."""
 
     def __init__(self, order: Order | EvalOrder, shards: Shards, rank: int, world: int, ranks: int) -> None:
         self.order, self.shards, self.rank, self.world, self.ranks = order, shards, rank, world, ranks
@@ -43,7 +43,7 @@ class Demand:
         self.total = int(shards.sizes[shards.kept].sum())
 
     def need(self, steps: int) -> Need:
-        """The need of so many steps, which grow from call to call."""
+        """Return the need of so many steps, which grow from call to call."""
         assert steps >= self._steps
         for start, touched in zip(self._starts, self._touched, strict=True):
             touched |= self._shards(start + self._steps, start + steps)

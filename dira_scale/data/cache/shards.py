@@ -102,7 +102,7 @@ class Shards:
         return self.all[self._first[dataset] + int(self._codes[dataset][row])]
 
     def members(self, number: int) -> np.ndarray:
-        """The samples of a shard, int64."""
+        """Return the samples of a shard, int64."""
         if number not in self._members:
             d = int(np.searchsorted(self._first, number, side="right")) - 1
             rows = self.samples.rows[d]
@@ -127,13 +127,13 @@ class ShardCache:
         self.failed: dict[str, MissingShardError] = {}
 
     def read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
-        """The buffer, filled from ``offset`` on; shorter at the file's end. Raises as :meth:`open`."""
+        """Return the buffer, filled from ``offset`` on; shorter at the file's end. Raises as :meth:`open`."""
         with self.open(shard) as descriptor:
             return buffer[: os.preadv(descriptor, [buffer], offset)]
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[int]:
-        """A descriptor of the complete shard, which stays in the cache meanwhile.
+        """Yield a descriptor of the complete shard, which stays in the cache meanwhile.
 
         Raises MissingShardError if it is unavailable, UserError if there is no room for it.
         """

@@ -33,8 +33,13 @@ try:
 except ImportError as error:
     raise UserError(f"the loader dali needs NVIDIA DALI ({error}): {install_command(dali_extra())}") from error
 
+logger = logging.getLogger(__name__)
+
+CODECS = {"jpg", "jp2", "png"}
+AGAIN = "shard again with recipe.codec=gpu"
 COLOURS = {1: types.GRAY, 3: types.RGB}  # by channels; any other request crashes DALI's JPEG decoder for CPUs
 Payloads = Mapping[int, np.ndarray]  # encoded bytes, uint8 and writable, by sample
+Masks = tuple[torch.Tensor | None, list[Future[None]]]  # empty, and the tasks that fill them
 
 
 class DaliViews:
@@ -91,7 +96,8 @@ class DaliViews:
             self._decode([payload], np.zeros((1, 2), np.int32), side[None])
 
     def _decode(self, payloads: list[np.ndarray], first: np.ndarray, last: np.ndarray) -> ndd.Batch:
-        """The region from pixel (y, x) = ``first`` up to but excluding ``last``, int32 [b, 2] each, of every image."""
+        """Return the region from pixel (y, x) = ``first`` up to but excluding ``last``, int32 [b, 2] each, of every
+        image."""
         began = perf_counter()
         regions = ndd.decoders.image_slice(
             ndd.as_batch(payloads),
@@ -107,7 +113,7 @@ class DaliViews:
         return regions
 
     def _resize(self, regions: ndd.Batch, start: np.ndarray, shape: np.ndarray, flip: np.ndarray, side: int) -> Tensor:
-        """The crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region, mirrored
+        """Return the crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region, mirrored
         along the axes of ``flip`` bool [b, 2] and resized to ``side``: [b, C, S, S]."""
         began = perf_counter()
         # A region of interest of resize() itself would let pixels beyond the crop contribute.
@@ -129,13 +135,6 @@ def hand_over(views: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
         consumer.wait_event(done)
         for view in views:
             view.record_stream(consumer)
-
-
-logger = logging.getLogger(__name__)
-
-CODECS = {"jpg", "jp2", "png"}
-AGAIN = "shard again with recipe.codec=gpu"
-Masks = tuple[torch.Tensor | None, list[Future[None]]]  # empty, and the tasks that fill them
 
 
 class DaliLoader(CpuLoader):
@@ -218,7 +217,7 @@ class DaliLoader(CpuLoader):
     def _make(
         self, request: Request, reading: Sequence[Future[Payloads]], masks: Masks, views: DaliViews
     ) -> tuple[Batch, torch.cuda.Event | None]:
-        """The batch of ``request``, and the event after which its views are there."""
+        """Return the batch of ``request``, and the event after which its views are there."""
         if len(request) == 0:
             return self.requests.batch(request, self.requests.empty_views(request, pinned=False), masks[0]), None
         payloads = {image: payload for part in reading for image, payload in part.result().items()}
@@ -232,7 +231,7 @@ class DaliLoader(CpuLoader):
         return self.requests.batch(request, pixels, mask), done
 
     def _named(self, payloads: Payloads, views: DaliViews, error: RuntimeError) -> UserError:
-        """The error that names the sample which DALI refuses: its own is about a batch."""
+        """Return the error that names the sample which DALI refuses: its own is about a batch."""
         images = np.fromiter(payloads, np.int64)
         sides = np.stack([self.samples.column(name, images) for name in ("height", "width")], 1).astype(np.int32)
         for image, side in zip(payloads, sides, strict=True):

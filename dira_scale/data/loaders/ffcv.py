@@ -65,7 +65,7 @@ class BetonImages:
         self.position[rows - self.first] = np.arange(len(rows))
 
     def read(self, row: int) -> tuple[np.ndarray, int, int]:
-        """A JPEG's bytes, or pixels [H, W, 3]; height and width.
+        """Return a JPEG's bytes, or pixels [H, W, 3]; height and width.
 
         Raises BetonError where the file ends early, or for a JPEG whose checksum is not the manifest's. (Of images
         that the tars compress otherwise, the manifest has no checksum of their pixels.)
@@ -82,7 +82,7 @@ class BetonImages:
         return np.frombuffer(payload, np.uint8), height, width
 
     def damaged(self, row: int, cause: Exception) -> DatasetError:
-        """The error that says which sample cannot be read."""
+        """Return the error that says which sample cannot be read."""
         return self._wrong(f"sample {self.dataset.cell('key', row)} cannot be read", cause)
 
     def _wrong(self, what: str, cause: Exception) -> DatasetError:
@@ -121,7 +121,7 @@ class FfcvLoader(CpuLoader):
         self.seconds.add(transform=perf_counter() - began)
 
     def _decode(self, image: int) -> np.ndarray:
-        """The stored pixels of a sample, [H, W, 3]. Raises UserError if they are damaged."""
+        """Return the stored pixels of a sample, [H, W, 3]. Raises UserError if they are damaged."""
         (dataset,), (row,) = self.samples.locate(np.array([image]))
         began = perf_counter()
         try:
@@ -157,7 +157,7 @@ class FfcvLibrary:
         self._resize.argtypes, self._resize.restype = 11 * [c_int64], None
 
     def decode(self, payload: np.ndarray, height: int, width: int) -> np.ndarray:
-        """A JPEG's pixels, [H, W, 3], with libjpeg's fast DCT. Raises DecodeError when it is broken."""
+        """Return a JPEG's pixels, [H, W, 3], with libjpeg's fast DCT. Raises DecodeError when it is broken."""
         pixels = np.empty((height, width, 3), np.uint8)
         source, into = payload.ctypes.data, pixels.ctypes.data
         if self._decode(source, len(payload), height, width, into, height, width, 0, 0, 1, 1, False, False):
@@ -165,7 +165,7 @@ class FfcvLibrary:
         return pixels
 
     def resize(self, pixels: np.ndarray, box: list[int], size: int) -> np.ndarray:
-        """The part ``box`` (y, x, h, w) of ``pixels`` [H, W, 3], resized: [size, size, 3]."""
+        """Return the part ``box`` (y, x, h, w) of ``pixels`` [H, W, 3], resized: [size, size, 3]."""
         y, x, h, w = box
         into = np.empty((size, size, 3), np.uint8)
         unused = 0

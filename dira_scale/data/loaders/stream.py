@@ -22,6 +22,8 @@ from dira_scale.data.order import EvalOrder, Order, StepSamples
 from dira_scale.errors import UserError
 from dira_scale.storage.retry import StoppedError
 
+logger = logging.getLogger(__name__)
+
 REPETITION = 2**15  # the first number of a substitute among its sample's occurrences: views of its own
 STREAM = 100  # of random numbers; the views' are smaller
 
@@ -35,8 +37,7 @@ class Substitutes:
 
     def __init__(self, order: Order | EvalOrder, shards: Shards, cache: ShardCache, seed: int) -> None:
         self.order, self.shards, self.cache, self.seed = order, shards, cache, seed
-        self._told: set[int] = set()
-        self._samples = shards.samples
+        self._warned: set[int] = set()
         self._selected: np.ndarray | None = None  # bool [n]; None: all
         if isinstance(order, Order) and order.selection is not None:
             self._selected = np.zeros(order.split_size, bool)
@@ -74,17 +75,14 @@ class Substitutes:
         try:
             self.cache.ensure(shard)
         except MissingShardError as error:
-            if number not in self._told:
-                self._told.add(number)
+            if number not in self._warned:
+                self._warned.add(number)
                 logger.warning(
                     "%s; samples of other shards take the place of its %d ",
                     error.why, len(self.shards.members(number)), extra={"every_rank": True},
                 )  # fmt: skip
             return True
         return False
-
-
-logger = logging.getLogger(__name__)
 
 
 class StreamLoader(CpuLoader):
@@ -147,7 +145,7 @@ class StreamLoader(CpuLoader):
             ahead.close()
 
     def _needed(self, step: int) -> list[Shard]:
-        """The shards of a step that go through the cache."""
+        """Return the shards of a step that go through the cache."""
         index = self.order.batch_at(step, self.requests.rank, self.requests.world).index
         return [self.shards.all[number] for number in in_order(self.shards.of(index)) if self.shards.kept[number]]
 

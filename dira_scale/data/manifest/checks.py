@@ -28,7 +28,8 @@ def is_shown(text: str) -> bool:
 
 
 def _wrong_range(table: pa.Table, channels: int) -> str | None:
-    """The first fault of ``low`` and ``high``: numbers, or lists of ``channels``, NaN where a sample lacks one."""
+    """Return the first fault of ``low`` and ``high``: numbers, or lists of ``channels``, NaN where a sample lacks
+    one."""
     ends = [table[name] for name in ("low", "high")]
     if channels:
         for name, column in zip(("low", "high"), ends, strict=True):
@@ -48,8 +49,8 @@ def _wrong_range(table: pa.Table, channels: int) -> str | None:
 
 
 def _wrong_boxes(table: pa.Table, sides: Mapping[str, str]) -> str | None:
-    """The first fault of boxes; ``sides``: the column of an image's side by the axis. Conversions let a box reach out
-    by a pixel of the source, of which resampling makes several."""
+    """Return the first fault of boxes; ``sides``: the column of an image's side by the axis. Conversions let a box
+    reach out by a pixel of the source, of which resampling makes several."""
     boxes = table["boxes"].combine_chunks()
     row, every = pc.list_parent_indices(boxes).to_numpy(), boxes.flatten()
     for axis, extent in zip("zyx", "dhw", strict=True):
@@ -62,7 +63,7 @@ def _wrong_boxes(table: pa.Table, sides: Mapping[str, str]) -> str | None:
 
 
 def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
-    """The first value that no sample has, and for which memory would be taken, or files written elsewhere."""
+    """Return the first value that no sample has, and for which memory would be taken, or files written elsewhere."""
     if not pc.all(pc.match_substring_regex(table["key"], KEY)).as_py():
         return "a key that is not of letters, digits, '_', '-' and '.', or does not begin with one of the first three"
     if fault := _wrong_range(table, channels):
@@ -96,8 +97,8 @@ def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
 def wrong_rows(
     table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int], channels: int = 0
 ) -> str | None:
-    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes; ``channels``: that
-    ``low`` and ``high`` are lists of; 0: numbers.
+    """Return the first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes;
+    ``channels``: that ``low`` and ``high`` are lists of; 0: numbers.
 
     Raises ArrowInvalid where an offset and a size are too large to be added.
     """

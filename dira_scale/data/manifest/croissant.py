@@ -91,8 +91,8 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
 
 
 def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
-    """The properties of RAI 1.0; empty where there is nothing to tell. A recipe without a key, as that of visual words,
-    tells nothing of it, and that of a stranger's dataset can hold anything."""
+    """Yield the properties of RAI 1.0; empty where there is nothing to tell. A recipe without a key, as that of visual
+    words, tells nothing of it, and that of a stranger's dataset can hold anything."""
     recipe, source = info.recipe, str(info.recipe.get("_target_"))
     drawn, words, volumes = source.startswith("Phantom"), recipe.get("words_of"), recipe.get("dims") == 3
     origin = f"Existing {info.modality} images, by the source {source}; from where, when and whom is not recorded here."

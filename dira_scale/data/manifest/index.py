@@ -33,13 +33,13 @@ NO_MASK = -1
 
 
 def numbers(dims: int) -> tuple[str, ...]:
-    """The columns that are stored as they are."""
+    """Return the columns that are stored as they are."""
     return ("offset", "size", *SIDES[dims], "low", "high", "channels", "bits")
 
 
 def record_type(labels: int, dims: int = 2, channels: int = 0) -> np.dtype:
-    """A row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are numbers of
-    words. ``channels``: that ``low`` and ``high`` have a value for each of; 0: one for all."""
+    """Return a row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are
+    numbers of words. ``channels``: that ``low`` and ``high`` have a value for each of; 0: one for all."""
     places = [(name, np.int64) for name in ("offset", "size", "mask_offset", "mask_size")]
     sides = [(name, np.int32) for name in ("shard", *SIDES[dims])]
     window = [(name, np.float32, (channels,) if channels else ()) for name in ("low", "high")]
@@ -187,7 +187,7 @@ def _numbers(checksums: pa.StringArray) -> np.ndarray:
 
 
 def _text(texts: pa.StringArray) -> memoryview:
-    """All texts, one after another."""
+    """Return all texts, one after another."""
     _, offsets, data = texts.buffers()
     first, last = np.frombuffer(offsets, np.int32)[[texts.offset, texts.offset + len(texts)]].tolist()
     return memoryview(data or b"")[first:last]

@@ -24,7 +24,7 @@ UNUSED = 30 * 24 * 3600  # seconds without being opened after which an index is 
 
 
 def index_of(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
-    """The manifest's index: of a large one from a file, which the first process that needs it makes.
+    """Return the manifest's index: of a large one from a file, which the first process that needs it makes.
 
     The file is used only for the manifest and the description that it was made of, unchanged.
 
