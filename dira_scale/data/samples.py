@@ -4,7 +4,7 @@
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
@@ -79,6 +79,13 @@ class Samples:
             row[here] = rows[index[here] - (self._ends[d] - self.sizes[d])]
         return dataset, row
 
+    def _by_dataset(self, index: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield the number of each dataset of samples ``index`` [b], which of them it has, bool [b], and their rows."""
+        dataset, row = self.locate(index)
+        for d in range(len(self.datasets)):
+            if (here := dataset == d).any():
+                yield d, here, row[here]
+
     def place(self, sample: int) -> tuple[int, int]:
         """Return the number of one sample's dataset, and its row in the manifest."""
         dataset = bisect_right(self._ends_list, sample)
@@ -86,12 +93,9 @@ class Samples:
 
     def column(self, name: str, index: np.ndarray) -> np.ndarray:
         """Return the manifest's column ``name`` of plain numbers, [b]."""
-        dataset, row = self.locate(index)
-        columns = [d.column(name) for d in self.datasets]
-        values = np.empty(len(index), columns[0].dtype)
-        for d, column in enumerate(columns):
-            here = dataset == d
-            values[here] = column[row[here]]
+        values = np.empty(len(index), self.datasets[0].column(name).dtype)
+        for d, here, rows in self._by_dataset(index):
+            values[here] = self.datasets[d].column(name)[rows]
         return values
 
     @property
@@ -106,21 +110,18 @@ class Samples:
     def spacing(self, index: np.ndarray) -> np.ndarray:
         """Return the millimetres between pixels of samples ``index`` [b] along each axis, as ``sides``: float64 [b, n];
         NaN = unknown."""
-        dataset, row = self.locate(index)
         values = np.empty((len(index), self.dimensions))
-        for d in np.unique(dataset):
-            values[dataset == d] = self.datasets[d].spacing[row[dataset == d]]
+        for d, here, rows in self._by_dataset(index):
+            values[here] = self.datasets[d].spacing[rows]
         return values
 
     def range(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the stored values that become 0 and 1, float32 each, of samples ``index`` [b]: [b], or [b, C] where
         channels have their own; NaN of one that a sample lacks."""
-        dataset, row = self.locate(index)
         window, names = None if self.views is None else self.views.range, self.channel_names
         ends = np.empty((2, len(index), *([len(names)] if names else [])), np.float32)
-        for d in np.unique(dataset):
-            here = dataset == d
-            for end, values in zip(ends, self.datasets[d].range(row[here], window), strict=True):
+        for d, here, rows in self._by_dataset(index):
+            for end, values in zip(ends, self.datasets[d].range(rows, window), strict=True):
                 end[here] = values if values.ndim == end.ndim else values[:, None]  # one for all of older datasets
         return ends[0], ends[1]
 
@@ -136,12 +137,10 @@ class Samples:
         names = {tuple(flag.name for flag in dataset.info.flags) for dataset in self.datasets}
         if self.chosen is None and (names == {()} or len(names) > 1):
             return None
-        dataset, row = self.locate(index)
         width = len(names.pop() if self.chosen is None else self.chosen.names)
         values = np.empty((len(index), width), np.float32)
-        for d, part in enumerate(self.datasets):
-            here = dataset == d
-            flags = part.flags(row[here])
+        for d, here, rows in self._by_dataset(index):
+            flags = self.datasets[d].flags(rows)
             values[here] = flags if self.chosen is None else flags[:, list(self.chosen.columns[d])]
         return values
 
