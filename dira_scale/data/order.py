@@ -136,8 +136,12 @@ class Order:
         epochs, step = np.divmod(np.array(steps)[:, None, None], self.steps_per_epoch)  # arrays [steps, lanes, slots]
         lane, within = np.arange(rank * owned, (rank + 1) * owned)[:, None], step * per_lane + np.arange(per_lane)
         lane, within, epoch = np.broadcast_arrays(lane, within, epochs)
-        position = lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)
-        rows = self._rows(epoch.ravel(), self._permute_blocks(position.ravel(), epoch.ravel()))
+        position = (lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)).ravel()
+        epoch, blocks = epoch.ravel(), self._used // self.block
+        block, offset = np.divmod(position, self.block)
+        complete = block < blocks  # a last partial block stays at the end
+        block[complete] = random.permute(block[complete], blocks, self._keys("block", epoch[complete]))
+        rows = self._rows(epoch, block * self.block + offset)
         parts = zip(epochs.ravel().tolist(), *(values.reshape(len(steps), -1) for values in rows), strict=True)
         return [StepSamples(*of_step) for of_step in parts]
 
@@ -151,13 +155,6 @@ class Order:
         window_number = (lane * windows_per_lane + number).astype(np.uint64)
         key = self._keys("window", epoch) + random.mix(window_number)
         return start + random.permute(within - start, np.minimum(span, lane_length - start), key)
-
-    def _permute_blocks(self, position: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        blocks = self._used // self.block
-        block, within = np.divmod(position, self.block)
-        complete = block < blocks
-        block[complete] = random.permute(block[complete], blocks, self._keys("block", epoch[complete]))
-        return block * self.block + within
 
     def _rows(self, epoch: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From positions in an epoch to rows, and how often each came before: each dataset's slots form an endless

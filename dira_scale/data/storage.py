@@ -30,7 +30,7 @@ class Storage(Protocol):
         """Have that shard fetched again, after a brick was damaged. Return False where it cannot be."""
 
 
-class ShardFiles:
+class ShardFiles(Storage):
     """The datasets' own shards, on a disk or in an object store."""
 
     def __init__(self, datasets: Sequence[ShardedDataset]) -> None:

@@ -1,4 +1,4 @@
-"""The shards that samples lie in, and reading them through the cache."""
+"""The shards that samples lie in, and their copies in the cache."""
 
 import errno
 import os
@@ -112,7 +112,7 @@ class Shards:
 
 
 class ShardCache:
-    """Reads from whole, verified copies of shards, which it fetches when they are not there. Thread-safe.
+    """Whole, verified copies of shards, which are fetched when they are not there. Thread-safe.
 
     Args:
         stop: set by whoever waits no longer; waits then end with StoppedError.
@@ -125,11 +125,6 @@ class ShardCache:
     def __init__(self, folder: CacheFolder, stop: threading.Event, seconds: StageSeconds) -> None:
         self.folder, self.stop, self.seconds = folder, stop, seconds
         self.failed: dict[str, MissingShardError] = {}
-
-    def read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
-        """Return the buffer, filled from ``offset`` on; shorter at the file's end. Raises as :meth:`open`."""
-        with self.open(shard) as descriptor:
-            return buffer[: os.preadv(descriptor, [buffer], offset)]
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[int]:

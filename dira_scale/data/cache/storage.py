@@ -10,13 +10,14 @@ import xxhash
 
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.data.manifest.dataset import ReadInto
+from dira_scale.data.storage import Storage
 from dira_scale.pixels.arena import Allocate
 
 logger = logging.getLogger(__name__)
 
 
-class CachedShards:
-    """A ``Storage``: the ``shards`` of some samples in ``cache``, and those that are on its disk where they are.
+class CachedShards(Storage):
+    """The ``shards`` of some samples in ``cache``, and those that are on its disk where they are.
 
     A copy that went bad on this disk is fetched again, once. All methods raise as ``ShardCache.open``; where a shard is
     missing, they set the cache's ``stop``: the others of the batch need not wait for theirs.
@@ -56,8 +57,10 @@ class CachedShards:
         return not shard.in_place
 
     def _read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
+        """Return the buffer, filled from ``offset`` on; shorter at the file's end."""
         try:
-            return self.cache.read(shard, offset, buffer)
+            with self.cache.open(shard) as descriptor:
+                return buffer[: os.preadv(descriptor, [buffer], offset)]
         except MissingShardError:
             self.cache.stop.set()
             raise

@@ -61,23 +61,23 @@ class MemoryLoader(CpuLoader):
 
 
 @pytest.fixture(params=["images", "volumes"])
-def datasets(
-    request: pytest.FixtureRequest, make_dataset: Make, tmp_path: Path
-) -> tuple[list[ShardedDataset], ViewSpec]:
+def data(request: pytest.FixtureRequest, make_dataset: Make, tmp_path: Path) -> tuple[list[ShardedDataset], ViewSpec]:
     if request.param == "volumes":
         return [make(tmp_path / name, random_volumes(4), "b2nd") for name in "ab"], spec(8, 10, 9)
     masks = [np.random.default_rng(n).integers(0, 2, (40 + n, 50), np.uint8) for n in range(4)]
-    return [make_dataset([100 * m for m in masks], name=name, masks=[*masks[:3], None]) for name in "ab"], ViewSpec(16)
+    images = [100 * mask for mask in masks]
+    return [make_dataset(images, name=name, masks=[*masks[:3], None]) for name in "ab"], ViewSpec(size=16)
 
 
-def test_a_loader_reads_from_the_storage_that_it_chooses(datasets: tuple[list[ShardedDataset], ViewSpec]) -> None:
-    both, views = datasets
-    arguments = LoaderSpec(both, "train", EvalOrder(8, 4), views, seed=0, workers=2, masks=True)
+def test_a_loader_reads_from_the_storage_that_it_chooses(data: tuple[list[ShardedDataset], ViewSpec]) -> None:
+    datasets, views = data
+    arguments = LoaderSpec(datasets, "train", EvalOrder(8, 4), views, seed=0, workers=2, masks=True)
     expected, loader = [*CpuLoader(arguments).iterate(0, 2)], MemoryLoader(arguments)
-    for shard in (dataset.file(name) for dataset in both for name in dataset.info.shards):
+    for shard in (dataset.file(name) for dataset in datasets for name in dataset.info.shards):
         shard.write_bytes(b"")  # nothing else is read
     for ours, theirs in zip(loader.iterate(0, 2), expected, strict=True):
-        assert torch.equal(ours.mask, theirs.mask) and all(map(torch.equal, ours.views, theirs.views))
+        assert ours.mask is not None and theirs.mask is not None and torch.equal(ours.mask, theirs.mask)
+        assert all(map(torch.equal, ours.views, theirs.views))
 
 
 def test_whatever_the_storage_a_wrong_payload_is_named(make_dataset: Make) -> None:
