@@ -207,7 +207,8 @@ class Reader:
                 case IntField():
                     values[name] = entry
                 case BytesField():
-                    values[name] = self._part(*entry, np.dtype("u1")).tobytes()
+                    pointer, size = entry
+                    values[name] = self._part(pointer, size, np.dtype("u1")).tobytes()
                 case ArrayField():
                     part = self._part(entry, field.size, np.dtype("u1"))
                     values[name] = part.view(field.dtype).reshape(field.shape)

@@ -35,7 +35,7 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
         if views.spacing is not None and not present.all():
             raise DatasetError(
                 f"{samples.name(present.argmin())} has no spacing in the manifest, nor have {(~present).sum() - 1} "
-                f"others of {len(present)} in split '{samples.split}', and views with a spacing of {views.spacing} mm "
+                f"others of {len(spacing)} in split '{samples.split}', and views with a spacing of {views.spacing} mm "
                 "need it",
                 lacks="spacing",
             )
