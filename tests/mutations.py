@@ -70,8 +70,8 @@ MUTATIONS = (
     ),
     Mutation(
         "damaged-sample-is-trained-on",
-        "data/samples.py",
-        "if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:",
+        "data/reader.py",
+        "if xxhash.xxh3_64_intdigest(payload) != self.samples.datasets[number].checksums[row]:",
         "if not payload:",
         ("data/loaders/test_faults.py",),
     ),

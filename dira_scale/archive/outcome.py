@@ -17,6 +17,7 @@ from dira_scale.config.compose import defaults
 from dira_scale.data.epochs import longer, smaller_batch, steps_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.index import SIDES
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
@@ -67,7 +68,8 @@ def finetuning(out: Path, info: DatasetInfo) -> str:
     labels = dataset.labels(rows)[:, [name not in info.classes for name in info.label_names]]
     if dataset.has_mask(rows).all():
         words = ["task=masks", f"preset={'volumes' if info.dims == 3 else 'images'}_small"]
-        values, *others = (Samples([dataset], split).mask_values(np.arange(info.counts[split]))[0] for split in splits)
+        readers = [(SampleReader(Samples([dataset], split)), info.counts[split]) for split in splits]
+        values, *others = (reader.mask_values(np.arange(count))[0] for reader, count in readers)
         if not 0 < len(values) <= CLASSES or any(other != values for other in others):
             return ""
         if len(values) > 1:

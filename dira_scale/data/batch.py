@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from operator import itemgetter
 from types import NoneType
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ class Batch:
         views: per view a tensor [b, C, *size], of an image or a volume, with a size that may be the view's own: the
             stored integers until ``to``, then float32.
         distortions: per view its parameters.
-        index: int64 [b], samples counted over all datasets (``order.Positions``).
+        index: int64 [b], samples counted over all datasets (``order.StepSamples``).
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1; [b, V, C] where channels
             have their own, NaN of one that the image lacks.
         step, epoch: of the order.
@@ -76,20 +77,18 @@ class Batch:
         assert rest == 0, f"{len(self.index)} samples cannot be cut into {n} equal micro-batches"
         if n == 1:
             return [self]  # nothing to cut: some twenty slices less in every step
-        return [self._part(slice(i * size, (i + 1) * size)) for i in range(n)]
-
-    def _part(self, samples: slice) -> Self:
-        return self._each(lambda x: x[samples], lambda distortion: distortion[samples])
+        parts = (itemgetter(slice(i * size, (i + 1) * size)) for i in range(n))
+        return [self._each(part, part) for part in parts]
 
     def _each(self, tensor: Callable[[Tensor], Tensor], distortion: Callable[[Distortion], Distortion]) -> Self:
-        """The batch with each tensor and each distortion changed by these."""
+        """Return the batch with each tensor and each distortion changed by these."""
 
         def changed(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(map(changed, value))
             return tensor(value) if isinstance(value, Tensor) else distortion(value)
 
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         kept = (int, NoneType)  # step and epoch, and what there is not
         return replace(self, **{name: changed(value) for name, value in values.items() if not isinstance(value, kept)})
 

@@ -14,6 +14,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -98,12 +99,12 @@ class ArrayField:
 
 
 def record_type(fields: Mapping[str, Field]) -> np.dtype:
-    """A sample's record, aligned as in C."""
+    """Return a sample's record, aligned as in C."""
     return np.dtype([("", field.metadata) for field in fields.values()], align=True)
 
 
 def pages_for(largest: int) -> list[int]:
-    """The page sizes that hold a sample of ``largest`` bytes; the first is used. Empty if none does."""
+    """Return the page sizes that hold a sample of ``largest`` bytes; the first is used. Empty if none does."""
     return [page for page in PAGES if page >= max(largest, 4 * PAGES[0])]
 
 
@@ -131,7 +132,12 @@ class Writer:
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Write the next sample: an int, bytes or array per field; an image is (mode, height, width, bytes)."""
-        parts = {name: _payload(value) for name, value in values.items()}
+        parts: dict[str, bytes] = {}
+        for name, value in values.items():
+            if isinstance(value, bytes | tuple):
+                parts[name] = value if isinstance(value, bytes) else bytes(value[3])
+            else:
+                parts[name] = b"" if isinstance(value, int) else np.asarray(value).tobytes()
         size = sum(map(len, parts.values()))
         if size > self.page - self.next % self.page:  # a sample must be within one page
             self.next = -(-self.next // self.page) * self.page
@@ -157,29 +163,21 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self.file:
-            if kind is None:
-                assert self.done == len(self.records), f"expected {len(self.records)} samples, got {self.done}"
-                self._finish()
-
-    def _finish(self) -> None:
-        end = -(-self.next // self.page) * self.page
-        self.file.truncate(end)
-        self.file.seek(end)
-        self.file.write(np.array(self.allocations, ALLOCATION).tobytes())
-        described = np.zeros(len(self.fields), FIELD)
-        for line, (name, field) in zip(described, self.fields.items(), strict=True):
-            line["kind"] = field.kind
-            line["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
-            line["arguments"][: len(field.arguments)] = np.frombuffer(field.arguments, np.uint8)
-        header = np.array([(VERSION, len(self.fields), self.page, len(self.records), end)], HEADER)
-        self.file.seek(0)
-        self.file.write(header.tobytes() + described.tobytes() + self.records.tobytes())
-
-
-def _payload(value: Any) -> bytes:
-    if isinstance(value, tuple):
-        return bytes(value[3])
-    return b"" if isinstance(value, int) else value if isinstance(value, bytes) else np.asarray(value).tobytes()
+            if kind is not None:
+                return
+            assert self.done == len(self.records), f"expected {len(self.records)} samples, got {self.done}"
+            end = -(-self.next // self.page) * self.page
+            self.file.truncate(end)
+            self.file.seek(end)
+            self.file.write(np.array(self.allocations, ALLOCATION).tobytes())
+            described = np.zeros(len(self.fields), FIELD)
+            for line, (name, field) in zip(described, self.fields.items(), strict=True):
+                line["kind"] = field.kind
+                line["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
+                line["arguments"][: len(field.arguments)] = np.frombuffer(field.arguments, np.uint8)
+            header = np.array([(VERSION, len(self.fields), self.page, len(self.records), end)], HEADER)
+            self.file.seek(0)
+            self.file.write(header.tobytes() + described.tobytes() + self.records.tobytes())
 
 
 class Reader:
@@ -203,35 +201,31 @@ class Reader:
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """Values by field, as :meth:`Writer.add` takes them."""
-        columns = zip(self.fields.items(), self.records[number].item(), strict=True)
-        return {name: self._value(field, entry) for (name, field), entry in columns}
+        values: dict[str, Any] = {}
+        for (name, field), entry in zip(self.fields.items(), self.records[number].item(), strict=True):
+            match field:
+                case IntField():
+                    values[name] = entry
+                case BytesField():
+                    pointer, size = entry
+                    values[name] = self._part(pointer, size, np.dtype("u1")).tobytes()
+                case ArrayField():
+                    part = self._part(entry, field.size, np.dtype("u1"))
+                    values[name] = part.view(field.dtype).reshape(field.shape)
+                case _:
+                    mode, width, height, pointer = entry
+                    size = 3 * height * width
+                    if mode != RAW:
+                        size = int(self._allocations["size"][np.searchsorted(self._allocations["pointer"], pointer)])
+                    values[name] = mode, height, width, self._part(pointer, size, np.dtype("u1")).tobytes()
+        return values
 
-    def _value(self, field: Field, entry: Any) -> Any:
-        match field:
-            case IntField():
-                return entry
-            case BytesField():
-                pointer, size = entry
-                return self._part(pointer, size, np.dtype("u1")).tobytes()
-            case ArrayField():
-                return self._part(entry, field.size, np.dtype("u1")).view(field.dtype).reshape(field.shape)
-            case _:
-                mode, width, height, pointer = entry
-                return mode, height, width, self._image(mode, height, width, pointer)
-
-    def _image(self, mode: int, height: int, width: int, pointer: int) -> bytes:
-        if mode == RAW:
-            return self._part(pointer, 3 * height * width, np.dtype("u1")).tobytes()
-        at = np.searchsorted(self._allocations["pointer"], pointer)
-        return self._part(pointer, int(self._allocations["size"][at]), np.dtype("u1")).tobytes()
-
-    @property
+    @cached_property
     def _allocations(self) -> np.ndarray:
-        if not hasattr(self, "_sorted"):
-            start = int(self._part(0, 1, HEADER)[0]["table"])
-            table = self._part(start, (len(self.content) - start) // ALLOCATION.itemsize, ALLOCATION)
-            self._sorted = table[np.argsort(table["pointer"], kind="stable")]
-        return self._sorted
+        """In the order of their pointers."""
+        start = int(self._part(0, 1, HEADER)[0]["table"])
+        table = self._part(start, (len(self.content) - start) // ALLOCATION.itemsize, ALLOCATION)
+        return table[np.argsort(table["pointer"], kind="stable")]
 
     def _part(self, start: int, count: int, kind: np.dtype) -> np.ndarray:
         end = start + count * kind.itemsize

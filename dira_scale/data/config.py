@@ -52,12 +52,12 @@ class Data(Schema):
 
 
 def _numbers(value: Any) -> list[float]:
-    """A number, or a list of them; empty: neither."""
+    """Return a number, or a list of them; empty: neither."""
     values = value if isinstance(value, list) else [value]
-    return values if all(type(each) in (int, float) for each in values) else []
+    return values if all(type(entry) in (int, float) for entry in values) else []
 
 
 def as_stored(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of ``data`` that views have of the stored images, unless by default."""
-    given = {name: data.get(name) for name in ("spacing", "range", "pad")}
-    return {name: value for name, value in given.items() if value not in (None, False, STORED)}
+    """Return the keys of ``data`` that views have of the stored images, unless by default."""
+    values = {name: data.get(name) for name in ("spacing", "range", "pad")}
+    return {name: value for name, value in values.items() if value not in (None, False, STORED)}

@@ -1,4 +1,4 @@
-"""Numbers that every step needs on its device."""
+"""Constants that every step needs on its device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ with lazy_imports():
     import torch
 
 
-Numbers = Sequence[float] | Sequence[Sequence[float]]  # hashable
+Constants = Sequence[float] | Sequence[Sequence[float]]  # hashable
 
 
-def constant(values: Numbers, like: Tensor) -> Tensor:
+def constant(values: Constants, like: Tensor) -> Tensor:
     """``values``, a row or rows, as a tensor with the type and on the device of ``like``, to be read only.
 
     They are copied there once: a GPU's queue would run empty while the host waits for a copy.
@@ -27,7 +27,7 @@ def constant(values: Numbers, like: Tensor) -> Tensor:
 
 
 @lru_cache(64)
-def _copied(values: Numbers, dtype: torch.dtype, device: torch.device, plan: object) -> Tensor:
+def _copied(values: Constants, dtype: torch.dtype, device: torch.device, plan: object) -> Tensor:
     """A ``plan``, whose tensors have no values, has its own."""
     with torch.inference_mode(False):  # a backward pass may read them later
         return torch.tensor(values, dtype=dtype, device=device)

@@ -29,7 +29,7 @@ class StageSeconds:
                 self._seconds[part] += value
 
     def __call__(self) -> dict[str, float]:
-        """A copy."""
+        """Return a copy."""
         with self._lock:
             return dict(self._seconds)
 
@@ -71,7 +71,12 @@ class DeviceCopies:
         read = computing.record_event()  # after the step before that one
         try:
             for batch in batches:
-                copied, arrived = self._copy(batch, self._stream, read)
+                began = perf_counter()
+                self._stream.wait_event(read)  # now memory that was released may be reused
+                with torch.cuda.stream(self._stream):
+                    copied = batch.copy_to(self.device)
+                arrived = self._stream.record_event()
+                self.seconds.add(copy=perf_counter() - began)
                 read, in_use = computing.record_event(), copied
                 computing.wait_event(arrived)
                 yield in_use
@@ -81,15 +86,3 @@ class DeviceCopies:
     def event(self) -> torch.cuda.Event | None:
         """Done when all copies begun so far are; None where nothing is copied."""
         return None if self._stream is None else self._stream.record_event()
-
-    def _copy(
-        self, batch: Copied, stream: torch.cuda.Stream, read: torch.cuda.Event
-    ) -> tuple[Copied, torch.cuda.Event]:
-        """``batch`` on the device once the event is over; ``read``: when memory that was released may be reused."""
-        began = perf_counter()
-        stream.wait_event(read)
-        with torch.cuda.stream(stream):
-            copied = batch.copy_to(self.device)
-        done = stream.record_event()
-        self.seconds.add(copy=perf_counter() - began)
-        return copied, done

@@ -7,12 +7,12 @@ NEARLY = 0.9  # of the steps that an experiment needed to learn are enough
 
 
 def steps_of(epochs: float, per_epoch: int) -> int:
-    """Optimizer steps of a stage of ``epochs``, at least 1."""
+    """Return the optimizer steps of a stage of ``epochs``, at least 1."""
     return max(1, round(epochs * per_epoch))
 
 
 def longer(planned: int, enough: int | None, epoch_factor: float = 1.0, nearly: float = NEARLY) -> float | None:
-    """The ``epoch_factor`` that plans ``enough`` steps where ``epoch_factor`` plans ``planned``.
+    """Return the ``epoch_factor`` that plans ``enough`` steps where ``epoch_factor`` plans ``planned``.
 
     None if those suffice, or nobody has seen how many would (``enough`` is None).
     """
@@ -22,5 +22,5 @@ def longer(planned: int, enough: int | None, epoch_factor: float = 1.0, nearly: 
 
 
 def smaller_batch(images: int) -> int:
-    """The largest power of two that ``images`` fill, which divides most queues."""
+    """Return the largest power of two that ``images`` fill, which divides most queues."""
     return 1 << (int(images).bit_length() - 1)

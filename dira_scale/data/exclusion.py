@@ -16,7 +16,7 @@ FORM = "patients.txt, a file with the key of a patient on each line, or {DATASET
 
 
 def excluded_patients(exclude: Any, datasets: Sequence["ShardedDataset"]) -> set[str]:
-    """The keys of the patients that ``exclude`` names, to be left out of ``datasets``.
+    """Return the keys of the patients that ``exclude`` names, to be left out of ``datasets``.
 
     Args:
         exclude: a file, a list of files, or {dataset: split or splits}; None: nobody.
@@ -27,8 +27,8 @@ def excluded_patients(exclude: Any, datasets: Sequence["ShardedDataset"]) -> set
     if exclude is None:
         return set()
     if isinstance(exclude, dict):
-        splits = {path: [given] if isinstance(given, str) else given for path, given in exclude.items()}
-        if not all(isinstance(each, list) and each for each in splits.values()):
+        splits = {path: [names] if isinstance(names, str) else names for path, names in exclude.items()}
+        if not all(isinstance(names, list) and names for names in splits.values()):
             raise ArgumentError("exclude", exclude, f"the names of splits, as in {FORM}")
         return set().union(*(_of_splits(path, names, datasets) for path, names in splits.items()))
     files = [exclude] if isinstance(exclude, str) else exclude
@@ -62,8 +62,8 @@ def _of_file(path: str, datasets: Sequence["ShardedDataset"]) -> set[str]:
         raise ArgumentError("exclude", path, f"a file that can be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ArgumentError("exclude", path, f"{FORM}: this is not text") from error
-    known = set().union(*(set(dataset.column("patient").tolist()) for dataset in datasets))
-    if not keys & known:
+    patients = set().union(*(set(dataset.column("patient").tolist()) for dataset in datasets))
+    if not keys & patients:
         roots = ", ".join(str(dataset.root) for dataset in datasets)
         raise ArgumentError("exclude", path, f"patients' keys, as in the manifest's column `patient`, one a line: none "
                             f"of its {len(keys)} lines is a patient of {roots}")  # fmt: skip

@@ -85,7 +85,7 @@ class Columns(ABC):
         """Raise DatasetError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
 
 
-class Choice(Protocol):
+class ColumnsChoice(Protocol):
     """Labels as a user names them: :class:`LabelChoice`, and ``numbers.NumberChoice``."""
 
     def of(self, datasets: Sequence[ShardedDataset]) -> Columns:
@@ -127,8 +127,18 @@ class LabelChoice:
         if self.exclusive and len(first) < 2:
             raise ArgumentError("names", UNSHOWN, f"two labels or more, or a label of classes: {first[0]} alone is not "
                                 "one of several classes")  # fmt: skip
-        policies, flags = self._uncertain(names), datasets[0].info.flags
-        words = [policies[datasets[0].info.label_names[flags[column].number]] for column in columns[0]]
+        policies = *COUNTS_AS, LSR_ONES
+        if isinstance(self.uncertain, Mapping):
+            for name in self.uncertain:
+                if name not in names:
+                    expected = f"one of {', '.join(names)}{nearest(name, names)}"
+                    raise ArgumentError(f"uncertain.{name}", UNSHOWN, expected)
+            by_name = {name: self.uncertain.get(name, "ignore") for name in names}
+            by_name = {name: _checked(f"uncertain.{name}", word, policies) for name, word in by_name.items()}
+        else:
+            by_name = dict.fromkeys(names, _checked("uncertain", str(self.uncertain), policies))
+        flags, label_names = datasets[0].info.flags, datasets[0].info.label_names
+        words = [by_name[label_names[flags[column].number]] for column in columns[0]]  # as what -1 counts
         if self.exclusive and LSR_ONES in words:
             raise ArgumentError("uncertain", LSR_ONES, "ignore: one of several classes is known or is not")
         uncertain = tuple(COUNTS_AS.get(word, float("nan")) for word in words)
@@ -136,21 +146,10 @@ class LabelChoice:
         smoothed = tuple(word == LSR_ONES for word in words)
         return Labels(first, columns, uncertain, unknown, self.exclusive, smoothed, self.complete)
 
-    def _uncertain(self, names: Sequence[str]) -> dict[str, str]:
-        """For each label, as what -1 counts."""
-        policies = *COUNTS_AS, LSR_ONES
-        if not isinstance(self.uncertain, Mapping):
-            return dict.fromkeys(names, _checked("uncertain", str(self.uncertain), policies))
-        for name in self.uncertain:
-            if name not in names:
-                raise ArgumentError(f"uncertain.{name}", UNSHOWN, f"one of {', '.join(names)}{nearest(name, names)}")
-        given = {name: self.uncertain.get(name, "ignore") for name in names}
-        return {name: _checked(f"uncertain.{name}", word, policies) for name, word in given.items()}
-
 
 def _checked(name: str, word: str, policies: Iterable[str]) -> str:
-    if word not in (known := [*policies]):
-        raise ArgumentError(name, word, f"{', '.join(known)}{nearest(word, known)}")
+    if word not in (policies := [*policies]):
+        raise ArgumentError(name, word, f"{', '.join(policies)}{nearest(word, policies)}")
     return word
 
 
@@ -180,24 +179,24 @@ class Labels(Columns):
     def targets(self, labels: Tensor) -> Tensor:
         """Targets of 0, 1 and NaN, and of what :meth:`smooth` has drawn."""
         # Unknown ones first: those that are uncertain and ignored stay so.
-        known = torch.where(labels.isnan(), self.unknown, labels)
-        return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), known)
+        values = torch.where(labels.isnan(), self.unknown, labels)
+        return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), values)
 
     def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
         targets = self.targets(torch.from_numpy(values)).numpy()
         refused: dict[str, str] = {}
-        for name, given, target in zip(self.names, values.T, targets.T, strict=True):
-            if (wrong := ~np.isin(given, (0, 1, UNCERTAIN)) & ~np.isnan(given)).any():
-                raise DatasetError(f"{where}: label '{name}' has the value {given[wrong][0]:g}: need 0, 1, {UNCERTAIN} "
-                                   "(uncertain) or nothing (unknown)", lacks="classes")  # fmt: skip
+        for name, stored, target in zip(self.names, values.T, targets.T, strict=True):
+            if (wrong := ~np.isin(stored, (0, 1, UNCERTAIN)) & ~np.isnan(stored)).any():
+                raise DatasetError(f"{where}: label '{name}' has the value {stored[wrong][0]:g}: need 0, 1, "
+                                   f"{UNCERTAIN} (uncertain) or nothing (unknown)", lacks="classes")  # fmt: skip
             if np.isnan(target).all():
-                why = " or uncertain, which is ignored" * bool((given == UNCERTAIN).any())
-                refused[name] = f"is unknown{why} in all {len(given)} samples"
+                why = " or uncertain, which is ignored" * bool((stored == UNCERTAIN).any())
+                refused[name] = f"is unknown{why} in all {len(stored)} samples"
                 continue
             needed = {"positive": 1} if self.exclusive else {"positive": 1, "negative": 0}
             missing = [word for word, value in needed.items() if not (target == value).any()]
             if missing and (self.exclusive or learned):
-                refused[name] = f"has no {missing[0]} among {len(given)} samples"
+                refused[name] = f"has no {missing[0]} among {len(stored)} samples"
         if refused:
             problems = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
             lost, labels = ([*dict.fromkeys(n.partition(": ")[0] for n in names)] for names in (refused, self.names))

@@ -25,11 +25,11 @@ class NumberChoice:
 
     Attributes:
         names: of labels that every dataset has; None: all that have a value other than 0, 1 and -1 in the first one.
-        made: :class:`Numbers`, or one of its kinds, of names and columns.
+        kind: :class:`Numbers`, or one of its kinds, made of names and columns.
     """
 
     names: tuple[str, ...] | None = None
-    made: Callable[..., Numbers] | None = None
+    kind: Callable[..., Numbers] | None = None
 
     def of(self, datasets: Sequence[ShardedDataset]) -> Numbers:
         """The numbers of these datasets. Raises DatasetError or ArgumentError for what one of them lacks."""
@@ -42,7 +42,7 @@ class NumberChoice:
                 raise DatasetError(
                     f"'{named[0]}' of {dataset.root} is a label of classes, which have no order", lacks="order"
                 )
-        return (self.made or Numbers)(names, tuple(columns_of(dataset, names) for dataset in datasets))
+        return (self.kind or Numbers)(names, tuple(columns_of(dataset, names) for dataset in datasets))
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Numbers(Columns):
     columns: tuple[tuple[int, ...], ...] = ()
 
     def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
-        for name, given in zip(self.names, values.T, strict=True):
-            known = given[~np.isnan(given)]
-            if not len(known):
-                raise LabelError(f"{where}: label '{name}' is unknown in all {len(given)} samples")
-            if learned and (known == known[0]).all():
+        for name, column in zip(self.names, values.T, strict=True):
+            numbers = column[~np.isnan(column)]
+            if not len(numbers):
+                raise LabelError(f"{where}: label '{name}' is unknown in all {len(column)} samples")
+            if learned and (numbers == numbers[0]).all():
                 raise LabelError(
-                    f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn"
+                    f"{where}: label '{name}' is {numbers[0]:g} wherever it is known, so there is nothing to learn"
                 )

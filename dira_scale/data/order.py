@@ -37,7 +37,7 @@ ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below chang
 
 
 @dataclass(frozen=True)
-class Positions:
+class StepSamples:
     """The samples of one step on one rank.
 
     Attributes:
@@ -95,7 +95,7 @@ class Order:
                                 "rows contribute no sample to an epoch, or this dataset left out")  # fmt: skip
         if self.remainder == "drop" and self.epoch_size < self.batch:
             some = f"{self.epoch_size} samples"
-            some += f" of {self.selection.of}, which were chosen," if self.selection else ""
+            some += f" of {self.selection.split_size}, which were chosen," if self.selection else ""
             raise ArgumentError(
                 "batch", self.batch, f"{smaller_batch(self.epoch_size)} (the largest power of two, which divides most "
                 f"queues), or the remainder 'wrap': {some} do not fill one global batch of {self.batch}"
@@ -108,7 +108,7 @@ class Order:
     @property
     def split_size(self) -> int:
         """Samples of the whole splits, selected or not."""
-        return sum(self.sizes) if self.selection is None else self.selection.of
+        return sum(self.sizes) if self.selection is None else self.selection.split_size
 
     @property
     def dropped(self) -> int:
@@ -116,17 +116,17 @@ class Order:
         return max(0, self.epoch_size - self._used)
 
     def admissible_worlds(self) -> list[int]:
-        """The numbers of ranks that divide the lanes."""
+        """Return the numbers of ranks that divide the lanes."""
         return _divisors(self._lanes)
 
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
         """Samples of optimizer step ``step`` (counted from 0 over all epochs) on ``rank``: B / world of them.
 
         Raises ArgumentError when ``world`` does not divide the lanes.
         """
         return self.positions(range(step, step + 1), rank, world)[0]
 
-    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
         """``batch_at`` of each of ``steps``, computed at once."""
         assert steps.start >= 0 and 0 <= rank < world
         if self._lanes % world:
@@ -136,10 +136,14 @@ class Order:
         epochs, step = np.divmod(np.array(steps)[:, None, None], self.steps_per_epoch)  # arrays [steps, lanes, slots]
         lane, within = np.arange(rank * owned, (rank + 1) * owned)[:, None], step * per_lane + np.arange(per_lane)
         lane, within, epoch = np.broadcast_arrays(lane, within, epochs)
-        position = lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)
-        rows = self._rows(epoch.ravel(), self._permute_blocks(position.ravel(), epoch.ravel()))
-        parts = zip(epochs.ravel().tolist(), *(each.reshape(len(steps), -1) for each in rows), strict=True)
-        return [Positions(*of_step) for of_step in parts]
+        position = (lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)).ravel()
+        epoch, blocks = epoch.ravel(), self._used // self.block
+        block, offset = np.divmod(position, self.block)
+        complete = block < blocks  # a last partial block stays at the end
+        block[complete] = random.permute(block[complete], blocks, self._keys("block", epoch[complete]))
+        rows = self._rows(epoch, block * self.block + offset)
+        parts = zip(epochs.ravel().tolist(), *(values.reshape(len(steps), -1) for values in rows), strict=True)
+        return [StepSamples(*of_step) for of_step in parts]
 
     def _shuffle_windows(self, lane: np.ndarray, within: np.ndarray, lane_length: int, epoch: np.ndarray) -> np.ndarray:
         span = self.window * self.block
@@ -151,13 +155,6 @@ class Order:
         window_number = (lane * windows_per_lane + number).astype(np.uint64)
         key = self._keys("window", epoch) + random.mix(window_number)
         return start + random.permute(within - start, np.minimum(span, lane_length - start), key)
-
-    def _permute_blocks(self, position: np.ndarray, epoch: np.ndarray) -> np.ndarray:
-        blocks = self._used // self.block
-        block, within = np.divmod(position, self.block)
-        whole = block < blocks
-        block[whole] = random.permute(block[whole], blocks, self._keys("block", epoch[whole]))
-        return block * self.block + within
 
     def _rows(self, epoch: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From positions in an epoch to rows, and how often each came before: each dataset's slots form an endless
@@ -216,14 +213,14 @@ class EvalOrder:
     def steps(self) -> int:
         return -(-self.size // self.batch)
 
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
-        """The contiguous part of batch ``step`` for ``rank``; parts differ by one sample at most."""
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
+        """Return the contiguous part of batch ``step`` for ``rank``; parts differ by one sample at most."""
         assert 0 <= step < self.steps and 0 <= rank < world
         first, last = step * self.batch, min((step + 1) * self.batch, self.size)
         index = np.arange(first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world)
-        return Positions(0, index, np.zeros_like(index))
+        return StepSamples(0, index, np.zeros_like(index))
 
-    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
         """``batch_at`` of each of ``steps``."""
         return [self.batch_at(step, rank, world) for step in steps]
 

@@ -81,19 +81,21 @@ def integers(u: np.ndarray, low: int | np.ndarray, high: int | np.ndarray) -> np
 
 
 def key(*parts: object) -> int:
-    """A 64-bit key from all parts: the start of the SHA-256 of their ``repr``."""
+    """Return a 64-bit key from all parts: the start of the SHA-256 of their ``repr``."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """A well-mixing bijection of uint64: the finaliser of SplitMix64 (Steele et al., OOPSLA'14). Not for secrets."""
+    """Return a well-mixing bijection of uint64: the finaliser of SplitMix64 (Steele et al., OOPSLA'14). Not for
+    secrets."""
     x = (x ^ (x >> _MIX_SHIFTS[0])) * _MIX_MULTIPLIERS[0]
     x = (x ^ (x >> _MIX_SHIFTS[1])) * _MIX_MULTIPLIERS[1]
     return x ^ (x >> _MIX_SHIFTS[2])
 
 
 def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
-    """A keyed bijection of {0, …, n - 1}, applied to int64 ``x``; ``n`` and ``key`` (uint64) may differ by element.
+    """Return a keyed bijection of {0, …, n - 1}, applied to int64 ``x``; ``n`` and ``key`` (uint64) may differ by
+    element.
 
     A Feistel network over Z_a x Z_b, a * b >= n (Black and Rogaway, "Ciphers with arbitrary finite domains",
     CT-RSA'02: the generalised Feistel cipher with cycle walking): values outside the range go through it again.

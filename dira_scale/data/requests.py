@@ -18,8 +18,6 @@ from dira_scale.errors import DatasetError
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
 # 10.7 ms in turn). With a helper other processes do.
 TOGETHER = 256
-
-
 COLUMNS = {"session": "study", "patient": "patient"}  # by ``pair``: what the images of a sample's views share
 
 
@@ -45,7 +43,7 @@ class Groups:
         return counts
 
     def other(self, index: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Further image ``number`` (from 0) of each group."""
+        """Return the further image ``number`` (from 0) of each group."""
         within = self._place[index] - self._start[index]
         return self._members[self._start[index] + number + (number >= within)]
 
@@ -119,44 +117,40 @@ class Requests:
 
     def of(self, steps: range) -> Iterator[Request]:
         """This rank's parts of ``steps``, in order."""
-        for first in range(0, len(steps), self.together):
-            yield from self._drawn(steps[first : first + self.together])
+        for together in (steps[first : first + self.together] for first in range(0, len(steps), self.together)):
+            parts = self.order.positions(together, self.rank, self.world)
+            index = np.concatenate([part.index for part in parts])
+            occurrence = np.concatenate([part.occurrence for part in parts])
+            epochs = [part.epoch if self.fixed_epoch is None else self.fixed_epoch for part in parts]
+            epoch = np.repeat(epochs, [len(part.index) for part in parts])
+            images = [self._images(epoch, index, occurrence, view) for view in range(self.views.count)]
+            drawn = [
+                draw(
+                    self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(of_view),
+                    spacing=None if self.views.spacing is None else self.samples.spacing(of_view),
+                )
+                for view, of_view in enumerate(images)
+            ]  # fmt: skip
+            low, high = (np.stack(ends, 1) for ends in zip(*map(self.samples.range, images), strict=True))
+            labels, first = self.samples.labels(index), 0
+            for step, part, views_epoch in zip(together, parts, epochs, strict=True):
+                span = slice(first, first := first + len(part.index))
+                geometries, distortions = zip(*((box[span], values[span]) for box, values in drawn), strict=True)
+                yield Request(
+                    step, views_epoch, index[span], occurrence[span], tuple(of_view[span] for of_view in images),
+                    geometries, distortions, low[span], high[span], None if labels is None else labels[span],
+                )  # fmt: skip
 
-    def _drawn(self, steps: range) -> Iterator[Request]:
-        parts = self.order.positions(steps, self.rank, self.world)
-        index = np.concatenate([part.index for part in parts])
-        occurrence = np.concatenate([part.occurrence for part in parts])
-        epochs = [part.epoch if self.fixed_epoch is None else self.fixed_epoch for part in parts]
-        epoch = np.repeat(epochs, [len(part.index) for part in parts])
-        images = [self._shown(epoch, index, occurrence, view) for view in range(self.views.count)]
-        drawn = [
-            draw(
-                self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(shown),
-                spacing=None if self.views.spacing is None else self.samples.spacing(shown),
-            )
-            for view, shown in enumerate(images)
-        ]  # fmt: skip
-        low, high = (np.stack(of_views, 1) for of_views in zip(*map(self.samples.range, images), strict=True))
-        labels, first = self.samples.labels(index), 0
-        for step, part, of_views in zip(steps, parts, epochs, strict=True):
-            span = slice(first, first := first + len(part.index))
-            geometries, distortions = zip(*((box[span], distortion[span]) for box, distortion in drawn), strict=True)
-            shown_here = tuple(shown[span] for shown in images)
-            yield Request(
-                step, of_views, index[span], occurrence[span], shown_here, geometries, distortions, low[span],
-                high[span], None if labels is None else labels[span],
-            )  # fmt: skip
-
-    def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
+    def _images(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
         """Return whose image ``view`` of each sample shows: its own, or another one of its group."""
         if self._groups is None or view == 0:
             return index
         others = self._groups.others(index)
-        shown, several = index.copy(), others > 0
+        images, several = index.copy(), others > 0
         epoch, index, occurrence = epoch[several], index[several], occurrence[several]
         number = draw_partner(self.seed, epoch, index, occurrence, view, others[several])
-        shown[several] = self._groups.other(index, number)
-        return shown
+        images[several] = self._groups.other(index, number)
+        return images
 
     def empty_views(self, request: Request, pinned: bool) -> tuple[Tensor, ...]:
         """Per view an uninitialised tensor [b, C, *size] of the stored type, to be filled."""
@@ -166,12 +160,12 @@ class Requests:
         )
 
     def empty_mask(self, request: Request, pinned: bool) -> Tensor:
-        """An uninitialised tensor [b, V, *size] for ``loaders.cpu.fill_masks``."""
+        """Return an uninitialised tensor [b, V, *size] for ``loaders.cpu.fill_masks``."""
         shape = len(request), self.views.count, *self.views.sides
         return torch.empty(shape, dtype=torch.int16, pin_memory=pinned)
 
     def batch(self, request: Request, views: tuple[Tensor, ...], mask: Tensor | None = None) -> Batch:
-        """The batch whose ``views``, cropped, resized and flipped, a loader has made or is about to fill.
+        """Return the batch whose ``views``, cropped, resized and flipped, a loader has made or is about to fill.
 
         ``mask``: int16 [b, V, *size], if masks were asked for.
         """

@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
 
 
 def drawn(patients: Sequence[str], seed: int) -> list[str]:
-    """The distinct patients in a random order determined only by their names and ``seed``."""
+    """Return the distinct patients in a random order determined only by their names and ``seed``."""
     return sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
 
 
 def fraction_of_samples(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Mask of the first ``drawn`` patients that together have ``fraction`` of the samples; ``patients`` [n]."""
+    """Return a mask of the first ``drawn`` of ``patients`` [n] that together have ``fraction`` of the samples."""
     samples = Counter(patients.tolist())
     chosen, count = set(), 0
     for patient in drawn(list(samples), seed):
@@ -44,7 +44,7 @@ def fraction_of_samples(patients: np.ndarray, fraction: float, seed: int) -> np.
 
 
 def fold_of(patients: np.ndarray, folds: int, fold: int, seed: int) -> np.ndarray:
-    """Mask of the samples whose patients are in ``fold``: every ``folds``-th one in the order ``drawn``."""
+    """Return a mask of the samples whose patients are in ``fold``: every ``folds``-th one in the order ``drawn``."""
     return np.isin(patients, drawn(patients.tolist(), seed)[fold::folds])
 
 
@@ -74,7 +74,7 @@ def stratified(
     seed: int,
     from_end: bool = False,
 ) -> np.ndarray:
-    """Mask of a share of the ``patients`` [n], in which every label has its share of positive patients.
+    """Return a mask of a share of the ``patients`` [n], in which every label has its share of positive patients.
 
     ``positive``: bool [n, S], one column for each of ``names``: a label, or a class of a label of classes. A patient is
     positive if a sample is. A label that has a positive keeps one, however rare it is.
@@ -106,7 +106,7 @@ def stratified(
 
 
 def _balanced(positive: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` rows of ``positive`` [P, S] in an order whose every beginning has all columns' shares.
+    """Return the first ``count`` rows of ``positive`` [P, S] in an order whose every beginning has all columns' shares.
 
     It begins with rows that together have every column: each time one that adds most. Then each row is the one after
     which the columns' counts are nearest to their shares, by the sum of squares; rows without any positive count as a
@@ -144,19 +144,19 @@ class Selection:
     """The samples that an order covers, in parts that it mixes.
 
     Attributes:
-        samples: int64, part after part; counted over the whole splits of all datasets, of which there are ``of``.
+        samples: int64, part after part; counted over the whole splits of all datasets, which have ``split_size``.
         sizes, weights: of the parts; as of an order's datasets.
     """
 
     samples: np.ndarray
-    of: int
+    split_size: int
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
 
     @property
     def identity(self) -> str:
-        """A hash of what is selected: a dataset's hash does not tell its patients and labels."""
-        return hashlib.sha256(f"{self.sizes} {self.of}".encode() + self.samples.tobytes()).hexdigest()
+        """Return a hash of what is selected: a dataset's hash does not tell its patients and labels."""
+        return hashlib.sha256(f"{self.sizes} {self.split_size}".encode() + self.samples.tobytes()).hexdigest()
 
 
 def select(
@@ -169,7 +169,7 @@ def select(
     from_end: bool = False,
     excluded: Collection[str] = (),
 ) -> Selection | None:
-    """The samples of the ``split`` of each dataset that are left; None if these are all.
+    """Return the samples of the ``split`` of each dataset that are left; None if these are all.
 
     ``fraction`` is of the patients that are not ``excluded``, and ``seed`` draws it (:func:`stratified`).
 
@@ -217,7 +217,7 @@ def select(
 
 
 def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:
-    """Mask of the positive samples."""
+    """Return a mask of the positive samples."""
     has = np.asarray(positive.any(1))
     if not positive.shape[1]:
         raise DatasetError(f"{dataset.root} has no labels, by which negatives are told", lacks="labels")

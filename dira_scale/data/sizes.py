@@ -30,9 +30,24 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
     index, step = np.arange(len(samples)), None
     turned = any(entry.turns or entry.transpose for entry in views.entries)
     if views.spacing is not None or turned:
-        spacing = samples.spacing(index)
-        step = views.step(spacing)
-        _require_spacing(samples, views, spacing)
+        spacing = samples.spacing(index)  # mm
+        step, present = views.step(spacing), (spacing > 0).all(1)
+        if views.spacing is not None and not present.all():
+            raise DatasetError(
+                f"{samples.name(present.argmin())} has no spacing in the manifest, nor have {(~present).sum() - 1} "
+                f"others of {len(spacing)} in split '{samples.split}', and views with a spacing of {views.spacing} mm "
+                "need it",
+                lacks="spacing",
+            )
+        height, width = spacing[:, -2], spacing[:, -1]
+        oblong = np.abs(height - width) > SQUARE * width
+        if views.spacing is None and oblong.any():
+            first = oblong.argmax()
+            raise ArgumentError(
+                "spacing", UNSHOWN, f"millimetres, or views without turns and transpose, which would distort: "
+                f"{samples.name(first)} has voxels of {height[first]:.3g} x {width[first]:.3g} mm in the plane, and "
+                f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square"
+            )  # fmt: skip
     if not views.pad:
         for number, entry in enumerate(views.entries):
             name = f"views.crops[{number}].extents" if views.crops else "views.extents"
@@ -53,32 +68,12 @@ def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: n
         fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
         if views.turns or views.transpose or views.orientations:
             fit[1:] = fit[1:].min()
-        given = ",".join(map(str, fit))
+        fitting = ",".join(map(str, fit))
         raise SmallError(
             f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
             f"{len(sides)} in split '{samples.split}'",
-            "" if views.fixed or fit.min() < 1 else f", or {name} [[{given}]], which fits all",
+            "" if views.fixed or fit.min() < 1 else f", or {name} [[{fitting}]], which fits all",
         )
-
-
-def _require_spacing(samples: Samples, views: ViewSpec, spacing: np.ndarray) -> None:
-    """Refuse an unknown ``spacing`` [b, n] in mm, and voxels that a turn would distort."""
-    known = np.logical_and.reduce(spacing > 0, axis=1)
-    if views.spacing is not None and not known.all():
-        raise DatasetError(
-            f"{samples.name(known.argmin())} has no spacing in the manifest, nor have {(~known).sum() - 1} others of "
-            f"{len(known)} in split '{samples.split}', and views with a spacing of {views.spacing} mm need it",
-            lacks="spacing",
-        )
-    height, width = spacing[:, -2], spacing[:, -1]
-    oblong = np.abs(height - width) > SQUARE * width
-    if views.spacing is None and oblong.any():
-        first = oblong.argmax()
-        raise ArgumentError(
-            "spacing", UNSHOWN, f"millimetres, or views without turns and transpose, which would distort: "
-            f"{samples.name(first)} has voxels of {height[first]:.3g} x {width[first]:.3g} mm in the plane, and "
-            f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square"
-        )  # fmt: skip
 
 
 def _product(sides: np.ndarray | tuple[int, ...]) -> str:

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
+BLOCK = tarfile.BLOCKSIZE
+
 
 def checksum(file: BinaryIO) -> str:
     """64-bit xxHash3 of the whole ``file``, hex."""
@@ -17,9 +19,6 @@ def checksum(file: BinaryIO) -> str:
     while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
-
-
-BLOCK = tarfile.BLOCKSIZE
 
 
 class Sample(NamedTuple):
@@ -34,7 +33,13 @@ def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...
     """Append the sample's files; returns its manifest row, complete except for the shard's name."""
     row, key = sample.row, sample.row["key"]
     offset = add_file(tar, f"{key}.{row['codec']}", sample.payload)
-    add_file(tar, f"{key}.json", _sidecar(row, label_names))
+    # For readers without the manifest. Unknown labels, and ranges of lacking channels, are null, as JSON has no NaN.
+    labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
+    names = ("key", "patient", "study", "low", "high", "spacing", "affine", "boxes", "attributes")
+    sidecar = {name: row[name] for name in names if row[name] is not None or name != "affine"} | {"labels": labels}
+    several = {name: row[name] for name in ("low", "high") if isinstance(row[name], tuple | list)}
+    sidecar |= {name: [None if math.isnan(v) else v for v in values] for name, values in several.items()}
+    add_file(tar, f"{key}.json", json.dumps(sidecar, sort_keys=True, allow_nan=False).encode())
     location: dict[str, Any] = {"offset": offset, "size": len(sample.payload), "mask_offset": None, "mask_size": None}
     if sample.mask is not None:
         kind = "png" if row["affine"] is None else "b2nd"
@@ -53,7 +58,7 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The raw headers of a tar, in order.
+    """Yield the raw headers of a tar, in order.
 
     Safe for untrusted files: unlike ``tarfile``, it yields extension headers as members instead of applying their names
     and sizes, and does not loop on negative sizes.
@@ -66,7 +71,7 @@ def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def member_at(stream: BinaryIO, offset: int, end: int) -> tarfile.TarInfo | None:
-    """The header at byte ``offset`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
+    """Return the header at byte ``offset`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
     stream.seek(offset)
     block = stream.read(BLOCK)
     if block == bytes(BLOCK):
@@ -76,14 +81,3 @@ def member_at(stream: BinaryIO, offset: int, end: int) -> tarfile.TarInfo | None
     if not 0 <= member.size <= end - member.offset_data:
         raise tarfile.ReadError("a member does not end within the file")
     return member
-
-
-def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:
-    """KEY.json, for readers without the manifest. Unknown labels, and ranges of lacking channels, are null, as JSON has
-    no NaN."""
-    labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
-    names = ("key", "patient", "study", "low", "high", "spacing", "affine", "boxes", "attributes")
-    kept = {name: row[name] for name in names if row[name] is not None or name != "affine"}
-    several = {name: row[name] for name in ("low", "high") if isinstance(row[name], tuple | list)}
-    kept |= {name: [None if math.isnan(v) else v for v in values] for name, values in several.items()}
-    return json.dumps(kept | {"labels": labels}, sort_keys=True, allow_nan=False).encode()

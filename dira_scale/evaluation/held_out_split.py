@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.watchdog import alive
@@ -70,12 +71,13 @@ class HeldOutSplit:
 
     def whole(self) -> Iterator[Whole]:
         samples = Samples(self.datasets, self.about.split)
+        reader = SampleReader(samples)
 
         def read(sample: int) -> tuple[int, Stored, Tensor] | None:
-            mask = samples.mask(sample)
+            mask = reader.mask(sample)
             if mask is None:
                 return None
-            return sample, Stored.of(samples, sample).seen(**self.stored), torch.from_numpy(mask).long()
+            return sample, Stored.of(reader, sample).seen(**self.stored), torch.from_numpy(mask).long()
 
         mine = [*self._counted()]
         shown = {mine[int(n)] for n in np.linspace(0, len(mine) - 1, SHOWN)} if mine and self.shows else set()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import unit_interval
 from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
-from dira_scale.data.samples import Samples
+from dira_scale.data.reader import SampleReader
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE, SLIDING
 from dira_scale.pixels.codecs import decode
@@ -60,13 +60,14 @@ class Stored:
     bits: int = 16
 
     @classmethod
-    def of(cls, samples: Samples, sample: int) -> "Stored":
-        """Raises UserError as :meth:`Samples.payload`."""
+    def of(cls, reader: SampleReader, sample: int) -> "Stored":
+        """Raises UserError as :meth:`SampleReader.payload`."""
+        samples = reader.samples
         (low,), (high,) = samples.range(np.array([sample]))
         about = samples.codec(sample), samples.shape(sample), samples.dimensions
         spacing = samples.spacing(np.array([sample]))[0].tolist() if samples.dimensions == 3 else None
         bits = int(samples.column("bits", np.array([sample]))[0])
-        return cls(samples.payload(sample), *about, low, high, spacing, bits=bits)
+        return cls(reader.payload(sample), *about, low, high, spacing, bits=bits)
 
     def seen(
         self,

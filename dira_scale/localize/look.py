@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.evaluation.config import CENTRE
@@ -125,8 +126,8 @@ class Localizer:
     """
 
     def __init__(self, trained: TrainedRun, dataset: ShardedDataset, split: str, intensities: Sequence[float]) -> None:
-        self.trained, self.intensities, self.samples = trained, intensities, Samples([dataset], split)
-        trained.require_fit(self.samples)
+        self.trained, self.intensities, self.reader = trained, intensities, SampleReader(Samples([dataset], split))
+        trained.require_fit(self.reader.samples)
         (self.crop,) = held_out_crops(trained.size, CENTRE, 1.0)
         self.device = compute_device()
         set_fp32("fp32")
@@ -136,11 +137,11 @@ class Localizer:
 
     def view(self, case: Case) -> tuple[Stored, Tensor]:
         """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
-        stored = Stored.of(self.samples, case.sample).seen(**self.trained.stored)
+        stored = Stored.of(self.reader, case.sample).seen(**self.trained.stored)
         try:
             return stored, stored.view(self.crop, self.trained.size)
         except DecodeError as error:
-            raise self.samples.damaged(case.sample, error) from error
+            raise self.reader.samples.damaged(case.sample, error) from error
 
     def look(self, stored: Stored, view: Tensor, label: str) -> LocatedLabel:
         map, probability = self.cam.of(view.to(self.device), self.trained.supervision.outputs.index(label))

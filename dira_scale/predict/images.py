@@ -7,6 +7,7 @@ import numpy as np
 
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.evaluation.features import ALL, rows_of
@@ -55,14 +56,15 @@ class DatasetImages:
         self.rows = rows_of(self.dataset, split).tolist()
         splits = [name for name in self.dataset.splits if split in (name, ALL) and len(self.dataset.rows(name))]
         at = ((row, (name, n)) for name in splits for n, row in enumerate(self.dataset.rows(name).tolist()))
-        self._samples, self._positions = {name: Samples([self.dataset], name) for name in splits}, dict(at)
+        self._readers = {name: SampleReader(Samples([self.dataset], name)) for name in splits}
+        self._positions = dict(at)
         self.keys = self.targets = [str(key) for key in self.dataset.column("key")[self.rows]]
         self.about = {"dataset": self.dataset.info.name, "hash": self.dataset.hash, "split": split}
 
     def load(self, number: int) -> Loaded:
         try:
             split, position = self._positions[self.rows[number]]
-            stored = Stored.of(self._samples[split], position)
+            stored = Stored.of(self._readers[split], position)
         except UserError as error:
             if isinstance(error.__cause__, DecodeError):
                 raise QuarantinedError("decode", str(error.__cause__)) from error

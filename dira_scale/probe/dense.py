@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dira_scale.data.labels import IGNORE
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError
@@ -45,7 +46,7 @@ class MaskedImages:
     def __init__(self, dataset: ShardedDataset, split: str, rows: np.ndarray, task: Segmentation) -> None:
         """``rows`` are those of the whole ``split``. Raises UserError for masks of other classes, or none."""
         check_evaluated(dataset, split, task.classes, "name all that masks have, masks.classes={NAME: VALUE, …}")
-        self._samples, self._task = Samples([dataset], split), task
+        self._reader, self._task = SampleReader(Samples([dataset], split)), task
         every = (self._targets(sample) for sample in range(len(rows)))
         self._kept = np.flatnonzero([targets is not None and bool((targets != IGNORE).any()) for targets in every])
         self.rows = rows[self._kept]
@@ -56,7 +57,7 @@ class MaskedImages:
         yield from (targets for sample in self._kept if (targets := self._targets(int(sample))) is not None)
 
     def _targets(self, sample: int) -> Tensor | None:
-        mask = self._samples.mask(sample)
+        mask = self._reader.mask(sample)
         return None if mask is None else self._task.numbers(torch.from_numpy(mask).long())
 
 

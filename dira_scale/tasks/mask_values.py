@@ -7,7 +7,8 @@ import numpy as np
 
 from dira_scale.config.keys import typed
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.samples import LOOKED_AT, Samples
+from dira_scale.data.reader import LOOKED_AT, SampleReader
+from dira_scale.data.samples import Samples
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
 from dira_scale.tasks.classes import Classes, regions_of, values_of
@@ -50,7 +51,8 @@ def _check_split(
         numbers = np.arange(len(dataset.rows(split)))
         chosen = numbers[np.isin(first + numbers, selection.samples)] if selection else numbers
         first += len(numbers)
-        here, count = Samples([dataset], split).mask_values(chosen) if len(chosen) else (set[int](), 0)
+        reader = SampleReader(Samples([dataset], split)) if len(chosen) else None
+        here, count = reader.mask_values(chosen) if reader else (set[int](), 0)
         looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
         if classes is None and len(here) > 1:
             listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)

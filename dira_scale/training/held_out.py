@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.loaders import Loader
-from dira_scale.data.order import EvalOrder, Positions
+from dira_scale.data.order import EvalOrder, StepSamples
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class DistributedEvalOrder(EvalOrder):
         """Batches of this rank."""
         return -(-self.batches // self.ranks)
 
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
-        """Positions of the ``step``-th batch of this rank."""
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
+        """Samples of the ``step``-th batch of this rank."""
         return EvalOrder(self.size, self.batch).batch_at((step * self.ranks + self.rank) % self.batches)
 
     def counts(self, step: int) -> bool:

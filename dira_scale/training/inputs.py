@@ -15,7 +15,7 @@ from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
 from dira_scale.data.distort.colour import RGB
 from dira_scale.data.exclusion import excluded_patients
-from dira_scale.data.labels import Choice, LabelError
+from dira_scale.data.labels import ColumnsChoice, LabelError
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
@@ -77,7 +77,7 @@ class Inputs:
         cores: int = 1,
         masks: bool = False,
         held_out_views: ViewSpec | None = None,
-        labels: Choice | None = None,
+        labels: ColumnsChoice | None = None,
     ) -> None:
         paths = _paths(data.shards)
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks

@@ -11,6 +11,7 @@ import xxhash
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.data.tar import Sample
 from dira_scale.pixels.boxes import Crop
@@ -95,7 +96,7 @@ def make_cube(planned: PlannedCube, shards: str, size: Sequence[int]) -> Iterato
     A zoomed cube has the spacing that its voxels have after resizing.
     """
     cube, volume = planned
-    voxels, codec = cut(_samples(shards, cube.split), cube.sample, cube.box, size), CODECS[len(size)]
+    voxels, codec = cut(_reader(shards, cube.split), cube.sample, cube.box, size), CODECS[len(size)]
     payload = encode(voxels, codec)
     axes, spacing, affine = len(size), volume["spacing"], volume["affine"]
     step = np.array(cube.box[axes:]) / np.array(size)
@@ -116,15 +117,15 @@ def make_cube(planned: PlannedCube, shards: str, size: Sequence[int]) -> Iterato
     yield Sample(row | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}, payload, None)
 
 
-def cut(samples: Samples, sample: int, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
+def cut(reader: SampleReader, sample: int, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """The voxels in ``box``, resized to ``size``: int16 [D, H, W]; of images uint8 [H, W], uint16 if any of the dataset
     has 16 bits. Raises UserError for a volume that is damaged."""
-    voxels = np.empty((1, *size), str(samples.dtype).removeprefix("torch."))
-    samples.read(sample, [Crop(tuple(map(float, box)), len(size) * (False,))], [voxels])
+    voxels = np.empty((1, *size), str(reader.samples.dtype).removeprefix("torch."))
+    reader.read(sample, [Crop(tuple(map(float, box)), len(size) * (False,))], [voxels])
     return voxels[0]
 
 
 @lru_cache
-def _samples(shards: str, split: str) -> Samples:
+def _reader(shards: str, split: str) -> SampleReader:
     """Once for each worker process."""
-    return Samples([ShardedDataset.open(shards, check_shards=False)], split)
+    return SampleReader(Samples([ShardedDataset.open(shards, check_shards=False)], split))

@@ -26,6 +26,7 @@ from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.writer import Conversion
 from dira_scale.config.border import at
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError, counted
 from dira_scale.evaluation.encoders import LAST, levels
@@ -146,7 +147,7 @@ def make(cfg: DictConfig) -> None:
                 console.print(f"describing {counted(len(train.rows) + len(val.rows), words.kind)}")
             descriptors = describe(describer, dataset, (train, val), words, kept)
             samples = Samples([dataset], words.data.split)
-
+)
             def read(volume: int, corner: Any, size: Any) -> Any:
                 return cut(samples, int(train.samples[volume]), (*corner, *size), size)
 

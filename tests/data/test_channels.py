@@ -21,6 +21,7 @@ from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import DatasetError, ShardedDataset, schema_of
 from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Jitter, ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
@@ -62,14 +63,14 @@ def test_every_reader_scales_each_channel_by_its_range(tmp_path: Path, window: t
     assert torch.equal(moved.to("cpu").views[0], moved.views[0])
     for each in (batch, moved, moved.to("cpu"), *moved.split(1)):
         assert each.lacking(0).tolist() == np.isnan([low for low, _ in RANGES]).tolist()
-    samples = Samples([shards], "train", views=views)
+    reader = SampleReader(Samples([shards], "train", views=views))
     images = next(Images(shards, np.arange(4), (17, 20, 16), 1, window).batches(4))
     for n, voxels in enumerate(VOLUMES):
         lows = [math.floor(0 if np.isnan(low) else window[0] if window else low) for low in RANGES[n][0]]
         box = (-4, n + 2, 0, *SIZE)  # from below the volume to above it
         crop = [plain_view(c, box, (False,) * 3, SIZE, outside=low) for c, low in zip(voxels, lows, strict=True)]
         np.testing.assert_allclose(moved.views[0][n], scaled(n, np.stack(crop), window), atol=1e-5)
-        stored = Stored.of(samples, n).seen(range=window, pad=True)
+        stored = Stored.of(reader, n).seen(range=window, pad=True)
         np.testing.assert_allclose(stored.image(), scaled(n, voxels, window), atol=1e-5)
         np.testing.assert_allclose(stored.view(centre(3, extent=SIZE)[0], SIZE), moved.views[0][n])
     np.testing.assert_allclose(images[0], scaled(0, VOLUMES[0], window), atol=1e-5)

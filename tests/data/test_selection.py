@@ -221,7 +221,7 @@ def test_of_each_dataset_its_own_share(labelled):
     datasets = [labelled("one"), labelled("two")]
     selection = select(datasets, "train", [1.0, 0.5], 0.5, 0, None)
     order = order_of(selection, batch=3)
-    assert (selection.sizes, selection.of, order.epoch_size) == ((30, 30), 120, 45)
+    assert (selection.sizes, selection.split_size, order.epoch_size) == ((30, 30), 120, 45)
     samples = sorted({sample for epoch in range(2) for sample in epoch_of(order, epoch)})
     assert samples == sorted(selection.samples)
     assert {sample ^ 1 for sample in samples} == set(samples)  # a patient's images have the numbers 2 n and 2 n + 1
@@ -256,7 +256,7 @@ def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled):
     one, two = labelled("one"), labelled("two")
     gone = set(one.column("patient")[:20])
     selection = select([one, two], "train", [1.0, 1.0], 1.0, 0, None, excluded=gone)
-    assert selection.of == 120
+    assert selection.split_size == 120
     everyone = np.concatenate([dataset.column("patient")[dataset.rows("train")] for dataset in (one, two)])
     assert not gone & set(everyone[selection.samples])
     assert set(selection.samples) == {i for i, patient in enumerate(everyone) if patient not in gone}

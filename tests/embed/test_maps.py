@@ -193,10 +193,11 @@ def test_masks_by_the_nearest_cells_are_those_of_brute_force(make_dataset: Make,
 
 
 def mask_of(dataset: ShardedDataset, row: int) -> np.ndarray:
+    from dira_scale.data.reader import SampleReader
     from dira_scale.data.samples import Samples
 
     split = str(dataset.column("split")[row])
-    mask = Samples([dataset], split).mask([*dataset.rows(split)].index(row))
+    mask = SampleReader(Samples([dataset], split)).mask([*dataset.rows(split)].index(row))
     assert mask is not None
     return mask
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dira_scale.data.manifest.index import Kind
+from dira_scale.data.manifest.index import PayloadKind
 from dira_scale.data.views import ViewSpec
 from dira_scale.forecast.estimate import decoding_bytes
 
@@ -21,7 +21,7 @@ def test_by_hand(loader: str, codecs: list[str], counted: bool) -> None:
         column=lambda name: np.array(columns[name]),
         rows=lambda split: np.arange(2),
         splits=["train"],
-        kinds=lambda split: [Kind(codec, 1, 8) for codec in codecs],
+        kinds=lambda split: [PayloadKind(codec, 1, 8) for codec in codecs],
     )
     data = SimpleNamespace(loader=loader, prefetch=2, split="train")
     actual = decoding_bytes(data, [dataset], ViewSpec(size=64, scale=(0.2, 1.0)))

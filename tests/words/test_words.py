@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.data import random
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import select
 from dira_scale.errors import UserError
@@ -150,11 +151,11 @@ def test_each_cube_is_that_of_the_procedure_written_plainly(dataset: ShardedData
     _, train, val = open_origin(words)
     rng = np.random.default_rng(0)
     descriptors = rng.normal(size=(8, 6)).astype(np.float32), rng.normal(size=(4, 6)).astype(np.float32)
-    samples, trials = Samples([dataset], "train"), Counter[int]()
+    reader, trials = SampleReader(Samples([dataset], "train")), Counter[int]()
 
     def read(volume: int, corner: Any, size: Any) -> np.ndarray:
         trials[volume] += 1
-        return cut(samples, volume, (*corner, *size), size)
+        return cut(reader, volume, (*corner, *size), size)
 
     discovered = search(words, train, val, descriptors, read)
     assert all(word.train[0] == word.reference for word in discovered)

@@ -56,7 +56,7 @@ class CacheFolder:
             return sum(entry.present for entry in self._entries())
 
     def open(self, name: str) -> int | None:
-        """A descriptor of a complete file, which is not removed until it is closed; None if it is not there."""
+        """Return a descriptor of a complete file, which is not removed until it is closed; None if it is not there."""
         try:
             descriptor = os.open(self.folder / name, os.O_RDONLY)
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class CacheFolder:
         return True
 
     def claim(self, name: str, size: int) -> FileIO | Claim:
-        """The locked file to be filled, with what an interrupted process has left in it; or why there is none.
+        """Return the locked file to be filled, with what an interrupted process has left in it; or why there is none.
 
         Room is made for it. Raises UserError if there is none to be made, OSError.
         """

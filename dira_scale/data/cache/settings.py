@@ -32,12 +32,12 @@ class CacheSettings:
 
     @property
     def asked_for(self) -> list[str]:
-        """The settings that are not the defaults, as ``folder /scratch/shards``."""
-        return [f"{each.name} {value}" for each in fields(self) if (value := getattr(self, each.name)) != each.default]
+        """Return the settings that are not the defaults, as ``folder /scratch/shards``."""
+        return [f"{key.name} {value}" for key in fields(self) if (value := getattr(self, key.name)) != key.default]
 
     @property
     def location(self) -> Path:
-        """The folder. Raises ArgumentError if it is in a store."""
+        """Return the folder. Raises ArgumentError if it is in a store."""
         if self.folder is None:
             return Path(tempfile.gettempdir()) / f"dira_scale-{os.getuid()}"
         folder = locate(self.folder, "cache")
@@ -46,7 +46,7 @@ class CacheSettings:
         return folder.absolute()
 
     def open(self) -> CacheFolder:
-        """The folder, made if need be, with its bound in bytes.
+        """Return the folder, made if need be, with its bound in bytes.
 
         Raises ArgumentError if it cannot be written to, or belongs to another user; UserError if it holds other files
         than a cache's.

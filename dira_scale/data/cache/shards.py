@@ -1,4 +1,4 @@
-"""The shards that samples lie in, and reading them through the cache."""
+"""The shards that samples lie in, and their copies in the cache."""
 
 import errno
 import os
@@ -60,10 +60,10 @@ class Shard:
     @classmethod
     def of(cls, dataset: ShardedDataset, name: str, device: int) -> "Shard":
         """``device``: ``st_dev`` of the cache's disk."""
-        path, size, known = dataset.file(name), dataset.info.shards[name], dataset.info.checksums.get(name)
-        key = known or xxhash.xxh3_64_hexdigest(f"{dataset.hash} {path}".encode())
+        path, size, checksum = dataset.file(name), dataset.info.shards[name], dataset.info.checksums.get(name)
+        key = checksum or xxhash.xxh3_64_hexdigest(f"{dataset.hash} {path}".encode())
         in_place = is_local(path) and path.parent.is_dir() and path.parent.stat().st_dev == device
-        return cls(path, size, known, f"{path.stem}-{key}-{size}{path.suffix}", in_place)
+        return cls(path, size, checksum, f"{path.stem}-{key}-{size}{path.suffix}", in_place)
 
 
 class Shards:
@@ -102,7 +102,7 @@ class Shards:
         return self.all[self._first[dataset] + int(self._codes[dataset][row])]
 
     def members(self, number: int) -> np.ndarray:
-        """The samples of a shard, int64."""
+        """Return the samples of a shard, int64."""
         if number not in self._members:
             d = int(np.searchsorted(self._first, number, side="right")) - 1
             rows = self.samples.rows[d]
@@ -112,7 +112,7 @@ class Shards:
 
 
 class ShardCache:
-    """Reads from whole, verified copies of shards, which it fetches when they are not there. Thread-safe.
+    """Whole, verified copies of shards, which are fetched when they are not there. Thread-safe.
 
     Args:
         stop: set by whoever waits no longer; waits then end with StoppedError.
@@ -126,20 +126,22 @@ class ShardCache:
         self.folder, self.stop, self.seconds = folder, stop, seconds
         self.failed: dict[str, MissingShardError] = {}
 
-    def read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
-        """The buffer, filled from ``offset`` on; shorter at the file's end. Raises as :meth:`open`."""
-        with self.open(shard) as descriptor:
-            return buffer[: os.preadv(descriptor, [buffer], offset)]
-
     @contextmanager
     def open(self, shard: Shard) -> Iterator[int]:
-        """A descriptor of the complete shard, which stays in the cache meanwhile.
+        """Yield a descriptor of the complete shard, which stays in the cache meanwhile.
 
         Raises MissingShardError if it is unavailable, UserError if there is no room for it.
         """
-        descriptor = self._in_place(shard) if shard.in_place else self.folder.open(shard.name)
-        if descriptor is None:
-            descriptor = self._obtained(shard)
+        if not shard.in_place:
+            descriptor = self.folder.open(shard.name)
+            if descriptor is None:
+                descriptor = self._obtained(shard)
+        else:
+            try:
+                descriptor = os.open(shard.path, os.O_RDONLY)
+            except OSError as error:
+                self.failed[shard.name] = MissingShardError(shard, error)
+                raise self.failed[shard.name] from error
         try:
             yield descriptor
         finally:
@@ -149,13 +151,6 @@ class ShardCache:
         """Have it in the cache. Raises as :meth:`open`."""
         with self.open(shard):
             pass
-
-    def _in_place(self, shard: Shard) -> int:
-        try:
-            return os.open(shard.path, os.O_RDONLY)
-        except OSError as error:
-            self.failed[shard.name] = MissingShardError(shard, error)
-            raise self.failed[shard.name] from error
 
     def _obtained(self, shard: Shard) -> int:
         seen, since = -1, time.monotonic()

@@ -48,7 +48,7 @@ class LoaderChoice:
         return f"loader: {self.name} ({self.why})"
 
     def build(self, spec: LoaderSpec) -> Loader:
-        """The loader built for ``spec``.
+        """Return the loader built for ``spec``.
 
         Raises ValueError if it does not take it and its settings, is not a loader, or cannot read these datasets.
         """
@@ -65,7 +65,7 @@ class LoaderChoice:
         return loader
 
     def processes(self, helper: bool | None, device: torch.device | str, workers: int) -> int:
-        """The number of processes of its own in which so many ``workers`` load; 0: in the training process.
+        """Return the number of processes of its own in which so many ``workers`` load; 0: in the training process.
 
         ``helper``: whether it does; None: beside a GPU, unless the loader decodes there or is your own. Your own has
         one process: it need not know ``LoaderSpec.stride``. Raises ArgumentError for one that needs the GPU, and where
@@ -81,7 +81,7 @@ class LoaderChoice:
         return -(-workers // THREADS) if decodes_here else 1
 
     def in_processes(self, count: int) -> "LoaderChoice":
-        """The loader, but in so many processes of its own; with 0 as it is."""
+        """Return the loader, but in so many processes of its own; with 0 as it is."""
         return LoaderChoice(self.name, self.why, HELPER, {"inner": self, "processes": count}) if count else self
 
 
@@ -91,7 +91,7 @@ def choose(
     device: torch.device | str = "cpu",
     cache: CacheSettings = NO_CACHE,
 ) -> LoaderChoice:
-    """The loader that ``loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
+    """Return the loader that ``loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
 
     ``auto`` depends on ``datasets``, the training ``device`` and ``cache``, and on what is installed.
     Raises ArgumentError, with the nearest name, if there is no such loader, or it has no cache and one was asked for.
@@ -100,7 +100,12 @@ def choose(
         if cache.asked_for:
             expected = "nothing: settings of your own loader stand beside its _target_"
             raise ArgumentError("cache", cache.asked_for, expected)
-        return _own(loader)
+        target = loader.get("_target_")
+        if target is None:
+            raise ArgumentError("loader", loader, OWN)
+        imported("data.loader._target_", target)
+        settings = {key: value for key, value in loader.items() if key != "_target_"}
+        return LoaderChoice(target, "data.loader._target_", str(target), settings)
     if loader == AUTO:
         name, why = _best(datasets, torch.device(device), cache)
         why = f"data.loader={AUTO}: {why}"
@@ -118,7 +123,7 @@ def choose(
 
 
 def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: CacheSettings) -> tuple[str, str]:
-    """The name of the fastest loader for these shards here, and why it is."""
+    """Return the name of the fastest loader for these shards here, and why it is."""
     if distant := [dataset.root for dataset in datasets if not is_local(dataset.root)]:
         return STREAM, f"{distant[0]} is not on this machine; shards are kept in {cache.location}"
     if cache.asked_for:
@@ -127,27 +132,15 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
         return "cpu", "no GPU"
     if any(dataset.info.dims == 3 for dataset in datasets):
         return "cpu", "volumes"
-    if not _is_installed("nvidia.dali"):
+    try:
+        dali = find_spec("nvidia.dali")
+    except ModuleNotFoundError:  # not even the package around it
+        dali = None
+    if dali is None:
         return "cpu", f"nvidia-dali is not installed: {install_command(dali_extra())}"
     if slow := ", ".join(sorted(stored_codecs(datasets) - set(DECODED_ON_GPU))):
         return "cpu", f"{slow} has no GPU decoder: shard again with recipe.codec=gpu"
     return "dali", f"decodes {' and '.join(sorted(stored_codecs(datasets)))} on the GPU"
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        return False
-
-
-def _own(node: dict[str, Any]) -> LoaderChoice:
-    target = node.get("_target_")
-    if target is None:
-        raise ArgumentError("loader", node, OWN)
-    imported("data.loader._target_", target)
-    settings = {key: value for key, value in node.items() if key != "_target_"}
-    return LoaderChoice(target, "data.loader._target_", str(target), settings)
 
 
 def _imported(target: str) -> Callable[..., Any]:

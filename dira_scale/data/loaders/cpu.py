@@ -6,7 +6,7 @@ batch.
 """
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from itertools import islice
@@ -20,9 +20,11 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.data.labels import IGNORE
 from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
-from dira_scale.pixels.boxes import Crop, mirrored
+from dira_scale.data.storage import ShardFiles, Storage
+from dira_scale.pixels.boxes import mirrored
 
 
 class CpuLoader:
@@ -46,11 +48,11 @@ class CpuLoader:
         self.workers, self.prefetch, self.stride, self.masks = spec.workers, spec.prefetch, spec.stride, spec.masks
         self.seconds = StageSeconds(*self.sums)
         self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
-        self._prepare()
+        self.reader = SampleReader(self.samples, self.storage())
 
-    def _prepare(self) -> None:
-        """The last part of construction, for loaders built on this one: open what they need, and raise ValueError for
-        datasets that they do not read. The CPU loader needs nothing more."""
+    def storage(self) -> Storage:
+        """Return what ``reader`` reads from, once, when all else is set: the datasets' own shards."""
+        return ShardFiles(self.samples.datasets)
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``, one each ``stride``."""
@@ -65,7 +67,11 @@ class CpuLoader:
             for _ in steps:
                 began = perf_counter()
                 for request in islice(requests, self.prefetch + 1 - len(pending)):
-                    pending.append(self._begin(request, pool))
+                    views = self.requests.empty_views(request, pinned=self.copies.pinned)
+                    slots = [view.numpy() for view in views]
+                    mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
+                    parts = [pool.submit(self._fill, slots, mask, request, task) for task in self._tasks(request)]
+                    pending.append((self.requests.batch(request, views, mask), parts))
                 batch, parts = pending.popleft()
                 for part in parts:
                     part.result()
@@ -73,14 +79,6 @@ class CpuLoader:
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _begin(self, request: Request, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-        """A batch with empty views, and the tasks that fill them."""
-        views = self.requests.empty_views(request, pinned=self.copies.pinned)
-        slots = [view.numpy() for view in views]
-        mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
-        parts = [pool.submit(self._fill, slots, mask, request, task) for task in self._tasks(request)]
-        return self.requests.batch(request, views, mask), parts
 
     def _tasks(self, request: Request) -> list[range]:
         """Its samples in parts: several samples per task, several tasks per thread."""
@@ -92,49 +90,45 @@ class CpuLoader:
         for i in samples:
             views = range(len(slots))
             if mask is not None:
-                fill_masks(mask[i].numpy(), self.samples, request, i)
+                fill_masks(mask[i].numpy(), self.reader, request, i)
             for image in dict.fromkeys(int(images[i]) for images in request.images):
                 self._fill_from(image, slots, request, i, [view for view in views if request.images[view][i] == image])
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
         crops = [request.geometries[view].crop(i) for view in views]
-        read, decode, transform = self.samples.read(image, crops, [slots[view][i] for view in views])
+        read, decode, transform = self.reader.read(image, crops, [slots[view][i] for view in views])
         self.seconds.add(read=read, decode=decode, transform=transform)
 
 
-def fill_masks(masks: np.ndarray, samples: Samples, request: Request, i: int) -> None:
+def fill_masks(masks: np.ndarray, reader: SampleReader, request: Request, i: int) -> None:
     """Sample ``i``'s ``masks`` int16 [V, *size]: its images' stored values, from the nearest pixel; ``IGNORE`` beyond
     an image, and where it has no mask.
 
     Raises UserError, as ``Samples.damaged``.
     """
-    seen = [int(images[i]) for images in request.images]
+    images = [int(of_view[i]) for of_view in request.images]
     crops = [geometry.crop(i) for geometry in request.geometries]
-    for image in dict.fromkeys(seen):  # views of one image share its decoding
-        views = [view for view in range(len(masks)) if seen[view] == image]
+    for image in dict.fromkeys(images):  # views of one image share its decoding
+        views = [view for view in range(len(masks)) if images[view] == image]
+        # Of each view its mask before the last two axes change places, and for each axis the nearest pixels.
         targets = [masks[view].swapaxes(-1, -2) if crops[view].transposed else masks[view] for view in views]
-        _fill_crops(targets, samples, image, [crops[view] for view in views])
-
-
-def _fill_crops(masks: Sequence[np.ndarray], samples: Samples, image: int, crops: Sequence[Crop]) -> None:
-    """``masks``, each [*size] before the last two axes change places, of the ``crops`` of one image."""
-    sides = samples.mask_sides(image)
-    nearest = [
-        [
-            np.floor(start + (np.arange(n) + 0.5) / n * extent).astype(int)
-            for start, extent, n in zip(crop.box, crop.box[mask.ndim :], mask.shape, strict=False)
+        nearest = [
+            [
+                np.floor(start + (np.arange(n) + 0.5) / n * extent).astype(int)
+                for start, extent, n in zip(crops[view].box, crops[view].box[mask.ndim :], mask.shape, strict=False)
+            ]
+            for view, mask in zip(views, targets, strict=True)
         ]
-        for mask, crop in zip(masks, crops, strict=True)
-    ]
-    within = [[at.clip(0, side - 1) for at, side in zip(axes, sides, strict=True)] for axes in nearest]
-    parts = samples.mask_parts(image, [tuple(slice(int(at[0]), int(at[-1]) + 1) for at in axes) for axes in within])
-    if parts is None:
-        for mask in masks:
-            mask[...] = IGNORE
-        return
-    for mask, crop, values, axes, wanted in zip(masks, crops, parts, within, nearest, strict=True):
-        shown = values[np.ix_(*(at - at[0] for at in axes))]
-        beyond = [(at < 0) | (at >= side) for at, side in zip(wanted, sides, strict=True)]
-        if any(axis.any() for axis in beyond):
-            shown = np.where(reduce(np.logical_or.outer, beyond), np.int16(IGNORE), shown)
-        mask[...] = mirrored(shown, crop.flip)
+        sides = reader.samples.mask_sides(image)
+        inside = [[at.clip(0, side - 1) for at, side in zip(axes, sides, strict=True)] for axes in nearest]
+        boxes = [tuple(slice(int(at[0]), int(at[-1]) + 1) for at in axes) for axes in inside]
+        parts = reader.mask_parts(image, boxes)
+        if parts is None:
+            masks[views] = IGNORE
+            continue
+        for view, mask, part, axes, wanted in zip(views, targets, parts, inside, nearest, strict=True):
+            values = part[np.ix_(*(at - at[0] for at in axes))]
+            beyond = [(at < 0) | (at >= side) for at, side in zip(wanted, sides, strict=True)]
+            if any(axis.any() for axis in beyond):
+                values = np.where(reduce(np.logical_or.outer, beyond), np.int16(IGNORE), values)
+            mask[...] = mirrored(values, crops[view].flip)

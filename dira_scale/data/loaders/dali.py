@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.device_copies import StageSeconds
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader, fill_masks
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples, stored_codecs
@@ -32,8 +33,13 @@ try:
 except ImportError as error:
     raise UserError(f"the loader dali needs NVIDIA DALI ({error}): {install_command(dali_extra())}") from error
 
+logger = logging.getLogger(__name__)
+
+CODECS = {"jpg", "jp2", "png"}
+AGAIN = "shard again with recipe.codec=gpu"
 COLOURS = {1: types.GRAY, 3: types.RGB}  # by channels; any other request crashes DALI's JPEG decoder for CPUs
 Payloads = Mapping[int, np.ndarray]  # encoded bytes, uint8 and writable, by sample
+Masks = tuple[torch.Tensor | None, list[Future[None]]]  # empty, and the tasks that fill them
 
 
 class DaliViews:
@@ -65,7 +71,7 @@ class DaliViews:
         showing: dict[bytes, list[int]] = {}
         for view, images in enumerate(request.images):
             showing.setdefault(images.tobytes(), []).append(view)
-        made: dict[int, Tensor] = {}
+        by_view: dict[int, Tensor] = {}
         # In this mode an operation returns when it has run on the CPU, or is queued on the stream.
         with torch.cuda.stream(self.stream), ndd.EvalMode.sync_cpu, self.context:
             for views in showing.values():
@@ -76,9 +82,13 @@ class DaliViews:
                 for view, box in zip(views, boxes, strict=True):
                     flip = request.geometries[view].flip
                     pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], flip, self.sides[view])
-                    made[view] = self._stored_values(pixels, images)
+                    if pixels.dtype != torch.uint8 and (bits := self.samples.column("bits", images)).min() != 16:
+                        # 8-bit images among 16-bit ones: DALI scales them by 257 to the range of 16 bits.
+                        scale = torch.from_numpy(np.where(bits == 8, 257, 1).astype(np.float32)).to(pixels.device)
+                        pixels = (pixels.float() / per_sample(scale, pixels)).round().to(torch.uint16)
+                    by_view[view] = pixels
             done = self.stream.record_event() if self.stream else None
-        return tuple(made[view] for view in range(len(request.images))), done
+        return tuple(by_view[view] for view in range(len(request.images))), done
 
     def decode_alone(self, payload: np.ndarray, side: np.ndarray) -> None:
         """Decode one image of ``side`` (height, width), int32 [2]. Raises RuntimeError if DALI cannot."""
@@ -86,7 +96,8 @@ class DaliViews:
             self._decode([payload], np.zeros((1, 2), np.int32), side[None])
 
     def _decode(self, payloads: list[np.ndarray], first: np.ndarray, last: np.ndarray) -> ndd.Batch:
-        """The region from pixel (y, x) = ``first`` up to but excluding ``last``, int32 [b, 2] each, of every image."""
+        """Return the region from pixel (y, x) = ``first`` up to but excluding ``last``, int32 [b, 2] each, of every
+        image."""
         began = perf_counter()
         regions = ndd.decoders.image_slice(
             ndd.as_batch(payloads),
@@ -102,7 +113,7 @@ class DaliViews:
         return regions
 
     def _resize(self, regions: ndd.Batch, start: np.ndarray, shape: np.ndarray, flip: np.ndarray, side: int) -> Tensor:
-        """The crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region, mirrored
+        """Return the crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region, mirrored
         along the axes of ``flip`` bool [b, 2] and resized to ``side``: [b, C, S, S]."""
         began = perf_counter()
         # A region of interest of resize() itself would let pixels beyond the crop contribute.
@@ -116,13 +127,6 @@ class DaliViews:
         # DALI reuses GPU memory in the order of its own stream; torch's allocator can follow the consumer's.
         return pixels.clone() if self.stream else pixels
 
-    def _stored_values(self, pixels: Tensor, images: np.ndarray) -> Tensor:
-        """8-bit images among 16-bit ones: DALI scales them by 257 to the range of 16 bits."""
-        if pixels.dtype == torch.uint8 or (bits := self.samples.column("bits", images)).min() == 16:
-            return pixels
-        scale = torch.from_numpy(np.where(bits == 8, 257, 1).astype(np.float32)).to(pixels.device)
-        return (pixels.float() / per_sample(scale, pixels)).round().to(torch.uint16)
-
 
 def hand_over(views: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
     """Let the current stream of the views' device wait for them; their memory is reused only when it has read them."""
@@ -131,13 +135,6 @@ def hand_over(views: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
         consumer.wait_event(done)
         for view in views:
             view.record_stream(consumer)
-
-
-logger = logging.getLogger(__name__)
-
-CODECS = {"jpg", "jp2", "png"}
-AGAIN = "shard again with recipe.codec=gpu"
-Masks = tuple[torch.Tensor | None, list[Future[None]]]  # empty, and the tasks that fill them
 
 
 class DaliLoader(CpuLoader):
@@ -150,8 +147,18 @@ class DaliLoader(CpuLoader):
     read.
     """
 
-    def _prepare(self) -> None:
-        _check(self.samples, self.copies.device)
+    def __init__(self, spec: LoaderSpec) -> None:
+        super().__init__(spec)
+        if self.samples.dimensions != 2:
+            raise ValueError("dali reads images, and these shards hold volumes: use cpu")
+        if self.samples.channels not in COLOURS:
+            raise ValueError(f"dali reads images of 1 or 3 channels, these have {self.samples.channels}: use cpu")
+        stored = stored_codecs(spec.datasets)
+        if unread := ", ".join(sorted(stored - CODECS)):
+            raise DatasetError(f"DALI does not read codec {unread} of {spec.datasets[0].root}", lacks="codec")
+        slow = ", ".join(sorted(stored - set(codecs.DECODED_ON_GPU)))
+        if slow and self.copies.device.type == "cuda":
+            logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, AGAIN)
         self._views: DaliViews | None = None  # of the last iteration, with DALI's threads, stream and decoders
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
@@ -166,7 +173,11 @@ class DaliLoader(CpuLoader):
             for _ in range(start_step, stop_step):
                 began = perf_counter()
                 for request in islice(requests, self.prefetch + 1 - len(pending)):
-                    reading, masks = self._begin_reading(request, readers), self._begin_masks(request, readers)
+                    images = np.unique(np.concatenate(request.images))
+                    # Several samples per task, several tasks per thread.
+                    parts = np.array_split(images, 4 * self.workers)
+                    reading = [readers.submit(self._read, part) for part in parts if len(part)]
+                    masks = self._begin_masks(request, readers)
                     pending.append(maker.submit(self._make, request, reading, masks, views))
                 batch, done = pending.popleft().result()
                 hand_over(batch.views, done)
@@ -177,11 +188,6 @@ class DaliLoader(CpuLoader):
             readers.shutdown(cancel_futures=True)
         self._views = views  # for the next validation, but not after an error
 
-    def _begin_reading(self, request: Request, readers: ThreadPoolExecutor) -> list[Future[Payloads]]:
-        images = np.unique(np.concatenate(request.images))
-        parts = np.array_split(images, 4 * self.workers)  # several samples per task, several tasks per thread
-        return [readers.submit(self._read, part) for part in parts if len(part)]
-
     def _begin_masks(self, request: Request, readers: ThreadPoolExecutor) -> Masks:
         if not self.masks:
             return None, []
@@ -189,7 +195,7 @@ class DaliLoader(CpuLoader):
 
         def fill(samples: range) -> None:
             for i in samples:
-                fill_masks(mask[i].numpy(), self.samples, request, i)
+                fill_masks(mask[i].numpy(), self.reader, request, i)
 
         return mask, [readers.submit(fill, samples) for samples in self._tasks(request)]
 
@@ -198,7 +204,7 @@ class DaliLoader(CpuLoader):
         words = self.samples.words("codec", images)
         payloads = {}
         for image, codec in zip(images.tolist(), words, strict=True):
-            payload = self.samples.payload(image)
+            payload = self.reader.payload(image)
             try:
                 headers.check(payload, codec, self.samples.shape(image))
             except (ValueError, RuntimeError) as error:
@@ -211,21 +217,21 @@ class DaliLoader(CpuLoader):
     def _make(
         self, request: Request, reading: Sequence[Future[Payloads]], masks: Masks, views: DaliViews
     ) -> tuple[Batch, torch.cuda.Event | None]:
-        """The batch of ``request``, and the event after which its views are there."""
+        """Return the batch of ``request``, and the event after which its views are there."""
         if len(request) == 0:
             return self.requests.batch(request, self.requests.empty_views(request, pinned=False), masks[0]), None
         payloads = {image: payload for part in reading for image, payload in part.result().items()}
         try:
-            made, done = views.make(request, payloads)
+            pixels, done = views.make(request, payloads)
         except RuntimeError as error:
             raise self._named(payloads, views, error) from error
         mask, parts = masks
         for part in parts:
             part.result()
-        return self.requests.batch(request, made, mask), done
+        return self.requests.batch(request, pixels, mask), done
 
     def _named(self, payloads: Payloads, views: DaliViews, error: RuntimeError) -> UserError:
-        """The error that names the sample which DALI refuses: its own is about a batch."""
+        """Return the error that names the sample which DALI refuses: its own is about a batch."""
         images = np.fromiter(payloads, np.int64)
         sides = np.stack([self.samples.column(name, images) for name in ("height", "width")], 1).astype(np.int32)
         for image, side in zip(payloads, sides, strict=True):
@@ -235,17 +241,3 @@ class DaliLoader(CpuLoader):
                 return self.samples.damaged(image, codecs.DecodeError(f"DALI does not decode it: {cause}"))
         return UserError(f"DALI failed ({error}), although each image of the batch can be decoded: use fewer images "
                          "per process, or the loader cpu")  # fmt: skip
-
-
-def _check(samples: Samples, device: torch.device) -> None:
-    """Refuse volumes, and images that DALI does not read; say which of them a GPU does not decode."""
-    if samples.dimensions != 2:
-        raise ValueError("dali reads images, and these shards hold volumes: use cpu")
-    if samples.channels not in COLOURS:
-        raise ValueError(f"dali reads images of 1 or 3 channels, these have {samples.channels}: use cpu")
-    stored = stored_codecs(samples.datasets)
-    if unread := ", ".join(sorted(stored - CODECS)):
-        raise DatasetError(f"DALI does not read codec {unread} of {samples.datasets[0].root}", lacks="codec")
-    slow = ", ".join(sorted(stored - set(codecs.DECODED_ON_GPU)))
-    if slow and device.type == "cuda":
-        logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, AGAIN)

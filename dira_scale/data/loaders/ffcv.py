@@ -15,6 +15,7 @@ import torch
 import xxhash
 
 from dira_scale.data.beton import JPEG, RAW, BetonError, ImageField, Reader
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.requests import Request
@@ -42,34 +43,29 @@ class BetonImages:
             if (actual := self.path.stat().st_size) != size:
                 raise BetonError(f"{actual} bytes instead of {size}")
             reader, rows = Reader(self.path), dataset.rows(split)
-            self.entries, self.sizes = self._entries(reader, rows)
+            names = list(reader.fields)
+            if not isinstance(reader.fields.get("image"), ImageField) or "index" not in names:
+                raise BetonError("no fields 'image' and 'index'")
+            entries, index = (reader.records[f"f{names.index(name)}"] for name in ("image", "index"))
+            height, width, size = (dataset.column(name)[rows] for name in ("height", "width", "size"))
+            codes, codecs = dataset.codes("codec")
+            compressed = np.array([codec == "jpg" for codec in codecs])[codes[rows]]
+            stored = [index, entries["mode"], entries["height"], entries["width"]]
+            if not all(map(np.array_equal, stored, [rows, np.where(compressed, JPEG, RAW), height, width])):
+                raise BetonError("it holds other samples than the manifest")
+            self.sizes = np.where(compressed, size, 3 * height.astype(np.int64) * width)  # bytes
+            pointer = entries["pointer"].astype(np.int64)
+            if ((pointer < 0) | (pointer > len(reader.content) - self.sizes)).any():
+                raise BetonError("a pointer leads out of the file")
+            self.entries = entries.copy()  # FFCV's metadata of each sample's image
         except (ValueError, TypeError, OSError) as error:  # BetonError, or what NumPy says of a damaged header
             raise self._wrong("not usable", error) from error
         self.first = int(rows[0])
         self.position = np.full(int(rows[-1]) - self.first + 1, -1)
         self.position[rows - self.first] = np.arange(len(rows))
 
-    def _entries(self, reader: Reader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per sample FFCV's metadata of its image, and how many bytes that takes."""
-        names = list(reader.fields)
-        if not isinstance(reader.fields.get("image"), ImageField) or "index" not in names:
-            raise BetonError("no fields 'image' and 'index'")
-        entries, index = (reader.records[f"f{names.index(name)}"] for name in ("image", "index"))
-        height, width, size = (self.dataset.column(name)[rows] for name in ("height", "width", "size"))
-        codes, codecs = self.dataset.codes("codec")
-        compressed = np.array([codec == "jpg" for codec in codecs])[codes[rows]]
-        mode = np.where(compressed, JPEG, RAW)
-        stored = [index, entries["mode"], entries["height"], entries["width"]]
-        if not all(map(np.array_equal, stored, [rows, mode, height, width])):
-            raise BetonError("it holds other samples than the manifest")
-        sizes = np.where(compressed, size, 3 * height.astype(np.int64) * width)
-        pointer = entries["pointer"].astype(np.int64)
-        if ((pointer < 0) | (pointer > len(reader.content) - sizes)).any():
-            raise BetonError("a pointer leads out of the file")
-        return entries.copy(), sizes
-
     def read(self, row: int) -> tuple[np.ndarray, int, int]:
-        """A JPEG's bytes, or pixels [H, W, 3]; height and width.
+        """Return a JPEG's bytes, or pixels [H, W, 3]; height and width.
 
         Raises BetonError where the file ends early, or for a JPEG whose checksum is not the manifest's. (Of images
         that the tars compress otherwise, the manifest has no checksum of their pixels.)
@@ -86,7 +82,7 @@ class BetonImages:
         return np.frombuffer(payload, np.uint8), height, width
 
     def damaged(self, row: int, cause: Exception) -> DatasetError:
-        """The error that says which sample cannot be read."""
+        """Return the error that says which sample cannot be read."""
         return self._wrong(f"sample {self.dataset.cell('key', row)} cannot be read", cause)
 
     def _wrong(self, what: str, cause: Exception) -> DatasetError:
@@ -103,7 +99,8 @@ class FfcvLoader(CpuLoader):
     DatasetError for one that has no ``.beton`` with the samples of its manifest.
     """
 
-    def _prepare(self) -> None:
+    def __init__(self, spec: LoaderSpec) -> None:
+        super().__init__(spec)
         if self.samples.dimensions != 2:
             raise ValueError("ffcv reads images, and these shards hold volumes: use cpu")
         self.library = FfcvLibrary()
@@ -124,7 +121,7 @@ class FfcvLoader(CpuLoader):
         self.seconds.add(transform=perf_counter() - began)
 
     def _decode(self, image: int) -> np.ndarray:
-        """The stored pixels of a sample, [H, W, 3]. Raises UserError if they are damaged."""
+        """Return the stored pixels of a sample, [H, W, 3]. Raises UserError if they are damaged."""
         (dataset,), (row,) = self.samples.locate(np.array([image]))
         began = perf_counter()
         try:
@@ -160,7 +157,7 @@ class FfcvLibrary:
         self._resize.argtypes, self._resize.restype = 11 * [c_int64], None
 
     def decode(self, payload: np.ndarray, height: int, width: int) -> np.ndarray:
-        """A JPEG's pixels, [H, W, 3], with libjpeg's fast DCT. Raises DecodeError when it is broken."""
+        """Return a JPEG's pixels, [H, W, 3], with libjpeg's fast DCT. Raises DecodeError when it is broken."""
         pixels = np.empty((height, width, 3), np.uint8)
         source, into = payload.ctypes.data, pixels.ctypes.data
         if self._decode(source, len(payload), height, width, into, height, width, 0, 0, 1, 1, False, False):
@@ -168,7 +165,7 @@ class FfcvLibrary:
         return pixels
 
     def resize(self, pixels: np.ndarray, box: list[int], size: int) -> np.ndarray:
-        """The part ``box`` (y, x, h, w) of ``pixels`` [H, W, 3], resized: [size, size, 3]."""
+        """Return the part ``box`` (y, x, h, w) of ``pixels`` [H, W, 3], resized: [size, size, 3]."""
         y, x, h, w = box
         into = np.empty((size, size, 3), np.uint8)
         unused = 0

@@ -98,8 +98,8 @@ class Helper:
 
     def __init__(self, slots: Slots) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, slots), daemon=True)
+        self._connection, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, slots), daemon=True)
         ensure_running()  # the start of multiprocessing's own helper would unblock signals below
         before = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS_SIGNALS)
         try:
@@ -107,7 +107,7 @@ class Helper:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         atexit.register(self._process.kill)  # before multiprocessing's own, which would wait for its end by SIGTERM
-        theirs.close()
+        other_end.close()
 
     def begin(self, inner: LoaderChoice, spec: LoaderSpec, start_step: int, stop_step: int) -> None:
         """Say which batches it makes: those of every ``spec.stride``-th step from ``start_step`` on."""

@@ -42,7 +42,7 @@ class Slots:
         for part, tensor in zip(self._parts(slot, large), large, strict=True):
             part.copy_(tensor)
         left = _with_large(batch, [tensor.to("meta") for tensor in large])
-        return replace(left, distortions=tuple(each.clone() for each in batch.distortions))
+        return replace(left, distortions=tuple(values.clone() for values in batch.distortions))
 
     def batch(self, slot: int, batch: Batch) -> Batch:
         """``batch``, as ``fill`` left it, with the views and masks of a slot: on a CPU, where nothing is copied on,

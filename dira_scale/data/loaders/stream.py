@@ -3,27 +3,26 @@
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
-import xxhash
 
 from dira_scale.arguments import ArgumentError, inside
 from dira_scale.data import random
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.ahead import Ahead, in_order
-from dira_scale.data.cache.need import GB, SELDOM, Window, in_gb
+from dira_scale.data.cache.need import FEW_FETCHES, GB, Window, in_gb
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
+from dira_scale.data.cache.storage import CachedShards
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
-from dira_scale.data.order import EvalOrder, Order, Positions
-from dira_scale.data.samples import ReadInto
+from dira_scale.data.order import EvalOrder, Order, StepSamples
 from dira_scale.errors import UserError
-from dira_scale.pixels.arena import Allocate
 from dira_scale.storage.retry import StoppedError
+
+logger = logging.getLogger(__name__)
 
 REPETITION = 2**15  # the first number of a substitute among its sample's occurrences: views of its own
 STREAM = 100  # of random numbers; the views' are smaller
@@ -38,14 +37,13 @@ class Substitutes:
 
     def __init__(self, order: Order | EvalOrder, shards: Shards, cache: ShardCache, seed: int) -> None:
         self.order, self.shards, self.cache, self.seed = order, shards, cache, seed
-        self._told: set[int] = set()
-        self._samples = shards.samples
+        self._warned: set[int] = set()
         self._selected: np.ndarray | None = None  # bool [n]; None: all
         if isinstance(order, Order) and order.selection is not None:
             self._selected = np.zeros(order.split_size, bool)
             self._selected[order.selection.samples] = True
 
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
         """Return the order's batch, with other samples in place of those whose shards are missing. Raises UserError
         where all shards of this process's part of the batch are missing."""
         positions = self.order.batch_at(step, rank, world)
@@ -55,46 +53,36 @@ class Substitutes:
         if not lost.any():
             return positions
         if lost.all():
-            raise UserError(f"all shards of step {step} are missing, the last: {self._error(missing[-1])}")
+            last = self.cache.failed[self.shards.all[missing[-1]].name].why
+            raise UserError(f"all shards of step {step} are missing, the last: {last}")
         index, occurrence = positions.index.copy(), positions.occurrence.copy()
-        index[lost] = self._drawn(positions.epoch, positions.index[lost], positions.occurrence[lost], shard[~lost])
+        present = shard[~lost]
+        draws = random.uniform(self.seed, positions.epoch, index[lost], occurrence[lost], view=0, n=2, stream=STREAM)
+        for i, (u_shard, u_row) in zip(np.flatnonzero(lost), draws, strict=True):
+            members = self.shards.members(int(present[int(u_shard * len(present))]))
+            if self._selected is not None:
+                members = members[self._selected[members]]
+            index[i] = members[int(u_row * len(members))]
         occurrence[lost] = REPETITION + np.flatnonzero(lost) % REPETITION
         self.cache.seconds.add(skipped=int(lost.sum()))
         return replace(positions, index=index, occurrence=occurrence)
 
-    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
         return [self.batch_at(step, rank, world) for step in steps]
-
-    def _drawn(self, epoch: int, index: np.ndarray, occurrence: np.ndarray, there: np.ndarray) -> np.ndarray:
-        """A sample for each of ``index``: of the shard of a sample that is there, any one."""
-        draws = random.uniform(self.seed, epoch, index, occurrence, view=0, n=2, stream=STREAM)
-        substitutes = np.empty_like(index)
-        for i, (which, row) in enumerate(draws):
-            members = self.shards.members(int(there[int(which * len(there))]))
-            if self._selected is not None:
-                members = members[self._selected[members]]
-            substitutes[i] = members[int(row * len(members))]
-        return substitutes
 
     def _is_missing(self, number: int) -> bool:
         shard = self.shards.all[number]
         try:
             self.cache.ensure(shard)
         except MissingShardError as error:
-            if number not in self._told:
-                self._told.add(number)
+            if number not in self._warned:
+                self._warned.add(number)
                 logger.warning(
                     "%s; samples of other shards take the place of its %d ",
                     error.why, len(self.shards.members(number)), extra={"every_rank": True},
                 )  # fmt: skip
             return True
         return False
-
-    def _error(self, number: int) -> str:
-        return self.cache.failed[self.shards.all[number].name].why
-
-
-logger = logging.getLogger(__name__)
 
 
 class StreamLoader(CpuLoader):
@@ -112,32 +100,36 @@ class StreamLoader(CpuLoader):
     sums = ("fetch", "fetched_mb", "skipped")
 
     def __init__(self, spec: LoaderSpec, *, cache: CacheSettings) -> None:
+        self.settings = cache
         super().__init__(spec)
-        order, rank, world = self.requests.order, self.requests.rank, self.requests.world
-        self.order = order  # without substitutes
-        node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        with inside("cache"):
-            folder = cache.open()
-            self.shards = Shards(self.samples, folder.folder)
-            self.window = Window(order, self.shards, rank, world, node, self.stride * (self.prefetch + 1), folder.most)
-        pair = self.requests.views.pair
-        if pair != "image" and (cache.missing == "skip" or self.window.need.total > folder.most):
-            enough = f"{in_gb(self.window.need.total)} (in GB), which holds all shards, and stop for missing ones"
-            raise ArgumentError("cache.size", cache.size, f"{enough}: views of one {pair} are from any shard")
-        self._stop, self._open = threading.Event(), 0
-        self.cache = ShardCache(folder, self._stop, self.seconds)
-        self.samples.stored, self.samples.stored_mask = self._stored, self._stored_mask
-        self.samples.opened, self.samples.renewed = self._opened, self._renewed
+        self._open = 0
         self.skips = cache.missing == "skip"
         if self.skips:
-            self.requests.order = Substitutes(order, self.shards, self.cache, self.requests.seed)  # type: ignore[assignment]
+            self.requests.order = Substitutes(self.order, self.shards, self.cache, spec.seed)  # type: ignore[assignment]
             # Asking for a step waits for its shards, and those of later steps may have no room.
             self.requests.together = 1
+
+    def storage(self) -> CachedShards:
+        """Return the cache over the shards, which is large enough for the order."""
+        self.order, settings = self.requests.order, self.settings  # without substitutes
+        rank, world = self.requests.rank, self.requests.world
+        node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        at_once = self.stride * (self.prefetch + 1)
+        with inside("cache"):
+            folder = settings.open()
+            self.shards = Shards(self.samples, folder.folder)
+            self.window = Window(self.order, self.shards, rank, world, node, at_once, folder.most)
+        pair = self.requests.views.pair
+        if pair != "image" and (settings.missing == "skip" or self.window.need.total > folder.most):
+            enough = f"{in_gb(self.window.need.total)} (in GB), which holds all shards, and stop for missing ones"
+            raise ArgumentError("cache.size", settings.size, f"{enough}: views of one {pair} are from any shard")
+        self.cache = ShardCache(folder, threading.Event(), self.seconds)
+        return CachedShards(self.shards, self.cache)
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         self._tell()
         self._open, batches = self._open + 1, super()._host_batches(start_step, stop_step)
-        self._stop.clear()
+        self.cache.stop.clear()
         ahead = Ahead(self.cache, self._needed, start_step, stop_step, self.window.steps)
         try:
             for batch in batches:
@@ -148,59 +140,12 @@ class StreamLoader(CpuLoader):
         finally:
             self._open -= 1
             if not self._open:  # a second iterator may be inside a first one
-                self._stop.set()
+                self.cache.stop.set()
             batches.close()
             ahead.close()
 
-    def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
-        """The bytes of an image, unchecked. A copy that went bad on this disk is fetched again, once."""
-        shard, origin = self.shards.at(dataset, row), self.samples.datasets[dataset]
-        offset, buffer = int(origin.column("offset")[row]), new((int(origin.column("size")[row]),), np.uint8).data
-        payload = self._read(shard, offset, buffer)
-        if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
-            self._drop(shard)
-            payload = self._read(shard, offset, buffer)
-        return payload
-
-    @contextmanager
-    def _opened(self, dataset: int, row: int) -> Iterator[ReadInto]:
-        """The shard of a volume in bricks."""
-        try:
-            with self.cache.open(self.shards.at(dataset, row)) as descriptor:
-                yield lambda buffer, offset: os.preadv(descriptor, [buffer], offset)
-        except MissingShardError:
-            self._stop.set()  # as below
-            raise
-
-    def _renewed(self, dataset: int, row: int) -> bool:
-        """Have the shard fetched again, if it is a copy: one that went bad on this disk."""
-        shard = self.shards.at(dataset, row)
-        if not shard.in_place:
-            self._drop(shard)
-        return not shard.in_place
-
-    def _drop(self, shard: Shard) -> None:
-        logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
-        self.cache.folder.drop(shard.name)
-
-    def _stored_mask(self, dataset: int, row: int) -> memoryview | None:
-        """The bytes of a mask, which is in its image's shard; the manifest has no checksum of it."""
-        origin = self.samples.datasets[dataset]
-        if not origin.has_mask(row):
-            return None
-        record = origin.index.records[row]
-        buffer = np.empty(int(record["mask_size"]), np.uint8).data
-        return self._read(self.shards.at(dataset, row), int(record["mask_offset"]), buffer)
-
-    def _read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
-        try:
-            return self.cache.read(shard, offset, buffer)
-        except MissingShardError:
-            self._stop.set()  # the others of the batch need not wait for theirs
-            raise
-
     def _needed(self, step: int) -> list[Shard]:
-        """The shards of a step that go through the cache."""
+        """Return the shards of a step that go through the cache."""
         index = self.order.batch_at(step, self.requests.rank, self.requests.world).index
         return [self.shards.all[number] for number in in_order(self.shards.of(index)) if self.shards.kept[number]]
 
@@ -213,8 +158,8 @@ class StreamLoader(CpuLoader):
             folder.folder, folder.most / GB, window.steps, window.need.shards, window.need.bytes / GB,
             window.need.total / GB,
         )  # fmt: skip
-        if window.times > SELDOM:
+        if window.fetches > FEW_FETCHES:
             logger.warning(
                 "each shard is fetched about %.0f times an epoch: raise data.cache_size, or in a new run data.block",
-                window.times,
+                window.fetches,
             )

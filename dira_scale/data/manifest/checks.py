@@ -28,7 +28,8 @@ def is_shown(text: str) -> bool:
 
 
 def _wrong_range(table: pa.Table, channels: int) -> str | None:
-    """The first fault of ``low`` and ``high``: numbers, or lists of ``channels``, NaN where a sample lacks one."""
+    """Return the first fault of ``low`` and ``high``: numbers, or lists of ``channels``, NaN where a sample lacks
+    one."""
     ends = [table[name] for name in ("low", "high")]
     if channels:
         for name, column in zip(("low", "high"), ends, strict=True):
@@ -47,22 +48,9 @@ def _wrong_range(table: pa.Table, channels: int) -> str | None:
     return None if pc.all(pc.less(*ends)).as_py() else "low is not below high"
 
 
-def _wrong_lengths(table: pa.Table, dims: int) -> str | None:
-    """The first fault of ``spacing`` and ``affine``, where a row has them."""
-    for name, count in (("spacing", dims), ("affine", 16)):
-        lengths, values = pc.list_value_length(table[name]), pc.list_flatten(table[name]).to_numpy()
-        if pc.any(pc.not_equal(lengths, count)).as_py():
-            return f"{name} is not of {count} numbers"
-        if not np.isfinite(values).all():
-            return f"{name} is not finite"
-        if name == "spacing" and not ((values > 0) & (values <= MAX_SPACING)).all():
-            return f"spacing is not above 0 and at most {MAX_SPACING:g} mm"
-    return None
-
-
 def _wrong_boxes(table: pa.Table, sides: Mapping[str, str]) -> str | None:
-    """The first fault of boxes; ``sides``: the column of an image's side by the axis. Conversions let a box reach out
-    by a pixel of the source, of which resampling makes several."""
+    """Return the first fault of boxes; ``sides``: the column of an image's side by the axis. Conversions let a box
+    reach out by a pixel of the source, of which resampling makes several."""
     boxes = table["boxes"].combine_chunks()
     row, every = pc.list_parent_indices(boxes).to_numpy(), boxes.flatten()
     for axis, extent in zip("zyx", "dhw", strict=True):
@@ -75,7 +63,7 @@ def _wrong_boxes(table: pa.Table, sides: Mapping[str, str]) -> str | None:
 
 
 def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
-    """The first value that no sample has, and for which memory would be taken, or files written elsewhere."""
+    """Return the first value that no sample has, and for which memory would be taken, or files written elsewhere."""
     if not pc.all(pc.match_substring_regex(table["key"], KEY)).as_py():
         return "a key that is not of letters, digits, '_', '-' and '.', or does not begin with one of the first three"
     if fault := _wrong_range(table, channels):
@@ -91,7 +79,15 @@ def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
     most = MAX_PIXELS if dims == 2 else MAX_VOXELS
     if (largest := pc.max(count).as_py()) > most:
         return f"an image of {largest:.3g} {'pixels' if dims == 2 else 'voxels'}, more than {most}"
-    if fault := _wrong_lengths(table, dims) or _wrong_boxes(table, dict(zip("xyz", reversed(sides), strict=False))):
+    for name, length in (("spacing", dims), ("affine", 16)):  # where a row has them
+        lengths, values = pc.list_value_length(table[name]), pc.list_flatten(table[name]).to_numpy()
+        if pc.any(pc.not_equal(lengths, length)).as_py():
+            return f"{name} is not of {length} numbers"
+        if not np.isfinite(values).all():
+            return f"{name} is not finite"
+        if name == "spacing" and not ((values > 0) & (values <= MAX_SPACING)).all():
+            return f"spacing is not above 0 and at most {MAX_SPACING:g} mm"
+    if fault := _wrong_boxes(table, dict(zip("xyz", reversed(sides), strict=False))):
         return fault
     if pc.any(pc.is_inf(pc.list_flatten(table["labels"])), min_count=0).as_py():
         return "a label is infinite"
@@ -101,8 +97,8 @@ def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
 def wrong_rows(
     table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int], channels: int = 0
 ) -> str | None:
-    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes; ``channels``: that
-    ``low`` and ``high`` are lists of; 0: numbers.
+    """Return the first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes;
+    ``channels``: that ``low`` and ``high`` are lists of; 0: numbers.
 
     Raises ArrowInvalid where an offset and a size are too large to be added.
     """

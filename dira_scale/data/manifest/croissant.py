@@ -52,11 +52,13 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
     """JSON-LD: the files, the manifest's columns of numbers and texts as a record set, and what is known of both."""
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
     channels = info.channels or (["red", "green", "blue"] if info.in_colour else [])
-    fields = [_field(column, info) for column in info.schema if not _nested(column.type)]
+    # Columns of numbers, texts, and lists of them.
+    plain = [c for c in info.schema if not pa.types.is_nested(getattr(c.type, "value_type", c.type))]
+    fields = [_field(column, info) for column in plain]
     with manifest.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    known, address = re.match(SPDX, info.licence), re.search(r"https?://\S+", info.licence)
-    url = f"https://spdx.org/licenses/{known[0]}.html" if known else address[0] if address else ""
+    spdx, address = re.match(SPDX, info.licence), re.search(r"https?://\S+", info.licence)
+    url = f"https://spdx.org/licenses/{spdx[0]}.html" if spdx else address[0] if address else ""
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -89,8 +91,8 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
 
 
 def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
-    """The properties of RAI 1.0; empty where there is nothing to tell. A recipe without a key, as that of visual words,
-    tells nothing of it, and that of a stranger's dataset can hold anything."""
+    """Yield the properties of RAI 1.0; empty where there is nothing to tell. A recipe without a key, as that of visual
+    words, tells nothing of it, and that of a stranger's dataset can hold anything."""
     recipe, source = info.recipe, str(info.recipe.get("_target_"))
     drawn, words, volumes = source.startswith("Phantom"), recipe.get("words_of"), recipe.get("dims") == 3
     origin = f"Existing {info.modality} images, by the source {source}; from where, when and whom is not recorded here."
@@ -138,11 +140,6 @@ def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
     limit = f"{shared} patients are in two splits, as published lists have it: held-out figures are too good."
     yield "dataLimitations", [limit] if shared else []
     yield "dataUseCases", USE
-
-
-def _nested(kind: pa.DataType) -> bool:
-    """Return whether a column holds more than numbers, texts, or lists of them."""
-    return pa.types.is_nested(kind.value_type if pa.types.is_list(kind) else kind)
 
 
 def _field(column: pa.Field, info: DatasetInfo) -> dict[str, Any]:

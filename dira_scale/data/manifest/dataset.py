@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
+from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, ManifestIndex, PayloadKind, numbers
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
@@ -41,7 +41,7 @@ class ShardedDataset:
         numbers: the columns of numbers that it has.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: Index):
+    def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: ManifestIndex):
         self.root, self.info, self.manifest, self.index = root, info, manifest, index
         self.numbers = numbers(info.dims)
         # Opening a shard again is a request to the server of a network file system.
@@ -75,7 +75,8 @@ class ShardedDataset:
         return ShardedDataset.open, (str(self.root), False)
 
     def file(self, shard: str) -> Path:
-        """Path of a shard: in the dataset's own folder, or (for a subset or a merged dataset) in one beside it."""
+        """Return the path of a shard: in the dataset's own folder, or (for a subset or a merged dataset) in one beside
+        it."""
         path = self.root
         for part in shard.split("/"):  # stores do not resolve ".."
             path = path.parent if part == ".." and not is_local(path) else path / part
@@ -83,7 +84,7 @@ class ShardedDataset:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The whole manifest in memory, columns as in ``info.schema``."""
+        """Return the whole manifest in memory, columns as in ``info.schema``."""
         return self.manifest.table()
 
     @property
@@ -127,18 +128,19 @@ class ShardedDataset:
         self.require(2, reader)
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
+        """Return row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
         if split not in self.info.counts:
             raise DatasetError(f"{self.root} has no split '{split}', only {', '.join(self.splits)}")
         first = sum(self.info.counts[before] for before in self.splits[: self.splits.index(split)])
         return self.index.by_split[first : first + self.info.counts[split]]
 
-    def kinds(self, split: str) -> list[Kind]:
-        """The codecs, numbers of channels and depths that the images of ``split`` have."""
+    def kinds(self, split: str) -> list[PayloadKind]:
+        """Return the codecs, numbers of channels and depths that the images of ``split`` have."""
         return self.index.kinds[split]
 
     def column(self, name: str) -> np.ndarray:
-        """One column of plain values [rows] (numbers or str); of several channels ``low`` and ``high`` are [rows, C].
+        """Return one column of plain values [rows] (numbers or str); of several channels ``low`` and ``high`` are
+        [rows, C].
 
         A view of the index where it has them, else cached.
         """
@@ -153,7 +155,7 @@ class ShardedDataset:
         return self._columns[name]
 
     def range(self, rows: Any, window: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The stored values that become 0 and 1, float32: [n] of ``rows`` [n], or [n, C] of several channels.
+        """Return the stored values that become 0 and 1, float32: [n] of ``rows`` [n], or [n, C] of several channels.
 
         They are each image's own, or ``window``; NaN = a channel that the sample lacks.
         """
@@ -164,13 +166,14 @@ class ShardedDataset:
         return low, high
 
     def shown(self, row: int) -> tuple[int, float, float]:
-        """The channel that pictures show, the first that the sample of ``row`` has, and its values of 0 and 1."""
+        """Return the channel that pictures show, the first that the sample of ``row`` has, and its values of 0 and
+        1."""
         low, high = map(np.atleast_1d, self.range(row))
         channel = int(np.argmin(np.isnan(low)))
         return channel, float(low[channel]), float(high[channel])
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """A column of text that repeats (``codec``, ``shard``): per row a number [rows], and the words."""
+        """Return a column of text that repeats (``codec``, ``shard``): per row a number [rows], and the words."""
         return self.index.records[name], self._words[name]
 
     @cached_property
@@ -178,7 +181,7 @@ class ShardedDataset:
         return {"codec": CODEC_NAMES, "shard": list(self.info.shards)}
 
     def cell(self, name: str, row: int) -> Any:
-        """One value of any column."""
+        """Return one value of any column."""
         if name in self.numbers:
             return self.index.records[name][row].tolist()
         if name in self._words:
@@ -197,12 +200,12 @@ class ShardedDataset:
 
     @property
     def checksums(self) -> np.ndarray:
-        """The payloads' 64-bit xxHash3, uint64 [rows]."""
+        """Return the payloads' 64-bit xxHash3, uint64 [rows]."""
         return self.index.records["xxh3"]
 
     @cached_property
     def number_labels(self) -> tuple[str, ...]:
-        """The labels that are numbers: some sample has another value than 0, 1 and -1, which is no class."""
+        """Return the labels that are numbers: some sample has another value than 0, 1 and -1, which is no class."""
         values = self.index.records["labels"]
         other = (~np.isnan(values) & ~np.isin(values, (0, 1, -1))).any(0)
         named = zip(self.info.label_names, other, strict=True)
@@ -229,7 +232,7 @@ class ShardedDataset:
         return (*sides, channels) if self.info.dims == 2 else (channels, *sides)
 
     def read(self, row: int) -> bytes:
-        """The encoded image of ``row``, by one positioned read. Raises DatasetError unless its checksum is the
+        """Return the encoded image of ``row``, by one positioned read. Raises DatasetError unless its checksum is the
         manifest's."""
         payload = self._read(row, "offset", "size")
         if xxhash.xxh3_64_intdigest(payload) != self.checksums[row]:
@@ -249,7 +252,7 @@ class ShardedDataset:
         return self._file(row).read_into
 
     def read_mask(self, row: int) -> bytes | None:
-        """The encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""
+        """Return the encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""
         return self._read(row, "mask_offset", "mask_size") if self.has_mask(row) else None
 
     def has_mask(self, rows: Any) -> Any:
@@ -257,7 +260,7 @@ class ShardedDataset:
         return self.index.records["mask_size"][rows] != NO_MASK
 
     def bricks(self, row: int, mask: bool = False, read_into: ReadInto | None = None) -> Bricks:
-        """The bricks of a volume, or of its mask; ``read_into``: instead of the shard's own :meth:`reader`."""
+        """Return the bricks of a volume, or of its mask; ``read_into``: instead of the shard's own :meth:`reader`."""
         record, read = self.index.records[row], read_into or self.reader(row)
         first, size = (int(record[f"mask_{name}" if mask else name]) for name in ("offset", "size"))
 
@@ -269,24 +272,25 @@ class ShardedDataset:
         return Bricks(self.sides(row) if mask else self.shape(row), kind, size, fetch)
 
     def pixels(self, row: int) -> np.ndarray:
-        """An image, [H, W] or [H, W, C]; a volume that is not in bricks. Raises DatasetError for a damaged one."""
+        """Return an image, [H, W] or [H, W, C]; a volume that is not in bricks. Raises DatasetError for a damaged
+        one."""
         try:
             return decode(self.read(row), self.cell("codec", row), self.shape(row))
         except DecodeError as error:
             raise self.damaged(row, error) from error
 
     def voxels(self, row: int, depths: slice = slice(None)) -> np.ndarray:
-        """The slices ``depths`` of a volume, [Z, Y, X] or [C, Z, Y, X]; of one in bricks, from those that have them,
-        each checked. Raises DatasetError for a damaged one."""
+        """Return the slices ``depths`` of a volume, [Z, Y, X] or [C, Z, Y, X]; of one in bricks, from those that have
+        them, each checked. Raises DatasetError for a damaged one."""
         if self.cell("codec", row) != "b2nd":
             return self.pixels(row)[..., depths, :, :]
         shape = self.shape(row)
         part = slice(*depths.indices(shape[-3])[:2]), slice(0, shape[-2]), slice(0, shape[-1])
         try:
-            whole = self.bricks(row).cut([part])[0]
+            voxels = self.bricks(row).cut([part])[0]
         except (BrickError, DecodeError) as error:
             raise self.damaged(row, error) from error
-        return whole if len(shape) == 4 else whole[0]
+        return voxels if len(shape) == 4 else voxels[0]
 
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the
@@ -305,7 +309,7 @@ class ShardedDataset:
         return np.concatenate(scaled[~np.isnan(low[:, 0, 0])], axis=1)
 
     def damaged(self, row: int, cause: Exception | str, mask: bool = False) -> DatasetError:
-        """The error that says where a sample, or its ``mask``, lies that cannot be read."""
+        """Return the error that says where a sample, or its ``mask``, lies that cannot be read."""
         where = f"shard {self.cell('shard', row)}, offset {self.cell('mask_offset' if mask else 'offset', row)}"
         return DatasetError(
             f"{self.root}: sample {self.cell('key', row)} ({where}) cannot be read: {'its mask: ' * mask}{cause}; "

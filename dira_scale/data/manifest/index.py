@@ -33,13 +33,13 @@ NO_MASK = -1
 
 
 def numbers(dims: int) -> tuple[str, ...]:
-    """The columns that are stored as they are."""
+    """Return the columns that are stored as they are."""
     return ("offset", "size", *SIDES[dims], "low", "high", "channels", "bits")
 
 
 def record_type(labels: int, dims: int = 2, channels: int = 0) -> np.dtype:
-    """A row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are numbers of
-    words. ``channels``: that ``low`` and ``high`` have a value for each of; 0: one for all."""
+    """Return a row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are
+    numbers of words. ``channels``: that ``low`` and ``high`` have a value for each of; 0: one for all."""
     places = [(name, np.int64) for name in ("offset", "size", "mask_offset", "mask_size")]
     sides = [(name, np.int32) for name in ("shard", *SIDES[dims])]
     window = [(name, np.float32, (channels,) if channels else ()) for name in ("low", "high")]
@@ -48,7 +48,7 @@ def record_type(labels: int, dims: int = 2, channels: int = 0) -> np.dtype:
     return np.dtype([*places, ("xxh3", np.uint64), *sides, *window, *small, last], align=True)
 
 
-class Kind(NamedTuple):
+class PayloadKind(NamedTuple):
     """A kind of payload that a decoder must be able to read."""
 
     codec: str
@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Index:
+class ManifestIndex:
     """The rows of a manifest.
 
     Attributes:
@@ -70,10 +70,10 @@ class Index:
     records: np.ndarray
     by_split: np.ndarray
     hash: str
-    kinds: dict[str, list[Kind]]
+    kinds: dict[str, list[PayloadKind]]
 
     @classmethod
-    def read(cls, path: Path, info: DatasetInfo) -> "Index":
+    def read(cls, path: Path, info: DatasetInfo) -> "ManifestIndex":
         """Map a file that :meth:`Scan.write` has made. Raises OSError, or ValueError if it is not complete."""
         kind = record_type(len(info.label_names), info.dims, len(info.channels))
         rows = sum(info.counts.values())
@@ -84,7 +84,7 @@ class Index:
             raise ValueError(f"{path} has another size")
         records, by_split = np.split(arrays, [rows * kind.itemsize])
         content = json.loads(facts.tobytes())
-        kinds = {split: [Kind(*fields) for fields in of] for split, of in content["kinds"].items()}
+        kinds = {split: [PayloadKind(*fields) for fields in entries] for split, entries in content["kinds"].items()}
         return cls(records.view(kind), by_split.view(np.int64), content["hash"], kinds)
 
 
@@ -100,10 +100,10 @@ class Scan:
         self._numbers = numbers(info.dims)
         self._splits, self._shards = list(info.counts), pa.array(list(info.shards), pa.string())
 
-    def index(self) -> Index:
+    def index(self) -> ManifestIndex:
         parts = list(self._records())
         records = np.concatenate([np.empty(0, self._kind), *parts])
-        return Index(records, self._by_split(), self._digest.hexdigest(), self._sorted_kinds())
+        return ManifestIndex(records, self._by_split(), self._digest.hexdigest(), self._sorted_kinds())
 
     def write(self, file: BinaryIO) -> None:
         """Records, row numbers by split, the rest as JSON, and its length (int64)."""
@@ -117,7 +117,7 @@ class Scan:
     def _records(self) -> Iterator[np.ndarray]:
         self._digest = hashlib.sha256()
         self._split_of: list[np.ndarray] = []
-        self._kinds: dict[str, set[Kind]] = {split: set() for split in self._splits}
+        self._kinds: dict[str, set[PayloadKind]] = {split: set() for split in self._splits}
         rows = self.manifest.rows(self.info.schema)
         if rows != sum(self.info.counts.values()):
             raise DatasetError(
@@ -153,18 +153,15 @@ class Scan:
             records[name] = pc.index_in(rows[name], words).to_numpy()
         records["labels"] = pc.list_flatten(rows["labels"]).to_numpy().reshape(len(rows), labels)
         records["xxh3"] = _numbers(rows["xxh3"].combine_chunks())
-        self._note(rows)
-        return records
-
-    def _note(self, rows: pa.Table) -> None:
-        """Add rows to the hash, the splits and the kinds."""
+        # The rows are added to the hash, the splits and the kinds.
         words = pc.binary_join_element_wise(rows["key"], rows["split"], rows["xxh3"], " ")
         lines = pc.binary_join_element_wise(words, "", "\n")
         self._digest.update(_text(lines.combine_chunks()))
         split = pc.index_in(rows["split"], pa.array(self._splits, pa.string())).to_numpy()
         self._split_of.append(split.astype(np.min_scalar_type(len(self._splits))))
-        for row in rows.group_by(["split", *Kind._fields]).aggregate([]).to_pylist():
-            self._kinds[row["split"]].add(Kind(*(row[name] for name in Kind._fields)))
+        for row in rows.group_by(["split", *PayloadKind._fields]).aggregate([]).to_pylist():
+            self._kinds[row["split"]].add(PayloadKind(*(row[name] for name in PayloadKind._fields)))
+        return records
 
     def _by_split(self) -> np.ndarray:
         split = np.concatenate([np.empty(0, np.uint8), *self._split_of])
@@ -177,7 +174,7 @@ class Scan:
                 )
         return np.argsort(split, kind="stable")
 
-    def _sorted_kinds(self) -> dict[str, list[Kind]]:
+    def _sorted_kinds(self) -> dict[str, list[PayloadKind]]:
         return {split: sorted(kinds) for split, kinds in self._kinds.items()}
 
 
@@ -190,7 +187,7 @@ def _numbers(checksums: pa.StringArray) -> np.ndarray:
 
 
 def _text(texts: pa.StringArray) -> memoryview:
-    """All texts, one after another."""
+    """Return all texts, one after another."""
     _, offsets, data = texts.buffers()
     first, last = np.frombuffer(offsets, np.int32)[[texts.offset, texts.offset + len(texts)]].tolist()
     return memoryview(data or b"")[first:last]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from dira_scale.data.manifest.index import CODEC_NAMES, INDEX_VERSION, Index, Scan
+from dira_scale.data.manifest.index import CODEC_NAMES, INDEX_VERSION, ManifestIndex, Scan
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.storage.atomic import publish
@@ -23,8 +23,8 @@ PATIENCE = 300  # seconds that a process waits for another that makes an index; 
 UNUSED = 30 * 24 * 3600  # seconds without being opened after which an index is removed
 
 
-def index_of(manifest: ManifestFile, info: DatasetInfo) -> Index:
-    """The manifest's index: of a large one from a file, which the first process that needs it makes.
+def index_of(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
+    """Return the manifest's index: of a large one from a file, which the first process that needs it makes.
 
     The file is used only for the manifest and the description that it was made of, unchanged.
 
@@ -33,10 +33,29 @@ def index_of(manifest: ManifestFile, info: DatasetInfo) -> Index:
     rows, scan = sum(info.counts.values()), Scan(manifest, info)
     if rows < LARGE:
         return scan.index()
-    path = index_folder() / f"{_name(manifest, info)}.index"
+    # All that the index depends on names its file.
+    described = [info.dims, list(info.counts.items()), list(info.shards.items()), info.label_names, info.channels]
+    facts = json.dumps([INDEX_VERSION, CODEC_NAMES, manifest.identity, described]).encode()
+    path = index_folder() / f"{xxhash.xxh3_128_hexdigest(facts)}.index"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return _read(path, info) or _made(path, scan)
+        if index := _read(path, info):
+            return index
+        with _alone(path.parent):
+            if index := _read(path, info):  # another process made it meanwhile
+                return index
+            logger.info(f"{manifest.path}: reading all rows, once; the index is kept in {path.parent}")
+            part = path.with_suffix(".tmp")
+            try:
+                with part.open("wb") as file:
+                    scan.write(file)
+                publish(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+            for old in [*path.parent.glob("*.index"), *path.parent.glob("*.tmp")]:
+                if time.time() - old.stat().st_mtime > UNUSED:
+                    old.unlink(missing_ok=True)
+        return ManifestIndex.read(path, info)
     except OSError as error:  # of the cache: the manifest's are DatasetErrors
         logger.warning(
             f"{manifest.path}: {path.parent} cannot keep its index ({error.strerror or error}), so every process reads "
@@ -50,40 +69,15 @@ def index_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dira_scale" / "manifests"
 
 
-def _name(manifest: ManifestFile, info: DatasetInfo) -> str:
-    """Hex; of all that the index depends on."""
-    described = [info.dims, list(info.counts.items()), list(info.shards.items()), info.label_names, info.channels]
-    return xxhash.xxh3_128_hexdigest(json.dumps([INDEX_VERSION, CODEC_NAMES, manifest.identity, described]).encode())
-
-
-def _read(path: Path, info: DatasetInfo) -> Index | None:
+def _read(path: Path, info: DatasetInfo) -> ManifestIndex | None:
     """None if there is none, or only part of one."""
     try:
-        index = Index.read(path, info)
+        index = ManifestIndex.read(path, info)
     except (FileNotFoundError, ValueError):
         return None
     with suppress(PermissionError):  # a cache that is only read: its owner sees to it
         os.utime(path)
     return index
-
-
-def _made(path: Path, scan: Scan) -> Index:
-    """The index that this process or another makes now. Raises OSError."""
-    with _alone(path.parent):
-        if made := _read(path, scan.info):  # by the process that this one has waited for
-            return made
-        logger.info(f"{scan.manifest.path}: reading all rows, once; the index is kept in {path.parent}")
-        part = path.with_suffix(".tmp")
-        try:
-            with part.open("wb") as file:
-                scan.write(file)
-            publish(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        for old in [*path.parent.glob("*.index"), *path.parent.glob("*.tmp")]:
-            if time.time() - old.stat().st_mtime > UNUSED:
-                old.unlink(missing_ok=True)
-    return Index.read(path, scan.info)
 
 
 @contextmanager

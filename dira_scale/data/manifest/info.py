@@ -33,7 +33,7 @@ class Flag(NamedTuple):
 
 
 def flags_of(label_names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> list[Flag]:
-    """The labels as yes and no, those of ``classes`` with a flag for each class."""
+    """Return the labels as yes and no, those of ``classes`` with a flag for each class."""
     flags = []
     for number, name in enumerate(label_names):
         if names := classes.get(name):
@@ -55,8 +55,8 @@ def as_flags(labels: np.ndarray, flags: Sequence[Flag]) -> np.ndarray:
     columns = []
     for flag in flags:
         column = labels[:, flag.number]
-        known = np.where(np.isnan(column), np.nan, column == flag.value)
-        columns.append(column if flag.value is None else known.astype(np.float32))
+        flags_or_nan = np.where(np.isnan(column), np.nan, column == flag.value)
+        columns.append(column if flag.value is None else flags_or_nan.astype(np.float32))
     return np.stack(columns, axis=1)
 
 
@@ -96,17 +96,17 @@ class DatasetInfo:
 
     @property
     def schema(self) -> pa.Schema:
-        """The manifest's columns."""
+        """Return the manifest's columns."""
         return schema_of(self.channels)
 
     @property
     def flags(self) -> list["Flag"]:
-        """The labels as yes and no, those of classes with a flag for each class."""
+        """Return the labels as yes and no, those of classes with a flag for each class."""
         return flags_of(self.label_names, self.classes)
 
     @property
     def conversion(self) -> dict[str, Any]:
-        """The settings for reading images that are not in the dataset: its recipe, and the names of channels."""
+        """Return the settings for reading images that are not in the dataset: its recipe, and the names of channels."""
         return self.recipe | ({"channels": self.channels} if self.channels else {})
 
     @property
@@ -126,17 +126,17 @@ class DatasetInfo:
 
     @property
     def published_lists(self) -> str:
-        """The lists that decided the splits, each by the start of its SHA-256; empty if none did."""
+        """Return the lists that decided the splits, each by the start of its SHA-256; empty if none did."""
         lists = self.recipe.get("lists")
         if not isinstance(lists, dict):
             return ""
         sums = {str(split): str(checksum)[:12] for split, checksum in lists.items()}
-        shown = ", ".join(f"{split} {start}" for split, start in sums.items())
-        return shown if is_shown(shown) else ""
+        text = ", ".join(f"{split} {start}" for split, start in sums.items())
+        return text if is_shown(text) else ""
 
     @property
     def split_remark(self) -> str:
-        """A readable remark on the splits' source, if published lists decided them; empty if none did."""
+        """Return a readable remark on the splits' source, if published lists decided them; empty if none did."""
         if not self.published_lists:
             return ""
         count = self.patients_in_two_splits or "none"
@@ -185,7 +185,7 @@ class DatasetInfo:
         return info
 
     def _wrong(self) -> str | None:
-        """The first field with an invalid value: the file may come from an untrusted source."""
+        """Return the first field with an invalid value: the file may come from an untrusted source."""
         for name in ("name", "modality", "codec", "recipe_hash", "licence", "tool_version", "plan_hash"):
             if not isinstance(getattr(self, name), str):
                 return name

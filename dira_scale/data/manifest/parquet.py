@@ -48,18 +48,18 @@ class ManifestFile:
             return int(parquet.metadata.num_rows)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """All rows of some columns, ``ROWS`` at a time."""
+        """Yield all rows of some columns, ``ROWS`` at a time."""
         with self._open() as parquet:
             for batch in parquet.iter_batches(ROWS, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows at once."""
+        """Return all rows at once."""
         with self._open() as parquet:
             return parquet.read(None if columns is None else list(columns))
 
     def cell(self, column: str, row: int) -> Any:
-        """One value; reads its row group."""
+        """Return one value; reads its row group."""
         with self._open() as parquet:
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows
@@ -91,8 +91,8 @@ class ManifestFile:
 
 
 def _identity(path: Path) -> str:
-    """The place; what the file system or the store says of the file; on a disk also the checksum of Parquet's footer,
-    which describes every row group. Raises OSError."""
+    """Return the place; what the file system or the store says of the file; on a disk also the checksum of Parquet's
+    footer, which describes every row group. Raises OSError."""
     if not is_local(path):
         return retry(lambda: _told(path), str(path))
     with open_file(path) as file:

@@ -44,7 +44,7 @@ SCHEMA_OF_CHANNELS = pa.schema(
 
 
 def schema_of(channels: Sequence[str]) -> pa.Schema:
-    """The columns of a dataset with these names of channels; without any each sample has one range."""
+    """Return the columns of a dataset with these names of channels; without any each sample has one range."""
     return SCHEMA_OF_CHANNELS if channels else SCHEMA
 
 

@@ -23,6 +23,7 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.sequences import _regex
 from dira_scale.arguments import ArgumentError
 from dira_scale.data.manifest import QUARANTINE_FILE, ShardedDataset
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.evaluation.inference import Stored
@@ -63,7 +64,8 @@ def test_each_channel_has_its_range_and_a_lacking_one_none(
     folder = FolderImages(str(tmp_path), info.recipe, 3, "source", None, 1)  # as `predict images=` reads it
     assert folder.keys == sorted(made)
     for number, name in enumerate(folder.keys):
-        stored = Stored.of(samples := Samples([kept.dataset], kept.row(name)["split"]), 0)
+        samples = Samples([kept.dataset], kept.row(name)["split"])
+        stored = Stored.of(SampleReader(samples), 0)
         assert len(samples) == 1  # of three patients' sessions in three splits
         assert torch.equal(folder.load(number).stored.image(), stored.image())
     rejected = shards("sequences", images=tmp_path, sequences=PATTERNS, secret=False, missing="reject")
@@ -212,7 +214,7 @@ def test_other_sources_of_channels_are_predicted_as_they_were_stored(
     row = made.row("prostate_03" if name == "msd" else "BraTS20_Training_355")
     samples = Samples([made.dataset], row["split"])
     (number,) = (n for n in range(len(samples)) if made.dataset.cell("key", samples.rows[0][n]) == row["key"])
-    assert torch.equal(images.load(0).stored.image(), Stored.of(samples, number).image())
+    assert torch.equal(images.load(0).stored.image(), Stored.of(SampleReader(samples), number).image())
 
 
 def test_series_of_a_study_are_found_by_their_descriptions(

@@ -482,5 +482,5 @@ def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():
         Window(order, shards, 0, 1, 1, 5, 50 * 10**9)
     advised = {key: int(re.search(rf"{key} (\d+)", str(caught.value))[1]) for key in ("lanes", "block", "window")}
     proposed = replace(order, **advised)
-    assert Window(proposed, shards, 0, 1, 1, 5, 8 * 10**9).times < 4
-    assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).times == 1
+    assert Window(proposed, shards, 0, 1, 1, 5, 8 * 10**9).fetches < 4
+    assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).fetches == 1

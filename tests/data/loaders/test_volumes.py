@@ -25,7 +25,9 @@ from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.reader import SampleReader
 from dira_scale.data.samples import Samples
+from dira_scale.data.storage import ShardFiles
 from dira_scale.data.views import Blur, ViewSpec, Warp, draw, fixed_views
 from dira_scale.errors import DatasetError, UserError
 from dira_scale.pixels.boxes import Crop
@@ -259,7 +261,7 @@ def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], mes
 
 def test_a_damaged_brick_is_named_and_a_damaged_copy_renewed(tmp_path: Path) -> None:
     dataset = make(tmp_path / "toy", VOLUMES, "b2nd")
-    samples = Samples([dataset], "train")
+    reader = SampleReader(Samples([dataset], "train"))
     shard = tmp_path / "toy" / "train-000000.tar"
     offset, size = (int(dataset.column(name)[4]) for name in ("offset", "size"))
     good, bad = shard.read_bytes(), bytearray(shard.read_bytes())
@@ -267,16 +269,16 @@ def test_a_damaged_brick_is_named_and_a_damaged_copy_renewed(tmp_path: Path) -> 
     crop, view = Crop((0, 0, 0, 8, 8, 8), (False,) * 3), np.empty((1, 8, 8, 8), np.int16)
     shard.write_bytes(bad)
     with pytest.raises(UserError, match=r"toy: sample v4 \(shard .*, offset \d+\) cannot be read: brick 0"):
-        samples.read(4, [crop], [view])
-    samples.read(5, [crop], [view])
+        reader.read(4, [crop], [view])
+    reader.read(5, [crop], [view])
 
-    def renewed(dataset: int, row: int) -> bool:
-        assert (dataset, row) == (0, 4)
-        shard.write_bytes(good)
-        return True
+    class Renewed(ShardFiles):
+        def renew(self, dataset: int, row: int) -> bool:
+            assert (dataset, row) == (0, 4)
+            shard.write_bytes(good)
+            return True
 
-    samples.renewed = renewed
-    samples.read(4, [crop], [view])
+    SampleReader(reader.samples, Renewed([dataset])).read(4, [crop], [view])
     np.testing.assert_array_equal(view[0], VOLUMES[4][:8, :8, :8])
 
 
@@ -291,4 +293,4 @@ def test_verify_names_a_volume_whose_mask_has_a_damaged_brick(tmp_path: Path) ->
     assert set(named) == {"v4"} and "the mask cannot be decoded (brick" in named["v4"]
     offset = int(dataset.column("mask_offset")[4])
     with pytest.raises(UserError, match=rf"offset {offset}\) cannot be read: its mask: brick"):
-        Samples([dataset], "train").mask(4)
+        SampleReader(Samples([dataset], "train")).mask(4)
