@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,7 +13,8 @@ from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
 from dira_scale.evaluation.finetuned_network import FILE as ABOUT
 from dira_scale.evaluation.finetuned_network import about_run
-from dira_scale.evaluation.probe_figures import from_json, markdown, overviews
+from dira_scale.evaluation.probe_figures import FILE as PROBE
+from dira_scale.evaluation.probe_figures import markdown, overviews, read_probe
 from dira_scale.evaluation.results import FILE
 from dira_scale.export import formats
 from dira_scale.export.bundle import BUNDLE, LICENSE, README
@@ -28,13 +28,10 @@ from dira_scale.models.hub import CARD, push
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.choice import BEST, LATEST, check_stage
 from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader, TrainingData
 from dira_scale.storage.owned import check_own
 from dira_scale.storage.text import last_parts
 from dira_scale.tasks.config import FINETUNE
-
-PROBE = "probe.json"
 
 
 def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:
@@ -70,12 +67,12 @@ def evaluated(folder: Path, run: Path) -> str:
 
 
 def _probed(folder: Path, run: Path) -> str:
-    content = read_json(folder / PROBE, dict[str, Any]())
+    content = read_probe(folder)
     runs = content["config"]["run"] or []
     _check(folder, run, [runs] if isinstance(runs, str) else runs)
-    tables = overviews(from_json(content["figures"]))
-    shown = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
-    return "\n".join([*shown, *(f"- {last_parts(note)}" for note in content["notes"])])
+    tables = overviews(content["figures"])
+    texts = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
+    return "\n".join([*texts, *(f"- {last_parts(note)}" for note in content["notes"])])
 
 
 def _finetuned(folder: Path, run: Path) -> str:

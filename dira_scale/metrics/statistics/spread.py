@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.metrics.figure import Figure, number
+from dira_scale.metrics.figure import Figure, is_share, number
 from dira_scale.metrics.statistics.bootstrap import Interval
 
 
@@ -37,7 +37,7 @@ class Spread:
     ``mean``: over runs, of each run's mean over seeds. ``n``: the pretraining runs. ``run_sd``: the standard deviation
     of the runs' means. ``seed_sd``: that of seeds within a run, pooled over runs; ``results``: their number.
     ``left_out``: results without a value. ``interval``: of the mean over test patients. ``ddof``: of both standard
-    deviations, which are None of a single run, and where no run has two seeds.
+    deviations, which are None of a single run, and where no run has two seeds. ``share``: as of its figures.
     """
 
     setting: str
@@ -51,13 +51,19 @@ class Spread:
     interval: Interval | None
     patients: int
     ddof: int
+    share: bool = False
+
+    @property
+    def scale(self) -> int:
+        """The factor with which tables show it."""
+        return 100 if self.share else 1
 
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> "Spread":
         """The spread of a row of ``spread.json``."""
         ends = row["interval"] and {name: number(row["interval"][name]) for name in ("value", "low", "high")}
         interval = Interval(**{**row["interval"], **ends}) if ends else None
-        return cls(**{**row, "mean": number(row["mean"]), "interval": interval})
+        return cls(**{**row, "mean": number(row["mean"]), "interval": interval, "share": is_share(row)})
 
 
 def spreads(
@@ -122,6 +128,7 @@ def _spread(results: Sequence[Result], interval: Interval | None, ddof: int) -> 
         interval=interval,
         patients=patients.pop(),
         ddof=ddof,
+        share=results[0].figure.share,
     )
 
 
