@@ -49,7 +49,7 @@ class StoredAs(TypedDict, total=False):
     pad: bool
 
 
-class NetworkDescription(TypedDict):
+class NetworkFacts(TypedDict):
     """``predict.json``. ``task``, its ``facts`` and ``model`` are checked by their classes, ``conversion`` where it is
     used."""
 
@@ -94,7 +94,7 @@ class TrainedRun:
             with at("run"):
                 state = read_tensors(folder / WEIGHTS)
             # As hf download leaves an export, its files are links into the Hub's cache.
-            about: dict[str, Any] = read_json((folder / FILE).resolve(), {}, NetworkDescription)
+            about: dict[str, Any] = read_json((folder / FILE).resolve(), {}, NetworkFacts)
         else:
             reader = RunReader(folder)
             tensors, saved, stage = reader.load(None)
@@ -245,7 +245,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "temperatures": judged.get("temperatures"),
         "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
     }
-    shaped(NetworkDescription, about, repair)
+    shaped(NetworkFacts, about, repair)
     return about
 
 

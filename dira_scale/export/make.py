@@ -58,37 +58,30 @@ def evaluated(folder: Path, run: Path) -> str:
     """
     try:
         if (folder / PROBE).is_file():
-            return _probed(folder, run)
+            content = read_probe(folder)
+            runs = content["config"]["run"] or []
+            _check(folder, run, [runs] if isinstance(runs, str) else runs)
+            tables = overviews(content["figures"])
+            texts = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
+            return "\n".join([*texts, *(f"- {last_parts(note)}" for note in content["notes"])])
         if (folder / FILE).is_file():
-            return _finetuned(folder, run)
+            description = read_description(folder)
+            start = description.network.start
+            _check(folder, run, [str(folder), *([start] if start else [])])
+            spreads = [replace(spread, setting=folder.name) for spread in compared([({}, folder)]).spreads]
+            names = ", ".join(data.name or Path(data.path).name for data in description.data.datasets)
+            title = f"Fine-tuned on {names}; the interval is over test patients (bootstrap)"
+            return markdown(title, spread_table(spreads))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"card.evaluation: {folder} cannot be read: {error!r}; evaluate again") from error
     raise UserError(f"card.evaluation: {folder} has no {PROBE} and no {FILE}; name what probe or finetune has written")
 
 
-def _probed(folder: Path, run: Path) -> str:
-    content = read_probe(folder)
-    runs = content["config"]["run"] or []
-    _check(folder, run, [runs] if isinstance(runs, str) else runs)
-    tables = overviews(content["figures"])
-    texts = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
-    return "\n".join([*texts, *(f"- {last_parts(note)}" for note in content["notes"])])
-
-
-def _finetuned(folder: Path, run: Path) -> str:
-    description = read_description(folder)
-    start = description.network.start
-    _check(folder, run, [str(folder), *([start] if start else [])])
-    spreads = [replace(spread, setting=folder.name) for spread in compared([({}, folder)]).spreads]
-    names = ", ".join(data.name or Path(data.path).name for data in description.data.datasets)
-    return markdown(f"Fine-tuned on {names}; the interval is over test patients (bootstrap)", spread_table(spreads))
-
-
 def _check(folder: Path, run: Path, evaluated: list[str]) -> None:
     """Raise UserError unless ``run`` is one of the runs that are ``evaluated``."""
     if run.resolve() not in [Path(name).resolve() for name in evaluated]:
-        whose = ", ".join(evaluated) or "no run"
-        raise UserError(f"card.evaluation: {folder} evaluates {whose}, not {run}; name an evaluation of this run")
+        others = ", ".join(evaluated) or "no run"
+        raise UserError(f"card.evaluation: {folder} evaluates {others}, not {run}; name an evaluation of this run")
 
 
 def make(cfg: DictConfig) -> None:

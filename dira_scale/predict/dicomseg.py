@@ -90,7 +90,7 @@ class DicomImages:
             raise QuarantinedError("geometry", str(error)) from error
         return Loaded(loaded.stored, geometry)
 
-    def _frame(self, path: Path, key: str, number: str) -> "SegmentFrame":
+    def _frame(self, path: Path, key: str, number: str) -> "SliceStandIn":
         """The stand-in of the file ``number`` of an image. Raises RejectedError."""
         with opened(path) as file:
             names = (*IDENTITY, *UIDS, *GEOMETRY, "SOPClassUID", "Rows", "Columns", "NumberOfFrames")
@@ -122,7 +122,7 @@ class DicomImages:
                 stand_in.ImagePositionPatient = [float(mm) for mm in header.ImagePositionPatient]
                 stand_in.ImageOrientationPatient = [float(part) for part in header.ImageOrientationPatient]
                 stand_in.SliceThickness = float(header.get("SliceThickness") or 0) or None
-            return SegmentFrame(stand_in, plane)
+            return SliceStandIn(stand_in, plane)
 
     def encoded(self, key: str, frames: Sequence[Dataset], mask: np.ndarray) -> bytes:
         """The file of masks [frames, rows, columns, classes], 0 or 1. Raises RejectedError."""
@@ -164,7 +164,7 @@ class DicomImages:
             return file.getvalue()
 
 
-class SegmentFrame(NamedTuple):
+class SliceStandIn(NamedTuple):
     """A slice's stand-in, and where it lies; None: unknown, as of a radiograph."""
 
     header: Dataset
@@ -182,7 +182,7 @@ class DicomGeometry:
     of: DicomImages
     key: str
     geometry: SourceGeometry
-    frames: Sequence[SegmentFrame]
+    frames: Sequence[SliceStandIn]
     suffix = ".dcm"
 
     def check(self) -> None:
@@ -207,7 +207,7 @@ class DicomGeometry:
         slices = [masks if flat else masks[self._index(frame, *np.indices(frame.size))] for frame in self.frames]
         return self.of.encoded(self.key, [frame.header for frame in self.frames], np.stack(slices))
 
-    def _index(self, frame: SegmentFrame, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _index(self, frame: SliceStandIn, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:
         """The voxels of a frame's pixels. Raises RejectedError."""
         assert isinstance(self.geometry, Space) and frame.plane is not None, "a volume was made of it"
         z, y, x = self.geometry.shape

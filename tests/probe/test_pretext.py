@@ -11,7 +11,7 @@ from toy_run import COUNTS, train, write
 
 from dira_scale.errors import UserError
 from dira_scale.probe import main
-from dira_scale.probe.pretext import Positions, Turns, pretext_task
+from dira_scale.probe.pretext import PatchPositions, Turns, pretext_task
 from dira_scale.probe.probing import PARTS
 
 
@@ -30,7 +30,7 @@ def test_turns_are_of_numpy(sides: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("sides", [(64, 32), (16, 32, 32)])
 def test_patches_lie_where_the_grid_has_them(sides: tuple[int, ...]) -> None:
     """Constant cells: each patch has its cell's value, whole. Examples have the middle's features, then the other's."""
-    positions, n = Positions(sides), len(sides)
+    positions, n = PatchPositions(sides), len(sides)
     cells = [*product(range(3), repeat=n)]
     image = torch.zeros(1, 1, *sides)
     for number, cell in enumerate(cells):
