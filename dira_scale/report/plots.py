@@ -71,15 +71,16 @@ def _curve(run: RunContent, name: str, title: str) -> str:
         for stage in stages:  # a line for each: the total changes meaning between stages, and the schedule restarts
             train, held_out = ([row for row in run.select(stage, split) if name in row] for split in splits)
             steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
-            # A line of a single point would be invisible, and a last point is on the edge.
-            points = {"color": TRAIN, "marker": "o" if len(steps) == 1 else "", "markersize": 3, "clip_on": False}
+            marker = "o" if len(steps) == 1 else ""  # a line of a single point would be invisible
             if name == "lr":
-                axes.plot(steps, values, linewidth=1.4, **points)
+                axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=marker, markersize=3, clip_on=False)
                 continue
             axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
-            axes.plot(steps, smooth(values), linewidth=1.6, **points)
-            dots = {"color": HELD_OUT, "marker": "o", "markersize": 2.6, "linewidth": 0.8, "clip_on": False}
-            axes.plot([row["step"] for row in held_out], [row[name] for row in held_out], **dots)
+            axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=marker, markersize=3, clip_on=False)
+            axes.plot(
+                [row["step"] for row in held_out], [row[name] for row in held_out], color=HELD_OUT, marker="o",
+                markersize=2.6, linewidth=0.8, clip_on=False,  # the last point is on the edge
+            )  # fmt: skip
             for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)) if name in RECOGNISED else ():
                 beside = [row for row in rows if "chance" in row]
                 at, chance = [row["step"] for row in beside], [row["chance"] for row in beside]
