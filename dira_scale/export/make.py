@@ -13,8 +13,6 @@ from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
 from dira_scale.evaluation.finetuned_network import FILE as ABOUT
 from dira_scale.evaluation.finetuned_network import about_run
-from dira_scale.evaluation.probe_figures import FILE as PROBE
-from dira_scale.evaluation.probe_figures import markdown, overviews, read_probe
 from dira_scale.evaluation.results import FILE
 from dira_scale.export import formats
 from dira_scale.export.bundle import BUNDLE, LICENSE, README
@@ -26,6 +24,8 @@ from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.statistics.spread import spread_table
 from dira_scale.models.hub import CARD, push
 from dira_scale.models.weights import trained_encoder, trained_network
+from dira_scale.pages.probe_figures import FILE as PROBE
+from dira_scale.pages.probe_figures import markdown, overviews, read_probe
 from dira_scale.runs.choice import BEST, LATEST, check_stage
 from dira_scale.runs.description import Description, read_description
 from dira_scale.runs.reader import RunReader, TrainingData

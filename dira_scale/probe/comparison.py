@@ -13,7 +13,11 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest, without_commands
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_figures import (
+from dira_scale.machine.console import Console
+from dira_scale.metrics.cases import CASES, MaskCase, write_cases
+from dira_scale.metrics.classification import AUROC
+from dira_scale.metrics.regression import R2
+from dira_scale.pages.probe_figures import (
     FILE,
     FORMAT,
     Fit,
@@ -25,10 +29,6 @@ from dira_scale.evaluation.probe_figures import (
     overviews,
     rich_table,
 )
-from dira_scale.machine.console import Console
-from dira_scale.metrics.cases import CASES, MaskCase, write_cases
-from dira_scale.metrics.classification import AUROC
-from dira_scale.metrics.regression import R2
 from dira_scale.probe import dense
 from dira_scale.probe.config import PROBES, USUAL, refuse_other_figures
 from dira_scale.probe.notes import label_notes, map_notes

@@ -21,11 +21,11 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.features import POOLS
 from dira_scale.evaluation.inference import resized
-from dira_scale.evaluation.probe_figures import Fit, ProbeFigure, figures
 from dira_scale.machine.device import compute_device
 from dira_scale.metrics.cases import MaskCase
 from dira_scale.metrics.neighbours import knn_scores
 from dira_scale.metrics.segmentation import mask_cases, segmentation
+from dira_scale.pages.probe_figures import Fit, ProbeFigure, figures
 from dira_scale.probe.probing import Parts
 from dira_scale.probe.sources import StoredFeatures
 from dira_scale.tasks.mask_values import check_evaluated

@@ -22,9 +22,9 @@ from dira_scale.evaluation.encoders import (
     weights_group,
 )
 from dira_scale.evaluation.features import Images, features
-from dira_scale.evaluation.probe_figures import Features
 from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.pages.probe_figures import Features
 from dira_scale.probe.pretext import PRETEXTS, Changed, Pretext
 from dira_scale.probe.probing import PARTS, Parts
 from dira_scale.runs.choice import check_stage

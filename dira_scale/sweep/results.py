@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from dira_scale.errors import print_line
-from dira_scale.evaluation.probe_figures import ProbeFigure, read_probe
+from dira_scale.pages.probe_figures import ProbeFigure, read_probe
 from dira_scale.runs.files import inside, read_yaml
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import SWEEP_PAGE, own, own_file

@@ -17,13 +17,13 @@ from models.test_formats_of_classes import described
 from dira_scale.data.manifest import DatasetInfo
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.export import main
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
 from dira_scale.export.make import evaluated
 from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.figure import Figure
+from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import TrainingData
 

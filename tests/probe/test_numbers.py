@@ -9,7 +9,10 @@ import pytest
 
 from dira_scale.data.manifest.info import as_flags, flags_of
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import (
+from dira_scale.metrics.classification import AUROC
+from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.metrics.regression import MAE, PEARSON, R2
+from dira_scale.pages.probe_figures import (
     FILE,
     FORMAT,
     Features,
@@ -20,9 +23,6 @@ from dira_scale.evaluation.probe_figures import (
     overviews,
     read_probe,
 )
-from dira_scale.metrics.classification import AUROC
-from dira_scale.metrics.figure import MEAN, Figure
-from dira_scale.metrics.regression import MAE, PEARSON, R2
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import (
     PARTS,

@@ -21,11 +21,11 @@ from dira_scale.data.manifest import SCHEMA
 from dira_scale.errors import UserError
 from dira_scale.evaluation.encoders import random_group
 from dira_scale.evaluation.features import Images, features
-from dira_scale.evaluation.probe_figures import FORMAT
 from dira_scale.models.architecture import TimmUNet
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.start import start_weights
+from dira_scale.pages.probe_figures import FORMAT
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.probe.sources import compared_network

@@ -11,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from dira_scale.data.selection import nested_draws
-from dira_scale.evaluation.probe_figures import (
+from dira_scale.metrics.classification import ACCURACY, AUROC
+from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.pages.probe_figures import (
     Features,
     Fit,
     as_json,
@@ -21,8 +23,6 @@ from dira_scale.evaluation.probe_figures import (
     overviews,
     rich_table,
 )
-from dira_scale.metrics.classification import ACCURACY, AUROC
-from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.probe.probing import (
     PARTS,
     Parts,

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from sweep.made_up_sweep import SHARDS, begin, made_up_sweep, mark, train
 
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.metrics.figure import Figure
+from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.storage.owned import MARK
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.expand import expand

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import read_probe
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.statistics.significance import Comparison, compare
 from dira_scale.metrics.statistics.spread import Result, Spread
+from dira_scale.pages.probe_figures import read_probe
 from dira_scale.pages.tables.cells import Cell, RandomTwin, Table
 from dira_scale.pages.tables.runs import SweepRun, ids_of
 from dira_scale.runs.files import read_yaml
