@@ -94,7 +94,7 @@ def figures(
         fits: of each encoder of the ``source``, by probe and fraction, one for each draw.
         images: the mean number of labelled images of each fraction.
     """
-    made = []
+    over_encoders = []
     for probe, fraction in fits[0]:
         members = [of_encoder[probe, fraction] for of_encoder in fits]
         for metric, label in members[0][0].figures:
@@ -106,8 +106,8 @@ def figures(
             values = [[figure.value for figure in draws if not np.isnan(figure.value)] for draws in drawn]
             chosen = [[fit.chosen[label] for fit in draws if label in fit.chosen] for draws in members]
             about = source, probe, fraction, images[fraction], metric, label
-            made.append(ProbeFigure(*about, spread, values, chosen if any(chosen) else None))
-    return made
+            over_encoders.append(ProbeFigure(*about, spread, values, chosen if any(chosen) else None))
+    return over_encoders
 
 
 def as_json(results: Sequence[ProbeFigure]) -> list[dict[str, Any]]:

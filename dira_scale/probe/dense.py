@@ -100,15 +100,15 @@ def segmented(
     device, (train, test) = compute_device(), (images[part] for part in READ)
     bank = torch.from_numpy(folder.values[train.rows[drawn]]).flatten(2).transpose(1, 2).flatten(0, 1).to(device)
     labels = torch.cat([shares[number] for number in drawn])
-    made = list[MaskCase]()
+    cases = list[MaskCase]()
     for row, targets, spacing in zip(test.rows, test.targets(), test.spacing, strict=True):
         queries = torch.from_numpy(folder.values[row]).flatten(1).T
         votes = knn_scores(bank, labels, queries, masks.k, masks.temperature).cpu().nan_to_num()
         predicted = resized(votes.T.unflatten(1, folder.about.sides), targets.shape)[None]
         answer, truth = (each[0] for each in task.masks(predicted, targets[None]))
         key, patient, split = (str(folder.column(name)[row]) for name in ("key", "patient", "split"))
-        made += mask_cases(key, patient, split, answer, truth, task.names, spacing)
-    return made
+        cases += mask_cases(key, patient, split, answer, truth, task.names, spacing)
+    return cases
 
 
 def cell_labels(targets: Tensor, task: Segmentation, sides: Sequence[int]) -> Tensor:

@@ -58,9 +58,9 @@ class ComputedFeatures:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
         cfg, model, size = self.cfg, self.model, self.size
         window = self.runs[0].description.input.window if self.runs else None
-        shown = size, cfg.data.workers, window, compute_device()
-        made = partial(Changed, self.pretext) if self.pretext else Images
-        images = {part: made(self.dataset, rows[part], *shown) for part in PARTS}
+        arguments = size, cfg.data.workers, window, compute_device()
+        kind = partial(Changed, self.pretext) if self.pretext else Images
+        images = {part: kind(self.dataset, rows[part], *arguments) for part in PARTS}
         groups = trained_groups(self.runs, cfg.stage, size)
         channels = self.runs[0].description.network.channels if self.runs else None
         groups += [weights_group(cfg.init, model, size, channels)] if cfg.init else []

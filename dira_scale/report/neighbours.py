@@ -114,7 +114,7 @@ def shares(
     Args:
         labels, owners: [n, F] and [n]. ``asked``, ``neighbours``: rows [m], and of theirs [m, k].
     """
-    made = []
+    shared = []
     for name, values in zip(names, labels.T, strict=True):
         of_patient = [np.bincount(owners, part)[owners] for part in (values == 1, ~np.isnan(values))]
         has, known = ((values == 1).sum() - of_patient[0], (~np.isnan(values)).sum() - of_patient[1])
@@ -125,8 +125,8 @@ def shares(
         rows, near = asked[chosen], near[chosen]
         interval = bootstrap(weighted_mean((near == 1).sum(1) / (~np.isnan(near)).sum(1)), owners[rows])
         ends = (interval.low, interval.high) if interval.patients >= PATIENTS else None
-        made.append(SharedLabel(name, len(rows), interval.value, float((has[rows] / known[rows]).mean()), ends))
-    return made
+        shared.append(SharedLabel(name, len(rows), interval.value, float((has[rows] / known[rows]).mean()), ends))
+    return shared
 
 
 def _tiles(

@@ -81,7 +81,7 @@ def spreads(
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.setting, result.metric), []).append(result)
-    made = []
+    of_groups = []
     for (setting, metric), members in groups.items():
         patients = {result.figure.patients for result in members}
         if len(patients) > 1:
@@ -93,7 +93,7 @@ def spreads(
         free = sum(len(values) - ddof for values in several)
         squares = sum(float(((values - values.mean()) ** 2).sum()) for values in several)
         count = sum(map(len, runs.values()))
-        made.append(Spread(
+        of_groups.append(Spread(
             setting=setting,
             metric=metric,
             mean=float(means.mean()) if len(means) else float("nan"),
@@ -107,7 +107,7 @@ def spreads(
             ddof=ddof,
             share=members[0].figure.share,
         ))  # fmt: skip
-    return made
+    return of_groups
 
 
 def values_by_run(results: Sequence[Result]) -> dict[str, np.ndarray]:

@@ -153,18 +153,18 @@ def pictures(content: SweepContent) -> list[Picture]:
     chosen: list[tuple[str, Path]] = []
     for phase in dict.fromkeys(run.phase for run in content.runs.values()):
         run = next(run for run in content.runs.values() if run.phase == phase)
-        found = [path for path in sorted((run.output / "pictures").glob("*.png"))
+        files = [path for path in sorted((run.output / "pictures").glob("*.png"))
                  if not path.name.startswith(".") and is_inside(path, run.output)]  # fmt: skip
-        if run.command == "pretrain" and found:
-            last = max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        if run.command == "pretrain" and files:
+            last = max(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
             chosen.append((f"{run.id}, stage {last.stem}: clean, distorted, restored", last))
         elif run.command == "localize":
-            chosen += [(f"{run.id}: {path.stem}", path) for path in found[:4]]
-    left, made = PICTURES, []
+            chosen += [(f"{run.id}: {path.stem}", path) for path in files[:4]]
+    left, embedded = PICTURES, []
     for title, path in chosen:
         size = path.stat().st_size
         left -= size
-        made.append(
+        embedded.append(
             Picture(title, "data:image/png;base64," + b64encode(path.read_bytes()).decode() if left > 0 else "")
         )
-    return made
+    return embedded
