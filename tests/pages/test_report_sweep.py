@@ -180,13 +180,13 @@ def test_a_page_is_whole_and_the_same_again(sweep: Sweep, tmp_path: Path) -> Non
 def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
     """The table of `localize`, whose runs are compared by ``accuracy NAME/THRESHOLD``."""
     members, spreads, comparisons = {}, [], []
-    for start, n in (("random", 10), ("moco", 5)):
+    for start, n, mean in (("random", 10, 0.3), ("moco", 5, 0.5)):
         output = tmp_path / "boxes" / f"{start}-0123abcd" / "output"
         output.mkdir(parents=True)
         (output / "config.yaml").write_text("run: r\n")
         members[f"init={start}"] = {"keys": {"init": start}, "random": start == "random", "outputs": [str(output)]}
         spreads += [
-            asdict(Spread(f"init={start}", metric, 0.3 if start == "random" else 0.5, 0.1, n, None, n, 0, None, 9, 1))
+            asdict(Spread(f"init={start}", metric, mean, 0.1, n, None, n, 0, None, 9, 1, share=True))
             for metric in ("accuracy mean/0.1", "accuracy mean/0.6", "accuracy Mass/0.1")
         ]  # fmt: skip
     test = Comparison("init=random", "init=moco", "accuracy mean/0.1", "runs", 10, 5, -0.2, 0.001, 0.001, 0.002, 0.002)
@@ -221,7 +221,8 @@ def made_up_phase(
         keys = {"init": start, "optim.optimizer.lr": rate}
         members[setting] = {"keys": keys, "random": start.startswith("random"), "outputs": [str(output)]}
         nobody = Interval(mean, math.nan, math.nan, 0.95, "percentile", 1, 0, 0)
-        spreads.append(asdict(Spread(setting, metric, mean, 0.1, n, None, n, 0, nobody, 9, 1)))
+        share = not metric.startswith("pooled")
+        spreads.append(asdict(Spread(setting, metric, mean, 0.1, n, None, n, 0, nobody, 9, 1, share)))
     comparisons = [
         asdict(Comparison(f"init=moco lr={rate}", f"init=random lr={rate}", metric, "runs", 5, 5, 0.1, p, p, p, p))
         for rate, p in tests.items()
