@@ -1,6 +1,7 @@
 """A made-up sweep that is finished: fine-tuning from random weights and from two methods, and a probe."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from finetune.test_comparison import Runs, judged
 from sweep.made_up_sweep import begin
 
 from dira_scale.metrics.cases import LabelCase
+from dira_scale.metrics.figure import Figure
+from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.sweep.records import Run, SweepFolder
 
 FRACTIONS = (0.01, 0.1)
@@ -75,22 +78,25 @@ def _judged(output: Path, draw: int, strength: float) -> float:
     return value
 
 
-def probe_json(moco: list[str], dira: list[str]) -> dict[str, Any]:
+def probe_json(
+    moco: list[str], dira: list[str], others: Sequence[tuple[str, str]] = (), shift: float = 0.0
+) -> dict[str, Any]:
+    """AUROC of a label and as a mean; ``others``: metrics and labels with the label's values less ``shift``."""
     rng = np.random.default_rng(0)
-    kinds = {"moco": ("run", moco, 90.0), "dira": ("run", dira, 88.0), "random": ("random", ["0"] * 5, 80.0),
-             "pixels 16x16": ("pixels", ["0"], 82.0)}  # fmt: skip
-    figures, compared = [], []
+    kinds = {"moco": ("run", moco, 0.9), "dira": ("run", dira, 0.88), "random": ("random", ["0"] * 5, 0.8),
+             "pixels 16x16": ("pixels", ["0"], 0.82)}  # fmt: skip
+    compared, rows = [], []
     for encoder, (kind, members, level) in kinds.items():
-        layer = "" if kind == "pixels" else "5"
         described = [{"run": member} if kind == "run" else {"seed": 0} for member in members]
-        compared.append({"encoder": encoder, "kind": kind, "layer": layer, "width": 8, "members": described})
+        source = Features(encoder, kind, "" if kind == "pixels" else "5", 8, described)
+        compared.append(vars(source))
+        fits: list[dict[tuple[str, float], list[Fit]]] = [{} for _ in members]
         for fraction, draws in ((1.0, 1), (0.1, 3)):
-            for label in ("mean", "sick"):
-                values = (level - 5 * (fraction < 1) + rng.normal(0, 1, (len(members), draws))).tolist()
-                figures.append({
-                    "encoder": encoder, "kind": kind, "layer": layer, "width": 8, "probe": "linear", "label": label,
-                    "fraction": fraction, "images": 10.0, "auc": float(np.mean(values)), "encoders": len(members),
-                    "sd": float(np.std(np.mean(values, 1), ddof=1)) if len(members) > 1 else None,
-                    "sd_over": "encoders" if len(members) > 1 else None, "draws": draws, "values": values,
-                })  # fmt: skip
-    return {"commit": "beef" * 10, "config": {}, "compared": compared, "figures": figures}
+            for fit in fits:
+                fit["linear", fraction] = []
+                for mean, sick in level - 0.05 * (fraction < 1) + rng.normal(0, 0.01, (draws, 2)):
+                    values = {("AUROC", "mean"): mean, ("AUROC", "sick"): sick} | dict.fromkeys(others, sick - shift)
+                    made = [Figure(*key, float(value), 24, 0, 12, share=True) for key, value in values.items()]
+                    fit["linear", fraction].append(Fit({figure.key: figure for figure in made}))
+        rows += as_json(figures(source, fits, {1.0: 10.0, 0.1: 10.0}))
+    return {"format": FORMAT, "commit": "beef" * 10, "config": {}, "compared": compared, "figures": rows}

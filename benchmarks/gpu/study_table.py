@@ -35,9 +35,10 @@ def scores(runs: Path) -> dict[str, dict[str, list[float]]]:
         for share in SHARES:
             columns = found[f"{what}, {100 * share:g} % (AUROC, linear probe)"] = {}
             for row in rows:
-                if (row["label"], row["fraction"]) == (label, share) and all(row["values"]):
+                metric = row["metric"], row["label"], row["fraction"]
+                if metric == ("AUROC", label, share) and all(row["values"]):
                     kind = row["encoder"].partition("-")[0] if row["kind"] == "run" else row["kind"]
-                    columns[kind] = [fmean(draws) for draws in row["values"]]
+                    columns[kind] = [100 * fmean(draws) for draws in row["values"]]
     for part in PARTS:
         columns = found[f"lungs, 10 images, frozen {part} (Dice)"] = {}
         for run in filter(ended, sorted(runs.glob(f"lungs-{part}-*"))):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from dira_scale.evaluation.features import (
     rows_of,
     width,
 )
-from dira_scale.evaluation.rounds import Received, rounds, share, together
+from dira_scale.evaluation.rounds import Received, on_processes, own_parts, rounds
 from dira_scale.machine.progress import bar
 from dira_scale.models.network import moved
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PartOutcome:
     """The outcome of a part. ``written``: rows."""
 
     unreadable: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Outcome:
 
 def compute(cfg: DictConfig) -> int:
     """Compute what ``cfg.out`` lacks; the exit code. Collective."""
-    return together(cfg.threads, cfg.timeout, cfg.precision, lambda world: _compute(cfg, world))
+    return on_processes(cfg.threads, cfg.timeout, cfg.precision, lambda world: _compute(cfg, world))
 
 
 def _compute(cfg: DictConfig, world: World) -> int:
@@ -68,7 +68,19 @@ class EmbeddingJob:
     def __init__(self, cfg: DictConfig, world: World, dataset: ShardedDataset, source: FeatureSource) -> None:
         self.cfg, self.world, self.dataset, self.source, self.out = cfg, world, dataset, source, Path(cfg.out)
         self.rows = rows_of(dataset, cfg.data.split)
-        self.about = _about(cfg, world, dataset, source, len(self.rows))
+        info, input, level = dataset.info, source.input, source.level
+        sides = map_sides(source.encoder, level, input.size) if cfg.what == MAP else []
+        features, bytes_each = width(source.encoder, level), 2 if cfg.dtype == "float16" else 4
+        row_bytes = bytes_each * features * math.prod(sides) if sides else 0
+        names, classes = info.label_names, info.classes
+        self.about = About(
+            name=source.name, weights=source.weights,
+            dataset=folder.EmbeddedDataset(info.name, dataset.hash, info.modality, info.licence, names, classes),
+            split=cfg.data.split, size=[*input.size], mean=[*input.mean], deviation=[*input.deviation], level=level,
+            width=features, dtype=cfg.dtype, precision=world.precision, rows=len(self.rows),
+            part_rows=folder.part_rows(len(self.rows), row_bytes), window=[*(input.window or ())],
+            pooling="none" if sides else "mean over space" if isinstance(level, int) else "tokens", sides=sides,
+        )  # fmt: skip
 
     @classmethod
     def open(cls, cfg: DictConfig, world: World) -> "EmbeddingJob":
@@ -82,7 +94,12 @@ class EmbeddingJob:
         """Make the missing parts, until a signal comes; the exit code. Raises AgreedError."""
         about = raise_on_all(self._claim if self.world.main else lambda: self.about)
         self.about, missing = broadcast_from_main((about, folder.missing_parts(self.out, about)))
-        batches = self._batches(share(self.world, missing))
+        # No batch has images of two parts: what is computed at once is the same for any number of processes, and after
+        # a stop.
+        size, workers, window = self.cfg.batch, self.cfg.data.workers, self.source.input.window
+        images = Images(self.dataset, self.rows, self.about.size, workers, window, self.world.device)
+        spans = [self.rows[self.about.span(part)] for part in own_parts(self.world, missing)]
+        batches = images.loaded(rows[i : i + size] for rows in spans for i in range(0, len(rows), size))
         moved(self.source.encoder, self.world.device)
         done = self.about.rows - sum(len(self.rows[self.about.span(part)]) for part in missing)
         unreadable: list[str] = []
@@ -112,44 +129,30 @@ class EmbeddingJob:
         with as_user_error(self.out, "out"):
             return folder.claim(self.out, self.about)
 
-    def _batches(self, parts: Sequence[int]) -> Iterator[StoredImages]:
-        """The images of these parts. No batch has images of two: what is computed at once is the same for any number
-        of processes, and after a stop."""
-        window = self.source.input.window
-        images = Images(self.dataset, self.rows, self.about.size, self.cfg.data.workers, window, self.world.device)
-        spans = (self.rows[self.about.span(part)] for part in parts)
-        return images.loaded(
-            rows[first : first + self.cfg.batch] for rows in spans for first in range(0, len(rows), self.cfg.batch)
-        )
-
-    def _part(self, part: int, batches: Iterator[StoredImages], received: Received) -> Outcome:
+    def _part(self, part: int, batches: Iterator[StoredImages], received: Received) -> PartOutcome:
         """Compute and write a part, unless a signal comes or an image is unreadable. Waits for no other process."""
-        rows = self.rows[self.about.span(part)]
+        source, rows = self.source, self.rows[self.about.span(part)]
         values: list[Tensor] = []
         unreadable: list[str] = []
         for _ in range(0, len(rows), self.cfg.batch):
             if received:
-                return Outcome()
+                return PartOutcome()
             images = next(batches)
             unreadable += images.unreadable
             if not unreadable:
                 with self.world.autocast():
-                    values.append(self._kept(images.scaled()))
+                    if self.about.sides:
+                        values.append(mapped(source.encoder, images.scaled(), source.level).cpu())
+                    else:
+                        values.append(pooled(source.encoder, images.scaled(), [source.level])[0])
         if unreadable:
-            return Outcome(unreadable=tuple(unreadable))
+            return PartOutcome(unreadable=tuple(unreadable))
         about = self.dataset.manifest.table(["key", "patient", "split"]).take(rows)
         with as_user_error(self.out, "out"):
             computed = torch.cat(values).cpu().numpy()
             where = folder.places(self.dataset, rows, self.about.sides) if self.about.sides else {}
             folder.write_part(self.out, self.about, part, about, self.dataset.labels(rows), computed, where)
-        return Outcome(written=len(rows))
-
-    def _kept(self, images: Tensor) -> Tensor:
-        """Compute the stored features of images [b, C, *size]: [b, *about.shape]."""
-        source = self.source
-        if self.about.sides:
-            return mapped(source.encoder, images, source.level).cpu()
-        return pooled(source.encoder, images, [source.level])[0]
+        return PartOutcome(written=len(rows))
 
 
 def check_images(dataset: ShardedDataset, source: FeatureSource, split: str) -> None:
@@ -163,19 +166,3 @@ def check_images(dataset: ShardedDataset, source: FeatureSource, split: str) -> 
             f"data.shards={dataset.root} has images of {listed} channel(s); {source.encoder.name} takes 1 or "
             f"{source.encoder.channels[0]}, the same in all: shard again with one number of channels"
         )
-
-
-def _about(cfg: DictConfig, world: World, dataset: ShardedDataset, source: FeatureSource, rows: int) -> About:
-    info, input = dataset.info, source.input
-    sides = map_sides(source.encoder, source.level, input.size) if cfg.what == MAP else []
-    features, bytes_each = width(source.encoder, source.level), 2 if cfg.dtype == "float16" else 4
-    row_bytes = bytes_each * features * math.prod(sides) if sides else 0
-    pooling = "none" if sides else "mean over space" if isinstance(source.level, int) else "tokens"
-    data = folder.EmbeddedDataset(info.name, dataset.hash, info.modality, info.licence, info.label_names, info.classes)
-    return About(
-        name=source.name, weights=source.weights, dataset=data, split=cfg.data.split, size=[*input.size],
-        mean=[*input.mean], deviation=[*input.deviation], level=source.level,
-        width=features, dtype=cfg.dtype, precision=world.precision, rows=rows,
-        part_rows=folder.part_rows(rows, row_bytes), window=[*(input.window or ())],
-        pooling=pooling, sides=sides,
-    )  # fmt: skip

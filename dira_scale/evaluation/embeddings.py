@@ -172,8 +172,8 @@ class About:
 
     def difference(self, other: "About") -> str:
         """The first key, with both values, in which the rows of two folders differ; empty if there is none."""
-        ours, theirs = _leaves(asdict(replace(self, name=""))), _leaves(asdict(replace(other, name="")))
-        return next((f"{key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]), "")
+        own, others = (_leaves(asdict(replace(about, name=""))) for about in (self, other))
+        return next((f"{key} is {others[key]}, not {own[key]}" for key in own if own[key] != others[key]), "")
 
 
 def part_rows(rows: int, row_bytes: int = 0) -> int:
@@ -206,15 +206,15 @@ def part_file(folder: Path, part: int) -> Path:
 
 def missing_parts(folder: Path, about: About) -> list[int]:
     """Return the parts that are absent, or whose footer does not say that they are whole."""
-    return [part for part in range(about.parts) if not _is_whole(part_file(folder, part), about, part)]
-
-
-def _is_whole(file: Path, about: About, part: int) -> bool:
-    span = about.span(part)
-    try:
-        return file.is_file() and pq.read_metadata(file).num_rows == span.stop - span.start
-    except (OSError, pa.ArrowException):
-        return False
+    missing = []
+    for part in range(about.parts):
+        file, span = part_file(folder, part), about.span(part)
+        try:
+            complete = file.is_file() and pq.read_metadata(file).num_rows == span.stop - span.start
+        except (OSError, pa.ArrowException):
+            complete = False
+        missing += [] if complete else [part]
+    return missing
 
 
 def claim(folder: Path, about: About) -> About:
@@ -242,14 +242,14 @@ def write_part(
     Raises OSError, and UserError for what the type of number cannot hold."""
     offsets = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
     lists = pa.ListArray.from_arrays(offsets, labels.ravel())
-    kept = np.ascontiguousarray(values, about.dtype)
-    if np.isinf(kept).any() and not np.isinf(values).any():
+    converted = np.ascontiguousarray(values, about.dtype)
+    if np.isinf(converted).any() and not np.isinf(values).any():
         raise UserError(f"dtype={about.dtype}: a feature of {np.abs(values).max():.4g} exceeds its range; use float32")
-    stored = [(kept, about.shape), *((where[name], shape) for name, shape in about.places.items())]
-    each = [pa.FixedSizeListArray.from_arrays(pa.array(of.ravel()), math.prod(shape)) for of, shape in stored]
+    stored = [(converted, about.shape), *((where[name], shape) for name, shape in about.places.items())]
+    arrays = [pa.FixedSizeListArray.from_arrays(pa.array(of.ravel()), math.prod(shape)) for of, shape in stored]
     columns = [rows[name].combine_chunks() for name in ("key", "patient", "split")]
     content = io.BytesIO()
-    table = pa.Table.from_arrays([*columns, lists, *each], schema=about.schema)
+    table = pa.Table.from_arrays([*columns, lists, *arrays], schema=about.schema)
     pq.write_table(table, content, row_group_size=about.part_rows, use_dictionary=["split"])
     write_atomic(part_file(folder, part), content.getvalue())
 
@@ -275,7 +275,24 @@ class Embeddings:
         if done < about.parts:
             done_of = f"{done} of {about.parts} parts"
             raise UserError(f"{key}={root} has {done_of}: the command of embed that began it makes the others")
-        return cls(root, about, pa.concat_tables([_part(root, about, part) for part in range(about.parts)]))
+        tables, again = [], "remove it, and call embed again"
+        for part in range(about.parts):
+            file, span = inside(part_file(root, part)), about.span(part)
+            try:
+                table = pq.read_table(file)
+                if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
+                    raise UserError(f"{file} is not of {root / FILE}: {again}")
+                table = table.cast(about.schema)
+                lists = [table["labels"], *(table[name] for name in (about.column, *about.places))]
+                nulls = any(each.null_count or each.combine_chunks().flatten().null_count for each in lists)
+                nulls = nulls or any(table[name].null_count for name in ("key", "patient", "split"))
+                sizes = pc.equal(pc.list_value_length(table["labels"]), len(about.dataset.label_names))
+                if nulls or len(table) != span.stop - span.start or not pc.all(sizes).as_py():
+                    raise ValueError("rows are missing, or values in them")
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise UserError(f"{file} is damaged ({brief(str(error))}): {again}") from error
+            tables.append(table)
+        return cls(root, about, pa.concat_tables(tables))
 
     @property
     def hash(self) -> str:
@@ -315,26 +332,6 @@ class Embeddings:
     def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         stored = self.table[name].combine_chunks().flatten().to_numpy()
         return np.asarray(stored.reshape(len(self.table), *shape))
-
-
-def _part(root: Path, about: About, part: int) -> pa.Table:
-    """Raises UserError for a file that is damaged, or not as ``about`` says."""
-    file, again, span = inside(part_file(root, part)), "remove it, and call embed again", about.span(part)
-    try:
-        table = pq.read_table(file)
-        if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
-            raise UserError(f"{file} is not of {root / FILE}: {again}")
-        table = table.cast(about.schema)
-        lists = [table["labels"], *(table[name] for name in (about.column, *about.places))]
-        whole = len(table) == span.stop - span.start and not any(
-            column.null_count or column.combine_chunks().flatten().null_count for column in lists
-        )
-        labels = pc.all(pc.equal(pc.list_value_length(table["labels"]), len(about.dataset.label_names))).as_py()
-        if not (whole and labels) or any(table[name].null_count for name in ("key", "patient", "split")):
-            raise ValueError("rows are missing, or values in them")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{file} is damaged ({brief(str(error))}): {again}") from error
-    return table
 
 
 def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any]]:

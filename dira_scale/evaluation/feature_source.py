@@ -19,7 +19,7 @@ from dira_scale.evaluation.features import PATCHES, Layer
 from dira_scale.models.architecture import Architecture, TimmUNet
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
-from dira_scale.models.start import Start, licence_of, start_weights
+from dira_scale.models.start import licence_of, start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.choice import check_stage
 from dira_scale.runs.description import Description, InputDescription
@@ -40,7 +40,7 @@ class FeatureSource:
 
 
 def open_source(cfg: DictConfig) -> FeatureSource:
-    """That of ``run`` or of ``init``. Raises UserError naming the key."""
+    """Open the encoder of ``run`` or of ``init``. Raises UserError naming the key."""
     run = RunReader(Path(cfg.run)) if cfg.run else None
     input = asked_input(cfg, run.description if run else None)
     if run is not None:
@@ -50,7 +50,10 @@ def open_source(cfg: DictConfig) -> FeatureSource:
         step, licence = state["step"], licence_of(run.folder)
         weights = Weights("run", encoder.name, stage, step, None, weights_hash(encoder), licence)
     else:
-        encoder, start = _started(cfg, input)
+        with at("model", {"size": "data.size"}), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.seed)  # also of what no file has: a plain transformer's finer levels
+            encoder = architecture_of(cfg).build_encoder(input.sides)
+        start = start_weights(cfg.init, encoder)
         name, licence = Path(cfg.init).name, start.licence if start else None
         kind: Literal["init", "random"] = "init" if start else "random"
         weights = Weights(kind, encoder.name, None, None, None if start else cfg.seed, weights_hash(encoder), licence)
@@ -93,13 +96,6 @@ def asked_input(cfg: DictConfig, run: Description | None) -> InputDescription:
 def architecture_of(cfg: DictConfig) -> Architecture:
     """Return the architecture of ``init``'s encoder, a timm backbone."""
     return TimmUNet(encoder=cfg.model.encoder, decoder_channels=[1], zero_init_residual=False)
-
-
-def _started(cfg: DictConfig, input: InputDescription) -> tuple[Encoder, Start | None]:
-    with at("model", {"size": "data.size"}), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)  # also of what no file has: a plain transformer's finer levels
-        encoder = architecture_of(cfg).build_encoder(input.sides)
-    return encoder, start_weights(cfg.init, encoder)
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -113,25 +113,20 @@ class Images:
         yield from copies.beside(self._decoded(groups, copies.pinned))
 
     def _decoded(self, groups: Iterable[np.ndarray], pinned: bool) -> Generator[StoredImages, None, None]:
+        column, dims = self.dataset.column, self.dataset.info.dims
         ahead: deque[tuple[StoredImages, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             for rows in groups:
-                images = self._empty(rows, pinned)
-                slots = images.stored.numpy()
-                ahead.append((images, [pool.submit(self._fill, *each) for each in zip(slots, rows, strict=True)]))
+                kind = torch.int16 if dims == 3 else torch.uint8 if column("bits")[rows].max() == 8 else torch.uint16
+                shape = len(rows), int(column("channels")[rows[0]]), *self.size
+                stored = torch.empty(shape, dtype=kind, pin_memory=pinned)
+                low, high = map(torch.from_numpy, self.dataset.range(rows, self.window))
+                slots = zip(stored.numpy(), rows, strict=True)
+                ahead.append((StoredImages(stored, low, high), [pool.submit(self._fill, *slot) for slot in slots]))
                 if len(ahead) > AHEAD:
                     yield _readable(*ahead.popleft())
             while ahead:
                 yield _readable(*ahead.popleft())
-
-    def _empty(self, rows: np.ndarray, pinned: bool) -> StoredImages:
-        """Allocate the images of ``rows``, for threads to write into."""
-        column, dims = self.dataset.column, self.dataset.info.dims
-        kind = torch.int16 if dims == 3 else torch.uint8 if column("bits")[rows].max() == 8 else torch.uint16
-        shape = len(rows), int(column("channels")[rows[0]]), *self.size
-        stored = torch.empty(shape, dtype=kind, pin_memory=pinned)
-        low, high = map(torch.from_numpy, self.dataset.range(rows, self.window))
-        return StoredImages(stored, low, high)
 
     def _fill(self, image: np.ndarray, row: int) -> None:
         """Write the image of ``row`` into ``image`` [C, *size]."""

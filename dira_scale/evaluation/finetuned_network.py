@@ -48,7 +48,7 @@ class StoredAs(TypedDict, total=False):
     pad: bool
 
 
-class About(TypedDict):
+class NetworkFacts(TypedDict):
     """``predict.json``. ``task``, its ``facts`` and ``model`` are checked by their classes, ``conversion`` where it is
     used."""
 
@@ -84,7 +84,22 @@ class TrainedRun:
     @classmethod
     def of(cls, folder: Path) -> "TrainedRun":
         """Read a run or an export. Raises UserError if it is neither, or not fine-tuned."""
-        about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
+        if (folder / "README.md").is_file() and not (folder / "config.yaml").is_file():  # an export
+            if not ((folder / FILE).is_file() and (folder / WEIGHTS).is_file()):
+                raise UserError(
+                    f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name "
+                    "the run"
+                )
+            with at("run"):
+                state = read_tensors(folder / WEIGHTS)
+            # As hf download leaves an export, its files are links into the Hub's cache.
+            about: dict[str, Any] = read_json((folder / FILE).resolve(), {}, NetworkFacts)
+        else:
+            reader = RunReader(folder)
+            tensors, saved, stage = reader.load(None)
+            prefix = f"{reader.description.tensors.module}."
+            about = about_run(reader, stage, saved["step"])
+            state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         try:
             return cls(_network(about, state), about)
         except UserError as error:
@@ -102,8 +117,8 @@ class TrainedRun:
     def chosen(self) -> Chosen:
         """The thresholds and temperatures that were chosen on the run's validation split."""
         names = "thresholds", "temperatures", "calibrated_thresholds"
-        given = {name: self.about[name] for name in names if self.about[name] is not None}
-        return Chosen(**{name: {label: number(value) for label, value in of.items()} for name, of in given.items()})
+        by_label = {name: self.about[name] for name in names if self.about[name] is not None}
+        return Chosen(**{name: {label: number(v) for label, v in values.items()} for name, values in by_label.items()})
 
     @property
     def channels(self) -> int:
@@ -229,7 +244,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "temperatures": judged.get("temperatures"),
         "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
     }
-    shaped(About, about, repair)
+    shaped(NetworkFacts, about, repair)
     return about
 
 
@@ -265,26 +280,3 @@ def _evaluate(about: Mapping[str, Any]) -> Evaluate:
 def _supervision(about: Mapping[str, Any]) -> Supervision:
     task = task_of(about["task"])
     return task.described(shaped(task.facts, about["facts"], REPAIR, "facts"))
-
-
-def _is_export(folder: Path) -> bool:
-    return (folder / "README.md").is_file() and not (folder / "config.yaml").is_file()
-
-
-def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not ((folder / FILE).is_file() and (folder / WEIGHTS).is_file()):
-        raise UserError(
-            f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
-        )
-    with at("run"):
-        tensors = read_tensors(folder / WEIGHTS)
-    # As hf download leaves an export, its files are links into the Hub's cache.
-    return read_json((folder / FILE).resolve(), {}, About), tensors
-
-
-def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    reader = RunReader(folder)
-    tensors, state, stage = reader.load(None)
-    prefix = f"{reader.description.tensors.module}."
-    about = about_run(reader, stage, state["step"])
-    return about, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

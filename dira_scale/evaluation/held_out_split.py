@@ -79,7 +79,8 @@ class HeldOutSplit:
                 return None
             return sample, Stored.of(reader, sample).seen(**self.stored), torch.from_numpy(mask).long()
 
-        mine = [*self._counted()]
+        order = self.held_out.order
+        mine = [n for step in range(order.steps) if order.counts(step) for n in order.batch_at(step).index.tolist()]
         shown = {mine[int(n)] for n in np.linspace(0, len(mine) - 1, SHOWN)} if mine and self.shows else set()
         for item in read_ahead(read, mine, self.workers):
             alive()
@@ -101,10 +102,3 @@ class HeldOutSplit:
         """The number of samples that all processes see together."""
         order = self.held_out.order
         return min(order.batches * order.batch, order.size)
-
-    def _counted(self) -> Iterator[int]:
-        """The samples that this process counts."""
-        order = self.held_out.order
-        for step in range(order.steps):
-            if order.counts(step):
-                yield from order.batch_at(step).index.tolist()

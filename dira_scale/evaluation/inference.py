@@ -25,7 +25,7 @@ from dira_scale.pixels.limits import MAX_VOXELS
 CPU = torch.device("cpu")
 OVERLAP = 0.5  # of neighbouring windows, whose edges count less (MONAI's mode "gaussian")
 LINEAR = {2: "bilinear", 3: "trilinear"}  # by dimensions
-Network = Callable[[Tensor], Tensor]  # [b, C, *size] in [0, 1] -> probabilities [b, K, *size] or [b, K]
+Predicted = Callable[[Tensor], Tensor]  # [b, C, *size] in [0, 1] -> probabilities [b, K, *size] or [b, K]
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
@@ -135,7 +135,7 @@ class Stored:
 
 
 def dense(
-    network: Network, stored: Stored, size: tuple[int, ...], window: str, device: torch.device, batch: int = 4
+    network: Predicted, stored: Stored, size: tuple[int, ...], window: str, device: torch.device, batch: int = 4
 ) -> Tensor:
     """Probabilities float32 [K, *sides] of every pixel as it is stored, on the CPU.
 

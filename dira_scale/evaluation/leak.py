@@ -43,8 +43,8 @@ class Part:
 
     def incomparable(self, other: "Part") -> str | None:
         """Return why a patient of both may have different keys; None if keys can be compared."""
-        mine, theirs = self.dataset, other.dataset
-        return None if mine.hash == theirs.hash else mine.info.incomparable(theirs.info)
+        same = self.dataset.hash == other.dataset.hash
+        return None if same else self.dataset.info.incomparable(other.dataset.info)
 
     def __str__(self) -> str:
         return f"split {self.split} of {self.dataset.info.name}"
@@ -101,12 +101,9 @@ def check_leak(judged: Sequence[Part], test: str | None, sources: Sequence[Weigh
                 f"are in {part}; its gradients have not seen them"
             )
     about = f"no patient of {' or '.join(map(str, judged))} was trained on by {' or '.join(s.name for s in sources)}"
-    lines = [f"{UNKNOWN}: {_several(names)}: {why}" for why, names in unknown.items()] or [f"{NO_LEAK}: {about}"]
+    more = {why: f" and {len(names) - 1} more" if len(names) > 1 else "" for why, names in unknown.items()}
+    lines = [f"{UNKNOWN}: {names[0]}{more[why]}: {why}" for why, names in unknown.items()] or [f"{NO_LEAK}: {about}"]
     return Leak(UNKNOWN if unknown else NO_LEAK, [f"patients: {line}" for line in [*lines, *remarks]])
-
-
-def _several(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def own_source(data: Inputs) -> WeightsOrigin:
@@ -124,15 +121,15 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
         key: that has named them.
         known: datasets that are open.
     """
-    name, seen = f"{key}={start}", set[Path]()
+    name, visited = f"{key}={start}", set[Path]()
     while start not in (None, RANDOM):
         folder = Path(str(start))
         if not (folder / "config.yaml").is_file():
             yield WeightsOrigin(name, unknown=[FILE if is_hub(start) or folder.exists() else "it is no longer there"])
             return
-        if folder.resolve() in seen:
+        if folder.resolve() in visited:
             return
-        seen.add(folder.resolve())
+        visited.add(folder.resolve())
         run = RunReader(folder)
         yield _run_source(name, run, known)
         start = run.description.network.start
@@ -143,7 +140,10 @@ def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> W
     described, settings = run.description.data, SimpleNamespace(**run.config["data"])
     pairs = [(each, _opened(each, known)) for each in described.datasets]
     absent = [each for each, dataset in pairs if not dataset]
-    unknown = [f"its dataset {each.name or Path(each.path).name} is {_why(each.path)}" for each in absent]
+    unknown = [
+        f"its dataset {each.name or Path(each.path).name} is "
+        f"{'no longer where it was' if may_ask(each.path) else beyond(each.path)}" for each in absent
+    ]  # fmt: skip
     excluded = [settings.exclude] if isinstance(settings.exclude, str) else settings.exclude or []
     if far := next((str(path) for path in excluded if not may_ask(str(path))), None):
         return WeightsOrigin(name, unknown=[*unknown, f"data.exclude is of {far}, {beyond(far)}"])
@@ -158,10 +158,6 @@ def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> W
     split = described.held_out_split
     validated = [Part.of(dataset, split) for dataset in datasets] if split else []
     return WeightsOrigin(name, _parts(datasets, described.split, selection), validated, settings.exclude, unknown)
-
-
-def _why(path: str) -> str:
-    return "no longer where it was" if may_ask(path) else beyond(path)
 
 
 def _opened(dataset: Dataset, known: Sequence[ShardedDataset]) -> ShardedDataset | None:

@@ -21,12 +21,12 @@ from dira_scale.runs.exit_codes import BAD_INPUT
 
 logger = logging.getLogger(__name__)
 
-Part = TypeVar("Part")
-Made = TypeVar("Made")
+Work = TypeVar("Work")
+Done = TypeVar("Done")
 Received = list[int]  # the stop signals that have come
 
 
-def together(threads: int | str, timeout: int, precision: str, work: Callable[[World], int]) -> int:
+def on_processes(threads: int | str, timeout: int, precision: str, work: Callable[[World], int]) -> int:
     """The exit code of ``work``, which gets the processes that a launcher has started.
 
     Raises UserError for a launcher that contradicts the configuration. Collective.
@@ -44,20 +44,23 @@ def together(threads: int | str, timeout: int, precision: str, work: Callable[[W
 
 
 def connect(threads: int | str, timeout: int, precision: str) -> World:
-    """Join the processes. Raises UserError as :func:`together`."""
-    parallel = Parallel("ddp", 1, threads, False, False, False, False, timeout)
+    """Join the processes. Raises UserError as :func:`on_processes`."""
+    parallel = Parallel(
+        "ddp", accumulate=1, threads=threads, checkpoint_activations=False, channels_last=False, compile=False,
+        offload=False, timeout=timeout,
+    )  # fmt: skip
     check_launch(parallel, precision, None)
     return processes.start(parallel, precision)
 
 
-def share(world: World, parts: Sequence[Part]) -> Sequence[Part]:
+def own_parts(world: World, parts: Sequence[Work]) -> Sequence[Work]:
     """The ``parts`` that this process makes, in their order."""
     return parts[world.rank :: world.ranks]
 
 
 def rounds(
-    world: World, parts: Sequence[Part], make: Callable[[Part, Received], Made]
-) -> Iterator[tuple[list[Made], str]]:
+    world: World, parts: Sequence[Work], make: Callable[[Work, Received], Done]
+) -> Iterator[tuple[list[Done], str]]:
     """Yield the results of all processes in each round, and the name of a signal that one of them has received, which
     ends the rounds.
 
@@ -66,16 +69,16 @@ def rounds(
     """
     if world.main and (line := processes.crowded(world.idle, "threads")):
         logger.info(line)
-    mine = share(world, parts)
+    own = own_parts(world, parts)
     with _signals() as received:
         for number in range(math.ceil(len(parts) / world.ranks)):
 
-            def made(number: int = number) -> list[Made]:
-                return [make(mine[number], received)] if number < len(mine) else []
+            def result(number: int = number) -> list[Done]:  # none where other processes have one part more
+                return [make(own[number], received)] if number < len(own) else []
 
-            everyone = gather_objects((raise_on_all(made), received[:1]))
-            stopped = next((signal.Signals(first[0]).name for _, first in everyone if first), "")
-            yield [each for of, _ in everyone for each in of], stopped
+            by_process = gather_objects((raise_on_all(result), received[:1]))
+            stopped = next((signal.Signals(first[0]).name for _, first in by_process if first), "")
+            yield [each for results, _ in by_process for each in results], stopped
             if stopped:
                 return
 

@@ -149,19 +149,19 @@ def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
     assert network.about is not None
     stored = network.about["stored"]
     volume: VolumeSettings = shaped(VolumeSettings, network.about["conversion"]["volume"], REPAIR, "volume")
-    own, made = _own(network), [_of("LoadImage", "image", ensure_channel_first=True)]
-    made.append(_of("Orientation", "image", axcodes="SPL" if own else "LPS"))
+    own, transforms = _own(network), [_of("LoadImage", "image", ensure_channel_first=True)]
+    transforms.append(_of("Orientation", "image", axcodes="SPL" if own else "LPS"))
     if volume.clip:
         ends = dict(zip(("a_min", "a_max", "b_min", "b_max"), 2 * volume.clip, strict=True))
-        made.append(_of("ScaleIntensityRange", "image", **ends, clip=True))
+        transforms.append(_of("ScaleIntensityRange", "image", **ends, clip=True))
     if spacing := stored.get("spacing") or volume.spacing:
         each = 3 * [spacing] if isinstance(spacing, float | int) else [*spacing]
-        made.append(_of("Spacing", "image", pixdim=each[:: 1 if own else -1], mode="bilinear", scale_extent=True))
+        transforms.append(_of("Spacing", "image", pixdim=each[:: 1 if own else -1], mode="bilinear", scale_extent=True))
     scaled = {"b_min": 0, "b_max": 1, "clip": True}
     if known := stored.get("range") or volume.range:
-        return [*made, _of("ScaleIntensityRange", "image", a_min=known[0], a_max=known[1], **scaled)]
+        return [*transforms, _of("ScaleIntensityRange", "image", a_min=known[0], a_max=known[1], **scaled)]
     lower, upper = PERCENTILES
-    return [*made, _of("ScaleIntensityRangePercentiles", "image", lower=lower, upper=upper, **scaled)]
+    return [*transforms, _of("ScaleIntensityRangePercentiles", "image", lower=lower, upper=upper, **scaled)]
 
 
 def _of(name: str, keys: str, **arguments: Any) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class Card:
         """The card in Markdown."""
         outputs = [self._outputs()] if self.run.output.names else []
         use, compute, evaluation, authors, citation = self.release.sections()
-        before, after = [self._what(), use, self._limits()], [*outputs, self._data(), self._training()]
+        training = [f"- {line}" for line in (*self.run.training, "everything else: `config.yaml` of the run")]
+        before = [self._what(), use, self._limits()]
+        after = [*outputs, self._data(), "\n".join(["## Training procedure", "", *training])]
         after += [compute, evaluation, authors, citation]
         before, after = ([*map(without_tags, sections)] for sections in (before, after))
         return "\n\n".join([self._front(), *before, self._loading(), *after]) + "\n"
@@ -128,10 +130,6 @@ class Card:
                 f"and labels that it learnt from: {self.release.words.start_data or 'not listed here'}."
             )
         return text
-
-    def _training(self) -> str:
-        lines = [*self.run.training, "everything else: `config.yaml` of the run"]
-        return "\n".join(["## Training procedure", "", *(f"- {line}" for line in lines)])
 
     def _loading(self) -> str:
         names, channels, taken = self.run.data.channels, self.run.network.channels, self.run.input.channels

@@ -1,4 +1,4 @@
-"""TrainedNetwork networks as files for other libraries, each with the code that loads it there."""
+"""Trained networks as files for other libraries, each with the code that loads it there."""
 
 import json
 import re

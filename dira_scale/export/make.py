@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,7 +13,6 @@ from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
 from dira_scale.evaluation.finetuned_network import FILE as ABOUT
 from dira_scale.evaluation.finetuned_network import about_run
-from dira_scale.evaluation.probe_figures import from_json, markdown, overviews
 from dira_scale.evaluation.results import FILE
 from dira_scale.export import formats
 from dira_scale.export.bundle import BUNDLE, LICENSE, README
@@ -26,15 +24,14 @@ from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.statistics.spread import spread_table
 from dira_scale.models.hub import CARD, push
 from dira_scale.models.weights import trained_encoder, trained_network
+from dira_scale.pages.probe_figures import FILE as PROBE
+from dira_scale.pages.probe_figures import markdown, overviews, read_probe
 from dira_scale.runs.choice import BEST, LATEST, check_stage
 from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader, TrainingData
 from dira_scale.storage.owned import check_own
 from dira_scale.storage.text import last_parts
 from dira_scale.tasks.task import FINETUNE
-
-PROBE = "probe.json"
 
 
 def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:
@@ -61,37 +58,30 @@ def evaluated(folder: Path, run: Path) -> str:
     """
     try:
         if (folder / PROBE).is_file():
-            return _probed(folder, run)
+            content = read_probe(folder)
+            runs = content["config"]["run"] or []
+            _check(folder, run, [runs] if isinstance(runs, str) else runs)
+            tables = overviews(content["figures"])
+            texts = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
+            return "\n".join([*texts, *(f"- {last_parts(note)}" for note in content["notes"])])
         if (folder / FILE).is_file():
-            return _finetuned(folder, run)
+            description = read_description(folder)
+            start = description.network.start
+            _check(folder, run, [str(folder), *([start] if start else [])])
+            spreads = [replace(spread, setting=folder.name) for spread in compared([({}, folder)]).spreads]
+            names = ", ".join(data.name or Path(data.path).name for data in description.data.datasets)
+            title = f"Fine-tuned on {names}; the interval is over test patients (bootstrap)"
+            return markdown(title, spread_table(spreads))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"card.evaluation: {folder} cannot be read: {error!r}; evaluate again") from error
     raise UserError(f"card.evaluation: {folder} has no {PROBE} and no {FILE}; name what probe or finetune has written")
 
 
-def _probed(folder: Path, run: Path) -> str:
-    content = read_json(folder / PROBE, dict[str, Any]())
-    runs = content["config"]["run"] or []
-    _check(folder, run, [runs] if isinstance(runs, str) else runs)
-    tables = overviews(from_json(content["figures"]))
-    shown = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
-    return "\n".join([*shown, *(f"- {last_parts(note)}" for note in content["notes"])])
-
-
-def _finetuned(folder: Path, run: Path) -> str:
-    description = read_description(folder)
-    start = description.network.start
-    _check(folder, run, [str(folder), *([start] if start else [])])
-    spreads = [replace(spread, setting=folder.name) for spread in compared([({}, folder)]).spreads]
-    names = ", ".join(data.name or Path(data.path).name for data in description.data.datasets)
-    return markdown(f"Fine-tuned on {names}; the interval is over test patients (bootstrap)", spread_table(spreads))
-
-
 def _check(folder: Path, run: Path, evaluated: list[str]) -> None:
     """Raise UserError unless ``run`` is one of the runs that are ``evaluated``."""
     if run.resolve() not in [Path(name).resolve() for name in evaluated]:
-        whose = ", ".join(evaluated) or "no run"
-        raise UserError(f"card.evaluation: {folder} evaluates {whose}, not {run}; name an evaluation of this run")
+        others = ", ".join(evaluated) or "no run"
+        raise UserError(f"card.evaluation: {folder} evaluates {others}, not {run}; name an evaluation of this run")
 
 
 def make(cfg: DictConfig) -> None:

@@ -18,7 +18,7 @@ from dira_scale.runs.description import PRODUCTS, Description
 @dataclass(frozen=True)
 class TrainedNetwork:
     """The part of ``run`` to export: an encoder, and the network around it if a decoder or a classifier was trained.
-    ``about``: what `predict` needs to know of a fine-tuned one (``evaluation.trained.about_run``)."""
+    ``about``: what `predict` needs to know of a fine-tuned one (``evaluation.finetuned_network.about_run``)."""
 
     run: Description
     encoder: Encoder

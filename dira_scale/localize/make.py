@@ -29,7 +29,6 @@ from dira_scale.evaluation.inference import Stored, read_ahead
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
-from dira_scale.evaluation.probe_figures import rich_table
 from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Localizer
@@ -37,6 +36,7 @@ from dira_scale.localize.picture import draw
 from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cells, figures, write_boxes
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
+from dira_scale.pages.probe_figures import rich_table
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own

@@ -92,7 +92,7 @@ def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[Figure]:
             found = bootstrap(statistics[name], patients, INTERVAL["resamples"], INTERVAL["level"])
             ends = None if np.isnan(found.low) else (found.low, found.high)
             about = found.value, boxes or len(labels), 0, found.patients, boxes, f"IoU >= {threshold:g}"
-            made.append(Figure(ACCURACY, name, *about, interval=ends))
+            made.append(Figure(ACCURACY, name, *about, interval=ends, share=True))
     return made
 
 

@@ -28,7 +28,9 @@ with lazy_imports():
 BINS = 15  # of the calibration error: Guo et al., ICML 2017, sec. 2
 SPECIFICITY = 0.9  # of the ROC curve's point whose sensitivity is given
 CONVENTIONS = {"calibration error": f"bins={BINS}", "sensitivity at specificity": f"specificity={SPECIFICITY:g}"}
-ANSWERS = ("sensitivity", "specificity", "accuracy", "balanced accuracy")
+AUROC, ACCURACY = "AUROC", "accuracy"
+ANSWERS = ("sensitivity", "specificity", ACCURACY, "balanced accuracy")
+SHARES = (AUROC, ACCURACY)  # shown in percent
 
 
 def classification(
@@ -64,8 +66,8 @@ def classification(
             ANSWERS, f"threshold={threshold:.4g}" if threshold is not None else ""
         )
         for metric, statistic in label_statistics(targets[:, i], scores[:, i], threshold).items():
-            value = unweighted(statistic, len(targets))
-            figures.append(Figure(metric, name, value, *counts, conventions.get(metric, "")))
+            value, convention = unweighted(statistic, len(targets)), conventions.get(metric, "")
+            figures.append(Figure(metric, name, value, *counts, convention, share=metric in SHARES))
     counted = [name in (scored or names) for name in names]
     known_patients = len(np.unique(patients[~np.isnan(targets[:, counted]).all(1)]))
     of_mean = [figure for figure in figures if figure.name in (scored or names)]
@@ -76,7 +78,7 @@ def classification(
 def label_statistics(targets: np.ndarray, scores: np.ndarray, threshold: float | None = None) -> dict[str, Statistic]:
     """Return each figure of a label as a function of row weights; [N] each, as :func:`classification` takes them."""
     found = {
-        "AUROC": weighted_auroc(targets, scores),
+        AUROC: weighted_auroc(targets, scores),
         "average precision": weighted_average_precision(targets, scores),
         "calibration error": weighted_calibration(targets, scores, BINS),
         "sensitivity at specificity": weighted_sensitivity(targets, scores, SPECIFICITY),
@@ -86,7 +88,7 @@ def label_statistics(targets: np.ndarray, scores: np.ndarray, threshold: float |
         unknown = np.isnan(targets) | np.isnan(threshold)
         found["sensitivity"] = weighted_mean(np.where(unknown | (targets == 0), np.nan, answer))
         found["specificity"] = weighted_mean(np.where(unknown | (targets == 1), np.nan, 1 - answer))
-        found["accuracy"] = weighted_mean(np.where(unknown, np.nan, answer == targets))
+        found[ACCURACY] = weighted_mean(np.where(unknown, np.nan, answer == targets))
         found["balanced accuracy"] = average([found["sensitivity"], found["specificity"]])
     return {metric: with_both(targets, statistic) for metric, statistic in found.items()}
 

@@ -28,6 +28,7 @@ class Figure:
     (``both_empty=one``), the threshold, the specificity: what else decides the value. ``both_empty``: of masks, the
     cases in which target and prediction are empty, whether or not they count; None of others and of a mean.
     ``interval``: its ends over patients (``statistics.intervals``); None: not computed, or too few patients.
+    ``share``: it is a share of 1, or like one, and tables of sweeps and probes show it in percent.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class Figure:
     convention: str = ""
     both_empty: int | None = None
     interval: tuple[float, float] | None = None
+    share: bool = False
 
     @property
     def key(self) -> Key:
@@ -75,9 +77,16 @@ class Figure:
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> Figure:
         """The figure of a row that :meth:`as_json` has made."""
-        known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
+        written = {field.name: row[field.name] for field in fields(cls) if field.name in row}
         value, interval = number(row["value"]), row.get("interval")
-        return cls(**{**known, "value": value, "interval": None if interval is None else tuple(interval)})
+        read = {"value": value, "interval": None if interval is None else tuple(interval), "share": is_share(row)}
+        return cls(**written | read)
+
+
+def is_share(row: Mapping[str, Any]) -> bool:
+    """Return the ``share`` of a row of JSON; of one that was written before there was this field, by its metric."""
+    before = ("AUROC", "accuracy", "Dice", "IoU", "R2", "concordance", "kappa")
+    return bool(row["share"] if "share" in row else row["metric"].startswith(before))
 
 
 def plain(value: Any) -> Any:
@@ -106,4 +115,5 @@ def mean(figures: Sequence[Figure], patients: int) -> Figure:
     value = float(values[known].mean()) if known.any() else float("nan")
     metric, conventions = figures[0].metric, {figure.convention for figure in figures}
     convention = conventions.pop() if len(conventions) == 1 else ""
-    return Figure(metric, MEAN, value, int(known.sum()), int((~known).sum()), patients, None, convention)
+    counts = int(known.sum()), int((~known).sum()), patients
+    return Figure(metric, MEAN, value, *counts, convention=convention, share=figures[0].share)

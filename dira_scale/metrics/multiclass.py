@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from etils.epy import lazy_imports
 
-from dira_scale.metrics.classification import BINS, classification
+from dira_scale.metrics.classification import ACCURACY, BINS, SHARES, classification
 from dira_scale.metrics.figure import ALL, Figure, Key
 from dira_scale.metrics.statistics.weighted import Statistic, average, unweighted, weighted_calibration, weighted_mean
 
@@ -42,18 +42,18 @@ def multiclass(
     every = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
     present = sum(count > 0 for count in rows)
     about: dict[Key, tuple[int, int, int, int | None]] = {
-        ("accuracy", name): (rows[i], 0, len(np.unique(patients[targets == i])), rows[i])
-        for i, name in enumerate(names)
+        (ACCURACY, name): (rows[i], 0, len(np.unique(patients[targets == i])), rows[i]) for i, name in enumerate(names)
     }
     about |= {
-        ("accuracy", ALL): (*every, None),
+        (ACCURACY, ALL): (*every, None),
         ("balanced accuracy", ALL): (present, len(names) - present, every[2], None),
         ("calibration error", ALL): (*every, None),
     }
     conventions = {"calibration error": f"top class, bins={BINS}"}
     for key, statistic in class_statistics(targets, scores, names).items():
         value, (count, left_out, some, positives) = unweighted(statistic, len(targets)), about[key]
-        figures.append(Figure(*key, value, count, left_out, some, positives, conventions.get(key[0], "")))
+        convention, share = conventions.get(key[0], ""), key[0] in SHARES
+        figures.append(Figure(*key, value, count, left_out, some, positives, convention, share=share))
     return figures
 
 
@@ -62,10 +62,10 @@ def class_statistics(targets: np.ndarray, scores: np.ndarray, names: Sequence[st
     :func:`multiclass` takes them."""
     right = np.where(targets != UNKNOWN, scores.argmax(1) == targets, np.nan)
     found: dict[Key, Statistic] = {
-        ("accuracy", name): weighted_mean(np.where(targets == i, right, np.nan)) for i, name in enumerate(names)
+        (ACCURACY, name): weighted_mean(np.where(targets == i, right, np.nan)) for i, name in enumerate(names)
     }
     return found | {
-        ("accuracy", ALL): weighted_mean(right),
+        (ACCURACY, ALL): weighted_mean(right),
         ("balanced accuracy", ALL): average([*found.values()]),
         ("calibration error", ALL): weighted_calibration(right, scores.max(1), BINS),
     }

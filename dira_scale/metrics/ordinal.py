@@ -42,7 +42,14 @@ def ordinal(
         raise ValueError("targets must be grades, 0, 1, 2, …, or NaN (unknown), predictions grades")
     counts = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
     figures = [
-        Figure(metric, name, unweighted(of, len(known)), *counts, convention=CONVENTIONS.get(metric, ""))
+        Figure(
+            metric,
+            name,
+            unweighted(of, len(known)),
+            *counts,
+            convention=CONVENTIONS.get(metric, ""),
+            share=metric != MAE,
+        )
         for metric, of in graded(targets, predictions).items()
     ]
     return figures + [mean([figure], counts[-1]) for figure in figures]

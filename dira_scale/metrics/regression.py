@@ -50,8 +50,8 @@ def regression(
     for name, target, prediction in zip(names, targets.T, predictions.T, strict=True):
         known = ~np.isnan(target)
         counts = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
-        found = number_statistics(target, prediction).items()
-        figures += [Figure(metric, name, unweighted(statistic, len(target)), *counts) for metric, statistic in found]
+        for metric, statistic in number_statistics(target, prediction).items():
+            figures.append(Figure(metric, name, unweighted(statistic, len(target)), *counts, share=metric == R2))
     with_any = len(np.unique(patients[~np.isnan(targets).all(1)]))
     of_mean = (MAE, RMSE, R2, PEARSON) if len(names) == 1 else WITHOUT_UNIT
     return figures + [mean([f for f in figures if f.metric == metric], with_any) for metric in of_mean]

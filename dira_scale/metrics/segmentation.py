@@ -141,7 +141,8 @@ def _over_cases(
     value = float(values[known].mean()) if known.any() else float("nan")
     patients = len({case.patient for case, counts in zip(cases, known, strict=True) if counts})
     counts = int(known.sum()), int((~known).sum()), patients, len(_with_class(cases))
-    return Figure(title, name, value, *counts, f"both_empty={both_empty}", int(empty.sum()))
+    convention, share = f"both_empty={both_empty}", metric in ("Dice", "IoU")
+    return Figure(title, name, value, *counts, convention, int(empty.sum()), share=share)
 
 
 def _pooled(metric: str, name: str, cases: Sequence[MaskCase]) -> Figure:

@@ -40,5 +40,6 @@ def survival(
         raise ValueError("events must be 0, 1 or NaN (unknown), risks finite")
     value = unweighted(weighted_concordance(times, events, risks), len(times))
     count, several = int(known.sum()), len(np.unique(patients[known]))
-    figure = Figure(CONCORDANCE, name, value, count, len(known) - count, several, int((events[known] == 1).sum()))
+    counts = count, len(known) - count, several, int((events[known] == 1).sum())
+    figure = Figure(CONCORDANCE, name, value, *counts, share=True)
     return [figure, mean([figure], several)]

@@ -1,1 +1,1 @@
-"""HTML pages: the template that they share, figures as SVG, verdicts; tables of sweeps beside the papers'."""
+"""Pages and tables: the template that HTML pages share, figures as SVG, verdicts; the probe's; sweeps beside papers."""

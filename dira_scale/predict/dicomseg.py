@@ -31,8 +31,7 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.slice_position import voxels_of
 from dira_scale.predict.folder import FolderImages, leader_of
-from dira_scale.predict.geometry import Geometry, Space
-from dira_scale.predict.geometry import Plane as FlatPlane
+from dira_scale.predict.geometry import ImageGeometry, SourceGeometry, Space
 from dira_scale.predict.images import Loaded
 
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
@@ -85,51 +84,50 @@ class DicomImages:
         loaded = self.images.load(number)
         try:
             frames = [self._frame(path, item.key, str(n)) for n, path in enumerate(_paths(item))]
-            made = Segmentation(self, item.key, loaded.geometry, frames)
-            made.check()
+            geometry = DicomGeometry(self, item.key, loaded.geometry, frames)
+            geometry.check()
         except RejectedError as error:
             raise QuarantinedError("geometry", str(error)) from error
-        return Loaded(loaded.stored, made)
+        return Loaded(loaded.stored, geometry)
 
-    def _frame(self, path: Path, key: str, number: str) -> "Frame":
+    def _frame(self, path: Path, key: str, number: str) -> "SliceStandIn":
         """The stand-in of the file ``number`` of an image. Raises RejectedError."""
         with opened(path) as file:
-            wanted = (*IDENTITY, *UIDS, *GEOMETRY, "SOPClassUID", "Rows", "Columns", "NumberOfFrames")
-            header, _ = read_elements(file, wanted)
+            names = (*IDENTITY, *UIDS, *GEOMETRY, "SOPClassUID", "Rows", "Columns", "NumberOfFrames")
+            header, _ = read_elements(file, names)
             if int(header.get("NumberOfFrames") or 1) > 1:
                 raise RejectedError("format=dicomseg: several frames in one file")
-            made, plane = Dataset(), plane_of(header)
+            stand_in, plane = Dataset(), plane_of(header)
             for name in ("Rows", "Columns", "SOPClassUID"):
-                setattr(made, name, header[name].value)
+                setattr(stand_in, name, header[name].value)
             for name in (*IDENTITY, *UIDS):
-                setattr(made, name, "")
+                setattr(stand_in, name, "")
                 with suppress(ValueError):
                     value = "" if self.anonymous else header.get(name) or ""
                     if not isinstance(value, str | PersonName) or len(value := str(value)) > LONGEST_NAME:
                         raise ValueError(name)
                     REFUSED.get(name, str)(value)
-                    setattr(made, name, value)
+                    setattr(stand_in, name, value)
             if self.anonymous:
-                made.PatientID = key
+                stand_in.PatientID = key
             for name in UIDS:
-                if not made[name].value:
-                    setattr(made, name, uid_of(key, name, number if name == "SOPInstanceUID" else ""))
+                if not stand_in[name].value:
+                    setattr(stand_in, name, uid_of(key, name, number if name == "SOPInstanceUID" else ""))
             spacing = plane.spacing if plane else header.get("PixelSpacing")
             if spacing:
-                made.PixelSpacing = [float(mm) for mm in spacing]
+                stand_in.PixelSpacing = [float(mm) for mm in spacing]
             if plane is None:  # a radiograph, whose pixels are nowhere in particular
-                del made.FrameOfReferenceUID
+                del stand_in.FrameOfReferenceUID
             else:
-                made.ImagePositionPatient = [float(mm) for mm in header.ImagePositionPatient]
-                made.ImageOrientationPatient = [float(part) for part in header.ImageOrientationPatient]
-                made.SliceThickness = float(header.get("SliceThickness") or 0) or None
-            return Frame(made, plane)
+                stand_in.ImagePositionPatient = [float(mm) for mm in header.ImagePositionPatient]
+                stand_in.ImageOrientationPatient = [float(part) for part in header.ImageOrientationPatient]
+                stand_in.SliceThickness = float(header.get("SliceThickness") or 0) or None
+            return SliceStandIn(stand_in, plane)
 
     def encoded(self, key: str, frames: Sequence[Dataset], mask: np.ndarray) -> bytes:
         """The file of masks [frames, rows, columns, classes], 0 or 1. Raises RejectedError."""
         from highdicom import AlgorithmIdentificationSequence
-        from highdicom.seg import Segmentation as Made
-        from highdicom.seg import SegmentDescription
+        from highdicom.seg import Segmentation, SegmentDescription
         from highdicom.sr import CodedConcept
         from pydicom.sr.codedict import codes
 
@@ -141,32 +139,32 @@ class DicomImages:
             kind = CodedConcept(str(number), SCHEME, name[:LONGEST])
             segments.append(SegmentDescription(number, name[:LONGEST], category, kind, "AUTOMATIC", algorithm))
         with rejects("format=dicomseg: highdicom refuses the header ({})"):
-            made = Made(
+            written = Segmentation(
                 frames, mask, "BINARY", segments, uid_of(self.identity, key, "series"), 1,
                 uid_of(self.identity, key, "instance"), 1, "dira_scale", self.network[:LONGEST], __version__,
                 self.identity[:LONGEST], content_label="SEGMENTATION", specific_character_set="ISO_IR 192",
                 series_description=f"{self.network}: masks"[:LONGEST],
             )  # fmt: skip
-            for each in (*made.DimensionIndexSequence, *made.DimensionOrganizationSequence):  # else a random one
+            for each in (*written.DimensionIndexSequence, *written.DimensionOrganizationSequence):  # else a random one
                 each.DimensionOrganizationUID = uid_of(self.identity, key, "dimensions")
             # Not of now: the same prediction is the same file.
-            made.ContentDate, made.ContentTime = made.StudyDate or UNDATED[0], made.StudyTime or UNDATED[1]
-            del made.InstanceCreationDate, made.InstanceCreationTime
-            for each in made.get("ContributingEquipmentSequence", ()):
+            written.ContentDate, written.ContentTime = written.StudyDate or UNDATED[0], written.StudyTime or UNDATED[1]
+            del written.InstanceCreationDate, written.InstanceCreationTime
+            for each in written.get("ContributingEquipmentSequence", ()):
                 each.pop("ContributionDateTime", None)
-            for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
+            for measures in written.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
                 if "SliceThickness" not in measures:  # unknown, but its reader looks for it
                     measures.SliceThickness = None
             if self.anonymous:  # what names source images: of stand-ins, so that there is none of that name
-                del made.ReferencedSeriesSequence, made.SourceImageSequence
-                for group in made.PerFrameFunctionalGroupsSequence:
+                del written.ReferencedSeriesSequence, written.SourceImageSequence
+                for group in written.PerFrameFunctionalGroupsSequence:
                     group.pop("DerivationImageSequence", None)
             file = io.BytesIO()
-            made.save_as(file, enforce_file_format=True)
+            written.save_as(file, enforce_file_format=True)
             return file.getvalue()
 
 
-class Frame(NamedTuple):
+class SliceStandIn(NamedTuple):
     """A slice's stand-in, and where it lies; None: unknown, as of a radiograph."""
 
     header: Dataset
@@ -178,13 +176,13 @@ class Frame(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """A ``Geometry`` of ``frames``, the slices of what was read as ``geometry`` says."""
+class DicomGeometry:
+    """A ``SourceGeometry`` of ``frames``, the slices of what was read as ``geometry`` says."""
 
     of: DicomImages
     key: str
-    geometry: Geometry
-    frames: Sequence[Frame]
+    geometry: SourceGeometry
+    frames: Sequence[SliceStandIn]
     suffix = ".dcm"
 
     def check(self) -> None:
@@ -195,7 +193,9 @@ class Segmentation:
             for frame in self.frames:
                 rows, columns = frame.size
                 self._index(frame, np.array([0, 0, rows - 1, rows - 1]), np.array([0, columns - 1] * 2))  # corners
-        elif not isinstance(self.geometry, FlatPlane) or [frame.size for frame in self.frames] != [self.geometry.sides]:
+        elif not isinstance(self.geometry, ImageGeometry) or [frame.size for frame in self.frames] != [
+            self.geometry.sides
+        ]:
             raise RejectedError("format=dicomseg: an image of another size than its header says")
 
     def restored(self, probabilities: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class Segmentation:
         slices = [masks if flat else masks[self._index(frame, *np.indices(frame.size))] for frame in self.frames]
         return self.of.encoded(self.key, [frame.header for frame in self.frames], np.stack(slices))
 
-    def _index(self, frame: Frame, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _index(self, frame: SliceStandIn, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:
         """The voxels of a frame's pixels. Raises RejectedError."""
         assert isinstance(self.geometry, Space) and frame.plane is not None, "a volume was made of it"
         z, y, x = self.geometry.shape

@@ -29,7 +29,7 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.predict.config import SOURCE
-from dira_scale.predict.geometry import Plane, Space
+from dira_scale.predict.geometry import ImageGeometry, Space
 from dira_scale.predict.images import Loaded
 from dira_scale.runs.shape import shaped
 from dira_scale.storage.walk import folder_at
@@ -57,11 +57,14 @@ class FolderImages:
             records = [*_records(conversion or {}, folder, dimensions, workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
-        called = [hasher("key", record.name) if hasher else record.name for record in records]
-        self.items = [Item(key, "", "", "", record) for key, record in zip(called, records, strict=True)]
+        keys = (hasher("key", record.name) if hasher else record.name for record in records)
+        self.items = [Item(key, "", "", "", record) for key, record in zip(keys, records, strict=True)]
         self.items.sort(key=lambda item: item.key)
         self.keys = [item.key for item in self.items]
-        self.targets = [*map(_stem, self.keys)] if names == SOURCE else self.keys
+        self.targets = self.keys
+        if names == SOURCE:
+            ends = (next((end for end in SUFFIXES if key.lower().endswith(end)), "") for key in self.keys)
+            self.targets = [key[: len(key) - len(end)] for key, end in zip(self.keys, ends, strict=True)]
         listed = json.dumps([[item.key, item.record.size] for item in self.items])
         self.about = {"images": len(self.items), "names": names, "hash": hashlib.sha256(listed.encode()).hexdigest()}
 
@@ -78,7 +81,7 @@ class FolderImages:
             sample.payload, row["codec"], shape, dimensions, low, high, row["spacing"], bits=row["bits"]
         )  # fmt: skip
         if isinstance(read, GreyImage):
-            return Loaded(stored, Plane(read.pixels.shape[:2], read.spacing))
+            return Loaded(stored, ImageGeometry(read.pixels.shape[:2], read.spacing))
         return Loaded(stored, Space.of(leader_of(item), read, np.array(row["affine"]).reshape(4, 4)))
 
     def name(self, number: int) -> str | None:
@@ -150,8 +153,3 @@ def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
     if values["codec"] != "jpg":  # others lose nothing
         values["codec"] = "npy"
     return Recipe(**values, source={})
-
-
-def _stem(name: str) -> str:
-    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]

@@ -34,7 +34,7 @@ OF_GEOMETRY = (
 MM_PER_INCH = 25.4
 
 
-class Geometry(Protocol):
+class SourceGeometry(Protocol):
     """The positions of a source's pixels. ``suffix``: of the files of masks."""
 
     @property
@@ -50,7 +50,7 @@ class Geometry(Protocol):
 
 
 @dataclass(frozen=True)
-class Plane:
+class ImageGeometry:
     """``spacing``: mm in y and x; None: unknown."""
 
     sides: tuple[int, ...]
@@ -94,7 +94,12 @@ class Space:
             grid, _ = grid_of(source)
         except RejectedError:  # DICOM in one file, which other readers have
             return cls(stored, read.shape, read.affine)
-        return cls(stored, grid.shape, grid.affine, _nifti(source))
+        with opened(source) as file:
+            try:
+                header = read_header(file)[1]
+            except RejectedError:  # no NIfTI
+                header = None
+        return cls(stored, grid.shape, grid.affine, header)
 
     def restored(self, probabilities: Tensor) -> Tensor:
         to_stored = np.linalg.inv(self.stored.astype(float)) @ self.affine
@@ -124,11 +129,3 @@ class Space:
                 header[field] = self.header[field]
             image = kind(voxels, None, header)
         return gzip.compress(image.to_bytes(), 6, mtime=0)
-
-
-def _nifti(path: Path) -> "Nifti1Header | None":
-    with opened(path) as file:
-        try:
-            return read_header(file)[1]
-        except RejectedError:
-            return None

@@ -13,10 +13,10 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.features import ALL, rows_of
 from dira_scale.evaluation.inference import Stored
 from dira_scale.pixels.codecs import DecodeError
-from dira_scale.predict.geometry import Geometry, Plane, Space
+from dira_scale.predict.geometry import ImageGeometry, SourceGeometry, Space
 
 # Of a predicted image: ``values`` of labels or numbers, or ``mask``; ``stage`` and ``reason`` of a refused one.
-Row = dict[str, Any]
+ImageRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Loaded:
     """An image as it is, or would be, in a shard, and where its source's pixels are."""
 
     stored: Stored
-    geometry: Geometry
+    geometry: SourceGeometry
 
 
-class Images(Protocol):
+class PredictedImages(Protocol):
     """Attributes:
     keys: of all images: what they are called in tables.
     targets: of all images: their masks' files, without suffix.
@@ -71,7 +71,7 @@ class DatasetImages:
             raise
         row = self.rows[number]
         if stored.dimensions == 2:
-            return Loaded(stored, Plane(stored.sides, self.dataset.cell("spacing", row)))
+            return Loaded(stored, ImageGeometry(stored.sides, self.dataset.cell("spacing", row)))
         affine = np.array(self.dataset.cell("affine", row), float).reshape(4, 4)
         return Loaded(stored, Space(affine, stored.sides, affine))
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.archive.output import check_output
@@ -39,7 +38,7 @@ from dira_scale.evaluation.config import SLIDING, require_masks
 from dira_scale.evaluation.finetuned_network import TrainedRun, unfinished
 from dira_scale.evaluation.inference import dense, read_ahead
 from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
-from dira_scale.evaluation.rounds import rounds, share, together
+from dira_scale.evaluation.rounds import on_processes, own_parts, rounds
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
@@ -47,7 +46,7 @@ from dira_scale.pixels.codecs import DecodeError
 from dira_scale.predict.config import ABOUT, DICOMSEG, KEYS, MASKS, PROBABILITIES, Predict, check_format, require_format
 from dira_scale.predict.dicomseg import DicomImages
 from dira_scale.predict.folder import FolderImages, conversion_of
-from dira_scale.predict.images import DatasetImages, Images, Loaded, Row
+from dira_scale.predict.images import DatasetImages, ImageRow, Loaded, PredictedImages
 from dira_scale.predict.tables import finish
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED
 from dira_scale.storage.atomic import write_atomic
@@ -70,18 +69,18 @@ def make(cfg: DictConfig) -> int:
     """Predict what is not yet predicted; the exit code. Collective."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Predict)
-    return together(config.threads, config.timeout, AUTO, lambda world: _predict(config, world))
+    return on_processes(config.threads, config.timeout, AUTO, lambda world: _predict(config, world))
 
 
 def _predict(config: Predict, world: World) -> int:
     """Raises AgreedError, also if no image is usable."""
     job = raise_on_all(lambda: Prediction(config, world))
-    looks = config.images is None or world.main  # a folder is listed once
-    found = raise_on_all(lambda: job.found() if looks else None)
-    if config.images is not None:
-        found = broadcast_from_main(found)
-    assert found is not None, "the main process looks"
-    job.images, job.about = found
+    if config.images is None:
+        job.images, job.about = raise_on_all(job.listed)
+    else:  # a folder is listed once
+        listed = broadcast_from_main(raise_on_all(lambda: job.listed() if world.main else None))
+        assert listed is not None, "the main process lists it"
+        job.images, job.about = listed
     check_equal({"weights": job.trained.hash, "data": job.images.about["hash"]})
     out, images = job.out, job.images
     if raise_on_all(job.is_complete):
@@ -91,16 +90,16 @@ def _predict(config: Predict, world: World) -> int:
     if world.main:
         for line in unfinished(Path(config.run), job.trained.about["step"]):
             print_line(line)
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # closes the main process's journal
         rows = raise_on_all(lambda: job.begin(stack) if world.main else None)
         parts, left = broadcast_from_main(job.parts(rows.done) if rows else ([], 0))
-        read = job.read([number for part in share(world, parts) for number in part])
+        read = job.read([number for part in own_parts(world, parts) for number in part])
         progress = bar("predicting", UNITS[len(job.trained.size)])
         progress.disable = not world.main
         with progress:
             task = progress.add_task("", total=len(images.keys), completed=len(images.keys) - left)
-            for made, stopped in rounds(world, parts, lambda part, _: job.part(part, read)):
-                new = [each for part in made for each in part]
+            for results, stopped in rounds(world, parts, lambda part, _: job.part(part, read)):
+                new = [row for part in results for row in part]
                 raise_on_all(lambda new=new: job.keep(rows, new))  # type: ignore[misc]
                 left -= len(new)
                 progress.advance(task, len(new))
@@ -118,11 +117,11 @@ class Prediction:
     same for any number of processes, and after a stop.
 
     Attributes:
-        images, about: what :meth:`found` returns.
+        images, about: what :meth:`listed` returns.
     """
 
-    images: Images
-    about: Row
+    images: PredictedImages
+    about: ImageRow
 
     def __init__(self, config: Predict, world: World) -> None:
         """Raises UserError for what cannot be, naming the key. Must not wait for another process."""
@@ -140,24 +139,32 @@ class Prediction:
         self.workers = config.workers or default_workers(self.device)
         self.predicted = self.trained.predictor(self.device)
 
-    def found(self) -> tuple[Images, Row]:
+    def listed(self) -> tuple[PredictedImages, ImageRow]:
         """The images, and what identifies their prediction. Raises UserError. Must not wait for another process."""
-        config, supervision = self.config, self.trained.supervision
-        images = _images(config, self.trained, self.workers)
+        config, trained, supervision = self.config, self.trained, self.trained.supervision
+        dimensions = len(trained.size)
+        images: DatasetImages | FolderImages
+        if config.data.shards is not None:
+            images = DatasetImages(config.data.shards, config.data.split, dimensions)
+            trained.require_channels(images.dataset, [])  # their names; `read` quarantines other numbers
+        else:
+            assert config.images is not None, "checked"
+            conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
+            images = FolderImages(config.images, conversion, dimensions, config.names, config.key_file, self.workers)
         if self.masks and len({*images.targets}) < len(images.targets):
             twice = Counter(images.targets).most_common(1)[0][0]
             cause, remedy = "names=source", "use names=keys"
             if isinstance(images, DatasetImages):
                 cause, remedy = f"{images.dataset.root} has a key twice", "shard again, or copy it from its origin"
             raise UserError(f"{cause}: two images would have the mask {twice}; {remedy}")
-        seen = {"window": self.window} if self.masks else {"crops": self.trained.about["evaluate"]["crops"]}
+        views = {"window": self.window} if self.masks else {"crops": trained.about["evaluate"]["crops"]}
         written = {"format": config.format, "probabilities": config.probabilities or None} if self.masks else {}
-        about = {name: self.trained.about[name] for name in ("network", "stage", "step")}
-        about |= {"weights": self.trained.hash, **seen, **written, "data": images.about}
+        about = {name: trained.about[name] for name in ("network", "stage", "step")}
+        about |= {"weights": trained.hash, **views, **written, "data": images.about}
         if not isinstance(images, FolderImages) or config.format != DICOMSEG:
             return images, about
         identity = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-        version, anonymous = f"{__version__}, weights {self.trained.hash}", config.names == KEYS
+        version, anonymous = f"{__version__}, weights {trained.hash}", config.names == KEYS
         return DicomImages(images, supervision.names, about["network"], version, identity, anonymous), about
 
     def is_complete(self) -> bool:
@@ -170,19 +177,19 @@ class Prediction:
             own(self.out, KIND, "out")
             return stack.enter_context(journal(self.out, self.about))
 
-    def parts(self, done: Mapping[str, Row]) -> tuple[list[range], int]:
+    def parts(self, done: Mapping[str, ImageRow]) -> tuple[list[range], int]:
         """The parts that are not done, and how many images these have."""
         size, count = 1 if self.masks else self.config.batch, len(self.images.keys)
         every = [range(first, min(first + size, count)) for first in range(0, count, size)]
         left = [part for part in every if not all(self.images.keys[number] in done for number in part)]
         return left, sum(map(len, left))
 
-    def read(self, numbers: Sequence[int]) -> Iterator[Loaded | CroppedImage | Row]:
+    def read(self, numbers: Sequence[int]) -> Iterator[Loaded | CroppedImage | ImageRow]:
         """The images ``numbers``, ahead: as they are stored for masks, else their crops; the row of one that cannot be
         used."""
         trained = self.trained
 
-        def read(number: int) -> Loaded | CroppedImage | Row:
+        def read(number: int) -> Loaded | CroppedImage | ImageRow:
             try:
                 loaded = self.images.load(number)
                 stored = loaded.stored.seen(**trained.stored)
@@ -201,10 +208,10 @@ class Prediction:
 
         return read_ahead(read, numbers, self.workers)
 
-    def part(self, part: range, read: Iterator[Loaded | CroppedImage | Row]) -> list[tuple[int, Row]]:
+    def part(self, part: range, read: Iterator[Loaded | CroppedImage | ImageRow]) -> list[tuple[int, ImageRow]]:
         """The rows of a part; writes its masks. Raises UserError."""
         with rows_are_kept(self.out):
-            rows, waiting = list[tuple[int, Row]](), list[tuple[int, CroppedImage]]()
+            rows, waiting = list[tuple[int, ImageRow]](), list[tuple[int, CroppedImage]]()
             for number in part:
                 image = next(read)
                 if isinstance(image, CroppedImage):
@@ -212,22 +219,30 @@ class Prediction:
                 else:
                     rows.append((number, image if isinstance(image, dict) else self._mask(number, image)))
             for _, alike in groupby(waiting, lambda item: item[1].crops.shape):  # of grey and colour images
-                numbers, cropped = zip(*alike, strict=True)
-                values = _mean_of_crops(self.predicted, cropped, self.device).double().tolist()
-                rows += [(number, {"values": each}) for number, each in zip(numbers, values, strict=True)]
+                numbers, images = zip(*alike, strict=True)
+                stored = torch.from_numpy(np.stack([image.crops for image in images], 1))
+                limits = torch.from_numpy(np.array([(image.low, image.high) for image in images], np.float32))
+                if self.device.type == "cuda":
+                    stored, limits = stored.pin_memory(), limits.pin_memory()
+                stored, limits = (values.to(self.device, non_blocking=True) for values in (stored, limits))
+                low, high = limits.unbind(1)  # what is stored is scaled on the device
+                of_crops = [self.predicted(unit_interval(crop, low, high)) for crop in stored]
+                values = torch.stack(of_crops).mean(0).cpu().double().tolist()
+                rows += [(number, {"values": of_image}) for number, of_image in zip(numbers, values, strict=True)]
             return rows
 
-    def _mask(self, number: int, image: Loaded) -> Row:
+    def _mask(self, number: int, image: Loaded) -> ImageRow:
         """Predict and write a mask as the run's masks were evaluated, and return its row."""
         trained, geometry, name = self.trained, image.geometry, self.images.targets[number]
         size, batch, task = trained.size, self.config.batch, trained.supervision
         try:
-            found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))[None]
+            predicted = dense(self.predicted, image.stored, size, self.window, self.device, batch)
+            restored = geometry.restored(predicted)[None]
         except DecodeError as error:
             return {"stage": "decode", "reason": str(error)}
         overlap = self.config.format == DICOMSEG
-        mask = task.segments(found).numpy()[0] if overlap else task.answers(found, trained.chosen)[0]
-        arrays = {MASKS: mask} | ({PROBABILITIES: found.numpy()[0]} if self.config.probabilities else {})
+        mask = task.segments(restored).numpy()[0] if overlap else task.answers(restored, trained.chosen)[0]
+        arrays = {MASKS: mask} | ({PROBABILITIES: restored.numpy()[0]} if self.config.probabilities else {})
         for folder, array in arrays.items():
             path = self.out / folder / f"{name}{geometry.suffix}"
             try:
@@ -238,37 +253,14 @@ class Prediction:
             write_atomic(path, content)
         return {"mask": f"{name}{geometry.suffix}"}
 
-    def keep(self, journal: Journal | None, rows: Sequence[tuple[int, Row]]) -> None:
+    def keep(self, journal: Journal | None, rows: Sequence[tuple[int, ImageRow]]) -> None:
         """Write down what is done, in the process that has the journal. Raises UserError."""
         if journal:
             with rows_are_kept(self.out):
                 for number, row in rows:
                     journal.add(self.images.keys[number], row)
 
-    def finish(self, done: dict[str, Row]) -> None:
+    def finish(self, done: dict[str, ImageRow]) -> None:
         """Write the tables and the description. Raises UserError."""
         with rows_are_kept(self.out):
             finish(self.out, self.trained, self.images, done, self.about)
-
-
-def _images(config: Predict, trained: TrainedRun, workers: int) -> DatasetImages | FolderImages:
-    dimensions = len(trained.size)
-    if config.data.shards is not None:
-        images = DatasetImages(config.data.shards, config.data.split, dimensions)
-        trained.require_channels(images.dataset, [])  # their names; `read` quarantines other numbers
-        return images
-    assert config.images is not None, "checked"
-    conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
-    return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, workers)
-
-
-def _mean_of_crops(
-    predicted: Callable[[Tensor], Tensor], images: Sequence[CroppedImage], device: torch.device
-) -> Tensor:
-    """[b, L] on the CPU. What is stored goes to the device, where it is scaled."""
-    stored = torch.from_numpy(np.stack([image.crops for image in images], 1))
-    limits = torch.from_numpy(np.array([(image.low, image.high) for image in images], np.float32))
-    if device.type == "cuda":
-        stored, limits = stored.pin_memory(), limits.pin_memory()
-    stored, (low, high) = stored.to(device, non_blocking=True), limits.to(device, non_blocking=True).unbind(1)
-    return torch.stack([predicted(unit_interval(crop, low, high)) for crop in stored]).mean(0).cpu()

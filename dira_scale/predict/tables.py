@@ -18,7 +18,7 @@ from dira_scale.errors import UserError, counted, print_line
 from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.predict.config import ABOUT, MASKS
-from dira_scale.predict.images import Images, Row
+from dira_scale.predict.images import ImageRow, PredictedImages
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import REJECTED
 from dira_scale.storage.tables import harmless
@@ -50,7 +50,7 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], pri
     write_atomic(path, text.getvalue().encode(errors="surrogateescape"), private=private)
 
 
-def finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row], about: Row) -> None:
+def finish(out: Path, trained: TrainedRun, images: PredictedImages, done: dict[str, ImageRow], about: ImageRow) -> None:
     """Write the tables and the description, and tell what was done. Raises UserError if nothing could be used."""
     rows = [done[key] for key in images.keys]
     refused = {key: row for key, row in zip(images.keys, rows, strict=True) if "reason" in row}

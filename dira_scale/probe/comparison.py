@@ -13,10 +13,15 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest, without_commands
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_figures import (
-    AUC,
-    R2,
-    Probed,
+from dira_scale.machine.console import Console
+from dira_scale.metrics.cases import CASES, MaskCase, write_cases
+from dira_scale.metrics.classification import AUROC
+from dira_scale.metrics.regression import R2
+from dira_scale.pages.probe_figures import (
+    FILE,
+    FORMAT,
+    Fit,
+    ProbeFigure,
     as_json,
     by_label,
     figures,
@@ -24,34 +29,24 @@ from dira_scale.evaluation.probe_figures import (
     overviews,
     rich_table,
 )
-from dira_scale.machine.console import Console
-from dira_scale.metrics.cases import CASES, MaskCase, write_cases
 from dira_scale.probe import dense
-from dira_scale.probe import probing as probes
 from dira_scale.probe.config import PROBES, USUAL, refuse_other_figures
+from dira_scale.probe.notes import label_notes, map_notes
 from dira_scale.probe.pretext import pretext_task
-from dira_scale.probe.probing import PARTS, Parts, ProbeTask
-from dira_scale.probe.sources import Computed, Labelled, Stored
+from dira_scale.probe.probing import PARTS, Parts, ProbeTask, probe
+from dira_scale.probe.sources import ComputedFeatures, Labelled, StoredFeatures
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
 from dira_scale.storage.owned import check_own, own
 from dira_scale.storage.text import without_tags
 
-RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
-NOT_RANDOM = (
-    "Embeddings of random weights (embed init=random) reach theirs without training: show them beside the others."
-)
-OF_FLAGS = "Figures are areas under the ROC curve in %, on the test part: 50 is chance."
-OF_NUMBERS = "are R2 in %, on the test part: 0, or a little less, is what the mean of the training values reaches."
-FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
-
 
 @dataclass(frozen=True)
-class Comparison:
+class ProbeReport:
     """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each. ``cases``: of masks,
     by row."""
 
-    figures: list[Probed]
+    figures: list[ProbeFigure]
     compared: list[dict[str, Any]]
     data: dict[str, Any]
     config: dict[str, Any]
@@ -67,30 +62,33 @@ def compare_and_show(cfg: DictConfig) -> None:
         refuse_other_figures(out, cfg)
     result = compare(cfg)
     probes = dict.fromkeys(figure.probe for figure in result.figures)
-    shown, first, *others = overviews(result.figures), *(by_label(result.figures, probe) for probe in probes)
-    about = {"dira_scale": __version__, "commit": environment()["commit"], "config": result.config}
-    rows = {"compared": result.compared, "figures": as_json(result.figures)}
+    first, *others = (by_label(result.figures, probe) for probe in probes)
+    printed = overviews(result.figures) + first  # per label, the first probe only; probe.md has all
+    commit = environment()["commit"]
+    content = {
+        "format": FORMAT, "dira_scale": __version__, "commit": commit, "config": result.config, "data": result.data,
+        "notes": result.notes, "compared": result.compared, "figures": as_json(result.figures),
+    }  # fmt: skip
     with as_user_error(out, "out"):
         own(out, "a probe", "out")
         for number, cases in enumerate(result.cases):
             (out / CASES).mkdir(exist_ok=True)
             write_cases(out / CASES / f"{number}.parquet", cases)
-        write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
+        write_json(out / FILE, content)
     console = Console()
-    for title, cells in shown + first:  # per label, the first probe only; probe.md has all
+    for title, cells in printed:
         console.print(rich_table(title, cells))
     for note in result.notes:
         console.print(note, markup=False, highlight=False)
-    intro = [f"dira_scale {__version__}, commit {about['commit']}. {note}" for note in result.notes[:1]]
+    intro = [f"dira_scale {__version__}, commit {commit}. {note}" for note in result.notes[:1]]
     lines = ["# Probe", "", *intro, "", *(f"- {note}" for note in result.notes[1:]), ""]
     with as_user_error(out, "out"):
-        titled = sum(others, shown + first)
-        page = "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)])
+        page = "\n".join([*lines, *(markdown(title, cells) for title, cells in sum(others, printed))])
         write_atomic(out / "probe.md", without_commands(without_tags(page)))
-    console.print(f"probe.json and probe.md in {out}", markup=False, highlight=False)
+    console.print(f"{FILE} and probe.md in {out}", markup=False, highlight=False)
 
 
-def compare(cfg: DictConfig) -> Comparison:
+def compare(cfg: DictConfig) -> ProbeReport:
     """Run the probe of ``configs/probe.yaml``.
 
     Raises UserError for missing labels or splits, runs that cannot share a table, an encoder that does not match its
@@ -98,18 +96,18 @@ def compare(cfg: DictConfig) -> Comparison:
     """
     fractions = sorted(set(cfg.fractions), reverse=True)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    source = Stored(config) if config["embeddings"] is not None else Computed(cfg, config)
+    source = StoredFeatures(config) if config["embeddings"] is not None else ComputedFeatures(cfg, config)
     dataset: Labelled = source.dataset
     rows = _rows(dataset, cfg.data)
     leak = _leak(source, cfg, config["run"])
-    if isinstance(source, Stored) and source.maps:
+    if isinstance(source, StoredFeatures) and source.maps:
         masked = ShardedDataset.open(cfg.data.shards)
         results, about, cases = dense.compare(cfg, source, masked, rows)
         about = {"name": dataset.info.name, "hash": dataset.hash, "size": source.size} | about | {"leak": asdict(leak)}
         of_folders = [vars(of) for of in source.described]
-        return Comparison(results, of_folders, about, config, [*_of_maps(about, cfg), *leak.lines], cases)
+        return ProbeReport(results, of_folders, about, config, [*map_notes(about, cfg), *leak.lines], cases)
     left_out: dict[str, str] = {}
-    if isinstance(source, Computed) and source.pretext:
+    if isinstance(source, ComputedFeatures) and source.pretext:
         tasks = [pretext_task(cfg.pretext, source.pretext, _patients(dataset, rows))]
     else:
         tasks, left_out = _tasks(dataset, rows, cfg.labels)
@@ -120,15 +118,17 @@ def compare(cfg: DictConfig) -> Comparison:
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
     kinds = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
     steps = [(i, task, parts) for i, (_, members) in enumerate(compared) for task in tasks for parts in members]
-    scores: dict[tuple[int, str], list[Any]] = {}
+    fits: dict[tuple[int, str], list[dict[tuple[str, float], list[Fit]]]] = {}
+    unfinished = 0
     for i, task, parts in track(steps, "probes", transient=True):
-        values = scores.setdefault((i, task.metric), [])
-        values.append(probes.probe(parts, task, draws, cfg.c, cfg.k, kinds))
+        of_encoder = probe(parts, task, draws, cfg.c, cfg.k, kinds)
+        fits.setdefault((i, task.metric), []).append(of_encoder)
+        unfinished += sum(fit.unfinished for of_draws in of_encoder.values() for fit in of_draws)
     results = [
-        f
-        for i, (of, _) in enumerate(compared)
+        figure
+        for i, (features, _) in enumerate(compared)
         for task in tasks
-        for f in figures(of, scores[i, task.metric], task.names, labelled, task.classes, task.metric)
+        for figure in figures(features, fits[i, task.metric], labelled)
     ]
     about = {
         "name": dataset.info.name, "hash": dataset.hash, "size": source.size,
@@ -139,13 +139,13 @@ def compare(cfg: DictConfig) -> Comparison:
         "images": {part: len(rows[part]) for part in PARTS},
         "patients": {part: len(np.unique(patients[part])) for part in PARTS},
         "positive": {
-            part: [int(n) for task in tasks if task.metric == AUC for n in np.nansum(task.labels[part], 0)]
+            part: [int(n) for task in tasks if task.metric == AUROC for n in np.nansum(task.labels[part], 0)]
             for part in PARTS
         },
         "leak": asdict(leak),
     }  # fmt: skip
-    notes = [*_notes(source.encoder, about, results, cfg), *leak.lines]
-    return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
+    notes = [*label_notes(source.encoder, about, results, unfinished, cfg), *leak.lines]
+    return ProbeReport(results, [vars(of) for of, _ in compared], about, config, notes)
 
 
 def _rows(dataset: Labelled, data: DictConfig) -> Parts:
@@ -169,9 +169,9 @@ def _rows(dataset: Labelled, data: DictConfig) -> Parts:
     return rows
 
 
-def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | None) -> Leak:
+def _leak(source: ComputedFeatures | StoredFeatures, cfg: DictConfig, run: str | list[str] | None) -> Leak:
     """Raises UserError for patients of the validation or test part that a compared encoder was trained on."""
-    if isinstance(source, Stored):
+    if isinstance(source, StoredFeatures):
         trained = [folder.root for folder in source.folders if folder.about.weights.kind != "random"]
         why = "embeddings do not say on which patients their weights were trained; probe run=… does"
         return Leak(UNKNOWN if trained else NO_LEAK, [f"patients: {UNKNOWN}: {root}: {why}" for root in trained])
@@ -213,7 +213,7 @@ def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask]
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"{dataset.root}: a label needs two different known values in every part ({reasons})")
     patients, tasks = _patients(dataset, rows), []
-    for metric, of_metric in ((AUC, [i for i in kept if not number[i]]), (R2, [i for i in kept if number[i]])):
+    for metric, of_metric in ((AUROC, [i for i in kept if not number[i]]), (R2, [i for i in kept if number[i]])):
         classes: dict[str, list[int]] = {}
         for column, i in enumerate(of_metric):
             if flags[columns[i]].value is not None:
@@ -226,50 +226,3 @@ def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask]
 
 def _patients(dataset: Labelled, rows: Parts) -> Parts:
     return {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-
-
-def _of_maps(about: dict[str, Any], cfg: DictConfig) -> list[str]:
-    images = ", ".join(f"{part} {count} images" for part, count in about["images"].items())
-    return [
-        f"{about['name']}: {images} with a mask; the {cfg.masks.k} nearest cells of maps vote, T = "
-        f"{cfg.masks.temperature:g}.",
-        f"Figures are the Dice of each class in %, the mean over test images; {CASES}/0.parquet … have a row's images.",
-        "In brackets: labelled images. The sd is over draws of labelled patients.",
-        NOT_RANDOM,
-    ]
-
-
-def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictConfig) -> list[str]:
-    images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
-    notes = [
-        f"{about['name']}: {images}; {name} at {about['size']} pixels.",
-        *([OF_FLAGS] if len(about["labels"]) > len(about["numbers"]) else []),
-        *([f"Figures of {', '.join(about['numbers'])} {OF_NUMBERS}"] if about["numbers"] else []),
-        "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
-        NOT_RANDOM if cfg.embeddings is not None else RANDOM,
-    ]
-    if (count := about["images"]["test"]) < FEW:
-        notes.append(
-            f"Only {count} test images: figures far apart, even 100.0, may be chance; compare on {FEW} or more."
-        )
-    if about["classes"]:
-        notes.append(
-            f"{', '.join(about['classes'])}: each class against all others, and the mean over classes; accuracy is "
-            "the share of test images whose class gets the highest score, without images of classes left out; it "
-            "needs two classes. An order of the classes is not used."
-        )
-    if cfg.pretext:
-        notes.append(f"{cfg.pretext}: each image is seen in every class, and counts as often in the brackets.")
-    if about["left_out"]:
-        notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
-    for metric, fits in ((AUC, "fits"), (R2, "fits of numbers")):
-        at = [c for f in results if f.metric == metric for draws in f.c or [] for c in draws]
-        edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
-        for edge, share in edges.items():
-            if share > 0.5 and len(cfg.c) > 1:
-                often = f"{100 * share:.0f} % of the {fits}"
-                notes.append(f"C={edge:g}, at the edge of the grid `c`, was chosen in {often}: widen it.")
-    unfinished = sum(f.unfinished for f in results)
-    if unfinished:
-        notes.append(f"{unfinished} logistic regressions did not converge in {probes.ITERATIONS} iterations.")
-    return notes

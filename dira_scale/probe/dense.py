@@ -22,18 +22,18 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.features import POOLS
 from dira_scale.evaluation.inference import resized
-from dira_scale.evaluation.probe_figures import DICE, Probed, Score, figures
 from dira_scale.machine.device import compute_device
 from dira_scale.metrics.cases import MaskCase
 from dira_scale.metrics.neighbours import knn_scores
 from dira_scale.metrics.segmentation import mask_cases, segmentation
+from dira_scale.pages.probe_figures import Fit, ProbeFigure, figures
 from dira_scale.probe.probing import Parts
-from dira_scale.probe.sources import Stored
+from dira_scale.probe.sources import StoredFeatures
 from dira_scale.tasks.mask_values import check_evaluated
 from dira_scale.tasks.masks import Segmentation, within
 
 READ = "train", "test"  # nothing is chosen on the validation part
-KNN = "knn"
+KNN, DICE = "knn", "Dice"
 
 
 class MaskedImages:
@@ -62,8 +62,8 @@ class MaskedImages:
 
 
 def compare(
-    cfg: DictConfig, source: Stored, dataset: ShardedDataset, rows: Parts
-) -> tuple[list[Probed], dict[str, Any], list[list[MaskCase]]]:
+    cfg: DictConfig, source: StoredFeatures, dataset: ShardedDataset, rows: Parts
+) -> tuple[list[ProbeFigure], dict[str, Any], list[list[MaskCase]]]:
     """Figures of the maps of ``source``, what was looked at, and the cases of each folder at the largest share.
 
     Raises UserError for maps of another dataset, or masks of other classes.
@@ -76,13 +76,19 @@ def compare(
     patients = source.dataset.column("patient").astype(str)[images["train"].rows]
     draws = nested_draws(patients, sorted({*cfg.fractions}, reverse=True), cfg.draws, cfg.seed)
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
-    results, cases = list[Probed](), list[list[MaskCase]]()
+    results, cases = list[ProbeFigure](), list[list[MaskCase]]()
     for folder, of in zip(source.folders, source.described, strict=True):
         shares = [cell_labels(targets, task, folder.about.sides) for targets in images["train"].targets()]
-        made = {at: [segmented(folder, images, task, shares, d, cfg.masks) for d in sets] for at, sets in draws.items()}
-        scores = {(KNN, at): [_score(each, task) for each in of_draws] for at, of_draws in made.items()}
-        results += figures(of, [scores], task.names, labelled, metric=DICE)
-        cases.append(made[max(draws)][0])
+        by_fraction = {
+            fraction: [segmented(folder, images, task, shares, drawn, cfg.masks) for drawn in sets]
+            for fraction, sets in draws.items()
+        }
+        fits = {
+            (KNN, fraction): [Fit({f.key: f for f in segmentation(each) if f.metric == DICE}) for each in of_draws]
+            for fraction, of_draws in by_fraction.items()
+        }
+        results += figures(of, [fits], labelled)
+        cases.append(by_fraction[max(draws)][0])
     return results, {"labels": [*task.names], "images": {p: len(i.rows) for p, i in images.items()}}, cases
 
 
@@ -95,15 +101,15 @@ def segmented(
     device, (train, test) = compute_device(), (images[part] for part in READ)
     bank = torch.from_numpy(folder.values[train.rows[drawn]]).flatten(2).transpose(1, 2).flatten(0, 1).to(device)
     labels = torch.cat([shares[number] for number in drawn])
-    made = list[MaskCase]()
+    cases = list[MaskCase]()
     for row, targets, spacing in zip(test.rows, test.targets(), test.spacing, strict=True):
         queries = torch.from_numpy(folder.values[row]).flatten(1).T
         votes = knn_scores(bank, labels, queries, masks.k, masks.temperature).cpu().nan_to_num()
         predicted = resized(votes.T.unflatten(1, folder.about.sides), targets.shape)[None]
         answer, truth = (each[0] for each in task.masks(predicted, targets[None]))
         key, patient, split = (str(folder.column(name)[row]) for name in ("key", "patient", "split"))
-        made += mask_cases(key, patient, split, answer, truth, task.names, spacing)
-    return made
+        cases += mask_cases(key, patient, split, answer, truth, task.names, spacing)
+    return cases
 
 
 def cell_labels(targets: Tensor, task: Segmentation, sides: Sequence[int]) -> Tensor:
@@ -114,9 +120,3 @@ def cell_labels(targets: Tensor, task: Segmentation, sides: Sequence[int]) -> Te
     shares = torch.cat([(within(targets[None], regions) & known).float(), known.float()], 1)
     shares = POOLS[shares.dim()](shares, tuple(sides))[0].flatten(1).T
     return torch.where(shares[:, -1:] > 0, shares[:, :-1] / shares[:, -1:], torch.nan)
-
-
-def _score(cases: Sequence[MaskCase], task: Segmentation) -> Score:
-    """The mean over cases of each class's Dice, as of a fine-tuned run."""
-    values = {figure.name: figure.value for figure in segmentation(cases) if figure.metric == "Dice"}
-    return Score(np.array([values[name] for name in task.names]))

@@ -60,7 +60,7 @@ class Turns:
         return features
 
 
-class Positions:
+class PatchPositions:
     """The task of locating a patch beside the middle one of a grid of 3 on each axis. 8 classes, of volumes 26.
 
     A patch's side is a quarter of the image's, a gap half of that (Doersch et al., ICCV 2015), so that edges do not go
@@ -73,14 +73,12 @@ class Positions:
         self.middle = len(cells) // 2
         self.classes = tuple(" ".join(f"{step:+d}" for step in cell) for cell in cells if any(cell))
         self.pictures = len(cells)
-        self.cuts: list[tuple[Any, ...]] = [(..., *cut) for cut in product(*map(self._cuts, sides))]
-
-    @staticmethod
-    def _cuts(side: int) -> list[slice]:
-        """The three patches of an axis."""
-        patch, gap = side // 4, side // 8
-        first = (side - 3 * patch - 2 * gap) // 2
-        return [slice(start, start + patch) for start in range(first, first + 3 * (patch + gap), patch + gap)]
+        axes = list[list[slice]]()  # of each the three patches
+        for side in sides:
+            patch, gap = side // 4, side // 8
+            first = (side - 3 * patch - 2 * gap) // 2
+            axes.append([slice(at, at + patch) for at in range(first, first + 3 * (patch + gap), patch + gap)])
+        self.cuts: list[tuple[Any, ...]] = [(..., *cut) for cut in product(*axes)]
 
     def seen(self, images: Tensor) -> Tensor:
         """See ``Pretext``."""
@@ -95,7 +93,7 @@ class Positions:
         return np.concatenate((middle, others), 2).reshape(-1, 2 * features.shape[1])
 
 
-PRETEXTS: Mapping[str, Callable[[tuple[int, ...]], Pretext]] = {"rotation": Turns, "position": Positions}
+PRETEXTS: Mapping[str, Callable[[tuple[int, ...]], Pretext]] = {"rotation": Turns, "position": PatchPositions}
 
 
 class Changed(Images):

@@ -16,9 +16,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dira_scale.distributed.precision import set_fp32
-from dira_scale.evaluation.probe_figures import AUC, R2, Score
 from dira_scale.machine.device import compute_device
+from dira_scale.metrics.classification import ACCURACY, AUROC, SHARES
+from dira_scale.metrics.figure import Figure, Key, mean
 from dira_scale.metrics.neighbours import knn_scores
+from dira_scale.metrics.regression import MAE, PEARSON, R2
+from dira_scale.pages.probe_figures import Fit
 from dira_scale.probe.config import USUAL
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)  # for a batch of 256
@@ -68,12 +71,12 @@ PARTS = ("train", "val", "test")
 ITERATIONS = 1000  # of L-BFGS
 Parts = dict[str, np.ndarray]  # an array for each of PARTS
 Measure = Callable[[np.ndarray, np.ndarray], float]  # of what is true and what is answered, both [n]
-Fit = tuple[float, Callable[[np.ndarray], np.ndarray], bool]  # C, answers to features, whether it converged
+Model = tuple[float, Callable[[np.ndarray], np.ndarray], bool]  # C, answers to features, whether it converged
 
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), of the ``metric`` R2 any numbers or NaN, and
+    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), of the main ``metric`` R2 any numbers or NaN, and
     ``patients`` [n]. ``classes``: the columns of each label of several classes, one against the rest. ``unit`` [L]:
     what 1 means in the label's own unit."""
 
@@ -81,7 +84,7 @@ class ProbeTask:
     labels: Parts
     patients: Parts
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    metric: str = AUC
+    metric: str = AUROC
     unit: np.ndarray | float = 1.0
 
 
@@ -95,7 +98,7 @@ def standardise(features: Parts) -> Parts:
 
 def normalised(task: ProbeTask, drawn: np.ndarray) -> ProbeTask:
     """Numbers less their mean over the ``drawn`` training images, in their standard deviations there."""
-    if task.metric == AUC:
+    if task.metric == AUROC:
         return task
     values = np.ma.masked_invalid(task.labels["train"][drawn].astype(np.float64))
     mean, deviation = values.mean(0).filled(0.0), values.std(0).filled(0.0)
@@ -103,15 +106,15 @@ def normalised(task: ProbeTask, drawn: np.ndarray) -> ProbeTask:
     return replace(task, labels={part: (values - mean) / unit for part, values in task.labels.items()}, unit=unit)
 
 
-def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequence[float]) -> Score:
+def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequence[float]) -> Fit:
     """One logistic regression (L2) per label, of numbers ridge regression, on the drawn training images that have it.
 
     C is the value in ``grid`` with the largest area under the ROC curve, of numbers R2, on the whole validation part,
     the smaller one on ties; there is no refit with the validation images.
     """
     task = normalised(task, drawn)
-    labels, fits = task.labels["train"][drawn], _logistic if task.metric == AUC else _ridge
-    counts, chosen, unfinished = _varied(labels), np.full(len(task.names), np.nan), 0
+    labels, fits = task.labels["train"][drawn], _logistic if task.metric == AUROC else _ridge
+    counts, chosen, unfinished = _varied(labels), dict[str, float](), 0
     on_test = np.full(task.labels["test"].shape, np.nan)
     for label in np.flatnonzero(counts):
         known = ~np.isnan(labels[:, label])
@@ -121,11 +124,11 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
             on_val = _measured(MEASURES[task.metric], answers(features["val"]), task.labels["val"][:, label])
             if on_val > best:
                 on_test[:, label] = answers(features["test"])
-                best, chosen[label] = on_val, c
-    return replace(_judged(task, on_test, counts), c=chosen, unfinished=unfinished)
+                best, chosen[task.names[label]] = on_val, c
+    return Fit(figures_of(task, on_test, counts), chosen, unfinished)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Fit]:
+def _logistic(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Model]:
     model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # continues from the previous C
     for c in grid:
         with warnings.catch_warnings():
@@ -134,21 +137,21 @@ def _logistic(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[F
         yield c, model.decision_function, model.n_iter_[0] < ITERATIONS
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Fit]:
+def _ridge(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Model]:
     for c in grid:
         yield c, Ridge(alpha=1 / c).fit(x, y).predict, True
 
 
-def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Score:
+def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Fit:
     """The vote of the ``k`` nearest drawn training images, of numbers their weighted mean, by cosine similarity of
     standardised features."""
     task = normalised(task, drawn)
     bank, labels = features["train"][drawn].astype(np.float32), task.labels["train"][drawn]
     scores = knn_scores(bank, labels, features["test"].astype(np.float32), k=k).cpu().numpy()
-    return _judged(task, scores, _varied(labels))
+    return Fit(figures_of(task, scores, _varied(labels)))
 
 
-def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
+def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Fit:
     """Linear models at 13 learning rates in one training, on the drawn training images.
 
     As for C, a label's rate is the one with the best figure on the whole validation part, the smaller one on ties.
@@ -161,14 +164,14 @@ def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
     inputs, targets = of["train"][torch.from_numpy(drawn).to(device)], torch.from_numpy(labels).to(device).float()
     weights = train_heads(inputs, targets, numbers=task.metric == R2)
     scores = {part: (with_ones(of[part]) @ weights).cpu().numpy() for part in ("val", "test")}
-    chosen, on_test = np.full(len(task.names), np.nan), np.full(task.labels["test"].shape, np.nan)
+    chosen, on_test = dict[str, float](), np.full(task.labels["test"].shape, np.nan)
     counts = _varied(labels) & _varied(task.labels["val"])  # else there is nothing to choose a rate by
     for label in np.flatnonzero(counts):
         held_out = task.labels["val"][:, label]
         on_val = [_measured(MEASURES[task.metric], values[:, label], held_out) for values in scores["val"]]
         best = int(np.argmax(np.nan_to_num(on_val, nan=-np.inf)))  # of numbers, large rates may diverge
-        on_test[:, label], chosen[label] = scores["test"][best, :, label], RATES[best]
-    return replace(_judged(task, on_test, counts), rate=chosen)
+        on_test[:, label], chosen[task.names[label]] = scores["test"][best, :, label], RATES[best]
+    return Fit(figures_of(task, on_test, counts), chosen)
 
 
 def probe(
@@ -178,10 +181,10 @@ def probe(
     grid: Sequence[float],
     k: int,
     names: Sequence[str] = USUAL,
-) -> dict[tuple[str, float], list[Score]]:
-    """Scores of one encoder's features by probe (of ``names``) and fraction, one per draw."""
+) -> dict[tuple[str, float], list[Fit]]:
+    """Return the fits to one encoder's features by probe (of ``names``) and fraction, one for each draw."""
     ready = standardise(features)
-    by_name: dict[str, Callable[[np.ndarray], Score]] = {
+    by_name: dict[str, Callable[[np.ndarray], Fit]] = {
         "linear": lambda drawn: linear_probe(ready, task, drawn, grid),
         "knn": lambda drawn: knn_probe(ready, task, drawn, k),
         "sgd": lambda drawn: sgd_probe(ready, task, drawn),
@@ -191,31 +194,53 @@ def probe(
     }
 
 
-def _accuracy(scores: np.ndarray, task: ProbeTask) -> dict[str, float]:
-    """``scores`` [n, L] of the test part; a class without any is never the answer. Images of a class that is left
-    out do not count. NaN if fewer than two classes have scores: the answer is then given."""
-    accuracy = {}
-    for label, columns in task.classes.items():
-        truth, given = task.labels["test"][:, columns], scores[:, columns]
-        known = (truth == 1).any(1)
-        answers = np.where(np.isnan(given), -np.inf, given).argmax(1)
-        right = truth[np.arange(len(truth)), answers] == 1
-        scored = (~np.isnan(given).all(0)).sum()
-        accuracy[label] = float(right[known].mean()) if scored > 1 and known.any() else float("nan")
-    return accuracy
+def figures_of(task: ProbeTask, on_test: np.ndarray, counts: np.ndarray) -> dict[Key, Figure]:
+    """Return the figures of answers ``on_test`` [n, L], by metric and name; NaN for labels that lack answers or of
+    which ``counts`` [L] is false.
+
+    Numbers have R2, the mean absolute error in their own unit, and Pearson's r. Labels have areas under the ROC curve,
+    with the mean over the classes of each label that has classes, which counts as one label in the mean over all.
+    """
+    truth, patients = task.labels["test"], task.patients["test"]
+    scored, unit = counts & ~np.isnan(on_test).any(0), np.broadcast_to(task.unit, len(task.names))
+    metrics = (R2, MAE, PEARSON) if task.metric == R2 else (AUROC,)
+
+    def figure(metric: str, name: str, value: float, known: np.ndarray) -> Figure:
+        sizes = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
+        return Figure(metric, name, value, *sizes, share=metric in (*SHARES, R2))
+
+    of_labels = list[Figure]()
+    for i, name in enumerate(task.names):
+        known = ~np.isnan(truth[:, i])
+        true, answers = truth[known, i], on_test[known, i]
+        if not scored[i]:
+            values = [math.nan] * len(metrics)
+        elif task.metric == AUROC:
+            values = [roc_auc_score(true, answers)]
+        else:  # all answers may be the same
+            correlation = np.corrcoef(true, answers)[0, 1] if np.ptp(answers) > 0 else math.nan
+            values = [_r2(true, answers), unit[i] * np.abs(true - answers).mean(), correlation]
+        of_labels += [figure(metric, name, float(v), known) for metric, v in zip(metrics, values, strict=True)]
+    means = list[Figure]()
+    if task.metric == AUROC:
+        alone = [area for i, area in enumerate(of_labels) if not any(i in columns for columns in task.classes.values())]
+        for label, columns in task.classes.items():
+            known = (truth[:, columns] == 1).any(1)
+            area = replace(mean([of_labels[i] for i in columns], len(np.unique(patients[known]))), name=label)
+            alone.append(area)
+            means += [area, figure(ACCURACY, label, _accuracy(truth[:, columns], on_test[:, columns]), known)]
+        means.insert(0, mean(alone, len(np.unique(patients[~np.isnan(truth).all(1)]))))
+    return {each.key: each for each in (*means, *of_labels)}
 
 
-def _judged(task: ProbeTask, on_test: np.ndarray, counts: np.ndarray) -> Score:
-    """The figures of answers ``on_test`` [n, L] for the labels that have any and of which ``counts`` [L] is true."""
-    scored = np.flatnonzero(counts & ~np.isnan(on_test).any(0))
-
-    def each(measure: Measure) -> np.ndarray:
-        values = np.full(len(task.names), np.nan)
-        values[scored] = [_measured(measure, on_test[:, i], task.labels["test"][:, i]) for i in scored]
-        return values
-
-    score = Score(each(MEASURES[task.metric]), accuracy=_accuracy(on_test, task))
-    return score if task.metric == AUC else replace(score, mae=task.unit * each(_error), pearson=each(_pearson))
+def _accuracy(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Return the share of right answers [n, K]; a class without any score is never the answer. Images of a class that
+    is left out do not count. NaN if fewer than two classes have scores: the answer is then certain."""
+    known = (truth == 1).any(1)
+    answers = np.where(np.isnan(scores), -np.inf, scores).argmax(1)
+    right = truth[np.arange(len(truth)), answers] == 1
+    scored = (~np.isnan(scores).all(0)).sum()
+    return float(right[known].mean()) if scored > 1 and known.any() else float("nan")
 
 
 def _measured(measure: Measure, answers: np.ndarray, truth: np.ndarray) -> float:
@@ -234,13 +259,4 @@ def _r2(truth: np.ndarray, answers: np.ndarray) -> float:
     return 1 - np.square(truth - answers).sum() / np.square(truth - truth.mean()).sum()
 
 
-def _error(truth: np.ndarray, answers: np.ndarray) -> float:
-    return np.abs(truth - answers).mean()
-
-
-def _pearson(truth: np.ndarray, answers: np.ndarray) -> float:
-    """NaN if all answers are the same."""
-    return np.corrcoef(truth, answers)[0, 1] if np.ptp(answers) > 0 else float("nan")
-
-
-MEASURES: dict[str, Measure] = {AUC: roc_auc_score, R2: _r2}
+MEASURES: dict[str, Measure] = {AUROC: roc_auc_score, R2: _r2}  # what the validation part chooses by

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from dira_scale.data.manifest import ShardedDataset
@@ -14,7 +13,6 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS, SIZE
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.encoders import (
-    Group,
     fake_encoder,
     levels,
     make_names_unique,
@@ -24,19 +22,19 @@ from dira_scale.evaluation.encoders import (
     weights_group,
 )
 from dira_scale.evaluation.features import Images, features
-from dira_scale.evaluation.probe_figures import Features
 from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.pages.probe_figures import Features
 from dira_scale.probe.pretext import PRETEXTS, Changed, Pretext
 from dira_scale.probe.probing import PARTS, Parts
 from dira_scale.runs.choice import check_stage
 from dira_scale.runs.description import Description
 
-Rows = list[tuple[Features, list[Parts]]]  # each with the features of its members
+MemberFeatures = list[tuple[Features, list[Parts]]]  # rows of the table, with the features of their members
 Labelled = ShardedDataset | Embeddings
 
 
-class Computed:
+class ComputedFeatures:
     """The features of the encoders of ``run`` and ``init``, of random ones, and of raw pixels.
 
     Attributes:
@@ -56,13 +54,13 @@ class Computed:
         sides = self.model.dimensions * (self.size,) if isinstance(self.size, int) else self.size
         self.pretext: Pretext | None = PRETEXTS[cfg.pretext](sides) if cfg.pretext else None
 
-    def features(self, rows: Parts) -> Rows:
+    def features(self, rows: Parts) -> MemberFeatures:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
         cfg, model, size = self.cfg, self.model, self.size
         window = self.runs[0].description.input.window if self.runs else None
-        shown = size, cfg.data.workers, window, compute_device()
-        made = partial(Changed, self.pretext) if self.pretext else Images
-        images = {part: made(self.dataset, rows[part], *shown) for part in PARTS}
+        arguments = size, cfg.data.workers, window, compute_device()
+        kind = partial(Changed, self.pretext) if self.pretext else Images
+        images = {part: kind(self.dataset, rows[part], *arguments) for part in PARTS}
         groups = trained_groups(self.runs, cfg.stage, size)
         channels = self.runs[0].description.network.channels if self.runs else None
         groups += [weights_group(cfg.init, model, size, channels)] if cfg.init else []
@@ -77,10 +75,19 @@ class Computed:
                 part: (examples(pixels), [[*map(examples, levels)] for levels in encoded])
                 for part, (pixels, encoded) in extracted.items()
             }
-        return _by_row(groups, list(layers), extracted, model.dimensions)
+        table, number = MemberFeatures(), 0
+        for group in groups:
+            numbers = range(number, number := number + len(group.encoders))
+            for level, name in enumerate(layers):
+                members = [{part: extracted[part][1][n][level] for part in PARTS} for n in numbers]
+                width = members[0]["train"].shape[1]
+                table.append((Features(group.name, group.kind, name, width, group.members), members))
+        pixels, shape = {part: extracted[part][0] for part in PARTS}, "x".join([str(PIXELS)] * model.dimensions)
+        width = pixels["train"].shape[1]
+        return [*table, (Features(f"pixels {shape}", "pixels", "", width, [{"side": PIXELS}]), [pixels])]
 
 
-class Stored:
+class StoredFeatures:
     """The features in the folders ``embeddings``, of one dataset, without a look at its images. Attributes as above."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -126,30 +133,9 @@ class Stored:
             result.append(Features(shown, about.weights.kind, str(about.level), about.width, [member]))
         return result
 
-    def features(self, rows: Parts) -> Rows:
+    def features(self, rows: Parts) -> MemberFeatures:
         of_folders = ({part: folder.values[rows[part]] for part in PARTS} for folder in self.folders)
         return [(row, [parts]) for row, parts in zip(self.described, of_folders, strict=True)]
-
-
-def _by_row(
-    groups: list[Group],
-    names: list[str],
-    extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]],
-    dimensions: int,
-) -> Rows:
-    """Each row of the table with the features of its members; raw pixels come last."""
-    rows: Rows = []
-    number = 0
-    for group in groups:
-        numbers = range(number, number := number + len(group.encoders))
-        for level, name in enumerate(names):
-            members = [{part: extracted[part][1][n][level] for part in PARTS} for n in numbers]
-            width = members[0]["train"].shape[1]
-            rows.append((Features(group.name, group.kind, name, width, group.members), members))
-    pixels = {part: extracted[part][0] for part in PARTS}
-    side: list[dict[str, Any]] = [{"side": PIXELS}]
-    shape = "x".join([str(PIXELS)] * dimensions)
-    return [*rows, (Features(f"pixels {shape}", "pixels", "", pixels["train"].shape[1], side), [pixels])]
 
 
 def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int | tuple[int, ...]]:

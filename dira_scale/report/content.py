@@ -72,8 +72,10 @@ class RunContent:
     def held_out_samples(self) -> float:
         """The number of samples that a validation looks at; infinite if a dataset cannot be read any more."""
         data = self.description.data
-        known = [now.known.samples for now in self.datasets]
-        counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]
+        samples = [dataset.known.samples for dataset in self.datasets]
+        counts = [
+            float("inf") if by_split is None else by_split.get(data.held_out_split or "", 0) for by_split in samples
+        ]
         return min(data.held_out or float("inf"), sum(counts))
 
     def restarts(self) -> list[int]:
@@ -97,7 +99,11 @@ def read_run(folder: Path) -> RunContent:
     """
     reader = RunReader(folder)
     status, environment, rows, pictures = reader.status(), reader.environment(), reader.rows(), reader.pictures()
-    checkpoints, unreadable = _checkpoints(reader)
+    try:
+        checkpoints, unreadable = reader.checkpoints(), False
+    except UserError as error:  # the terminal alone gets the reason: it has full names
+        logger.warning("%s", error)
+        checkpoints, unreadable = [], True
     datasets = list(reader.datasets())
     results, named = read_results(folder), reader.description.output.names  # images have no names, classes do
     absent = {
@@ -115,12 +121,3 @@ def read_run(folder: Path) -> RunContent:
         folder.resolve(), reader.config, reader.description, status, environment, rows, results, reader.restoration(),
         pictures, checkpoints, datasets, missing,
     )  # fmt: skip
-
-
-def _checkpoints(reader: RunReader) -> tuple[list[StoredCheckpoint], bool]:
-    """The run's checkpoints, and whether reading them failed. The terminal alone gets the reason: it has full names."""
-    try:
-        return reader.checkpoints(), False
-    except UserError as error:
-        logger.warning("%s", error)
-        return [], True

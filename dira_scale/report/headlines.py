@@ -126,20 +126,19 @@ def _discrimination(run: RunContent) -> Headline | None:
     before = "".join(f"; {multiple} after stage {stage}" for stage, multiple in times.items())
     samples = f"{'held-out' if row['split'] == 'val' else 'training'} {run.description.unit}"
     right, chance = row[name], row["chance"]
+    if chance > 1 / 2 / LEARNS:
+        verdict = Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
+    else:
+        grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= ABOVE_CHANCE * chance else Grade.poor
+        why = f"good: at least {LEARNS:g} × chance; poor: below {ABOVE_CHANCE:g} ×"
+        verdict = _unless_early(run, grade, why)
     return Headline(
         f"{_times(right / chance)} chance",
         measured.title[0].lower() + measured.title[1:] if measured else name,
         f"the {RECOGNISED[name]} for {100 * right:.0f} % of the {samples}, by chance for {100 * chance:.0f} %, at step "
         f"{row['step']} (stage {row['stage']}){before}",
-        _discrimination_verdict(run, right, chance),
+        verdict,
     )
-
-
-def _discrimination_verdict(run: RunContent, right: float, chance: float) -> Verdict | None:
-    if chance > 1 / 2 / LEARNS:
-        return Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
-    grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= ABOVE_CHANCE * chance else Grade.poor
-    return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {ABOVE_CHANCE:g} ×")
 
 
 def _embeddings(run: RunContent) -> Headline | None:

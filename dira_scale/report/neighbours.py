@@ -33,7 +33,7 @@ PATIENTS = 10  # from which on there is an interval
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedLabel:
     """The share of neighbours that have a label in common.
 
     Attributes:
@@ -80,13 +80,13 @@ def page(folder: str, shards: str) -> str:
     names, labels = known_labels(embeddings)
     drawn = np.random.default_rng(0).permutation(len(owners))
     asked = drawn[:ASKED]
-    found, similarities = nearest_of_others(embeddings.values, owners, asked, k)
+    neighbours, similarities = nearest_of_others(embeddings.values, owners, asked, k)
     first = np.sort(np.unique(owners[asked], return_index=True)[1])[:SHOWN]  # a patient is shown once
-    shared = shares(names, labels, owners, asked, found)
+    shared = shares(names, labels, owners, asked, neighbours)
     return template(Path(__file__).with_name("neighbours.html.j2")).render(
         about=about,
         name=Path(folder).resolve().name,
-        queries=[_tiles(dataset, rows, names, labels, asked[i], found[i], similarities[i]) for i in first],
+        queries=[_tiles(dataset, rows, names, labels, asked[i], neighbours[i], similarities[i]) for i in first],
         shared=shared,
         mean=[float(np.mean([getattr(each, part) for each in shared])) for part in ("share", "chance") if shared],
         asked=len(asked),
@@ -107,35 +107,35 @@ def known_labels(embeddings: Embeddings) -> tuple[list[str], np.ndarray]:
 
 
 def shares(
-    names: Sequence[str], labels: np.ndarray, owners: np.ndarray, asked: np.ndarray, found: np.ndarray
-) -> list[Shared]:
+    names: Sequence[str], labels: np.ndarray, owners: np.ndarray, asked: np.ndarray, neighbours: np.ndarray
+) -> list[SharedLabel]:
     """A row for each label that an image that was asked has.
 
     Args:
-        labels, owners: [n, F] and [n]. ``asked``, ``found``: rows [m], and of their neighbours [m, k].
+        labels, owners: [n, F] and [n]. ``asked``, ``neighbours``: rows [m], and of theirs [m, k].
     """
-    made = []
+    shared = []
     for name, values in zip(names, labels.T, strict=True):
         of_patient = [np.bincount(owners, part)[owners] for part in (values == 1, ~np.isnan(values))]
         has, known = ((values == 1).sum() - of_patient[0], (~np.isnan(values)).sum() - of_patient[1])
-        near = values[found]
+        near = values[neighbours]
         chosen = (values[asked] == 1) & (known[asked] > 0) & ~np.isnan(near).all(1)
         if not chosen.any():
             continue
         rows, near = asked[chosen], near[chosen]
         interval = bootstrap(weighted_mean((near == 1).sum(1) / (~np.isnan(near)).sum(1)), owners[rows])
         ends = (interval.low, interval.high) if interval.patients >= PATIENTS else None
-        made.append(Shared(name, len(rows), interval.value, float((has[rows] / known[rows]).mean()), ends))
-    return made
+        shared.append(SharedLabel(name, len(rows), interval.value, float((has[rows] / known[rows]).mean()), ends))
+    return shared
 
 
 def _tiles(
     dataset: ShardedDataset, rows: np.ndarray, names: Sequence[str], labels: np.ndarray, query: int,
-    found: np.ndarray, similarities: np.ndarray,
+    neighbours: np.ndarray, similarities: np.ndarray,
 ) -> list[Tile]:  # fmt: skip
     """The query, then its neighbours."""
     tiles = []
-    for row, similarity in [(query, None), *zip(found, similarities.tolist(), strict=True)]:
+    for row, similarity in [(query, None), *zip(neighbours, similarities.tolist(), strict=True)]:
         plane = (dataset.picture(int(rows[row])) * 255).astype(np.uint8)
         of = [(names[i], bool(labels[query, i] == 1)) for i in np.flatnonzero(labels[row] == 1).tolist()]
         tiles.append(Tile(address(fitted(plane, TILE, Resampling.BILINEAR)), of, similarity))

@@ -24,38 +24,34 @@ from dira_scale.storage.owned import own_file
 
 
 def report(cfg: DictConfig) -> None:
-    """Write the page of a run, of several, of a sweep or of embeddings, or serve it. Raises UserError for what is not
-    there."""
+    """Write the page of a run, of several, of a sweep or of embeddings, or serve it.
+
+    Raises UserError for what is not there, for several runs without a file to write, and for a file in no folder.
+    """
     if cfg.watch:
         return serve(lambda: _look(cfg))
-    out = _out(cfg)
+    if cfg.out:
+        if not (out := Path(cfg.out)).parent.is_dir():
+            raise UserError(f"out={out}: no such folder: {out.parent}")
+    elif cfg.embeddings:  # beside the folder: in it, readers of Parquet would take the page for a part
+        folder = Path(cfg.embeddings).resolve()
+        out = folder.with_name(f"{folder.name}.neighbours.html")
+    elif len(folders := _folders(cfg) or [Path(cfg.folder)]) > 1:
+        raise UserError("out must be given for several runs: out=FILE.html; or watch=true, which writes no file")
+    else:
+        out = folders[0] / "report.html"
     if cfg.folder:
         return resolve_name(COMMANDS["sweep"].page)(Path(cfg.folder), out)
     own_file(out, "out")
-    seen, make = _look(cfg)
+    runs, make = _look(cfg)
     page = make()
     with as_user_error(out, "out"):
         write_atomic(out, page)
     if cfg.run:
-        for name, run in seen.items():
+        for name, run in runs.items():
             for text in run.missing:
-                print_line(f"not in the report{f' of {name}' * (len(seen) > 1)}: {text}")
+                print_line(f"not in the report{f' of {name}' * (len(runs) > 1)}: {text}")
     print_line(f"report: {out.resolve()}")
-
-
-def _out(cfg: DictConfig) -> Path:
-    """Raises UserError for several runs without a file to write, and for a file in no folder."""
-    if cfg.out:
-        if not (out := Path(cfg.out)).parent.is_dir():
-            raise UserError(f"out={out}: no such folder: {out.parent}")
-        return out
-    if cfg.embeddings:  # beside the folder: in it, readers of Parquet would take the page for a part
-        folder = Path(cfg.embeddings).resolve()
-        return folder.with_name(f"{folder.name}.neighbours.html")
-    folders = _folders(cfg) or [Path(cfg.folder)]
-    if len(folders) > 1:
-        raise UserError("out must be given for several runs: out=FILE.html; or watch=true, which writes no file")
-    return folders[0] / "report.html"
 
 
 def _folders(cfg: DictConfig) -> list[Path]:
@@ -84,7 +80,7 @@ def _look(cfg: DictConfig) -> State:
 
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
-    shown = ShownResults.of(run.folder, run.results, run.description.output.names)
+    results = ShownResults.of(run.folder, run.results, run.description.output.names)
     warnings = health.warnings(run)
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
@@ -97,7 +93,7 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         headlines=headlines(run, len(warnings)).values(),
         terms=summary.terms(run),
         throughput=summary.throughput(run),
-        shown=shown,
+        shown=results,
         restoration=summary.restoration_table(run),
         settings=summary.settings(run.config, defaults),
         environment=summary.environment(run),
@@ -106,9 +102,8 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         health=health.monitor_plots(run),
         curves=plots.curves(run),
         single_values=[*plots.single_values(run), *health.single_values(run)],
-        pictures={stage: _png(path) for stage, path in run.pictures.items()},
+        pictures={
+            stage: "data:image/png;base64," + b64encode(path.read_bytes()).decode()
+            for stage, path in run.pictures.items()
+        },
     )
-
-
-def _png(path: Path) -> str:
-    return "data:image/png;base64," + b64encode(path.read_bytes()).decode()

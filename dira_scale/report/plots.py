@@ -68,8 +68,23 @@ def _curve(run: RunContent, name: str, title: str) -> str:
 
     def draw(axes: Axes) -> None:
         shade(axes, run, stages)
-        for stage in stages:
-            _stage_curve(axes, run, stage, name)
+        for stage in stages:  # a line for each: the total changes meaning between stages, and the schedule restarts
+            train, held_out = ([row for row in run.select(stage, split) if name in row] for split in splits)
+            steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
+            marker = "o" if len(steps) == 1 else ""  # a line of a single point would be invisible
+            if name == "lr":
+                axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=marker, markersize=3, clip_on=False)
+                continue
+            axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
+            axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=marker, markersize=3, clip_on=False)
+            axes.plot(
+                [row["step"] for row in held_out], [row[name] for row in held_out], color=HELD_OUT, marker="o",
+                markersize=2.6, linewidth=0.8, clip_on=False,  # the last point is on the edge
+            )  # fmt: skip
+            for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)) if name in RECOGNISED else ():
+                beside = [row for row in rows if "chance" in row]
+                at, chance = [row["step"] for row in beside], [row["chance"] for row in beside]
+                axes.plot(at, chance, color=colour, linewidth=1, linestyle="--")
         for step in run.restarts():
             axes.axvline(step, color=LEVEL, linewidth=0.8, linestyle=":")
         axes.set_xlim(start, end)
@@ -79,37 +94,6 @@ def _curve(run: RunContent, name: str, title: str) -> str:
     last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in splits}
     spoken = "".join(f", {split} {values[0]:.3g}" for split, values in last.items() if values)
     return svg(f"{title} over optimizer steps; last value:{spoken[1:]}", draw)
-
-
-def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
-    """A separate line per stage: the total changes meaning between stages, and the schedule restarts."""
-    train = [row for row in run.select(stage, "train") if name in row]
-    held_out = [row for row in run.select(stage, "val") if name in row]
-    steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
-    if name == "lr":
-        axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=3, clip_on=False)
-        return
-    axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
-    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=3, clip_on=False)
-    axes.plot(
-        [row["step"] for row in held_out],
-        [row[name] for row in held_out],
-        color=HELD_OUT,
-        marker="o",
-        markersize=2.6,
-        linewidth=0.8,
-        clip_on=False,  # the last point is on the edge
-    )
-    if name in RECOGNISED:
-        for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)):
-            beside = [row for row in rows if "chance" in row]
-            at, chance = [row["step"] for row in beside], [row["chance"] for row in beside]
-            axes.plot(at, chance, color=colour, linewidth=1, linestyle="--")
-
-
-def _dot(steps: list[int]) -> str:
-    """A marker for a line of a single point, which would be invisible otherwise."""
-    return "o" if len(steps) == 1 else ""
 
 
 def shade(axes: Axes, run: RunContent, stages: list[str]) -> None:

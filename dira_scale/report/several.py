@@ -17,7 +17,7 @@ from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent
 from dira_scale.report.headlines import SUBJECTS, headlines
 
-Runs = Mapping[str, RunContent]
+NamedRuns = Mapping[str, RunContent]
 
 
 def names(folders: Sequence[Path]) -> list[str]:
@@ -45,7 +45,7 @@ def _alike(paths: Sequence[Sequence[str]]) -> int:
     return len([*takewhile(lambda parts: len({*parts}) == 1, levels)])
 
 
-def side_by_side(runs: Runs) -> str:
+def side_by_side(runs: NamedRuns) -> str:
     """The page. Raises UserError for more runs than there are lines that can be told apart."""
     from dira_scale.pages.tables.figures import MOST, Plot, keys  # lazy: takes seconds
 
@@ -54,13 +54,16 @@ def side_by_side(runs: Runs) -> str:
     warnings = {name: health.warnings(run) for name, run in runs.items()}
     by_run = [headlines(run, len(warnings[name])) for name, run in runs.items()]
     lines = keys([*runs])
+    # A loss that two methods compute in different ways has a title, and a picture, for each.
+    logged = dict.fromkeys((name, title, False) for run in runs.values() for name, title in plots.titles(run).items())
+    monitors = {name: each for run in runs.values() for name, each in health.monitored(run).items()}
     curves = [
         Plot(
             title,
             svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, title, log)),
             lines,
         )
-        for name, title, log in _figures(runs)
+        for name, title, log in [*logged, *((name, *each) for name, each in monitors.items())]
     ]
     contents = [*runs.values()]
     return template(Path(__file__).with_name("several.html.j2")).render(
@@ -77,15 +80,7 @@ def side_by_side(runs: Runs) -> str:
     )
 
 
-def _figures(runs: Runs) -> list[tuple[str, str, bool]]:
-    """The rows' key of each figure that a run has, its title, and whether its axis is logarithmic: losses and metrics,
-    then monitors. A loss that two methods compute in different ways has a title, and a picture, for each."""
-    curves = dict.fromkeys((name, title, False) for run in runs.values() for name, title in plots.titles(run).items())
-    monitors = {name: each for run in runs.values() for name, each in health.monitored(run).items()}
-    return [*curves, *((name, *each) for name, each in monitors.items())]
-
-
-def _draw(runs: Runs, name: str, title: str, log: bool, axes: Axes) -> None:
+def _draw(runs: NamedRuns, name: str, title: str, log: bool, axes: Axes) -> None:
     """Training is smoothed as on a run's own page; held-out rows are dots. A line is broken between stages."""
     from dira_scale.pages.tables.figures import style
 

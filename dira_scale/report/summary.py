@@ -75,7 +75,26 @@ def failure(run: RunContent) -> str:
 
 def throughput(run: RunContent) -> list[Throughput]:
     """One row per stage."""
-    return [_throughput(run, stage) for stage in run.stages if run.select(stage, "train")]
+    stages, rate = list[Throughput](), run.description.rate
+    for stage in run.stages:
+        if not (rows := run.select(stage, "train")):
+            continue
+        start, end = run.span(stage)
+        before = [row["epoch"] for row in run.rows if row["step"] <= start]
+        epochs = rows[-1]["epoch"] - max(before, default=0.0)
+        speeds = [row[rate] for row in rows]
+        low, high = np.percentile(speeds, [10, 90])
+        seconds = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in PARTS}
+        units = sum(row[rate] * (row.get("time/step", 0.0) + row.get("time/data", 0.0)) for row in rows)
+        loading = {part: sum(row.get(f"loader/{part}", 0.0) for row in rows) for part in LOADER_PARTS}
+        loading = {part: 1000 * value / units for part, value in loading.items() if units and value}
+        described = run.description.stage(stage)
+        planned = described.epochs if described else 0
+        stages.append(Throughput(
+            stage, run.terms(stage), end - start, epochs, epochs / planned if planned else None,
+            (float(low), median(speeds), float(high)), seconds, loading,
+        ))  # fmt: skip
+    return stages
 
 
 def terms(run: RunContent) -> dict[str, str]:
@@ -95,14 +114,13 @@ def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     flat = [dict(_flatten(each)) for each in values]
     keys = [key for key in dict.fromkeys(key for each in flat for key in each) if key != "run" and _is_setting(key)]
     rows = {key: [each.get(key, "not set") for each in flat] for key in keys}
-    return {key: _told_apart(row) for key, row in rows.items() if any(value != row[0] for value in row)}
-
-
-def _told_apart(values: Sequence[Any]) -> list[str]:
-    """Return the values as texts, with a number for folders that end alike."""
-    kinds = [value for i, value in enumerate(values) if value not in values[:i]]
-    alike = len({*map(_text, values)}) < len(kinds)
-    return [_text(value) + (f" ({kinds.index(value) + 1})" if alike else "") for value in values]
+    texts = {}
+    for key, row in rows.items():
+        kinds = [value for i, value in enumerate(row) if value not in row[:i]]
+        numbered = len({*map(_text, row)}) < len(kinds)  # folders that end alike
+        if len(kinds) > 1:
+            texts[key] = [_text(value) + (f" ({kinds.index(value) + 1})" if numbered else "") for value in row]
+    return texts
 
 
 def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list[Setting]]:
@@ -134,25 +152,6 @@ def shown_environment(run: RunContent) -> dict[str, Any]:
 def environment(run: RunContent) -> list[tuple[str, str]]:
     shown = shown_environment(run)
     return [(key.replace("_", " "), _text(value)) for key, value in _flatten(shown) if key and value is not None]
-
-
-def _throughput(run: RunContent, stage: str) -> Throughput:
-    rows = run.select(stage, "train")
-    start, end = run.span(stage)
-    before = [row["epoch"] for row in run.rows if row["step"] <= start]
-    epochs = rows[-1]["epoch"] - max(before, default=0.0)
-    speeds = [row[run.description.rate] for row in rows]
-    low, high = np.percentile(speeds, [10, 90])
-    seconds = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in PARTS}
-    units = sum(row[run.description.rate] * (row.get("time/step", 0.0) + row.get("time/data", 0.0)) for row in rows)
-    loading = {part: sum(row.get(f"loader/{part}", 0.0) for row in rows) for part in LOADER_PARTS}
-    loading = {part: 1000 * value / units for part, value in loading.items() if units and value}
-    described = run.description.stage(stage)
-    planned = described.epochs if described else 0
-    return Throughput(
-        stage, run.terms(stage), end - start, epochs, epochs / planned if planned else None,
-        (float(low), median(speeds), float(high)), seconds, loading,
-    )  # fmt: skip
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ The HTML page of a sweep (`report`) and the tables beside it are made from these
 
 import io
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,8 @@ from omegaconf import OmegaConf
 from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError, print_line
 from dira_scale.metrics.figure import plain
-from dira_scale.runs.files import inside, read_json, read_yaml
+from dira_scale.pages.probe_figures import ProbeFigure, read_probe
+from dira_scale.runs.files import inside, read_yaml
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
 from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import Run, SweepFolder, is_done
@@ -238,20 +240,20 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
 
 
 def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
-    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``, of numbers ``r2/…``, of masks ``dice/…``, of classes ``accuracy/…`` too;
-    the encoder's name where there are several of a kind."""
-    content = read_json(output / "probe.json", dict[str, Any]())
+    """``METRIC/KIND/LEVEL/PROBE/FRACTION/LABEL``, shares in percent; the encoder's name where there are several of a
+    kind."""
+    content = read_probe(output)
     names: dict[str, set[str]] = {}
     for figure in content["figures"]:
-        names.setdefault(figure["kind"], set()).add(figure["encoder"])
+        names.setdefault(figure.source.kind, set()).add(figure.source.encoder)
 
-    def place(figure: Mapping[str, Any]) -> str:
-        kind = figure["kind"] if len(names[figure["kind"]]) == 1 else f"{figure['kind']}:{figure['encoder']}"
-        return "/".join([kind, figure["layer"], figure["probe"], f"{figure['fraction']:g}", figure["label"]])
+    def place(figure: ProbeFigure) -> str:
+        kind = figure.source.kind
+        kind = kind if len(names[kind]) == 1 else f"{kind}:{figure.source.encoder}"
+        return "/".join([figure.metric, kind, figure.source.layer, figure.probe, f"{figure.fraction:g}", figure.label])
 
-    named = ((name, figure) for figure in content["figures"] for name in ("auc", "r2", "dice", "accuracy"))
-    figures = ((f"{name}/{place(figure)}", figure[name]) for name, figure in named if figure.get(name) is not None)
-    return figures, content["config"]
+    valued = [figure for figure in content["figures"] if not math.isnan(figure.spread.mean)]
+    return ((place(figure), figure.spread.scale * figure.spread.mean) for figure in valued), content["config"]
 
 
 def from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:

@@ -146,10 +146,10 @@ def make(cfg: DictConfig) -> None:
             if not kept.exists():
                 console.print(f"describing {counted(len(train.rows) + len(val.rows), words.kind)}")
             descriptors = describe(describer, dataset, (train, val), words, kept)
-            samples = Samples([dataset], words.data.split)
-)
+            reader = SampleReader(Samples([dataset], words.data.split))
+
             def read(volume: int, corner: Any, size: Any) -> Any:
-                return cut(samples, int(train.samples[volume]), (*corner, *size), size)
+                return cut(reader, int(train.samples[volume]), (*corner, *size), size)
 
             discovered = search(words, train, val, descriptors, read)
             plan = WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)

@@ -184,7 +184,7 @@ def test_masks_by_the_nearest_cells_are_those_of_brute_force(make_dataset: Make,
             dice[name].append(2 * ((answer == value) & (mask == value)).sum() / both if both else 1.0)
     for name, values in dice.items():
         (row,) = [f for f in figures if (f["label"], f["fraction"]) == (name, 1.0)][:1]
-        assert row["dice"] == pytest.approx(100 * np.mean(values), abs=0.5)
+        assert row["metric"] == "Dice" and row["spread"]["mean"] == pytest.approx(np.mean(values), abs=0.005)
     assert 100 * np.mean(dice["upper"]) > 5  # something was found
     cases = read_cases(out / "cases" / "0.parquet")
     assert [case.label for case in cases] == ["upper", "lower"] * 4

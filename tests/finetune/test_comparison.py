@@ -51,7 +51,11 @@ class Runs:
 
 def judged(folder: Path, cases: Cases, figures: dict[tuple[str, str], float]) -> Path:
     write_cases(folder / "cases" / "test.parquet", cases)
-    rows = [Figure(metric, name, value, 1, 0, PATIENTS).as_json() for (metric, name), value in figures.items()]
+    shares = {metric: metric not in ("MAE", "RMSE") for metric, _ in figures}
+    rows = [
+        Figure(metric, name, value, 1, 0, PATIENTS, share=shares[metric]).as_json()
+        for (metric, name), value in figures.items()
+    ]
     content = {"step": 1, "splits": {"test": "test"}, "figures": {"test": rows}}
     (folder / "results.json").write_text(json.dumps(content))
     return folder

@@ -17,12 +17,13 @@ from models.test_formats_of_classes import described
 from dira_scale.data.manifest import DatasetInfo
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import Probed, as_json
 from dira_scale.export import main
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
 from dira_scale.export.make import evaluated
 from dira_scale.export.release import Compute, Release
+from dira_scale.metrics.figure import Figure
+from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import TrainingData
 
@@ -37,9 +38,13 @@ def words(**keys: Any) -> CardWords:
 def probed(folder: Path, run: str) -> Path:
     """What `probe` leaves, of one figure, of one label and of one number."""
     folder.mkdir(exist_ok=True)
-    figure = Probed("demo", "run", "last", 8, "linear", 0.1, 16.0, "mean", 71.25, 1.5, "draws", 1, 5, [[71.25]])
-    label, age = replace(figure, label="Nodule"), replace(figure, label="age", value=12.5, metric="r2")
-    content = {"config": {"run": run}, "notes": ["On the test part."], "figures": as_json([figure, label, age])}
+    source, fits = Features("demo", "run", "last", 8, [{}]), []
+    for draw in (0.015, 0.0, -0.015):
+        values = {("AUROC", "mean"): 0.713 + draw, ("AUROC", "Nodule"): 0.713 + draw, ("R2", "age"): 0.125 + draw}
+        fits.append(Fit({key: Figure(*key, value, 9, 0, 9, share=True) for key, value in values.items()}))
+    rows = as_json(figures(source, [{("linear", 0.1): fits}], {0.1: 16.0}))
+    content = {"format": FORMAT, "config": {"run": run}, "notes": ["On the test part."]}
+    content |= {"compared": [vars(source)], "figures": rows}
     (folder / "probe.json").write_text(json.dumps(content))
     return folder
 
@@ -91,7 +96,7 @@ def test_a_release_names_all_gaps_at_once_and_writes_nothing(
     assert main([*command, *given, f"card.evaluation={probed(tmp_path / 'probe', str(trained.run))}"]) == 0
     card = (out / "README.md").read_text()
     assert "Not written" not in card and "Not evaluated" not in card
-    assert "71.2 ± 1.5" in section(card, "Evaluation") and "On the test part." in section(card, "Evaluation")
+    assert "71.3 ± 1.5" in section(card, "Evaluation") and "On the test part." in section(card, "Evaluation")
     assert "**Frozen features, R2 of age, in percent**" in card and "12.5 ± 1.5" in section(card, "Evaluation")
     assert section(card, "Citation") == WORDS["citation"]
 

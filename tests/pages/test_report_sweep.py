@@ -24,7 +24,7 @@ from dira_scale.metrics.statistics.spread import Spread
 from dira_scale.pages.tables.cells import Cell, Published, RandomTwin, Table
 from dira_scale.pages.tables.page import beside, latex, markdown
 from dira_scale.pages.tables.papers import PaperTable, figures
-from dira_scale.pages.tables.read import probed, read_sweep
+from dira_scale.pages.tables.read import probe_tables, read_sweep
 from dira_scale.pages.tables.runs import SweepRun
 from dira_scale.sweep.records import SweepFolder
 
@@ -72,7 +72,7 @@ def test_a_probes_twins_are_its_random_encoders(sweep: Sweep) -> None:
     root, _ = sweep
     content = json.loads((root / "probe" / "0123abcd" / "output" / "probe.json").read_text())
     values = {
-        (f["encoder"], f["fraction"]): np.mean(f["values"], 1) for f in content["figures"] if f["label"] == "sick"
+        (f["encoder"], f["fraction"]): 100 * np.mean(f["values"], 1) for f in content["figures"] if f["label"] == "sick"
     }
     written = rows(root)
     for fraction, column in ((1.0, "100 %"), (0.1, "10 %")):
@@ -85,33 +85,31 @@ def test_a_probes_twins_are_its_random_encoders(sweep: Sweep) -> None:
 
 
 def test_a_number_has_tables_of_r2(tmp_path: Path) -> None:
-    content = probe_json([""] * 5, [""] * 5)
-    for figure in [figure for figure in content["figures"] if figure["label"] == "sick"]:
-        others = {key: value for key, value in figure.items() if key != "auc"}
-        content["figures"] += [
-            others | {"label": "age", "r2": figure["auc"] - 100},
-            others | {"label": "ef", "r2": None},
-        ]
-    sick, age = probed(SweepRun("probe/a", "probe", tmp_path, []), content, [])
+    content = probe_json([""] * 5, [""] * 5, [("R2", "age")], 1)
+    content["figures"] += probe_json([""] * 5, [""] * 5, [("R2", "ef")], math.nan)["figures"]
+    (tmp_path / "probe.json").write_text(json.dumps(content))
+    sick, age = probe_tables(SweepRun("probe/a", "probe", tmp_path, []), [])
     assert (sick.title, sick.metric) == ("probe: sick", "AUROC of a linear probe, %")
     assert (age.title, age.metric) == ("probe: age", "R2 of a linear probe, %")
     assert age.cells.keys() == sick.cells.keys()
     for location, cell in age.cells.items():
-        assert cell == replace(sick.cells[location], mean=sick.cells[location].mean - 100)
+        area = sick.cells[location]
+        assert (cell.mean, cell.sd, cell.n) == (pytest.approx(area.mean - 100), pytest.approx(area.sd), area.n)
+        assert (cell.twin is None) == (area.twin is None)
+        assert cell.twin is None or asdict(cell.twin) == pytest.approx(asdict(area.twin), nan_ok=True)
 
 
 def test_accuracies_of_a_probe_stand_in_a_papers_table(tmp_path: Path) -> None:
     """PCRL's pretext tasks: the task's first table, whose rows lose their level; the spread is over encoders."""
-    content, rng = probe_json([""] * 5, [""] * 5), np.random.default_rng(1)
+    content = probe_json([""] * 5, [""] * 5, [("accuracy", "sick")], 0.2)
     content["figures"] = [figure for figure in content["figures"] if figure["fraction"] == 1]
-    for figure in content["figures"]:
-        figure["accuracies"] = rng.uniform(50, 99, (figure["encoders"], 1)).tolist()
-        figure["accuracy"] = float(np.mean(figure["accuracies"]))
-    right, areas = probed(SweepRun("rotation/a", "probe", tmp_path, []), content, [])
+    (tmp_path / "probe.json").write_text(json.dumps(content))
+    right, areas = probe_tables(SweepRun("rotation/a", "probe", tmp_path, []), [])
     assert (right.metric, areas.metric) == ("accuracy of a linear probe, %", "AUROC of a linear probe, %")
     each = {
-        figure["encoder"]: np.ravel(figure["accuracies"]) for figure in content["figures"] if figure["label"] != "mean"
-    }
+        figure["encoder"]: 100 * np.ravel(figure["values"]) for figure in content["figures"]
+        if figure["metric"] == "accuracy"
+    }  # fmt: skip
     task = next(key[2] for key in figures() if key[:2] == ("PCRL", "Table 1") and "rotation" in key[2])
     rows = {"moco": "ContraLoss", "dira": "PCRL (all modules)", "random": "Random"}
     table = beside(PaperTable("PCRL", "Table 1", {"rotation": task}, rows), {"rotation": [right, areas]})
@@ -182,13 +180,13 @@ def test_a_page_is_whole_and_the_same_again(sweep: Sweep, tmp_path: Path) -> Non
 def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
     """The table of `localize`, whose runs are compared by ``accuracy NAME/THRESHOLD``."""
     members, spreads, comparisons = {}, [], []
-    for start, n in (("random", 10), ("moco", 5)):
+    for start, n, mean in (("random", 10, 0.3), ("moco", 5, 0.5)):
         output = tmp_path / "boxes" / f"{start}-0123abcd" / "output"
         output.mkdir(parents=True)
         (output / "config.yaml").write_text("run: r\n")
         members[f"init={start}"] = {"keys": {"init": start}, "random": start == "random", "outputs": [str(output)]}
         spreads += [
-            asdict(Spread(f"init={start}", metric, 0.3 if start == "random" else 0.5, 0.1, n, None, n, 0, None, 9, 1))
+            asdict(Spread(f"init={start}", metric, mean, 0.1, n, None, n, 0, None, 9, 1, share=True))
             for metric in ("accuracy mean/0.1", "accuracy mean/0.6", "accuracy Mass/0.1")
         ]  # fmt: skip
     test = Comparison("init=random", "init=moco", "accuracy mean/0.1", "runs", 10, 5, -0.2, 0.001, 0.001, 0.002, 0.002)
@@ -223,7 +221,8 @@ def made_up_phase(
         keys = {"init": start, "optim.optimizer.lr": rate}
         members[setting] = {"keys": keys, "random": start.startswith("random"), "outputs": [str(output)]}
         nobody = Interval(mean, math.nan, math.nan, 0.95, "percentile", 1, 0, 0)
-        spreads.append(asdict(Spread(setting, metric, mean, 0.1, n, None, n, 0, nobody, 9, 1)))
+        share = not metric.startswith("pooled")
+        spreads.append(asdict(Spread(setting, metric, mean, 0.1, n, None, n, 0, nobody, 9, 1, share)))
     comparisons = [
         asdict(Comparison(f"init=moco lr={rate}", f"init=random lr={rate}", metric, "runs", 5, 5, 0.1, p, p, p, p))
         for rate, p in tests.items()
@@ -330,7 +329,8 @@ def test_damaged_probes_are_named(
     finished_sweep(tmp_path, 1, 1)
     whole = json.loads((tmp_path / "probe" / "0123abcd" / "output" / "probe.json").read_text())
     unreadable = ["{", "7", '{"config": {}, "figures": [[]]}']
-    tableless = [json.dumps(whole | {"compared": compared}) for compared in (7, [{"encoder": []}])]
+    unreadable.append(json.dumps(whole | {"compared": 7}))
+    tableless = [json.dumps(whole | {"compared": [of | {"members": [{"run": 7}]} for of in whole["compared"]]})]
     folder = SweepFolder(tmp_path)
     for number, text in enumerate(unreadable + tableless):
         output = folder.output(add(folder, "probe", f"{number}", "probe", {}))
@@ -342,7 +342,7 @@ def test_damaged_probes_are_named(
         assert f"not in the report: probe/{number} cannot be read" in printed
     for number in range(len(unreadable), len(unreadable + tableless)):
         assert f"not in the tables: probe/{number} cannot be read" in caplog.text
-    assert "Missing: 3 runs;" in page and "<h2>probe: sick</h2>" in page  # the whole one's
+    assert "Missing: 4 runs;" in page and "<h2>probe: sick</h2>" in page  # the whole one's
 
 
 @pytest.mark.usefixtures("undrawn")

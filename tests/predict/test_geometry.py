@@ -14,7 +14,7 @@ from dira_scale.config.compose import defaults
 from dira_scale.errors import UserError
 from dira_scale.predict.config import KEYS, SOURCE
 from dira_scale.predict.folder import FolderImages
-from dira_scale.predict.geometry import Plane, Space
+from dira_scale.predict.geometry import ImageGeometry, Space
 
 
 def conversion(recipe: str, **keys: Any) -> dict[str, Any]:
@@ -55,7 +55,11 @@ def test_a_dicom_image_is_a_plane_of_its_own_size_and_spacing(tmp_path: Path) ->
     images = FolderImages(str(tmp_path / "images"), conversion("folder", max_side=40), 2, SOURCE, None, 1)
     loaded = images.load(0)
     assert (images.keys, images.targets, images.name(0)) == (["a.dcm"], ["a"], "a.dcm")
-    assert max(loaded.stored.sides) == 40 and isinstance(loaded.geometry, Plane) and loaded.geometry.sides == (50, 71)
+    assert (
+        max(loaded.stored.sides) == 40
+        and isinstance(loaded.geometry, ImageGeometry)
+        and loaded.geometry.sides == (50, 71)
+    )
     (tmp_path / "mask.png").write_bytes(loaded.geometry.encoded(np.eye(50, 71, dtype=np.uint8)))
     with PIL.Image.open(tmp_path / "mask.png") as written:
         assert written.size == (71, 50) and written.info["dpi"] == pytest.approx((25.4 / 0.25, 25.4 / 0.2), rel=1e-3)

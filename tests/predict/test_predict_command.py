@@ -31,7 +31,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import SCHEMA
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetuned_network import About, StoredAs
+from dira_scale.evaluation.finetuned_network import NetworkFacts, StoredAs
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.finetune import main as finetune
 from dira_scale.imaging.volume import Volume
@@ -355,7 +355,7 @@ def test_a_format_of_other_answers_is_refused(words: list[str], pooled: bool, di
 
 def test_an_export_may_say_all_that_a_run_may() -> None:
     """Precisions and spacings of predict.json are those of the configuration."""
-    hints = get_type_hints(About)
+    hints = get_type_hints(NetworkFacts)
     assert {*get_args(hints["precision"])} == {AUTO, *PRECISIONS}
     for spacing in (2, 1.5, [1.5], [5, 0.8, 0.8]):
         stored = as_stored(compose("finetune", ["init=random", "data.shards=any", f"data.spacing={spacing}"]).data)

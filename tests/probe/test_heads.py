@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dira_scale.metrics.classification import AUROC
 from dira_scale.probe.probing import RATES, ProbeTask, batches, sgd_probe, train_heads
 
 
@@ -52,10 +53,11 @@ def test_the_validation_part_decides_on_the_rate() -> None:
     }
     patients = {part: np.arange(60).astype(str) for part in features}
 
-    def score(of: dict[str, np.ndarray]):
+    def fit(of: dict[str, np.ndarray]):
         return sgd_probe(features, ProbeTask(("a",), of, patients), np.arange(60))
 
-    chosen = score(labels)
-    assert chosen.rate is not None and chosen.rate[0] in RATES and chosen.value[0] > 0.7
-    flipped = score(labels | {"test": 1 - labels["test"]})
-    assert flipped.rate == chosen.rate and np.isclose(flipped.value, 1 - chosen.value)
+    fitted = fit(labels)
+    area = fitted.figures[AUROC, "a"].value
+    assert fitted.chosen["a"] in RATES and area > 0.7
+    flipped = fit(labels | {"test": 1 - labels["test"]})
+    assert flipped.chosen == fitted.chosen and np.isclose(flipped.figures[AUROC, "a"].value, 1 - area)

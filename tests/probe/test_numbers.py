@@ -9,14 +9,26 @@ import pytest
 
 from dira_scale.data.manifest.info import as_flags, flags_of
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import AUC, R2, Features, as_json, by_label, figures, from_json, overviews
+from dira_scale.metrics.classification import AUROC
+from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.metrics.regression import MAE, PEARSON, R2
+from dira_scale.pages.probe_figures import (
+    FILE,
+    FORMAT,
+    Features,
+    Fit,
+    as_json,
+    by_label,
+    figures,
+    overviews,
+    read_probe,
+)
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import (
     PARTS,
     RATES,
     Parts,
     ProbeTask,
-    Score,
     knn_probe,
     linear_probe,
     probe,
@@ -59,6 +71,10 @@ def ridge(x: np.ndarray, y: np.ndarray, c: float, *queries: np.ndarray) -> list[
     return [(q - centre) @ w * y.std() + y.mean() for q in queries]
 
 
+def value(fit: Fit, metric: str = R2, name: str = "age") -> float:
+    return fit.figures[metric, name].value
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_ridge_is_that_of_the_normal_equations_and_validation_decides_on_its_strength(seed: int) -> None:
     features, ages = planted(seed, noise=12.0, width=60)
@@ -67,13 +83,13 @@ def test_ridge_is_that_of_the_normal_equations_and_validation_decides_on_its_str
     known = drawn[10:]
     found = {c: ridge(features["train"][known], ages[0, known], c, features["val"], features["test"][7:]) for c in GRID}
     best = max(GRID, key=lambda c: explained(ages[1], found[c][0]))
-    score = linear_probe(features, numbers(ages), drawn, GRID)
-    assert score.c is not None and score.mae is not None and score.pearson is not None
-    assert score.c[0] == best and score.unfinished == 0 and score.accuracy == {}
+    fitted = linear_probe(features, numbers(ages), drawn, GRID)
+    assert fitted.chosen == {"age": best} and fitted.unfinished == 0 and len(fitted.figures) == 3
     truth, answers = ages[2, 7:], found[best][1]
-    assert score.value[0] == pytest.approx(explained(truth, answers))
-    assert score.mae[0] == pytest.approx(np.mean([abs(t - a) for t, a in zip(truth, answers, strict=True)]))
-    assert score.pearson[0] == pytest.approx(correlation(truth, answers))
+    assert value(fitted) == pytest.approx(explained(truth, answers))
+    assert value(fitted, MAE) == pytest.approx(np.mean([abs(t - a) for t, a in zip(truth, answers, strict=True)]))
+    assert value(fitted, PEARSON) == pytest.approx(correlation(truth, answers))
+    assert [figure.share for figure in fitted.figures.values()] == [True, False, False]
 
 
 def test_neighbours_answer_with_their_weighted_mean() -> None:
@@ -81,9 +97,9 @@ def test_neighbours_answer_with_their_weighted_mean() -> None:
     ages = np.stack([ages, ages**2], axis=-1)
     ages[0, ::3, 1] = np.nan  # unknown neighbours do not count: the next ones do
     drawn = np.arange(0, N, 2)
-    score = knn_probe(features, numbers(ages, ("age", "square")), drawn, k=5)
+    fitted = knn_probe(features, numbers(ages, ("age", "square")), drawn, k=5)
     unit = {part: values / np.linalg.norm(values, axis=1, keepdims=True) for part, values in features.items()}
-    for label in range(2):
+    for label, name in enumerate(("age", "square")):
         voters = [row for row in drawn if not np.isnan(ages[0, row, label])]
         answers = []
         for query in unit["test"]:
@@ -92,97 +108,106 @@ def test_neighbours_answer_with_their_weighted_mean() -> None:
             values = [ages[0, row, label] for _, row in near]
             answers.append(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
         truth = ages[2, :, label]
-        assert score.value[label] == pytest.approx(explained(truth, answers), abs=1e-4)
-        assert score.mae is not None and score.mae[label] == pytest.approx(np.abs(truth - answers).mean(), rel=1e-4)
+        assert value(fitted, R2, name) == pytest.approx(explained(truth, answers), abs=1e-4)
+        assert value(fitted, MAE, name) == pytest.approx(np.abs(truth - answers).mean(), rel=1e-4)
 
 
-def probed(features: Parts, ages: np.ndarray) -> dict[str, Score]:
+def probed(features: Parts, ages: np.ndarray) -> dict[str, Fit]:
     found = probe(features, numbers(ages), {1.0: [np.arange(N)]}, GRID, 20, ("linear", "knn", "sgd"))
-    return {name: score for (name, _), (score,) in found.items()}
+    return {name: fitted for (name, _), (fitted,) in found.items()}
 
 
 def test_a_planted_relation_is_found_and_permuted_values_explain_nothing() -> None:
     features, ages = planted(1)
-    found = {name: score.value[0] for name, score in probed(features, ages).items()}
+    found = {name: value(fitted) for name, fitted in probed(features, ages).items()}
     assert found["linear"] > 0.95 and found["sgd"] > 0.95 and found["knn"] > 0.3
     rng = np.random.default_rng(0)
-    for score in probed(features, np.stack([rng.permutation(values) for values in ages])).values():
-        assert score.value[0] < 0.05
+    for fitted in probed(features, np.stack([rng.permutation(values) for values in ages])).values():
+        assert value(fitted) < 0.05
 
 
 def test_the_unit_changes_the_error_alone() -> None:
     features, ages = planted(2, noise=5.0)
     days = probed(features, 365 * ages - 1e4)
-    for name, score in probed(features, ages).items():
-        other = days[name]
-        assert other.value == pytest.approx(score.value, abs=1e-4)
-        assert other.pearson == pytest.approx(score.pearson, abs=1e-4)
-        assert score.mae is not None and other.mae == pytest.approx(365 * score.mae, rel=1e-4)
-        for chosen in ("c", "rate"):
-            np.testing.assert_array_equal(getattr(other, chosen), getattr(score, chosen))
+    for name, fitted in probed(features, ages).items():
+        for metric in (R2, PEARSON):
+            assert value(days[name], metric) == pytest.approx(value(fitted, metric), abs=1e-4)
+        assert value(days[name], MAE) == pytest.approx(365 * value(fitted, MAE), rel=1e-4)
+        assert days[name].chosen == fitted.chosen
 
 
 def test_a_rate_that_diverges_is_not_chosen() -> None:
     features, ages = planted(3)
-    score = sgd_probe({part: 12 * values for part, values in features.items()}, numbers(ages), np.arange(N))
-    assert score.rate is not None and score.rate[0] < RATES[-1] and score.value[0] > 0.9
+    fitted = sgd_probe({part: 12 * values for part, values in features.items()}, numbers(ages), np.arange(N))
+    assert fitted.chosen["age"] < RATES[-1] and value(fitted) > 0.9
 
 
 def test_a_draw_of_one_value_has_no_figure() -> None:
     features, ages = planted(4)
     ages[0, :20], ages[0, 20:30] = 44, np.nan
     for drawn in (np.arange(30), np.arange(20, 30)):
-        for score in (
+        for fitted in (
             linear_probe(features, numbers(ages), drawn, GRID),
             knn_probe(features, numbers(ages), drawn, 5),
             sgd_probe(features, numbers(ages), drawn),
         ):
-            assert np.isnan([score.value, score.mae, score.pearson]).all()  # type: ignore[list-item]
+            assert np.isnan([value(fitted, metric) for metric in (R2, MAE, PEARSON)]).all() and not fitted.chosen
 
 
 def test_equal_answers_have_an_error_and_no_correlation() -> None:
     _, ages = planted(5)
-    score = linear_probe({part: np.zeros((N, 3)) for part in PARTS}, numbers(ages), np.arange(N), GRID)
-    assert score.value[0] == pytest.approx(explained(ages[2], np.full(N, ages[0].mean()))) and -0.1 < score.value[0] < 0
-    assert score.mae is not None and score.mae[0] == pytest.approx(np.abs(ages[2] - ages[0].mean()).mean())
-    assert score.pearson is not None and np.isnan(score.pearson[0])
+    fitted = linear_probe({part: np.zeros((N, 3)) for part in PARTS}, numbers(ages), np.arange(N), GRID)
+    assert value(fitted) == pytest.approx(explained(ages[2], np.full(N, ages[0].mean()))) and -0.1 < value(fitted) < 0
+    assert value(fitted, MAE) == pytest.approx(np.abs(ages[2] - ages[0].mean()).mean())
+    assert np.isnan(value(fitted, PEARSON))
 
 
-OF = Features("net", "run", "last", 6, [{}])
+SOURCE = Features("net", "run", "last", 6, [{}])
 
 
-def test_rows_and_tables_keep_numbers_apart_from_areas() -> None:
-    draws = [
-        Score(np.array([r2, np.nan]), np.array([1.0, np.nan]), mae=np.array([mae, np.nan]),
-              pearson=np.array([0.5, np.nan])) for r2, mae in ((0.25, 5.0), (-0.15, 7.5))
+def of_numbers(r2: float, mae: float, pearson: float, c: float) -> Fit:
+    """Of the number age; another, ef, has no figure."""
+    found = {R2: r2, MAE: mae, PEARSON: pearson}
+    made = [
+        Figure(metric, name, v if name == "age" else np.nan, 9, 0, 9, share=metric == R2)
+        for name in ("age", "ef") for metric, v in found.items()
     ]  # fmt: skip
-    found = figures(OF, [{("linear", 0.1): draws}], ["age", "ef"], {0.1: 6.0}, metric=R2)
-    age, ef = as_json(found)
-    assert {key: age[key] for key in ("label", "mae", "pearson", "c", "draws", "sd_over")} == {
-        "label": "age", "mae": 6.25, "pearson": 0.5, "c": [[1.0, 1.0]], "draws": 2, "sd_over": "draws"
-    }  # fmt: skip
-    assert age["r2"] == pytest.approx(5) and age["sd"] == pytest.approx(np.std([25, -15], ddof=1))
-    assert ef["r2"] is ef["mae"] is ef["pearson"] is None and ef["draws"] == 0
+    return Fit({figure.key: figure for figure in made}, {"age": c})
+
+
+def test_rows_and_tables_keep_numbers_apart_from_areas(tmp_path: Path) -> None:
+    draws = [of_numbers(0.25, 5.0, 0.5, 1.0), of_numbers(-0.15, 7.5, 0.5, 1.0)]
+    found = figures(SOURCE, [{("linear", 0.1): draws}], {0.1: 6.0})
+    rows = {(row["metric"], row["label"]): row for row in as_json(found)}
+    assert [*rows] == [(metric, name) for name in ("age", "ef") for metric in (R2, MAE, PEARSON)]
+    spread = rows[R2, "age"]["spread"]
+    assert spread["mean"] == pytest.approx(0.05) and spread["seed_sd"] == pytest.approx(np.std([0.25, -0.15], ddof=1))
+    assert (spread["share"], spread["n"], spread["results"], rows[R2, "age"]["chosen"]) == (True, 1, 2, [[1.0, 1.0]])
+    assert rows[MAE, "age"]["spread"]["mean"] == 6.25 and rows[PEARSON, "age"]["values"] == [[0.5, 0.5]]
+    assert rows[R2, "ef"]["spread"]["mean"] is None and rows[R2, "ef"]["values"] == [[]]
     assert [title for title, _ in overviews(found)] == ["R2 of age", "R2 of ef"]
 
-    scores = [{("linear", 0.1): [Score(np.array([0.5])), Score(np.array([0.75]))]}]
-    flags = figures(OF, scores, ["sick"], {0.1: 6.0})
+    areas = [Fit({(AUROC, n): Figure(AUROC, n, v, 9, 0, 9, share=True) for n in (MEAN, "sick")}) for v in (0.5, 0.75)]
+    flags = figures(SOURCE, [{("linear", 0.1): areas}], {0.1: 6.0})
     both = [*flags, *found]
-    (areas, cells), *others = overviews(both)
-    assert areas == "mean AUC of sick" and cells[1] == ["net", "last", "1", "62.5 ± 17.7"]
+    (title, cells), *others = overviews(both)
+    assert title == "mean AUROC of sick" and cells[1] == ["net", "last", "1", "62.5 ± 17.7"]
     assert others == overviews(found) and others[0][1][1] == ["net", "last", "1", "5.0 ± 28.3"]
     ((title, lines),) = by_label(both, "linear")
     assert title == "linear @ 10 % (6): numbers" and lines[1:4] == [
         ["age: R2", "5.0 ± 28.3"], ["age: MAE", "6.25"], ["age: Pearson r", "0.50"]
     ]  # fmt: skip
 
-    read = from_json(json.loads(json.dumps(as_json(both), allow_nan=False)))
-    assert as_json(read) == as_json(both) and [f.metric for f in read] == [AUC, AUC, R2, R2]
-    assert list(as_json(flags)[0]) == [
-        "encoder", "kind", "layer", "width", "probe", "fraction", "images", "label", "auc", "sd", "sd_over",
-        "encoders", "draws", "values", "c", "unfinished", "accuracy", "accuracies", "rate",
-    ]  # fmt: skip
-    assert {*age} ^ {*as_json(flags)[0]} == {"auc", "accuracy", "accuracies", "r2", "mae", "pearson"}
+    content = {"format": FORMAT, "compared": [vars(SOURCE)], "figures": as_json(both)}
+    (tmp_path / FILE).write_text(json.dumps(content, allow_nan=False))
+    read = read_probe(tmp_path)["figures"]
+    assert as_json(read) == as_json(both) and read[0] == flags[0]
+
+
+def test_figures_of_before_are_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"compared": [], "figures": [{"label": "sick", "auc": 71.5}]}))
+    with pytest.raises(UserError, match=r"probe.json is of format 1, this dira_scale reads 2: run the probe again$"):
+        read_probe(tmp_path)
 
 
 class Labels:
@@ -219,7 +244,7 @@ def test_a_label_is_a_number_if_any_part_has_another_value_than_0_1_and_minus_1(
         "few": "fewer than two different values in train",
     }
     assert flags.names == ("flag", "uncertain", "grade: a", "grade: c") and flags.classes == {"grade": [2, 3]}
-    assert (flags.metric, ages.metric, ages.names, ages.classes) == (AUC, R2, ("age",), {})
+    assert (flags.metric, ages.metric, ages.names, ages.classes) == (AUROC, R2, ("age",), {})
     np.testing.assert_array_equal(flags.labels["train"][:, :2], [[0, 1], [1, nan], [nan, 0], [nan, nan]])
     np.testing.assert_array_equal(ages.labels["train"][:, 0], [0, 1, -1, nan])
     np.testing.assert_array_equal(ages.labels["test"][:, 0], [64.5, nan, 1])

@@ -25,6 +25,7 @@ from dira_scale.models.architecture import TimmUNet
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.start import start_weights
+from dira_scale.pages.probe_figures import FORMAT
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.probe.sources import compared_network
@@ -55,7 +56,9 @@ WHOLE = "fractions=[1.0]"
 
 def figures(out: Path) -> dict[tuple[str, str, str, float, str], dict]:
     rows = json.loads((out / "probe.json").read_text())["figures"]
-    return {(r["encoder"], r["layer"], r["probe"], r["fraction"], r["label"]): r for r in rows}
+    return {
+        (r["encoder"], r["layer"], r["probe"], r["fraction"], r["label"]): r for r in rows if r["metric"] == "AUROC"
+    }
 
 
 def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, capsys) -> None:
@@ -65,12 +68,13 @@ def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, 
     pixels = "pixels 16x16"
     assert {key[:2] for key in found} == {("demo", "2"), ("demo", "5"), ("random", "2"), ("random", "5"), (pixels, "")}
     assert {key[2:4] for key in found} == {(p, f) for p in ("linear", "knn") for f in (1.0, 0.3)}
-    assert found[pixels, "", "linear", 1.0, "bright"]["auc"] > 95 > 75 > found[pixels, "", "linear", 1.0, "coin"]["auc"]
+    areas = {label: found[pixels, "", "linear", 1.0, label]["spread"]["mean"] for label in ("bright", "coin")}
+    assert areas["bright"] > 0.95 > 0.75 > areas["coin"] and content["format"] == FORMAT
     assert content["data"]["left_out"] == {"never": "one class only in train, val, test"}
     assert content["data"]["images"] == COUNTS and content["data"]["patients"] == {"train": 30, "val": 12, "test": 12}
     random, own = found["random", "5", "linear", 0.3, "mean"], found["demo", "5", "linear", 0.3, "mean"]
-    assert (random["encoders"], random["draws"], random["sd_over"]) == (2, 2, "encoders")
-    assert (own["encoders"], own["sd_over"], own["images"]) == (1, "draws", 18.0)
+    assert (random["spread"]["n"], random["spread"]["results"]) == (2, 4) and random["spread"]["run_sd"] is not None
+    assert (own["spread"]["n"], own["spread"]["run_sd"], own["images"]) == (1, None, 18.0)
     members = {row["encoder"]: row["members"] for row in content["compared"]}
     assert members["demo"][0] | {"run": ""} == {
         "run": "", "seed": 0, "stage": "di", "step": 5, "checkpoint": "newest"
@@ -126,7 +130,7 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
     assert main([*argv, "stage=latest"]) == 0
     found = figures(tmp_path / "out")
     assert {key[0] for key in found} == {"moco", "other", "random", "pixels 16x16"}
-    assert [found[name, "5", "knn", 1.0, "mean"]["encoders"] for name in ("moco", "other")] == [2, 1]
+    assert [found[name, "5", "knn", 1.0, "mean"]["spread"]["n"] for name in ("moco", "other")] == [2, 1]
 
 
 @pytest.mark.system

@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +11,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from dira_scale.data.selection import nested_draws
-from dira_scale.evaluation.probe_figures import Features, as_json, by_label, figures, markdown, overviews, rich_table
-from dira_scale.metrics.figure import MEAN
+from dira_scale.metrics.classification import ACCURACY, AUROC
+from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.pages.probe_figures import (
+    Features,
+    Fit,
+    as_json,
+    by_label,
+    figures,
+    markdown,
+    overviews,
+    rich_table,
+)
 from dira_scale.probe.probing import (
     PARTS,
     Parts,
     ProbeTask,
-    Score,
     _accuracy,
+    figures_of,
     knn_probe,
     linear_probe,
     standardise,
@@ -36,6 +45,11 @@ def pairs(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def task(labels: Parts, names: tuple[str, ...] = ("a",)) -> ProbeTask:
     return ProbeTask(names, labels, {part: np.arange(len(values)).astype(str) for part, values in labels.items()})
+
+
+def areas(fit: Fit) -> np.ndarray:
+    """Of each label, in their order."""
+    return np.array([figure.value for figure in fit.figures.values() if figure.name != MEAN])
 
 
 def gaussian(seed: int, signal: float, n: int = 60, width: int = 12, label_count: int = 1) -> tuple[Parts, Parts]:
@@ -73,19 +87,19 @@ def test_c_is_the_best_on_validation_and_the_area_is_the_share_of_ordered_pairs(
     features, labels = gaussian(seed, signal=0.8)
     by_c = {c: fit(features, labels, c) for c in GRID}
     on_val = [by_c[c][0] for c in GRID]
-    score = linear_probe(features, task(labels), np.arange(60), GRID)
-    assert score.c[0] == GRID[int(np.argmax(on_val))] and score.unfinished == 0
-    assert score.value[0] == pytest.approx(by_c[score.c[0]][1], abs=2e-3)  # a warm start ends a little elsewhere
+    fitted = linear_probe(features, task(labels), np.arange(60), GRID)
+    assert fitted.chosen["a"] == GRID[int(np.argmax(on_val))] and fitted.unfinished == 0
+    assert areas(fitted)[0] == pytest.approx(by_c[fitted.chosen["a"]][1], abs=2e-3)  # a warm start ends elsewhere
 
 
 def test_the_validation_part_decides_and_the_test_part_does_not() -> None:
     features, labels = gaussian(1, signal=0.8)
-    chosen = linear_probe(features, task(labels), np.arange(60), GRID).c
+    chosen = linear_probe(features, task(labels), np.arange(60), GRID).chosen
     flipped = labels | {"val": 1 - labels["val"]}
-    assert linear_probe(features, task(flipped), np.arange(60), GRID).c != chosen
+    assert linear_probe(features, task(flipped), np.arange(60), GRID).chosen != chosen
     turned = linear_probe(features, task(labels | {"test": 1 - labels["test"]}), np.arange(60), GRID)
-    assert turned.c == chosen
-    assert turned.value == pytest.approx(1 - linear_probe(features, task(labels), np.arange(60), GRID).value)
+    assert turned.chosen == chosen
+    assert areas(turned) == pytest.approx(1 - areas(linear_probe(features, task(labels), np.arange(60), GRID)))
 
 
 def test_separable_features_are_separated_whatever_else_is_unknown() -> None:
@@ -95,21 +109,22 @@ def test_separable_features_are_separated_whatever_else_is_unknown() -> None:
     features["train"][:20, 0] = 1e3  # would spoil the fit
     labels["test"][40:, 1] = np.nan
     found = linear_probe(features, task(labels, names), np.arange(60), GRID)
-    np.testing.assert_allclose(found.value, 1.0, atol=1e-3)
+    np.testing.assert_allclose(areas(found), 1.0, atol=1e-3)
     kept = {**features, "train": features["train"][20:]}, {**labels, "train": labels["train"][20:]}
-    np.testing.assert_allclose(
-        linear_probe(kept[0], task(kept[1], names), np.arange(40), GRID).value[0], found.value[0]
-    )
+    of_kept = linear_probe(kept[0], task(kept[1], names), np.arange(40), GRID)
+    np.testing.assert_allclose(areas(of_kept)[0], areas(found)[0])
 
 
 def test_a_draw_of_one_class_has_no_figure() -> None:
     features, labels = gaussian(0, signal=1.0, label_count=2)
     drawn = np.flatnonzero(labels["train"][:, 1] == 0)
-    for score in (
+    for fitted in (
         linear_probe(features, task(labels, ("a", "b")), drawn, GRID),
         knn_probe(features, task(labels, ("a", "b")), drawn, 5),
     ):
-        assert not np.isnan(score.value[0]) and np.isnan(score.value[1])
+        assert not np.isnan(areas(fitted)[0]) and np.isnan(areas(fitted)[1]) and "b" not in fitted.chosen
+        assert fitted.figures[AUROC, MEAN].value == areas(fitted)[0]
+        assert fitted.figures[AUROC, "b"].n == 60 and fitted.figures[AUROC, MEAN].left_out == 1
 
 
 def test_features_are_standardised_by_the_train_part_alone() -> None:
@@ -140,29 +155,35 @@ def test_draws_are_whole_patients_nested_and_seeded() -> None:
     assert [list(d) for d in again] == [list(d) for d in draws[0.1]] != [list(d) for d in other]
 
 
-def test_the_spread_is_over_encoders_where_there_are_several_else_over_draws() -> None:
-    def scores(*draws: tuple[float, float]) -> dict[tuple[str, float], list[Score]]:
-        return {("knn", 0.1): [Score(np.array(auc)) for auc in draws]}
+def fitted(*areas: float, chosen: dict[str, float] | None = None) -> Fit:
+    """Of the mean, and of labels a, b, ..."""
+    names = [MEAN, *"abcd"]
+    made = [Figure(AUROC, name, area, 9, 0, 9, share=True) for name, area in zip(names, areas, strict=False)]
+    return Fit({figure.key: figure for figure in made}, chosen or {})
 
-    of = Features("mine", "run", "5", 8, [{}, {}])
-    one = scores((0.5, 0.7), (0.7, np.nan), (0.6, 0.9))
-    two = scores((0.7, 0.7), (0.9, np.nan), (0.8, 0.5))
-    mean, a, b = figures(of, [one, two], ["a", "b"], {0.1: 6.0})
-    assert (a.value, a.sd_over, a.encoders, a.draws) == (pytest.approx(70), "encoders", 2, 3)
-    assert a.sd == pytest.approx(np.std([60, 80], ddof=1))
-    assert (b.value, b.draws, b.values) == (pytest.approx(70), 2, [pytest.approx([70, 90]), pytest.approx([70, 50])])
-    assert (mean.label, mean.value) == (MEAN, pytest.approx(np.mean([60, 70, 75, 70, 90, 65])))
-    alone = figures(of, [one], ["a", "b"], {0.1: 6.0})[1]
-    assert (alone.sd_over, alone.sd) == ("draws", pytest.approx(np.std([50, 70, 60], ddof=1)))
+
+def test_the_spread_is_over_encoders_where_there_are_several_else_over_draws() -> None:
+    source = Features("mine", "run", "5", 8, [{}, {}])
+    nan = np.nan
+    one = {("knn", 0.1): [fitted(0.6, 0.5, 0.7), fitted(0.7, 0.7, nan), fitted(0.75, 0.6, 0.9)]}
+    two = {("knn", 0.1): [fitted(0.7, 0.7, 0.7), fitted(0.9, 0.9, nan), fitted(0.65, 0.8, 0.5)]}
+    mean, a, b = figures(source, [one, two], {0.1: 6.0})
+    assert (mean.label, mean.spread.mean) == (MEAN, pytest.approx(np.mean([0.6, 0.7, 0.75, 0.7, 0.9, 0.65])))
+    assert (a.label, a.spread.mean, a.spread.n, a.spread.results) == ("a", pytest.approx(0.7), 2, 6)
+    assert a.spread.run_sd == pytest.approx(np.std([0.6, 0.8], ddof=1)) and a.text() == "70.0 ± 14.1"
+    assert (b.spread.mean, b.spread.left_out) == (pytest.approx(0.7), 2)
+    assert b.values == [[0.7, 0.9], [0.7, 0.5]]
+    (alone,) = [figure for figure in figures(source, [one], {0.1: 6.0}) if figure.label == "a"]
+    assert alone.spread.run_sd is None and alone.spread.seed_sd == pytest.approx(np.std([0.5, 0.7, 0.6], ddof=1))
+    assert alone.text() == "60.0 ± 10.0"
     title, cells = overviews([mean, a, b])[0]
     assert cells[1] == ["mine", "5", "2", mean.text()] and "knn @ 10 % (6)" in markdown(title, cells)
 
 
 def test_the_c_of_a_draw_without_a_figure_is_not_told() -> None:
-    of = Features("mine", "run", "5", 8, [{}])
-    draws = [Score(np.array([0.5]), np.array([0.1])), Score(np.array([np.nan]), np.array([np.nan]))]
-    (_, a) = figures(of, [{("linear", 0.1): draws}], ["a"], {0.1: 6.0})
-    assert (a.values, a.c) == ([[50.0]], [[0.1]])
+    draws = [fitted(0.5, 0.5, chosen={"a": 0.1}), fitted(np.nan, np.nan)]
+    (_, a) = figures(Features("mine", "run", "5", 8, [{}]), [{("linear", 0.1): draws}], {0.1: 6.0})
+    assert (a.values, a.chosen) == ([[0.5]], [[0.1]])
     json.dumps(as_json([a]), allow_nan=False)
 
 
@@ -186,51 +207,50 @@ def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> N
     own = ProbeTask(
         ("g: a", "g: b", "g: c"), labels, {part: np.arange(90).astype(str) for part in PARTS}, {"g": [0, 1, 2]}
     )
-    score = linear_probe(features, own, np.arange(90), [0.1])
+    fitted = linear_probe(features, own, np.arange(90), [0.1])
     reference = OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=1000)).fit(features["train"], truth["train"])
-    assert score.accuracy["g"] == reference.score(features["test"][5:], truth["test"][5:])
+    accuracy = reference.score(features["test"][5:], truth["test"][5:])
+    assert fitted.figures[ACCURACY, "g"].value == accuracy and fitted.figures[ACCURACY, "g"].n == 85
     scores = reference.decision_function(features["test"][5:])
-    for n in range(3):
-        assert score.value[n] == pytest.approx(pairs(scores[:, n], labels["test"][5:, n]), abs=1e-3)
-    near = knn_probe(standardise(features), own, np.arange(90), k=1).accuracy["g"]
+    for n, name in enumerate(own.names):
+        area = pairs(scores[:, n], labels["test"][5:, n])
+        assert fitted.figures[AUROC, name].value == pytest.approx(area, abs=1e-3)
+    near = knn_probe(standardise(features), own, np.arange(90), k=1).figures[ACCURACY, "g"].value
     ready = standardise(features)
     unit = {part: values / np.linalg.norm(values, axis=1, keepdims=True) for part, values in ready.items()}
     nearest = truth["train"][(unit["test"][5:] @ unit["train"].T).argmax(1)]
     assert near == (nearest == truth["test"][5:]).mean()
 
-    of = Features("net", "run", "last", 6, [{}])
-    found = {f.label: f for f in figures(of, [{("linear", 1.0): [score]}], own.names, {1.0: 90.0}, own.classes)}
-    assert list(found) == [MEAN, "g", "g: a", "g: b", "g: c"]
-    assert found["g"].value == pytest.approx(100 * score.value.mean()) == found[MEAN].value
-    assert found["g"].accuracy == pytest.approx(100 * score.accuracy["g"]) and found["g: a"].accuracy is None
-    assert found["g"].accuracies == [[found["g"].accuracy]]
-    ((title, _),), ((_, lines),) = overviews([*found.values()]), by_label([*found.values()], "linear")
+    of_classes = np.mean([fitted.figures[AUROC, name].value for name in own.names])
+    found = figures(Features("net", "run", "last", 6, [{}]), [{("linear", 1.0): [fitted]}], {1.0: 90.0})
+    assert [(f.metric, f.label) for f in found] == [
+        (AUROC, MEAN), (AUROC, "g"), (ACCURACY, "g"), (AUROC, "g: a"), (AUROC, "g: b"), (AUROC, "g: c")
+    ]  # fmt: skip
+    assert found[0].spread.mean == pytest.approx(of_classes) == found[1].spread.mean
+    assert found[2].values == [[accuracy]] and found[2].text() == f"{100 * accuracy:.1f}"
+    ((title, _),), ((_, lines),) = overviews(found), by_label(found, "linear")
     names = ["label", "g", "g: accuracy", "g: a", "g: b", "g: c"]
-    assert title == "mean AUC of g" and [line[0] for line in lines] == names
+    assert title == "mean AUROC of g" and [line[0] for line in lines] == names
 
 
 def test_accuracy_is_of_images_of_the_kept_classes() -> None:
     """Six test images, two of a class that is left out; of the others three get their own class."""
     truth = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0], [0, 0], [np.nan, np.nan]])
     scores = np.array([[2, 1], [1, 2], [1, 2], [0, 3], [1, 0], [0, 1], [1, 0]], float)
-
-    def accuracy(scores: np.ndarray, columns: list[int]) -> float:
-        own = ProbeTask(("g: a", "g: b"), {"test": truth}, {}, {"g": columns})
-        return _accuracy(scores, own)["g"]
-
-    assert accuracy(scores, [0, 1]) == 3 / 4
-    assert np.isnan(accuracy(scores, [0]))  # the answer is given
-    assert np.isnan(accuracy(np.where([True, False], scores, np.nan), [0, 1]))
+    assert _accuracy(truth, scores) == 3 / 4
+    assert np.isnan(_accuracy(truth[:, :1], scores[:, :1]))  # the answer is certain
+    assert np.isnan(_accuracy(truth, np.where([True, False], scores, np.nan)))
 
 
 def test_a_label_of_classes_counts_once_in_the_mean() -> None:
-    score = Score(np.array([0.9, 0.5, 0.6, 0.7]), accuracy={"g": 0.5})
-    of = Features("net", "run", "last", 6, [{}])
-    names = ("a", "g: x", "g: y", "g: z")
-    found = figures(of, [{("knn", 1.0): [score]}], names, {1.0: 4.0}, {"g": [1, 2, 3]})
-    assert found[0].value == pytest.approx(100 * (0.9 + 0.6) / 2)
-    of_two = [{("knn", 1.0): [score, replace(score, accuracy={"g": right})]} for right in (0.75, 0.25)]
-    assert figures(of, of_two, names, {1.0: 4.0}, {"g": [1, 2, 3]})[1].accuracies == [[50, 75], [50, 25]]
-    of_two[1]["knn", 1.0][1] = replace(score, accuracy={"g": float("nan")})
-    assert figures(of, of_two, names, {1.0: 4.0}, {"g": [1, 2, 3]})[1].accuracies is None
-    assert overviews(found)[0][0] == "mean AUC of 2 labels"
+    names, rng = ("a", "g: x", "g: y", "g: z"), np.random.default_rng(0)
+    grade, flag = rng.integers(0, 3, 40), rng.integers(0, 2, 40)
+    truth, answers = np.column_stack([flag, np.eye(3)[grade]]), rng.random((40, 4))
+    patients = {part: np.arange(40).astype(str) for part in PARTS}
+    own = ProbeTask(names, dict.fromkeys(PARTS, truth), patients, {"g": [1, 2, 3]})
+    found = figures_of(own, answers, np.ones(4, bool))
+    each = [pairs(answers[:, i], truth[:, i]) for i in range(4)]
+    assert found[AUROC, MEAN].value == pytest.approx((each[0] + np.mean(each[1:])) / 2)
+    assert found[AUROC, "g"].value == pytest.approx(np.mean(each[1:]))
+    made = figures(Features("net", "run", "last", 6, [{}]), [{("knn", 1.0): [Fit(found)]}], {1.0: 4.0})
+    assert overviews(made)[0][0] == "mean AUROC of 2 labels"

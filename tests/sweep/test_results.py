@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from sweep.made_up_sweep import SHARDS, begin, made_up_sweep, mark, train
 
 from dira_scale.errors import UserError
+from dira_scale.metrics.figure import Figure
+from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.storage.owned import MARK
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.expand import expand
@@ -44,11 +46,18 @@ def finished(tmp_path: Path) -> SweepFolder:
     folder.add(probe)
     begin(folder, probe.id, "7_0", exit_code=0)
     folder.output(probe).mkdir(parents=True)
-    figure = {"encoder": "lr0.1", "kind": "run", "layer": "last", "probe": "linear", "fraction": 0.1}
-    figures = [figure | {"label": "mean", "auc": 71.5}, figure | {"label": "Nodule", "auc": None}]
-    figures += [figure | {"kind": "random", "encoder": name, "label": "mean", "auc": 50.0} for name in ("r1", "r2")]
-    figures += [figure | {"label": "age", "r2": -2.5}, figure | {"label": "size", "r2": None}]
-    (folder.output(probe) / "probe.json").write_text(json.dumps({"config": {"seed": 0}, "figures": figures}))
+    nan = float("nan")
+    values = {("AUROC", "mean"): 0.715, ("AUROC", "Nodule"): nan, ("R2", "age"): -0.025, ("R2", "size"): nan}
+    values[("MAE", "age")] = 7.5
+    content: dict[str, Any] = {"format": FORMAT, "config": {"seed": 0}, "compared": [], "figures": []}
+    for encoder, kind, found in (
+        ("lr0.1", "run", values), *((name, "random", {("AUROC", "mean"): 0.5}) for name in ("r1", "r2"))
+    ):  # fmt: skip
+        source = Features(encoder, kind, "last", 8, [{}])
+        fit = Fit({key: Figure(*key, value, 9, 0, 9, share=key[0] != "MAE") for key, value in found.items()})
+        content["compared"].append(vars(source))
+        content["figures"] += as_json(figures(source, [{("linear", 0.1): [fit]}], {0.1: 16.0}))
+    (folder.output(probe) / "probe.json").write_text(json.dumps(content))
     return SweepFolder(folder.path)
 
 
@@ -77,10 +86,11 @@ def test_every_figure_of_every_finished_run_is_there_once(finished: SweepFolder)
         "dataset/counts/train": 40, "dataset/sizes/0": 1, "dataset/sizes/1": 2,
     }  # fmt: skip
     assert {metric: row["value"] for (run, metric), row in of.items() if run == "probe/moco"} == {
-        "auc/run/last/linear/0.1/mean": 71.5,
-        "auc/random:r1/last/linear/0.1/mean": 50.0,
-        "auc/random:r2/last/linear/0.1/mean": 50.0,
-        "r2/run/last/linear/0.1/age": -2.5,
+        "AUROC/run/last/linear/0.1/mean": 71.5,
+        "AUROC/random:r1/last/linear/0.1/mean": 50.0,
+        "AUROC/random:r2/last/linear/0.1/mean": 50.0,
+        "R2/run/last/linear/0.1/age": -2.5,
+        "MAE/run/last/linear/0.1/age": 7.5,
     }
 
 
@@ -89,9 +99,9 @@ def test_means_are_over_seeds(finished: SweepFolder) -> None:
     for lr, values in LOSSES.items():
         spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
         assert f"| {lr} | dira/val/loss | {np.mean(values):.4g}{spread} | {len(values)} |" in page
-    assert "| 0.1 | moco | auc/run/last/linear/0.1/mean | 71.5 | 1 |" in page
-    assert "| 0.1 | moco | r2/run/last/linear/0.1/age | -2.5 | 1 |" in page
-    assert "Nodule" not in page and "images_per_second" not in page and "## shards" not in page
+    assert "| 0.1 | moco | AUROC/run/last/linear/0.1/mean | 71.5 | 1 |" in page
+    assert "| 0.1 | moco | R2/run/last/linear/0.1/age | -2.5 | 1 |" in page
+    assert "Nodule" not in page and "MAE" not in page and "images_per_second" not in page and "## shards" not in page
 
 
 def test_runs_of_earlier_settings_are_left_out(finished: SweepFolder) -> None:
@@ -152,7 +162,15 @@ def test_before_anything_is_done_there_are_empty_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", '{"command": "probe"}', "1e400", '{"config": 0, "figures": [{"auc": "x"}]}']
+    "text",
+    [
+        "[]",
+        "{",
+        '{"command": "probe"}',
+        "1e400",
+        '{"config": 0, "figures": [{"auc": 71.5}]}',
+        '{"format": 2, "compared": [], "config": 0, "figures": [{"metric": "AUROC"}]}',
+    ],
 )
 def test_a_damaged_result_is_named_and_the_others_stay(finished: SweepFolder, text: str) -> None:
     write_results(finished.path)

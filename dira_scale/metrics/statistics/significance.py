@@ -53,20 +53,28 @@ def compare(results: Sequence[Result], pairs: Sequence[tuple[str, str]], over: O
     Raises:
         ValueError: ``seeds`` with results of several pretraining runs, which are not independent; a run and seed twice.
     """
+    values = dict[tuple[str, str], np.ndarray]()
     metrics = dict.fromkeys(result.metric for result in results)
-    made = []
-    for first, second in pairs:
-        for metric in metrics:
-            a, b = (_values(results, setting, metric, over) for setting in (first, second))
-            if len(a) and len(b):
-                student, welch = _p(a, b, equal_variances=True), _p(a, b, equal_variances=False)
-                difference = float(a.mean() - b.mean())
-                made.append(Comparison(first, second, metric, over, len(a), len(b), difference, student, welch))
-    count = sum(not np.isnan(comparison.student) for comparison in made)
-    by_student, by_welch = (holm([getattr(comparison, test) for comparison in made]) for test in ("student", "welch"))
+    for setting, metric in ((setting, metric) for pair in pairs for setting in pair for metric in metrics):
+        runs = values_by_run([r for r in results if (r.setting, r.metric) == (setting, metric)])
+        if over == "seeds" and len(runs) > 1:
+            raise ValueError(
+                f"{setting}, {metric}: seeds of {len(runs)} pretraining runs; compare over runs, or within one"
+            )
+        means = np.array([of_seeds.mean() for of_seeds in runs.values()])
+        values[setting, metric] = means if over == "runs" else next(iter(runs.values()), np.array([]))
+    compared = []
+    for first, second, metric in ((*pair, metric) for pair in pairs for metric in metrics):
+        a, b = values[first, metric], values[second, metric]
+        if len(a) and len(b):
+            student, welch = _p(a, b, equal_variances=True), _p(a, b, equal_variances=False)
+            difference = float(a.mean() - b.mean())
+            compared.append(Comparison(first, second, metric, over, len(a), len(b), difference, student, welch))
+    count = sum(not np.isnan(comparison.student) for comparison in compared)
+    by_student, by_welch = (holm([getattr(c, test) for c in compared]) for test in ("student", "welch"))
     return [
         replace(comparison, student_holm=float(by_student[i]), welch_holm=float(by_welch[i]), comparisons=count)
-        for i, comparison in enumerate(made)
+        for i, comparison in enumerate(compared)
     ]
 
 
@@ -75,11 +83,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
     head = ["first - second", "metric", "n", "over", "difference", "p Student (Holm)", "p Welch (Holm)"]
     rows = [
         [
-            f"{each.first} - {each.second}", each.metric, f"{each.n_first}, {each.n_second}", each.over,
-            f"{each.difference:+.4f}", f"{each.student:.2g} ({each.student_holm:.2g})",
-            f"{each.welch:.2g} ({each.welch_holm:.2g})",
+            f"{test.first} - {test.second}", test.metric, f"{test.n_first}, {test.n_second}", test.over,
+            f"{test.difference:+.4f}", f"{test.student:.2g} ({test.student_holm:.2g})",
+            f"{test.welch:.2g} ({test.welch_holm:.2g})",
         ]
-        for each in comparisons
+        for test in comparisons
     ]  # fmt: skip
     return [head, *rows]
 
@@ -92,17 +100,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
     return adjusted
-
-
-def _values(results: Sequence[Result], setting: str, metric: str, over: Over) -> np.ndarray:
-    runs = values_by_run([r for r in results if (r.setting, r.metric) == (setting, metric)])
-    if over == "runs":
-        return np.array([values.mean() for values in runs.values()])
-    if len(runs) > 1:
-        raise ValueError(
-            f"{setting}, {metric}: seeds of {len(runs)} pretraining runs; compare over runs, or within one"
-        )
-    return next(iter(runs.values()), np.array([]))
 
 
 def _p(first: np.ndarray, second: np.ndarray, equal_variances: bool) -> float:

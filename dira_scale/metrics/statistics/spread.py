@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.metrics.figure import Figure, number
+from dira_scale.metrics.figure import Figure, is_share, number
 from dira_scale.metrics.statistics.bootstrap import Interval
 
 
@@ -37,7 +37,7 @@ class Spread:
     ``mean``: over runs, of each run's mean over seeds. ``n``: the pretraining runs. ``run_sd``: the standard deviation
     of the runs' means. ``seed_sd``: that of seeds within a run, pooled over runs; ``results``: their number.
     ``left_out``: results without a value. ``interval``: of the mean over test patients. ``ddof``: of both standard
-    deviations, which are None of a single run, and where no run has two seeds.
+    deviations, which are None of a single run, and where no run has two seeds. ``share``: as of its figures.
     """
 
     setting: str
@@ -51,13 +51,19 @@ class Spread:
     interval: Interval | None
     patients: int
     ddof: int
+    share: bool = False
+
+    @property
+    def scale(self) -> int:
+        """The factor with which tables show it."""
+        return 100 if self.share else 1
 
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> "Spread":
         """The spread of a row of ``spread.json``."""
         ends = row["interval"] and {name: number(row["interval"][name]) for name in ("value", "low", "high")}
         interval = Interval(**{**row["interval"], **ends}) if ends else None
-        return cls(**{**row, "mean": number(row["mean"]), "interval": interval})
+        return cls(**{**row, "mean": number(row["mean"]), "interval": interval, "share": is_share(row)})
 
 
 def spreads(
@@ -72,11 +78,36 @@ def spreads(
     Raises:
         ValueError: a run and seed twice, or results of a setting and metric from other numbers of patients.
     """
-    groups = dict.fromkeys((result.setting, result.metric) for result in results)
-    return [
-        _spread([r for r in results if (r.setting, r.metric) == group], (intervals or {}).get(group), ddof)
-        for group in groups
-    ]
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.setting, result.metric), []).append(result)
+    of_groups = []
+    for (setting, metric), members in groups.items():
+        patients = {result.figure.patients for result in members}
+        if len(patients) > 1:
+            counts = ", ".join(map(str, sorted(patients)))
+            raise ValueError(f"{setting}, {metric}: test splits of {counts} patients are not one test split")
+        runs = values_by_run(members)
+        means = np.array([values.mean() for values in runs.values()])
+        several = [values for values in runs.values() if len(values) > 1]
+        free = sum(len(values) - ddof for values in several)
+        squares = sum(float(((values - values.mean()) ** 2).sum()) for values in several)
+        count = sum(map(len, runs.values()))
+        of_groups.append(Spread(
+            setting=setting,
+            metric=metric,
+            mean=float(means.mean()) if len(means) else float("nan"),
+            run_sd=float(means.std(ddof=ddof)) if len(means) > 1 else None,
+            n=len(means),
+            seed_sd=float(np.sqrt(squares / free)) if free else None,
+            results=count,
+            left_out=len(members) - count,
+            interval=(intervals or {}).get((setting, metric)),
+            patients=patients.pop(),
+            ddof=ddof,
+            share=members[0].figure.share,
+        ))  # fmt: skip
+    return of_groups
 
 
 def values_by_run(results: Sequence[Result]) -> dict[str, np.ndarray]:
@@ -96,39 +127,14 @@ def spread_table(spreads: Sequence[Spread]) -> list[list[str]]:
     levels = ", ".join(sorted({f"{100 * s.interval.level:g} %" for s in spreads if s.interval is not None}))
     head = ["setting", "metric", "mean", "n (runs)", f"sd over runs (ddof {ddof})", f"sd over seeds (ddof {ddof})"]
     head += [f"interval over patients ({levels})" if levels else "interval over patients"]
-    return [head, *(_cells(spread) for spread in spreads)]
 
-
-def _spread(results: Sequence[Result], interval: Interval | None, ddof: int) -> Spread:
-    patients = {result.figure.patients for result in results}
-    setting, metric = results[0].setting, results[0].metric
-    if len(patients) > 1:
-        counts = ", ".join(map(str, sorted(patients)))
-        raise ValueError(f"{setting}, {metric}: test splits of {counts} patients are not one test split")
-    runs = values_by_run(results)
-    means = np.array([values.mean() for values in runs.values()])
-    free = sum(len(values) - ddof for values in runs.values() if len(values) > 1)
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in runs.values() if len(values) > 1)
-    count = sum(map(len, runs.values()))
-    return Spread(
-        setting=setting,
-        metric=metric,
-        mean=float(means.mean()) if len(means) else float("nan"),
-        run_sd=float(means.std(ddof=ddof)) if len(means) > 1 else None,
-        n=len(means),
-        seed_sd=float(np.sqrt(squares / free)) if free else None,
-        results=count,
-        left_out=len(results) - count,
-        interval=interval,
-        patients=patients.pop(),
-        ddof=ddof,
-    )
-
-
-def _cells(spread: Spread) -> list[str]:
-    def number(value: float | None) -> str:
+    def decimals(value: float | None) -> str:
         return "-" if value is None or np.isnan(value) else f"{value:.4f}"
 
-    over = "-" if spread.interval is None else f"{number(spread.interval.low)} to {number(spread.interval.high)}"
-    sds = number(spread.run_sd), f"{number(spread.seed_sd)} ({spread.results} results)"
-    return [spread.setting, spread.metric, number(spread.mean), str(spread.n), *sds, f"{over} ({spread.patients})"]
+    body = []
+    for spread in spreads:
+        ends = spread.interval and f"{decimals(spread.interval.low)} to {decimals(spread.interval.high)}"
+        sds = decimals(spread.run_sd), f"{decimals(spread.seed_sd)} ({spread.results} results)"
+        line = [spread.setting, spread.metric, decimals(spread.mean), str(spread.n), *sds]
+        body.append([*line, f"{ends or '-'} ({spread.patients})"])
+    return [head, *body]

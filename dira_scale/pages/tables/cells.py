@@ -37,9 +37,8 @@ class Cell:
     digits: int = 1
 
     @classmethod
-    def of(cls, spread: Spread, scale: int, twin: RandomTwin | None, runs: tuple[str, ...]) -> "Cell":
-        """``scale``: 100 for per cent."""
-        ends = spread.interval
+    def of(cls, spread: Spread, twin: RandomTwin | None, runs: tuple[str, ...]) -> "Cell":
+        scale, ends = spread.scale, spread.interval
         interval = (scale * ends.low, scale * ends.high) if ends and not math.isnan(ends.low + ends.high) else None
         sd = None if spread.run_sd is None else scale * spread.run_sd
         digits = 3 if scale == 1 and abs(spread.mean) < 1 else 1  # a number's error is in its own unit

@@ -46,7 +46,8 @@ def of_fractions(table: Table) -> Plot | None:
     """The table's figures over shares of the labels, with their spread; None of a single share, or without spreads."""
     columns = [column for column in table.columns if column in table.fractions]
     shares = sorted({table.fractions[column] for column in columns})
-    rows = [row for row in table.rows if any(_spread(table, row, column) for column in columns)][:MOST]
+    spread = {row for (row, column), cell in table.cells.items() if column in columns and cell.sd is not None}
+    rows = [row for row in table.rows if row in spread][:MOST]
     if len(shares) < 2 or not rows:
         return None
 
@@ -55,10 +56,10 @@ def of_fractions(table: Table) -> Plot | None:
             at = [(table.fractions[c], table.cells[row, c]) for c in columns if (row, c) in table.cells]
             at.sort(key=lambda pair: pair[0])
             x, y = [100 * share for share, _ in at], [cell.mean for _, cell in at]
-            spread = [cell.sd or 0 for _, cell in at]
+            deviations = [cell.sd or 0 for _, cell in at]
             line, style = LINES[number % len(LINES)], STYLES[number // len(LINES)]
             axes.errorbar(
-                x, y, spread, color=line, linestyle=style, linewidth=1.2, capsize=2, marker="o", markersize=2.6
+                x, y, deviations, color=line, linestyle=style, linewidth=1.2, capsize=2, marker="o", markersize=2.6
             )
         axes.set_xscale("log")
         axes.set_xticks([100 * share for share in shares], [f"{100 * share:g}" for share in shares])
@@ -66,11 +67,6 @@ def of_fractions(table: Table) -> Plot | None:
         axes.set_xlabel("labels, %")
 
     return Plot(table.title, svg(f"{table.title}: {table.metric} over shares of the labels", draw), keys(rows))
-
-
-def _spread(table: Table, row: str, column: str) -> bool:
-    cell = table.cells.get((row, column))
-    return cell is not None and cell.sd is not None
 
 
 def keys(rows: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -97,12 +93,12 @@ Scores = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
 
 def _cases(runs: Sequence[SweepRun]) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Targets and probabilities [N, L] and the names of labels of each run that has such cases."""
-    made = []
+    arrays = []
     for run in runs:
         path = run.output / "cases" / "test.parquet"
         cases = read_cases(path, LabelCase) if path.is_file() else []
-        made += [label_arrays(cases)[:3]] if cases else []
-    return made
+        arrays += [label_arrays(cases)[:3]] if cases else []
+    return arrays
 
 
 def roc(axes: Axes, of: Scores) -> None:
@@ -157,18 +153,18 @@ def pictures(content: SweepContent) -> list[Picture]:
     chosen: list[tuple[str, Path]] = []
     for phase in dict.fromkeys(run.phase for run in content.runs.values()):
         run = next(run for run in content.runs.values() if run.phase == phase)
-        found = [path for path in sorted((run.output / "pictures").glob("*.png"))
+        files = [path for path in sorted((run.output / "pictures").glob("*.png"))
                  if not path.name.startswith(".") and is_inside(path, run.output)]  # fmt: skip
-        if run.command == "pretrain" and found:
-            last = max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        if run.command == "pretrain" and files:
+            last = max(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
             chosen.append((f"{run.id}, stage {last.stem}: clean, distorted, restored", last))
         elif run.command == "localize":
-            chosen += [(f"{run.id}: {path.stem}", path) for path in found[:4]]
-    left, made = PICTURES, []
+            chosen += [(f"{run.id}: {path.stem}", path) for path in files[:4]]
+    left, embedded = PICTURES, []
     for title, path in chosen:
         size = path.stat().st_size
         left -= size
-        made.append(
+        embedded.append(
             Picture(title, "data:image/png;base64," + b64encode(path.read_bytes()).decode() if left > 0 else "")
         )
-    return made
+    return embedded

@@ -84,25 +84,22 @@ def _cells(table: Table) -> list[list[str]]:
         for column in table.columns:
             if published:
                 line.append(figure.text() if (figure := table.published.get((row, column))) else "–")
-            line.append(_text(table.cells.get((row, column))))
+            if cell := table.cells.get((row, column)):
+                against = f"; {cell.about_twin()}" if cell.about_twin() else ""
+                verdict = f", {cell.verdict()}" if cell.verdict() else ""
+                line.append(f"{cell.text()} (n {cell.n}{against}{verdict})")
+            else:
+                line.append("–")
         body.append(line)
     return [head, *body]
 
 
-def _text(cell: Cell | None) -> str:
-    if cell is None:
-        return "–"
-    against = f"; {cell.about_twin()}" if cell.about_twin() else ""
-    verdict = f", {cell.verdict()}" if cell.verdict() else ""
-    return f"{cell.text()} (n {cell.n}{against}{verdict})"
-
-
 def _line(cells: Sequence[str]) -> str:
     signs = "|".join(map(re.escape, LATEX))
-    return " & ".join(re.sub(signs, lambda found: LATEX[found[0]], printable(cell)) for cell in cells) + r" \\"
+    return " & ".join(re.sub(signs, lambda sign: LATEX[sign[0]], printable(cell)) for cell in cells) + r" \\"
 
 
-THEIRS = {"AUROC": "AUC", "accuracy": "Accuracy"}  # our names of metrics, where papers have others
+PAPER_NAMES = {"AUROC": "AUC", "accuracy": "Accuracy"}  # our names of metrics, where papers have others
 Cells = Mapping[tuple[str, str], Cell]
 
 
@@ -120,10 +117,12 @@ def beside(paper: PaperTable, tables: Mapping[str, Sequence[Table]]) -> Table:
     rows, baselines = dict.fromkeys(paper.rows.values()), dict[str, None]()
     for phase, task in paper.tasks.items():
         for table in tables.get(phase, [])[:1]:  # the task's metric is the first; of localization the mean over labels
-            ours, theirs = re.split("[ ,]", table.metric.removeprefix("pooled "))[0], paper.metric(task)
-            metrics[task] = THEIRS.get(ours, ours)
-            if metrics[task] != theirs:
-                notes.append(f"{task}: the paper has {theirs}, which is not computed here; ours is {metrics[task]}.")
+            ours, published_metric = re.split("[ ,]", table.metric.removeprefix("pooled "))[0], paper.metric(task)
+            metrics[task] = PAPER_NAMES.get(ours, ours)
+            if metrics[task] != published_metric:
+                notes.append(
+                    f"{task}: the paper has {published_metric}, which is not computed here; ours is {metrics[task]}."
+                )
             for column in table.columns:
                 heading = f"{task}, {column}"
                 fractions[heading] = table.fractions.get(column, 1.0)
@@ -139,7 +138,7 @@ def beside(paper: PaperTable, tables: Mapping[str, Sequence[Table]]) -> Table:
                     baselines |= {name: None} if row in table.baselines else {}
                 for name in rows:
                     figure = paper.figure(task, name, fractions[heading], column)
-                    if figure and metrics[task] == theirs:
+                    if figure and metrics[task] == published_metric:
                         published[name, heading] = figure
     columns = [*fractions]
     kept = [name for name in rows if any((name, heading) in {**cells, **published} for heading in columns)]
@@ -176,8 +175,8 @@ def _named(row: str, paper: PaperTable) -> str:
     """Name a row's start as the paper does: a phase, or a value of ``init``. What stands behind it stays, but for the
     level of a probe, of which papers have one."""
     start, _, rest = row.partition(", ")
-    theirs = paper.rows.get(start) or paper.rows.get(start.partition("/")[0])
-    return ", ".join([theirs, *([rest] if rest and not rest.startswith("level ") else [])]) if theirs else row
+    name = paper.rows.get(start) or paper.rows.get(start.partition("/")[0])
+    return ", ".join([name, *([rest] if rest and not rest.startswith("level ") else [])]) if name else row
 
 
 def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str, str]:
@@ -186,7 +185,9 @@ def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str
     placed = [beside(paper, content.tables) for paper in papers]
     tables = [*(table for table in placed if table.cells), *own]
     plots = [plot for table in own if (plot := figures.of_fractions(table))]
-    curves = [plot for phase in content.tables for plot in figures.of_labels(content, _fine_tuned(content, phase))]
+    with_cases = {run.phase for run in content.runs.values() if (run.output / "cases").is_dir()}
+    tested = [(phase, tables[:1]) for phase, tables in content.tables.items() if phase in with_cases]
+    curves = [plot for _, first in tested for plot in figures.of_labels(content, first)]
     sets = dict.fromkeys(cell.runs for table in tables for cell in table.cells.values() if cell.runs)
     html = template(Path(__file__).with_name("sweep.html.j2")).render(
         content=content,
@@ -201,9 +202,3 @@ def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str
         version=__version__,
     )
     return {".html": html, ".md": markdown(content.name, tables), ".csv": as_csv(tables), ".tex": latex(tables)}
-
-
-def _fine_tuned(content: SweepContent, phase: str) -> list[Table]:
-    """The phase's first table, if its runs have test cases."""
-    runs = [run for run in content.runs.values() if run.phase == phase]
-    return content.tables[phase][:1] if any((run.output / "cases").is_dir() for run in runs) else []
