@@ -33,10 +33,10 @@ class Command:
         check: of one that does not train: the function that refuses, before there is data, what the command would. It
             gets the configuration; then the descriptions by name of the runs it reads.
         described: keys and sections that decide what of this description a command that reads the run may refuse.
-        results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
+        results: the function that reads a finished output folder: pairs of name and figure, the configuration, and
+            the names of the figures by which runs are compared.
         compare: the function that compares a phase's finished runs, given what varies and the folder of each: spreads,
             differences and notes. Empty: a sweep's page has means over seeds.
-        headline: regular expression of the figures by which a sweep's runs are compared; empty: none.
         page: the function that writes the HTML page of its folder, given the folder and the file, for `report`. Empty:
             the folder is a run's, or has no page. ``watch_page``: the function that gives what this page depends on,
             and a function that makes it and writes nothing.
@@ -60,7 +60,6 @@ class Command:
     described: tuple[str, ...] = ()
     results: str = "dira_scale.sweep.results:from_json"
     compare: str = ""
-    headline: str = ""
     page: str = ""
     watch_page: str = ""
     subcommands: Mapping[str, str] = field(default_factory=dict)

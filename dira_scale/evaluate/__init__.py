@@ -14,7 +14,6 @@ COMMAND = Command(
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     execution=("batch", "data.workers", "trust", "reach"), check="dira_scale.evaluation.config:check",
     results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared_evaluations",
-    headline="test/(AUROC|accuracy|Dice|R2|concordance|kappa)/(mean|all classes)$",
 )  # fmt: skip
 
 main = entry(COMMAND)

@@ -334,11 +334,11 @@ class Embeddings:
         return np.asarray(stored.reshape(len(self.table), *shape))
 
 
-def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any], set[str]]:
     """Return what a sweep lists of a finished folder: the number of its rows, and the content of :class:`About`."""
     about = About.read(output)
     assert about is not None, output
-    return [("rows", float(about.rows))], about.content
+    return [("rows", float(about.rows))], about.content, set()
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

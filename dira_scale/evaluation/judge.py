@@ -45,6 +45,7 @@ def _judged(supervision: Supervision, cases: Cases, chosen: Chosen) -> dict[str,
     return {
         "thresholds": plain(None if chosen.thresholds is None else dict(chosen.thresholds)),
         "interval": dict(ABOUT),
+        "compared": [[*key] for key in supervision.compared],
         "never_answered": {split: supervision.never_answered(of) for split, of in cases.items()},
         "figures": {split: [figure.as_json() for figure in of] for split, of in figures.items()},
     }

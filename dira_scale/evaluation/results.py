@@ -4,6 +4,7 @@
 
     figures             by split, a row for each figure (``metrics.figure.Figure``)
     interval            how their intervals were computed
+    compared            metric and name of those by which the task compares runs
     thresholds          by label, chosen on the validation split
     never_answered      by split, the classes that cases have and no answer has
     calibrated          thresholds and figures with ``temperatures``, where these were fitted
@@ -63,6 +64,7 @@ class Results(Judged, total=False):
     step: STEP
     splits: dict[str, str]
     interval: Interval
+    compared: list[Annotated[list[str], Length(2)]]
     never_answered: dict[str, list[str]]
     temperatures: Numbers | None
     calibrated: Judged
@@ -102,10 +104,13 @@ def overall(figures: Sequence[Figure], best: str) -> list[Figure]:
     return sorted(usual, key=lambda figure: figure.metric.casefold() != best.casefold())[:SHOWN]
 
 
-def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
-    """Return the figures of a finished folder for sweeps, as ``SPLIT/METRIC/NAME``, and its configuration."""
+def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any], set[str]]:
+    """Return the figures of a finished folder for sweeps, as ``SPLIT/METRIC/NAME``, its configuration, and the names of
+    those by which the task compares runs."""
+    content = read_results(output)
     figures = (
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
-        for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None
+        for split, of in content["figures"].items() for figure in of if plain(figure.value) is not None
     )  # fmt: skip
-    return figures, read_yaml(output / "config.yaml")
+    compared = {f"test/{metric}/{name}" for metric, name in content.get("compared", ())}
+    return figures, read_yaml(output / "config.yaml"), compared

@@ -13,7 +13,6 @@ COMMAND = Command(
                "enough_steps"),
     blueprint="dira_scale.finetune.blueprint:FinetuneBlueprint", described=("stages", "model", "data.size", "task"),
     results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared",
-    headline="test/(AUROC|accuracy|Dice|R2|concordance|kappa)/(mean|all classes)$",
 )  # fmt: skip
 
 main = entry(COMMAND)

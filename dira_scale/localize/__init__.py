@@ -14,7 +14,6 @@ COMMAND = Command(
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     parts=True, execution=("data.workers", "trust", "reach"), check="dira_scale.localize.cases:check",
     results="dira_scale.localize.results:localizing", compare="dira_scale.localize.results:compared",
-    headline="accuracy/mean/",
 )  # fmt: skip
 
 main = entry(COMMAND)

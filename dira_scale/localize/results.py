@@ -106,10 +106,11 @@ def cells(figures: Sequence[Figure]) -> list[list[str]]:
     return [["label", "boxes", *(f">= {threshold}" for threshold in thresholds)], *rows.values()]
 
 
-def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
-    """Return the figures of a finished folder for sweeps, as ``accuracy/LABEL/THRESHOLD``, and its configuration."""
-    pairs = ((f"{figure.metric}/{figure.name}", figure.value) for figure in figures_of(output).values())
-    return pairs, read_yaml(output / CONFIG)
+def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any], set[str]]:
+    """Return the figures of a finished folder for sweeps, as ``accuracy/LABEL/THRESHOLD``, its configuration, and the
+    names of the means over labels."""
+    values = {f"{figure.metric}/{figure.name}": figure.value for figure in figures_of(output).values()}
+    return iter(values.items()), read_yaml(output / CONFIG), {name for name in values if f"/{MEAN}/" in name}
 
 
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:

@@ -11,7 +11,7 @@ COMMAND = Command(
                "data.loader", "data.helper", "data.cache", "data.cache_size", "validate.pictures",
                "validate.restored", "health", "watchdog", "tracker", "profile", "enough_steps"),
     blueprint="dira_scale.pretrain.blueprint:PretrainBlueprint", described=("stages", "model", "data.size"),
-    results="dira_scale.sweep.results:training", headline="[^/]*/val/loss",
+    results="dira_scale.sweep.results:training",
 )  # fmt: skip
 
 main = entry(COMMAND)

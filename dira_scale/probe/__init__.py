@@ -13,7 +13,7 @@ COMMAND = Command(
           "dira_scale.models.precheck:check_network"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     execution=("data.workers", "trust", "reach"), check="dira_scale.probe.sources:check",
-    results="dira_scale.sweep.results:probing", headline="(AUROC|Dice)/.*/mean$|R2/",
+    results="dira_scale.sweep.results:probing",
 )  # fmt: skip
 
 main = entry(COMMAND)

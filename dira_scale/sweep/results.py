@@ -13,7 +13,6 @@ The HTML page of a sweep (`report`) and the tables beside it are made from these
 import io
 import json
 import math
-import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from omegaconf import OmegaConf
 
 from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError, print_line
-from dira_scale.metrics.figure import plain
+from dira_scale.metrics.figure import MEAN, plain
 from dira_scale.pages.probe_figures import ProbeFigure, read_probe
 from dira_scale.runs.files import inside, read_yaml
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
@@ -88,9 +87,7 @@ def markdown(
             for note in compared[phase].notes:
                 lines += [note, ""]
             continue
-        patterns = {row["command"]: COMMANDS[row["command"]].headline or "$^" for row in rows}  # $^: none
-        members = (row for row in rows if row["phase"] == phase)
-        if selected := [row for row in members if re.match(patterns[row["command"]], row["metric"])]:
+        if selected := [row for row in rows if row["phase"] == phase and row["compared"]]:
             lines += [f"## {phase}", "", *_table(selected, varied), ""]
     return "\n".join(lines)
 
@@ -216,17 +213,17 @@ def _page(path: Path, results: SweepResults) -> dict[str, str]:
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each figure of a run."""
-    figures, config = resolve_name(COMMANDS[run.command].results)(output)
+    figures, config, compared = resolve_name(COMMANDS[run.command].results)(output)
     command_line = shlex.join(["python", "-m", f"dira_scale.{run.command}", *run.words])
     columns = {"phase": run.phase, "run": run.id, "command": run.command} | {key: run.varied.get(key) for key in varied}
     shared = {"command_line": command_line, "config": json.dumps(config)}
     for metric, value in figures:
         if value != "infinity" and not (isinstance(value, float) or (_is_number(value) and abs(value) < 2**63)):
             raise ValueError(f"{metric} is {str(value)[:40]}")
-        yield columns | {"metric": metric, "value": value} | shared
+        yield columns | {"metric": metric, "value": value, "compared": metric in compared} | shared
 
 
-def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+def training(output: Path) -> tuple[Figures, Mapping[str, Any], set[str]]:
     """The last row of each stage and split: ``STAGE/SPLIT/loss``."""
     lines = inside(output / "metrics.jsonl").read_text().splitlines()
     last = {(row["stage"], row["split"]): row for row in map(json.loads, lines)}
@@ -236,10 +233,11 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
         for key, value in row.items()
         if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
     )
-    return figures, read_yaml(output / "config.yaml")
+    judged = "val" if any(split == "val" for _, split in last) else "train"
+    return figures, read_yaml(output / "config.yaml"), {f"{stage}/{judged}/loss" for stage, _ in last}
 
 
-def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+def probing(output: Path) -> tuple[Figures, Mapping[str, Any], set[str]]:
     """``METRIC/KIND/LEVEL/PROBE/FRACTION/LABEL``, shares in percent; the encoder's name where there are several of a
     kind."""
     content = read_probe(output)
@@ -253,13 +251,15 @@ def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
         return "/".join([figure.metric, kind, figure.source.layer, figure.probe, f"{figure.fraction:g}", figure.label])
 
     valued = [figure for figure in content["figures"] if not math.isnan(figure.spread.mean)]
-    return ((place(figure), figure.spread.scale * figure.spread.mean) for figure in valued), content["config"]
+    compared = {place(figure) for figure in valued if figure.label == MEAN or figure.metric == "R2"}
+    values = ((place(figure), figure.spread.scale * figure.spread.mean) for figure in valued)
+    return values, content["config"], compared
 
 
-def from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+def from_json(output: Path) -> tuple[Figures, Mapping[str, Any], set[str]]:
     """Every number in the JSON files that another command has left: ``FILE/KEY/KEY``."""
     files = sorted(output.glob("*.json"))
-    return (figure for file in files for figure in _numbers(json.loads(inside(file).read_text()), file.stem)), {}
+    return (figure for file in files for figure in _numbers(json.loads(inside(file).read_text()), file.stem)), {}, set()
 
 
 def _numbers(value: Any, name: str) -> Figures:

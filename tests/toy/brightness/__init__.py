@@ -9,7 +9,7 @@ COMMAND = Command(
     look=("dira_scale.data.precheck:check_present",), processes=True,
     execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "watchdog", "tracker", "profile"),
     blueprint="dira_scale.brightness.blueprint:BrightnessBlueprint", described=("stages", "model", "data.size"),
-    results="dira_scale.sweep.results:training", headline="[^/]*/train/loss",
+    results="dira_scale.sweep.results:training",
 )  # fmt: skip
 
 main = entry(COMMAND)

@@ -7,7 +7,7 @@ from dira_scale.command import Command
 COMMAND = Command(
     "toy", "the square of a number", "dira_scale.toy.work:write_square", output="out",
     in_sweeps=True, execution=("workers",),
-    check="dira_scale.toy.work:check", results="dira_scale.toy.work:results", headline="square",
+    check="dira_scale.toy.work:check", results="dira_scale.toy.work:results",
 )  # fmt: skip
 
 main = entry(COMMAND)

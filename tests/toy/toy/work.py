@@ -25,7 +25,7 @@ def write_square(cfg: DictConfig) -> None:
     (Path(cfg.out) / "square.txt").write_text(json.dumps([cfg.number, cfg.number**2]))
 
 
-def results(output: Path) -> tuple[Iterator[tuple[str, float]], dict[str, Any]]:
+def results(output: Path) -> tuple[Iterator[tuple[str, float]], dict[str, Any], set[str]]:
     """The square, and its root beside it."""
     number, square = json.loads((output / "square.txt").read_text())
-    return iter({"square": square, "root": number}.items()), {"number": number}
+    return iter({"square": square, "root": number}.items()), {"number": number}, {"square"}
