@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from etils.epy import lazy_imports
 from torch import Tensor
 
 from dira_scale.commands import COMMANDS
@@ -21,6 +22,11 @@ from dira_scale.models.bf16 import autocast
 from dira_scale.models.network import Encoder
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
+
+with lazy_imports():
+    from dira_scale.data import distort as distortion
+    from dira_scale.training import blueprint as blueprints
+    from dira_scale.training import inputs, trainer
 
 __all__ = [
     "Embeddings", "LabelledImages", "UserError", "autocast", "embed", "encoder", "evaluate", "export", "finetune",
@@ -38,18 +44,14 @@ def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
 def views(shards: Where, experiment: str = "small", settings: Settings = None) -> tuple[list[Tensor], list[Tensor]]:
     """The views of the first training batch, to look at before training: as they are cropped, and as they are distorted
     in stages that restore them; of each view [b, C, *size] in [0, 1]. Nothing is written."""
-    from dira_scale.data.distort import build
-    from dira_scale.training.blueprint import blueprint_of
-    from dira_scale.training.inputs import Inputs
-
     refuse_in_worker("pretrain")
     keys = {"experiment": experiment, "data.shards": shards, **(settings or {})}
-    blueprint = blueprint_of("pretrain", configured("pretrain", keys))
+    blueprint = blueprints.blueprint_of("pretrain", configured("pretrain", keys))
     config = blueprint.config
-    data = Inputs(config.data, blueprint.views, config.seed, rank=0, ranks=1)
+    data = inputs.Inputs(config.data, blueprint.views, config.seed, rank=0, ranks=1)
     with closing(data.train(config.data.batch).iterate(0, 1)) as batches:
         batch = next(batches).to("cpu")
-    distorts = [build(entry) for entry in blueprint.views.entries for _ in range(entry.count)]
+    distorts = [distortion.build(entry) for entry in blueprint.views.entries for _ in range(entry.count)]
     parts = enumerate(zip(distorts, batch.views, batch.distortions, strict=True))
     distorted = [distort(view, drawn, True, batch.lacking(number)) for number, (distort, view, drawn) in parts]
     return list(batch.views), distorted
@@ -112,11 +114,9 @@ def report(run: Where, settings: Settings = None) -> Path:
 
 
 def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:
-    from dira_scale.training.blueprint import blueprint_of
-    from dira_scale.training.trainer import Trainer
 
     refuse_in_worker(command)
-    return Trainer(blueprint_of(command, configured(command, {**keys, **(settings or {})}))).train()
+    return trainer.Trainer(blueprints.blueprint_of(command, configured(command, {**keys, **(settings or {})}))).train()
 
 
 def _run(command: str, output: Where, keys: Mapping[str, Any], settings: Settings) -> Path:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 
 import torch
+from etils.epy import lazy_imports
 from omegaconf import DictConfig
 from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS as DECODERS
 from rich.markup import escape
@@ -19,6 +20,11 @@ from dira_scale.archive.outcome import require_images
 from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware, hardware
 from dira_scale.machine.inventory import Component, components
+
+with lazy_imports():
+    from dira_scale.archive import decoding_time
+    from dira_scale.data import manifest
+    from dira_scale.doctor import advice
 
 WIDTH = 108  # columns where the output is not a terminal
 MODULE = ("-m", "dira_scale.pretrain")
@@ -70,11 +76,7 @@ def survey(config: DictConfig) -> None:
     software = components(machine, dicom_decoders())
     choices = []
     if config.shards:
-        from dira_scale.archive.decoding_time import gpu_codecs_line
-        from dira_scale.data.manifest import ShardedDataset
-        from dira_scale.doctor.advice import advise, show_advice  # imports torch
-
-        choices = advise(config.shards, machine, console)
+        choices = advice.advise(config.shards, machine, console)
     if config.show == "json":
         described = [asdict(component) for component in software]
         content = {"hardware": asdict(machine), "software": described, "launch": command}
@@ -82,8 +84,8 @@ def survey(config: DictConfig) -> None:
         return
     show(machine, software, as_typed(command), console)
     if choices:
-        show_advice(config.shards, choices, as_typed(command), console)
-        if machine.gpus and (line := gpu_codecs_line(ShardedDataset.open(config.shards))):
+        advice.show_advice(config.shards, choices, as_typed(command), console)
+        if machine.gpus and (line := decoding_time.gpu_codecs_line(manifest.ShardedDataset.open(config.shards))):
             console.print(f"  {line}\n", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from etils.epy import lazy_imports
 from torch import Tensor
 
 from dira_scale.data.batch import unit_interval
@@ -21,6 +22,9 @@ from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.crops import darkest, fill
 from dira_scale.pixels.headers import Payload
 from dira_scale.pixels.limits import MAX_VOXELS
+
+with lazy_imports():
+    from monai import inferers
 
 CPU = torch.device("cpu")
 OVERLAP = 0.5  # of neighbouring windows, whose edges count less (MONAI's mode "gaussian")
@@ -144,14 +148,12 @@ def dense(
     they are added up on ``device``, or on the CPU if the sums are too large for it.
     """
     if window == SLIDING:
-        from monai.inferers import SlidingWindowInferer  # lazy: takes seconds, and comes with an extra
-
         image, where = stored.image()[None], CPU
         if device.type != CPU.type:  # several processes have cpu:0
             outputs = network(image.new_zeros((1, image.shape[1], *size), device=device)).shape[1]
             padded = [*map(max, image.shape[2:], size)]
             where = device if fits((image.shape[1] + outputs + 1) * math.prod(padded), device) else CPU
-        inferer = SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device=where)
+        inferer = inferers.SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device=where)
         return resized(inferer(image.to(where), network)[0].cpu(), stored.sides)
     (crop,) = centre(stored.dimensions)
     return resized(network(stored.view(crop, size)[None].to(device))[0].cpu(), stored.sides)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from etils.epy import lazy_imports
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast
@@ -25,6 +26,10 @@ from dira_scale.runs.description import FILE, read_description
 from dira_scale.runs.identity import ADDED
 from dira_scale.tasks.task import TaskConfig
 from dira_scale.training.config import StagedTraining, Validate
+
+with lazy_imports():
+    from dira_scale.data import manifest
+    from dira_scale.storage import store
 
 IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 # Running statistics move by a tenth a step: before some 50 they are in part their start's, and of weights that still
@@ -196,13 +201,13 @@ class Finetune(StagedTraining):
         """Without ``init`` alone, say what would be trained, how long and from what."""
         if [*missing] != ["init"]:
             return super().incomplete(config, missing, help)
-        from dira_scale.data.manifest import INFO_FILE, DatasetInfo  # takes half a second
-        from dira_scale.storage.store import locate
 
         data, encoder = config.data, config.model.get("encoder")
         shards = OmegaConf.to_container(data)["shards"]  # type: ignore[index,call-overload]
         paths = [shards] if isinstance(shards, str) else [*shards]
-        infos = [DatasetInfo.read(locate(str(path), "data.shards") / INFO_FILE) for path in paths]
+        infos = [
+            manifest.DatasetInfo.read(store.locate(str(path), "data.shards") / manifest.INFO_FILE) for path in paths
+        ]
         images = sum(info.counts.get(data.split, 0) for info in infos)
         epochs = sum(stage.epochs for stage in config.stages.values()) * config.epoch_factor
         steps = config.steps or steps_of(epochs, max(1, images // data.batch))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from etils.epy import lazy_imports
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -25,6 +26,10 @@ from dira_scale.models.normalise import input_of, normalised
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.runs.description import InputDescription
 
+with lazy_imports():
+    from monai import visualize
+    from monai.transforms import utils
+
 
 class GradCam(nn.Module):
     """The maps of a classifier, which is in evaluation mode, of images [b, C, *size] in [0, 1].
@@ -40,13 +45,11 @@ class GradCam(nn.Module):
     logits: Tensor
 
     def __init__(self, network: Network, input: InputDescription, probabilities: Callable[[Tensor], Tensor]) -> None:
-        from monai.transforms.utils import rescale_array  # lazy: takes seconds, and comes with an extra
-        from monai.visualize import GradCAM
 
         super().__init__()
         self.network, self.input, self.probabilities, self.map = network, input, probabilities, nn.Identity()
-        scaled = partial(rescale_array, minv=0.0, maxv=255.0, dtype=torch.float64)  # MONAI's own turns it round
-        self.cam: Any = GradCAM(self, "map", postprocessing=scaled)
+        scaled = partial(utils.rescale_array, minv=0.0, maxv=255.0, dtype=torch.float64)  # MONAI's own turns it round
+        self.cam: Any = visualize.GradCAM(self, "map", postprocessing=scaled)
 
     def forward(self, images: Tensor) -> Tensor:
         pyramid = self.network.encoder(normalised(images, self.input))

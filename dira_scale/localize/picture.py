@@ -5,10 +5,15 @@ from io import BytesIO
 from itertools import cycle
 
 import numpy as np
+from etils.epy import lazy_imports
 from torch import Tensor
 
 from dira_scale.localize.look import LocatedLabel
 from dira_scale.localize.results import Row
+
+with lazy_imports():
+    from matplotlib import figure as mpl_figure
+    from matplotlib import patches
 
 INCHES, DPI = 4, 96  # of the picture's height
 Colour = tuple[int, int, int]
@@ -22,9 +27,6 @@ def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[Row]) -> bytes:
 
     ``rows``: of the same image and label.
     """
-    from matplotlib.figure import Figure  # lazy: takes a third of a second
-    from matplotlib.patches import Rectangle
-
     map, (start, extent) = seen.map, np.split(seen.crop, 2)
     image = (view.movedim(0, -1) if map.ndim == 2 and len(view) == 3 else view.mean(0)).numpy()
     true: list[tuple[Colour, Sequence[float]]] = [(TRUE, row.box) for row in rows]
@@ -40,7 +42,7 @@ def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[Row]) -> bytes:
         )
     (top, left), (height, width) = start[-2:], extent[-2:]
     place = left, left + width, top + height, top
-    figure = Figure((2 * INCHES * width / height, INCHES + 0.5), DPI, layout="constrained")
+    figure = mpl_figure.Figure((2 * INCHES * width / height, INCHES + 0.5), DPI, layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, boxes in zip(axes, (true, marked), strict=True):
         axis.set_axis_off()
@@ -48,7 +50,7 @@ def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[Row]) -> bytes:
         for colour, box in boxes:
             (y, x), (h, w) = (side[-2:] for side in np.split(np.array(box), 2))
             line = {"edgecolor": np.divide(colour, 255), "linewidth": 1.5, "antialiased": False, "zorder": 3}
-            axis.add_patch(Rectangle((x, y), w, h, fill=False, **line))
+            axis.add_patch(patches.Rectangle((x, y), w, h, fill=False, **line))
     axes[1].imshow(map, "turbo", vmin=0, vmax=255, alpha=OPAQUE * map / 255, extent=place, interpolation="bilinear")
     levels = ", ".join(f"{name} above {level:g}" for name, level in zip(cycle(PREDICTED), seen.predicted, strict=False))
     figure.suptitle(

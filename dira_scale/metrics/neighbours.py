@@ -7,7 +7,11 @@ with weight exp(s / 0.07). Labels are independent, so each has its own vote.
 import numpy as np
 import torch
 import torch.nn.functional as F
+from etils.epy import lazy_imports
 from torch import Tensor
+
+with lazy_imports():
+    from sklearn import metrics
 
 CHUNK, TABLE = 1024, 2**27  # queries at once; similarities, at most
 
@@ -52,15 +56,13 @@ def mean_auc(scores: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
 
     Labels from 0.5 on are positive; images with unknown label or score do not count.
     """
-    from sklearn.metrics import roc_auc_score  # lazy: imports as slowly as torch, and few runs need it
-
     score_array, label_array = torch.as_tensor(scores).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
     areas = []
     for score, label in zip(score_array.T, label_array.T, strict=True):
         known = ~(np.isnan(label) | np.isnan(score))
         positive = label[known] >= 0.5
         if positive.any() and not positive.all():
-            areas.append(roc_auc_score(positive, score[known]))
+            areas.append(metrics.roc_auc_score(positive, score[known]))
     return float(np.mean(areas)) if areas else float("nan")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 with lazy_imports():
     import numpy as np
     import torch
+    from monai import metrics
 
 TOLERANCE = 2.0  # of the surface Dice, in mm or pixels
 BothEmpty = Literal["one", "nan"]
@@ -72,19 +73,17 @@ def _measured(
     answer: Tensor, truth: Tensor, filled: Mapping[str, bool], spacing: Sequence[float] | None, tolerance: float
 ) -> tuple[float, float, float, float]:
     """Dice, IoU, HD95 and surface Dice of two masks [*size]; ``filled``: which of them have a pixel."""
-    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
-
     if not any(filled.values()):
         return (float("nan"),) * 4
     pair = answer[None, None], truth[None, None]
-    dice, iou = compute_dice(*pair, ignore_empty=False), compute_iou(*pair, ignore_empty=False)
+    dice, iou = metrics.compute_dice(*pair, ignore_empty=False), metrics.compute_iou(*pair, ignore_empty=False)
     if not all(filled.values()):
         return float(dice), float(iou), float("inf"), 0.0
     options = {"include_background": True, "spacing": spacing}
     with warnings.catch_warnings():  # MONAI 1.6 calls itself with an argument that it has deprecated
         warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
-        hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
-        surface = compute_surface_dice(*pair, [tolerance], use_subvoxels=True, **options)
+        hd95 = metrics.compute_hausdorff_distance(*pair, percentile=95, **options)
+        surface = metrics.compute_surface_dice(*pair, [tolerance], use_subvoxels=True, **options)
     return float(dice), float(iou), float(hd95), float(surface)
 
 

@@ -6,6 +6,7 @@ from etils.epy import lazy_imports
 
 with lazy_imports():
     import numpy as np
+    from sklearn import metrics
 
 
 def choose_thresholds(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -18,14 +19,12 @@ def choose_thresholds(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
         targets: [N, L] of the validation split, 0 or 1, NaN = unknown.
         scores: [N, L], probabilities in [0, 1].
     """
-    from sklearn.metrics import roc_curve  # lazy: takes a second
-
     chosen = np.full(targets.shape[1], np.nan)
     for i, (target, score) in enumerate(zip(np.asarray(targets, float).T, np.asarray(scores, float).T, strict=True)):
         known = ~np.isnan(target)
         truth = target[known] == 1
         if truth.any() and not truth.all():
-            false_rate, sensitivity, thresholds = roc_curve(truth, score[known], drop_intermediate=False)
+            false_rate, sensitivity, thresholds = metrics.roc_curve(truth, score[known], drop_intermediate=False)
             best = np.round(sensitivity - false_rate, 9).argmax()  # equal ones may differ by their rounding
             chosen[i] = thresholds[best]
     return chosen

@@ -7,10 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etils.epy import lazy_imports
+
 from dira_scale.metrics.cases import CASES, LabelCase, NumberCase, label_arrays, number_arrays, read_cases
 from dira_scale.metrics.figure import Figure
 from dira_scale.pixels.outlines import COLOURS
 from dira_scale.storage.owned import is_inside
+
+with lazy_imports():
+    from dira_scale.pages.tables import figures
 
 if TYPE_CHECKING:
     from dira_scale.pages.tables.figures import Plot
@@ -117,8 +122,6 @@ def plots(folder: Path, split: str = "test") -> list["Plot"]:
 
 def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:
     """The ROC curve of each label, of those with most positives, that has both answers."""
-    from dira_scale.pages.tables import figures  # lazy: takes seconds
-
     targets, scores, names, _ = label_arrays(cases)
     drawable = [i for i in range(len(names)) if {0, 1} <= {*targets[:, i].tolist()}]
     chosen = sorted(drawable, key=lambda i: -(targets[:, i] == 1).sum())[:MOST]
@@ -131,8 +134,6 @@ def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:
 
 def _scatter(cases: Sequence[NumberCase], split: str) -> list["Plot"]:
     """Plot predictions over true values, once for each number."""
-    from dira_scale.pages.tables import figures  # lazy: takes seconds
-
     targets, predictions, names, _ = number_arrays(cases)
     return [
         figures.Plot(

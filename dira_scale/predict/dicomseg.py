@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils.epy import lazy_imports
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM, PersonName
 from torch import Tensor
@@ -33,6 +34,11 @@ from dira_scale.imaging.volumes.slice_position import voxels_of
 from dira_scale.predict.folder import FolderImages, leader_of
 from dira_scale.predict.geometry import ImageGeometry, SourceGeometry, Space
 from dira_scale.predict.images import Loaded
+
+with lazy_imports():
+    import highdicom
+    from highdicom import seg, sr
+    from pydicom.sr import codedict
 
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
             "StudyTime", "ReferringPhysicianName")  # fmt: skip
@@ -126,20 +132,15 @@ class DicomImages:
 
     def encoded(self, key: str, frames: Sequence[Dataset], mask: np.ndarray) -> bytes:
         """The file of masks [frames, rows, columns, classes], 0 or 1. Raises RejectedError."""
-        from highdicom import AlgorithmIdentificationSequence
-        from highdicom.seg import Segmentation, SegmentDescription
-        from highdicom.sr import CodedConcept
-        from pydicom.sr.codedict import codes
-
-        algorithm = AlgorithmIdentificationSequence(
-            f"dira_scale: {self.network}"[:LONGEST], codes.DCM.ArtificialIntelligence, self.version[:LONGEST]
+        algorithm = highdicom.AlgorithmIdentificationSequence(
+            f"dira_scale: {self.network}"[:LONGEST], codedict.codes.DCM.ArtificialIntelligence, self.version[:LONGEST]
         )
-        segments, category = [], codes.SCT.AnatomicalStructure
+        segments, category = [], codedict.codes.SCT.AnatomicalStructure
         for number, name in enumerate(self.classes, 1):
-            kind = CodedConcept(str(number), SCHEME, name[:LONGEST])
-            segments.append(SegmentDescription(number, name[:LONGEST], category, kind, "AUTOMATIC", algorithm))
+            kind = sr.CodedConcept(str(number), SCHEME, name[:LONGEST])
+            segments.append(seg.SegmentDescription(number, name[:LONGEST], category, kind, "AUTOMATIC", algorithm))
         with rejects("format=dicomseg: highdicom refuses the header ({})"):
-            written = Segmentation(
+            written = seg.Segmentation(
                 frames, mask, "BINARY", segments, uid_of(self.identity, key, "series"), 1,
                 uid_of(self.identity, key, "instance"), 1, "dira_scale", self.network[:LONGEST], __version__,
                 self.identity[:LONGEST], content_label="SEGMENTATION", specific_character_set="ISO_IR 192",

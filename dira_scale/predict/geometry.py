@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import scipy.ndimage
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor
 
 from dira_scale.evaluation.inference import resized
@@ -23,6 +24,9 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.nifti import read_header
 from dira_scale.imaging.volumes.read import grid_of
+
+with lazy_imports():
+    from nibabel import nifti1, nifti2
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -113,15 +117,12 @@ class Space:
 
     def encoded(self, mask: np.ndarray) -> bytes:
         """Encode a mask, or probabilities float32 [K, *source sides] as a volume of K values a voxel."""
-        from nibabel.nifti1 import Nifti1Image
-        from nibabel.nifti2 import Nifti2Header, Nifti2Image
-
         voxels = np.ascontiguousarray(mask.T)
         if self.header is None:
-            image = Nifti1Image(voxels, self.affine)
+            image = nifti1.Nifti1Image(voxels, self.affine)
             image.header.set_xyzt_units("mm")
         else:
-            kind = Nifti2Image if isinstance(self.header, Nifti2Header) else Nifti1Image
+            kind = nifti2.Nifti2Image if isinstance(self.header, nifti2.Nifti2Header) else nifti1.Nifti1Image
             header = kind.header_class()
             header.set_data_dtype(voxels.dtype)
             header.set_data_shape(voxels.shape)

@@ -6,6 +6,7 @@ from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
+from etils.epy import lazy_imports
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -16,6 +17,9 @@ from dira_scale.pages.template import of_volumes, template
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent
 from dira_scale.report.headlines import SUBJECTS, headlines
+
+with lazy_imports():
+    from dira_scale.pages.tables import figures
 
 NamedRuns = Mapping[str, RunContent]
 
@@ -47,18 +51,16 @@ def _alike(paths: Sequence[Sequence[str]]) -> int:
 
 def side_by_side(runs: NamedRuns) -> str:
     """The page. Raises UserError for more runs than there are lines that can be told apart."""
-    from dira_scale.pages.tables.figures import MOST, Plot, keys  # lazy: takes seconds
-
-    if len(runs) > MOST:
-        raise UserError(f"run: {len(runs)} runs; the lines of at most {MOST} can be told apart: name fewer")
+    if len(runs) > figures.MOST:
+        raise UserError(f"run: {len(runs)} runs; the lines of at most {figures.MOST} can be told apart: name fewer")
     warnings = {name: health.warnings(run) for name, run in runs.items()}
     by_run = [headlines(run, len(warnings[name])) for name, run in runs.items()]
-    lines = keys([*runs])
+    lines = figures.keys([*runs])
     # A loss that two methods compute in different ways has a title, and a picture, for each.
     logged = dict.fromkeys((name, title, False) for run in runs.values() for name, title in plots.titles(run).items())
     monitors = {name: each for run in runs.values() for name, each in health.monitored(run).items()}
     curves = [
-        Plot(
+        figures.Plot(
             title,
             svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, title, log)),
             lines,
@@ -82,15 +84,13 @@ def side_by_side(runs: NamedRuns) -> str:
 
 def _draw(runs: NamedRuns, name: str, title: str, log: bool, axes: Axes) -> None:
     """Training is smoothed as on a run's own page; held-out rows are dots. A line is broken between stages."""
-    from dira_scale.pages.tables.figures import style
-
     for number, run in enumerate(runs.values()):
         if plots.titles(run).get(name, title) != title:
             continue
         for stage in run.stages:
             train, held_out = ([r for r in run.select(stage, split) if name in r] for split in ("train", "val"))
             values = np.array([row[name] for row in train])
-            line = style(number) | {"clip_on": False}
+            line = figures.style(number) | {"clip_on": False}
             axes.plot(
                 [row["step"] for row in train], values if name == "lr" else plots.smooth(values),
                 marker="o" if len(train) == 1 else "", markersize=3, **line,

@@ -4,17 +4,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+from etils.epy import lazy_imports
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError
 from dira_scale.storage.store import is_local, locate
 
+with lazy_imports():
+    from dira_scale.archive import claim, output
+    from dira_scale.archive import recipe as recipes
+    from dira_scale.data import manifest
+    from dira_scale.shard import convert as conversion
+    from dira_scale.shard import repair as repairing
+    from dira_scale.shard import survey
+    from dira_scale.shard.curate import beton, stats_page
+    from dira_scale.shard.curate import merge as merging
+    from dira_scale.shard.curate import stats as statistics
+    from dira_scale.shard.curate import subset as subsets
+    from dira_scale.shard.curate import verify as verification
+    from dira_scale.shard.curate.audit import make as auditing
+    from dira_scale.storage import atomic, owned
+
 
 def convert_archive(config: DictConfig) -> int:
     """Convert an archive."""
-    from dira_scale.shard.convert import convert
-
-    convert(_plain(config.recipe), config.out, _workers(config), config.key_file, config.slice)
+    conversion.convert(_plain(config.recipe), config.out, _workers(config), config.key_file, config.slice)
     return 0
 
 
@@ -29,89 +43,69 @@ def check_paths(config: DictConfig) -> None:
 
 def check(config: DictConfig) -> None:
     """Raises UserError for what `shard` refuses before it reads anything."""
-    from dira_scale.archive.claim import ShardSlice
-    from dira_scale.archive.output import completed
-    from dira_scale.archive.recipe import Recipe
-
-    ShardSlice.parse(config.slice)
-    Recipe.from_config(completed(_plain(config.recipe), locate(config.out, "out"))).check()
+    claim.ShardSlice.parse(config.slice)
+    recipes.Recipe.from_config(output.completed(_plain(config.recipe), locate(config.out, "out"))).check()
 
 
 def plan(config: DictConfig) -> int:
     """Report what a conversion would find and need: inputs, oddities, size and time."""
-    from dira_scale.shard.survey import survey_and_print
-
-    survey_and_print(_plain(config.recipe), _workers(config), config.key_file, config.sample)
+    survey.survey_and_print(_plain(config.recipe), _workers(config), config.key_file, config.sample)
     return 0
 
 
 def repair(config: DictConfig) -> int:
     """Rewrite the damaged shards of a dataset from its source."""
-    from dira_scale.shard.repair import repair
-
-    repair(_plain(config.recipe), config.path, _workers(config), config.key_file)
+    repairing.repair(_plain(config.recipe), config.path, _workers(config), config.key_file)
     return 0
 
 
 def verify(config: DictConfig) -> int:
     """Check every checksum and image of a dataset."""
-    from dira_scale.shard.curate.verify import print_damages, verify
-
-    return print_damages(config.path, verify(config.path, _workers(config)))
+    return verification.print_damages(config.path, verification.verify(config.path, _workers(config)))
 
 
 def subset(config: DictConfig) -> int:
     """Take a part of a dataset: a fraction of its patients, some kinds of samples, one of k folds; copies no shard."""
-    from dira_scale.shard.curate.subset import SubsetPart, subset
-
     where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
-    part = SubsetPart(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
-    subset(config.path, config.out, part)
+    part = subsets.SubsetPart(
+        config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold
+    )
+    subsets.subset(config.path, config.out, part)
     return 0
 
 
 def merge(config: DictConfig) -> int:
     """Join several datasets; copies no shard."""
-    from dira_scale.shard.curate.merge import merge
-
-    merge(_list(config.paths), config.out, config.name)
+    merging.merge(_list(config.paths), config.out, config.name)
     return 0
 
 
 def stats(config: DictConfig) -> int:
     """Describe a dataset: a table, and an HTML page with a contact sheet, sizes, intensities, labels."""
-    from dira_scale.data.manifest import ShardedDataset
-    from dira_scale.shard.curate.stats import Stats
-    from dira_scale.shard.curate.stats_page import print_table, render_dataset
-    from dira_scale.storage.atomic import as_user_error, write_atomic
-    from dira_scale.storage.owned import own_file
-
-    stats = Stats(ShardedDataset.open(config.path))
+    stats = statistics.Stats(manifest.ShardedDataset.open(config.path))
     beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
     page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
-    own_file(page, "page")
-    html = render_dataset(stats)
-    with as_user_error(page, "page"):
-        write_atomic(page, html)
-    print_table(stats)
+    owned.own_file(page, "page")
+    html = stats_page.render_dataset(stats)
+    with atomic.as_user_error(page, "page"):
+        atomic.write_atomic(page, html)
+    stats_page.print_table(stats)
     print(f"page: {page.resolve()}")
     return 0
 
 
 def convert(config: DictConfig) -> int:
     """Write a dataset in FFCV's format, beside its tars."""
-    from dira_scale.shard.curate.beton import to_beton
-
-    print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
+    print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in beton.to_beton(config.path).items()))
     return 0
 
 
 def audit(config: DictConfig) -> int:
     """Search for identifying values of the source, and for patients and images in two splits or datasets."""
-    from dira_scale.shard.curate.audit.make import audit
-
     named = {name: _list(config[name]) for name in ("tables", "against")}
-    return audit(config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config))
+    return auditing.audit(
+        config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config)
+    )
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from etils.epy import lazy_imports
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.commands import COMMANDS
@@ -16,6 +17,10 @@ from dira_scale.errors import UserError
 from dira_scale.runs.description import Description, read_description
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
+
+with lazy_imports():
+    from dira_scale.forecast import estimate
+    from dira_scale.training import blueprint
 
 GB = 1e9
 
@@ -69,9 +74,8 @@ def _described(command: str, words: tuple[str, ...]) -> Description:
     """Describe a run of ``words``, with anything for the other keys that the command requires, such as its data."""
     chosen = {_key(word) for word in words}
     required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(command))) if key not in chosen]
-    from dira_scale.training.blueprint import blueprint_of  # imports torch
 
-    return blueprint_of(command, compose(command, [*words, *required])).describe()
+    return blueprint.blueprint_of(command, compose(command, [*words, *required])).describe()
 
 
 def _key(word: str) -> str:
@@ -117,9 +121,7 @@ def _check_words(run: Run, reads: Sequence[Run]) -> None:
     row = COMMANDS[run.command]
     arguments: list[Any] = [compose(run.command, run.words)]
     if row.trains:
-        from dira_scale.training.blueprint import blueprint_of
-
-        return blueprint_of(run.command, arguments[0]).check(run.launch.nodes * run.launch.processes)
+        return blueprint.blueprint_of(run.command, arguments[0]).check(run.launch.nodes * run.launch.processes)
     if row.reads_run:
         if (runs := descriptions(arguments[0], reads)) is None:
             return
@@ -164,7 +166,6 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
 
 
 def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
-    from dira_scale.forecast.estimate import planned  # imports torch
 
     run, count = runs[0], len(runs)
     shards = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
@@ -173,7 +174,9 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     left_out = ("run=",) if exists else ("run=", "data.shards=")
     words = [word for word in run.words if not word.startswith(left_out)]
     try:
-        plan = planned(run.command, words, {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described})
+        plan = estimate.planned(
+            run.command, words, {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
+        )
     except UserError as error:
         raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {advised(error)}") from error
     row = plan.row

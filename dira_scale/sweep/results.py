@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from etils.epy import lazy_imports
 from omegaconf import OmegaConf
 
 from dira_scale.commands import COMMANDS
@@ -34,6 +35,11 @@ from dira_scale.runs.files import inside, read_yaml
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
 from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import Run, SweepFolder, is_done
+
+with lazy_imports():
+    from dira_scale.pages.tables import page, read
+    from dira_scale.pages.tables import papers as published
+    from dira_scale.pages.tables import runs as finished
 
 if TYPE_CHECKING:  # imports torch
     from dira_scale.evaluation.comparison import Compared
@@ -199,16 +205,11 @@ def watch_page(path: Path) -> tuple[Any, Callable[[], str]]:
 
 def _page(path: Path, results: SweepResults) -> dict[str, str]:
     """The page and its tables, by suffix."""
-    from dira_scale.pages.tables.page import render
-    from dira_scale.pages.tables.papers import PaperTable
-    from dira_scale.pages.tables.read import read_sweep
-    from dira_scale.pages.tables.runs import SweepRun
-
     folder = SweepFolder(path)
-    done = [SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read]
+    done = [finished.SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read]
     composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
-    papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]
-    return render(read_sweep(composed["sweep"]["name"], results.spread, done, results.planned), papers)
+    papers = [published.PaperTable(**table) for table in composed["sweep"].get("tables") or []]
+    return page.render(read.read_sweep(composed["sweep"]["name"], results.spread, done, results.planned), papers)
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from etils.epy import lazy_imports
 from omegaconf import DictConfig
 
 from dira_scale.errors import UserError, nearest
@@ -15,20 +16,22 @@ from dira_scale.sweep import queue
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.status import RunStatus, known_statuses, present, read_statuses
 
+with lazy_imports():
+    from dira_scale.sweep import results as sweep_results
+    from dira_scale.sweep import start, table, watch
+
 RETRIED = ("failed", "lost")
 TAIL = 262_144  # bytes at the end of a log in which its last lines are looked for
 
 
 def status(cfg: DictConfig) -> int:
     """State, step, loss, speed, time to go, node, tries; watch=5: every 5 seconds; json=true: for programs."""
-    from dira_scale.sweep.table import as_json, show
-
     folder = SweepFolder(Path(cfg.folder))
     if cfg.json:
-        statuses, content = as_json(folder)
+        statuses, content = table.as_json(folder)
         print(json.dumps(content, indent=2))
     else:
-        statuses = show(folder, Console(), cfg.watch)
+        statuses = table.show(folder, Console(), cfg.watch)
     states = {status.state for status in statuses.values()}
     return FAILED if states & {"failed", "blocked", "lost"} else DONE
 
@@ -48,11 +51,8 @@ def cancel(cfg: DictConfig) -> int:
 
 def retry(cfg: DictConfig) -> int:
     """Start those again that failed or were lost, and what they kept from starting; or the cancelled ones in runs=…."""
-    from dira_scale.sweep.start import recorded
-    from dira_scale.sweep.watch import carry_out
-
     folder = SweepFolder(Path(cfg.folder))
-    config = recorded(folder)
+    config = start.recorded(folder)
     config.detach = cfg.detach and config.cluster.executor == "slurm"
     statuses = known_statuses(folder)
     chosen = runs_to_retry(folder, statuses, _patterns(cfg))
@@ -66,14 +66,12 @@ def retry(cfg: DictConfig) -> int:
         for run in started:
             folder.revive(run.id)
 
-    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen], revive)
+    return watch.carry_out(folder, config, runs, [run for run in runs if run.id in chosen], revive)
 
 
 def results(cfg: DictConfig) -> int:
     """Write all final figures of the runs that are done, as .parquet and .md, and show their tables."""
-    from dira_scale.sweep.results import write_results
-
-    print(write_results(Path(cfg.folder)).text)
+    print(sweep_results.write_results(Path(cfg.folder)).text)
     return DONE
 
 

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.pixels.limits import MAX_SPACING, MAX_VOXELS, MIN_SPACING
+
+with lazy_imports():
+    from nibabel import orientations
 
 AXIAL = "LPS"  # x to the patient's left, y to the back, z to the head
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's
@@ -61,12 +65,10 @@ class Grid:
 
     def turned(self) -> "Grid":
         """The grid in DICOM's axial order, by the closest axes."""
-        from nibabel.orientations import inv_ornt_aff  # here, as images need no nibabel
-
         turn = _turn(self.affine)
         x_y_z = self.shape[::-1]
         z, y, x = (x_y_z[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in (2, 1, 0))
-        return Grid((z, y, x), self.affine @ inv_ornt_aff(turn, x_y_z))
+        return Grid((z, y, x), self.affine @ orientations.inv_ornt_aff(turn, x_y_z))
 
     def same_as(self, other: "Grid") -> bool:
         """Return whether shapes are equal and corners within a tenth of the smallest spacing (files round affines)."""
@@ -108,7 +110,7 @@ def turn(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _turn(affine: np.ndarray) -> np.ndarray:
     """For x, y and z: the axis of the axial order that it becomes, and 1 or -1 for its direction."""
-    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-
-    turn: np.ndarray = ornt_transform(io_orientation(affine), axcodes2ornt(AXIAL))
+    turn: np.ndarray = orientations.ornt_transform(
+        orientations.io_orientation(affine), orientations.axcodes2ornt(AXIAL)
+    )
     return turn

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
+from etils.epy import lazy_imports
 
 from dira_scale.imaging.arrays import read_values
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
@@ -13,6 +14,9 @@ from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.values import rescale
 from dira_scale.pixels.limits import MAX_CHANNELS
+
+with lazy_imports():
+    import nibabel
 
 if TYPE_CHECKING:  # imported where a header is read: images need no nibabel
     from nibabel.nifti1 import Nifti1Header
@@ -30,8 +34,6 @@ def is_nifti(start: bytes) -> bool:
 
 def read_header(file: BinaryIO) -> tuple[BinaryIO, "Nifti1Header"]:
     """The decompressed stream, behind its header. Raises RejectedError."""
-    import nibabel
-
     start = file.read(2)
     file.seek(0)
     if start == GZIP:
