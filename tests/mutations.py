@@ -145,8 +145,8 @@ MUTATIONS = (
     Mutation(
         "distillation-centre-of-one-process",
         "methods/dino.py",
-        "found, centre = reduce_sum(torch.stack(seen).sum(0)), self.get_buffer(name)",
-        "found, centre = torch.stack(seen).sum(0), self.get_buffer(name)",
+        "total, centre = reduce_sum(torch.stack(sums).sum(0)), self.get_buffer(name)",
+        "total, centre = torch.stack(sums).sum(0), self.get_buffer(name)",
         ("methods/test_processes.py",),
     ),
     Mutation(

@@ -24,8 +24,8 @@ BENCHMARKS = {
 def bench(words: Sequence[str]) -> None:
     """Run the benchmark named by the first word, with the other words as its command line."""
     if (name := words[0]) not in BENCHMARKS:
-        known = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
-        raise UserError(f"no benchmark '{name}'{known}")
+        choices = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
+        raise UserError(f"no benchmark '{name}'{choices}")
     from dira_scale.config.files import folder
 
     home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME

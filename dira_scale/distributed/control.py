@@ -118,10 +118,10 @@ def check_equal(facts: Mapping[str, str]) -> None:
 
     Raises AgreedError, which names the processes and machines that differ from the main process, and in what.
     """
-    everyone = gather_objects((socket.gethostname(), dict(facts)))
-    main_host, main = everyone[0]
+    by_rank = gather_objects((socket.gethostname(), dict(facts)))
+    main_host, main = by_rank[0]
     different: dict[str, list[str]] = {}
-    for i, (host, values) in enumerate(everyone):
+    for i, (host, values) in enumerate(by_rank):
         what = [
             f"{name} ({values.get(name)} instead of {main.get(name)})"
             for name in sorted(main.keys() | values.keys())

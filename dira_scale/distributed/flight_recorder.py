@@ -22,7 +22,7 @@ DUMPS = ("_dump_fr_trace_json", "_dump_nccl_trace_json")  # torch's, of gloo and
 _begun: deque[tuple[int, int]] = deque(maxlen=2000)  # when each step began, in nanoseconds, and its number
 
 
-class Collective(NamedTuple):
+class RecordedCollective(NamedTuple):
     """A collective as one process has called it. All processes of a group call the same under the same number."""
 
     group: str
@@ -37,7 +37,7 @@ def begin(step: int) -> None:
     _begun.append((time.time_ns(), step))
 
 
-def recorded() -> list[Collective]:
+def recorded() -> list[RecordedCollective]:
     """The collectives of this process, in the order of their calls. CUDA may block it where a GPU hangs."""
     torch_c10d, begun, record = torch._C._distributed_c10d, tuple(_begun), []
     steps = (0, *(step for _, step in begun))
@@ -49,7 +49,7 @@ def recorded() -> list[Collective]:
         ended = entry["retired"] or entry["state"] == "completed"
         step = steps[bisect(begun, (entry["time_created_ns"],))]
         # The number of operations: all that NCCL coalesces into one collective have the same of those.
-        record.append(Collective(" ".join(entry["process_group"]), entry["op_id"], call, step, ended))
+        record.append(RecordedCollective(" ".join(entry["process_group"]), entry["op_id"], call, step, ended))
     return record
 
 
@@ -76,19 +76,19 @@ def exchange(stacks: Path, seconds: float) -> str:
         if time.monotonic() > deadline:
             return ""
         time.sleep(0.1)
-    return parting([[Collective(*each) for each in json.loads(path.read_text())] for path in paths])
+    return parting([[RecordedCollective(*fields) for fields in json.loads(path.read_text())] for path in paths])
 
 
-def parting(records: Sequence[Sequence[Collective]]) -> str:
+def parting(records: Sequence[Sequence[RecordedCollective]]) -> str:
     """One line with each group's first collective that not all processes have called, or not alike.
 
     ``records`` are by rank. Groups come in the order of steps; empty if the processes do not part. What one of them no
     longer has is not compared, nor a group of which only one has a record.
     """
-    groups: dict[str, dict[int, dict[int, Collective]]] = {}  # collectives by group, rank and number
+    groups: dict[str, dict[int, dict[int, RecordedCollective]]] = {}  # collectives by group, rank and number
     for rank, record in enumerate(records):
-        for each in record:
-            groups.setdefault(each.group, {}).setdefault(rank, {})[each.number] = each
+        for collective in record:
+            groups.setdefault(collective.group, {}).setdefault(rank, {})[collective.number] = collective
     parted = []
     for group, ranks in groups.items():
         for number in range(max(map(min, ranks.values())), max(map(max, ranks.values())) + 1):
@@ -97,7 +97,7 @@ def parting(records: Sequence[Sequence[Collective]]) -> str:
                 calls.setdefault(numbers[number].call if number in numbers else "nothing", []).append(str(rank))
             if len(calls) > 1:
                 step = min(numbers[number].step for numbers in ranks.values() if number in numbers)
-                told = "; ".join(f"rank {', '.join(who)} called {call}" for call, who in calls.items())
-                parted.append((step, f"in step {step} at collective {number} of group {group}: {told}"))
+                callers = "; ".join(f"rank {', '.join(who)} called {call}" for call, who in calls.items())
+                parted.append((step, f"in step {step} at collective {number} of group {group}: {callers}"))
                 break
     return f"the processes part {', and '.join(text for _, text in sorted(parted))}" if parted else ""

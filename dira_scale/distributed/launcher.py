@@ -26,11 +26,32 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None, groups:
             hold messages that wait for each other.
     """
     _refuse_accelerate(parallel, precision, clip)
-    _refuse_single_process()
+    requested = _requested_processes()
+    if requested > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:  # on CPUs, accelerate says nothing of it
+        raise UserError(
+            f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
+            f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.command() or 'COMMAND'} …, or --multi_gpu "
+            "instead of --cpu"
+        )
     _refuse_missing(parallel.strategy)
-    if parallel.device != "cpu":
-        _refuse_few_gpus()
-        _refuse_single_queue(groups)
+    if parallel.device == "cpu":
+        return
+    gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < local:
+        raise UserError(
+            f"{local} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one per GPU "
+            f"(--nproc_per_node {gpus}, --num_processes {gpus}), or make more visible (CUDA_VISIBLE_DEVICES)"
+        )
+    # BatchNorm groups over some of the processes send beside the gradients, on communicators of their own: in a single
+    # queue two processes may each hold back what the other waits for (NCCL's guide on concurrent communicators).
+    processes = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    spanning = [count for count in groups if 1 < count < processes]
+    if spanning and gpus and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
+        raise UserError(
+            f"CUDA_DEVICE_MAX_CONNECTIONS=1 with {spanning[0]} BatchNorm groups over {processes} processes: their "
+            "messages and those of gradients may wait for each other forever; unset the variable, or take a multiple "
+            f"of {processes} for model.bn_groups"
+        )
 
 
 def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None) -> None:
@@ -65,17 +86,6 @@ def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None) -> No
             )
 
 
-def _refuse_single_process() -> None:
-    """Asked for several processes on CPUs, accelerate silently starts one."""
-    requested = _requested_processes()
-    if requested > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        raise UserError(
-            f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
-            f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.command() or 'COMMAND'} …, or --multi_gpu "
-            "instead of --cpu"
-        )
-
-
 def _requested_processes() -> int:
     """Return how many processes the parent ``accelerate launch`` was asked for, by its command line or file.
 
@@ -92,11 +102,11 @@ def _requested_processes() -> int:
     flags.add_argument("--cpu", action="store_true")
     flags.add_argument("--num_processes", "--num-processes")
     flags.add_argument("--config_file", "--config-file")
-    given, _ = flags.parse_known_args(words)
-    number = given.num_processes
-    if number is None and (given.config_file or not given.cpu):
+    options, _ = flags.parse_known_args(words)
+    number = options.num_processes
+    if number is None and (options.config_file or not options.cpu):
         cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-        file = Path(given.config_file or cache / "accelerate" / "default_config.yaml")
+        file = Path(options.config_file or cache / "accelerate" / "default_config.yaml")
         number = str(yaml.safe_load(file.read_text()).get("num_processes")) if file.is_file() else None
     return int(number) if number and number.isdigit() else 1
 
@@ -107,26 +117,4 @@ def _refuse_missing(strategy: str) -> None:
         raise UserError(
             f"parallel={strategy} needs {' and '.join(missing)}, not installed here: {install_command('deepspeed')}; "
             "or use parallel=fsdp2, which needs no further package"
-        )
-
-
-def _refuse_few_gpus() -> None:
-    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if 0 < gpus < processes:
-        raise UserError(
-            f"{processes} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one per GPU "
-            f"(--nproc_per_node {gpus}, --num_processes {gpus}), or make more visible (CUDA_VISIBLE_DEVICES)"
-        )
-
-
-def _refuse_single_queue(groups: Iterable[int]) -> None:
-    """BatchNorm groups over some of the processes send beside the gradients, on communicators of their own: in a single
-    queue two processes may each hold back what the other waits for (NCCL's guide on concurrent communicators)."""
-    processes = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    spanning = [count for count in groups if 1 < count < processes]
-    if spanning and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1" and torch.cuda.device_count():
-        raise UserError(
-            f"CUDA_DEVICE_MAX_CONNECTIONS=1 with {spanning[0]} BatchNorm groups over {processes} processes: their "
-            "messages and those of gradients may wait for each other forever; unset the variable, or take a multiple "
-            f"of {processes} for model.bn_groups"
         )

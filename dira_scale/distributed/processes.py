@@ -161,8 +161,8 @@ def default_threads() -> int:
     if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may already have bound this process to its share
         cores = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
         sharing = sharing if "TORCHELASTIC_RUN_ID" in os.environ else 1  # the task is a launcher of several
-    given = int(os.environ.get(CPUS_PER_TASK, cores))
-    return max(1, min(cores // sharing, given))
+    allowed = int(os.environ.get(CPUS_PER_TASK, cores))
+    return max(1, min(cores // sharing, allowed))
 
 
 def default_workers(device: torch.device, cores: int | None = None) -> int:

@@ -105,7 +105,11 @@ def _reach_next(store: dist.Store, listener: socket.socket, rank: int, ranks: in
     other = json.loads(store.get(f"listener {following}"))
     if other["host"] != host:
         try:
-            _refuse_loopback(other)
+            if other["address"].startswith("127.") or other["address"] == "::1":
+                raise UserError(
+                    f"{other['host']} resolves its own name to {other['address']}, which no other machine can reach: "
+                    "fix its /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network's interface"
+                )
             _reach(other["address"], other["port"], seconds, f"rank {following} on {other['host']}")
         except UserError as error:
             store.compare_set("problem", "", str(error))  # keeps the first one
@@ -139,14 +143,6 @@ def _listen() -> socket.socket:
     return socket.create_server((address, 0), family=family)
 
 
-def _refuse_loopback(other: dict[str, str]) -> None:
-    if other["address"].startswith("127.") or other["address"] == "::1":
-        raise UserError(
-            f"{other['host']} resolves its own name to {other['address']}, which no other machine can reach: fix its "
-            "/etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network's interface"
-        )
-
-
 def _reach(address: str, port: int, seconds: float, whom: str) -> None:
     """Wait until ``address`` accepts a connection."""
     deadline = time.monotonic() + seconds
@@ -155,19 +151,19 @@ def _reach(address: str, port: int, seconds: float, whom: str) -> None:
             socket.create_connection((address, port), timeout=ATTEMPT_SECONDS).close()
             return
         except OSError as error:
-            unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
-            if unknown or time.monotonic() > deadline:
-                waited = "" if unknown else f" within {seconds:g} s"
-                who = f"rank {os.environ['RANK']} on {socket.gethostname()}"
-                raise UserError(f"{who} does not reach {whom} at {address}:{port}{waited}: {_advice(error)}") from error
+            failure = error
+        unknown = isinstance(failure, socket.gaierror) and failure.errno == socket.EAI_NONAME
+        if unknown or time.monotonic() > deadline:
+            break
         time.sleep(0.2)
-
-
-def _advice(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return "unknown host name; use an address, or fix DNS or /etc/hosts"
-    if isinstance(error, ConnectionRefusedError):
-        return "that machine answers, but nothing listens there; start its process, with the same port on all nodes"
-    if isinstance(error, TimeoutError):
-        return "no answer; open the ports between the nodes in the firewall, or fix the address"
-    return f"{error.strerror}; fix the address, or the network between the nodes"
+    if isinstance(failure, socket.gaierror):
+        advice = "unknown host name; use an address, or fix DNS or /etc/hosts"
+    elif isinstance(failure, ConnectionRefusedError):
+        advice = "that machine answers, but nothing listens there; start its process, with the same port on all nodes"
+    elif isinstance(failure, TimeoutError):
+        advice = "no answer; open the ports between the nodes in the firewall, or fix the address"
+    else:
+        advice = f"{failure.strerror}; fix the address, or the network between the nodes"
+    waited = "" if unknown else f" within {seconds:g} s"
+    who = f"rank {os.environ['RANK']} on {socket.gethostname()}"
+    raise UserError(f"{who} does not reach {whom} at {address}:{port}{waited}: {advice}") from failure

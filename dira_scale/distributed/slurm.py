@@ -30,7 +30,8 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
         )
     if tasks == 1:
         return
-    per_node = _per_node(environ["SLURM_STEP_TASKS_PER_NODE"])
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"])  # "2(x3),1" is 2, 2, 2, 1
+    per_node = [count for count, times in counts for _ in range(int(times or 1))]
     job, step = int(environ["SLURM_JOB_ID"]), int(environ["SLURM_STEP_ID"])
     restarts = int(environ.get("SLURM_RESTART_COUNT", "0"))
     alone = len(environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1 and environ.get("CUDA_VISIBLE_DEVICES")
@@ -50,9 +51,3 @@ def first_host(nodes: str) -> str:
     """The first node in SLURM's list, where task 0 runs: ``gpu[03-05,9],big1`` gives ``gpu03``."""
     first = re.split(r",(?![^\[]*\])", nodes)[0]
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)
-
-
-def _per_node(counts: str) -> list[int]:
-    """Tasks of each node: ``2(x3),1`` gives 2, 2, 2, 1."""
-    pairs = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
-    return [int(count) for count, times in pairs for _ in range(int(times or 1))]

@@ -1,6 +1,5 @@
 """The training loop: stages, steps, validation, checkpoints."""
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -128,8 +127,11 @@ class Loop:
         for line in lines:
             self._tell(line)
         self.world.wait()
-        self._advance(plan)
+        steps = self.state.step - self.state.stage_start
+        self.state.advance(steps, plan.per_epoch)
         if self.state.stage < len(self.task.stages):
+            following = self.task.stages[self.state.stage]
+            self.state.order_start = following.order_start(plan, self.state.order_start + steps)
             self.strategy.end(stage.model)
         self.bar.set_total(self.total_steps())
         return ""
@@ -166,7 +168,9 @@ class Loop:
         step = self.state.step
         with span(LOGGING):
             self._finish_row(stage)  # of the step before: the device has had this one to compute
-        improved = self._due_validation(stage, last) and self.validate(stage)
+        every = self.task.validation.every if self.task.validation else 1
+        due = (step - self.state.stage_start) % (every * stage.plan.per_epoch) == 0 or step == last
+        improved = due and self.validate(stage)
         ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
             with span(LOGGING):
@@ -197,14 +201,6 @@ class Loop:
         )
         return undone if self.config.steps is not None and step < planned else ""
 
-    def _advance(self, plan: StagePlan) -> None:
-        """Move the state on to the stage after ``plan``."""
-        state = self.state
-        steps = state.step - state.stage_start
-        state.advance(steps, plan.per_epoch)
-        for following in self.task.stages[state.stage : state.stage + 1]:
-            state.order_start = following.order_start(plan, state.order_start + steps)
-
     @property
     def _order_offset(self) -> int:
         """By how many steps the stage's order is ahead of the run's steps."""
@@ -228,27 +224,17 @@ class Loop:
             self.state.reduce_on_plateau(row["loss"], validation.every, self.task.optim)
         metric, direction = validation.best
         improved = self.state.improve(stage.plan.name, row[metric], validation.every, direction)
-        self._tell(self._validated(stage.plan.name, row, improved))
-        return improved
-
-    def _validated(self, stage: str, row: Mapping[str, float], improved: bool) -> str:
-        """The line of a validation: the loss, and the figure by which checkpoints are compared."""
-        assert self.task.validation is not None
-        metric, step = self.task.validation.best.metric, self.state.best_step.get(stage)
-        figures = ", ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys([metric, "loss"]) if name in row)
+        step = self.state.best_step.get(stage.plan.name)
         best = "the best so far" if improved else f"the best is that of step {step}" if step else "no best yet"
-        return f"validation at step {self.state.step}: {figures}; {best}"
+        figures = ", ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys([metric, "loss"]) if name in row)
+        self._tell(f"validation at step {self.state.step}: {figures}; {best}")
+        return improved
 
     def _tell(self, line: str) -> None:
         """On the main process: a line for screen and log.txt."""
         if self.run is not None:
             self.run.log(line)
             self.bar.print_line(line)
-
-    def _due_validation(self, stage: StageRun, last: int) -> bool:
-        done = self.state.step - self.state.stage_start
-        every = self.task.validation.every if self.task.validation else 1
-        return done % (every * stage.plan.per_epoch) == 0 or self.state.step == last
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -295,8 +281,8 @@ class Loop:
         saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
         if not saves:
             return ""
-        count, each = ("1 checkpoint", "") if saves == 1 else (f"{saves} checkpoints", " each")
-        return f"{count}, training paused for {seconds / saves:.2f} s{each}"
+        count, by_one = ("1 checkpoint", "") if saves == 1 else (f"{saves} checkpoints", " each")
+        return f"{count}, training paused for {seconds / saves:.2f} s{by_one}"
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""

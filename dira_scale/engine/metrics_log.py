@@ -82,7 +82,7 @@ class MetricsLog:
         if row is None:
             return False
         means, record = row.copy.read()
-        check(row.place["step"], row.guard.found(record))
+        check(row.place["step"], row.guard.finding(record))
         values = dict(zip(row.names, means.tolist(), strict=True)) | row.beside
         warnings = row.warnings + self.task.diagnose(values, row.position)
         self._write(row.place, values | ({"warnings": warnings} if warnings else {}))

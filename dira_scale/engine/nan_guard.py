@@ -97,16 +97,16 @@ class NaNGuard:
 
     def read(self) -> NotFinite | None:
         """The first bad step so far over all ranks, if any. Collective; waits for the device."""
-        return self.found(self.shared().cpu())
+        return self.finding(self.shared().cpu())
 
     def shared(self) -> Tensor:
-        """The record so far of all ranks, on the device, for :meth:`found`: [ranks, 2, names]. Collective."""
+        """The record so far of all ranks, on the device, for :meth:`finding`: [ranks, 2, names]. Collective."""
         if not self._first:
             return torch.zeros(1, 2, 0, device=self.device)
         notes = torch.stack([torch.cat([*self._first.values()]).double(), torch.cat([*self._values.values()]).double()])
         return gather(notes[None])
 
-    def found(self, record: Tensor) -> NotFinite | None:
+    def finding(self, record: Tensor) -> NotFinite | None:
         """The first bad step in a ``record``, which is on the host; names that came after it do not count."""
         names, groups = list[str](), list[tuple[str, ...]]()
         for group in self._first:
@@ -125,13 +125,13 @@ class NaNGuard:
     def _note(self, step: int, values: dict[str, Tensor]) -> Tensor:
         """Record ``values``; returns, on the device, whether all of them are finite."""
         group = tuple(values)
-        seen = torch.stack([value.detach().float() for value in values.values()])
-        fine = seen.isfinite()
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        fine = numbers.isfinite()
         before = self._first.get(group)
         if before is None:
             before = torch.full((len(group),), NO_STEP, device=self.device)
-            self._values[group] = seen
-        self._values[group] = torch.where(self._broken | (before < NO_STEP).any(), self._values[group], seen)
+            self._values[group] = numbers
+        self._values[group] = torch.where(self._broken | (before < NO_STEP).any(), self._values[group], numbers)
         self._first[group] = torch.minimum(before, torch.where(fine, NO_STEP, step))
         return fine.all()
 

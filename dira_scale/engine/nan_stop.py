@@ -79,8 +79,8 @@ class NaNStop:
             left = str(error)
         else:
             self.world.wait()
-            whole = checkpoint.complete(self.checkpointer.folder)
-            left = f"the checkpoint of step {int(whole[-1].name)} is intact" if whole else "there is no checkpoint yet"
+            steps = checkpoint.complete(self.checkpointer.folder)
+            left = f"the checkpoint of step {int(steps[-1].name)} is intact" if steps else "there is no checkpoint yet"
         if self.world.device.type == "cpu" and self.world.precision == "bf16" and bf16_without_amx():
             left += (
                 ". This CPU gets some gradients wrong in bf16, and only layers of torch.nn are guarded against it: if "

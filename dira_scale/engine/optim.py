@@ -36,8 +36,8 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
     optimizer = build(config.optimizer, groups, "optim.optimizer", fuses)
     for setting in config.one_dimensional:
         if setting not in optimizer.defaults:
-            known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
-            raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
+            settings = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
+            raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {settings}")
     with at("optim.one_dimensional"):
         check_arguments(type(optimizer), config.one_dimensional)
     if config.weight_decay_end is not None and "weight_decay" not in optimizer.defaults:
@@ -62,17 +62,23 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bo
     target = imported(f"{key}._target_", name)
     if inspect.isclass(target) and not issubclass(target, Optimizer):
         raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
-    parameters_of = inspect.signature(target).parameters
-    known = [*parameters_of][1:]  # after what is to be trained
-    if OWN_CLIP in known and OWN_CLIP in config:
+    arguments = [*inspect.signature(target).parameters][1:]  # after what is to be trained
+    if OWN_CLIP in arguments and OWN_CLIP in config:
         raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={config[OWN_CLIP]}; take this out")
-    ours: dict[str, Any] = {OWN_CLIP: None} if OWN_CLIP in known else {}
-    if fuses and has_fused(target, config) and _takes_fused(target, parameters):
-        ours["fused"] = True
+    ours: dict[str, Any] = {OWN_CLIP: None} if OWN_CLIP in arguments else {}
+    if fuses and has_fused(target, config):
+        tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
+        on_gpu = bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
+        if on_gpu and (FUSED[target] or not any(isinstance(tensor, DTensor) for tensor in tensors)):
+            ours["fused"] = True
     optimizer = constructed(key, {**config, **ours}, positional=[parameters])
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
-    _complete_momenta(optimizer)
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
+        # The kernel takes the momenta of all parameters or of none, and some may get their first gradient later.
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] and not group["dampening"] else []:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
@@ -82,28 +88,11 @@ def has_fused(target: Any, settings: Mapping[str, Any]) -> bool:
     return target in FUSED and settings.get("fused") is None and not other
 
 
-def _takes_fused(target: Any, parameters: Sequence[Any]) -> bool:
-    """Return whether all ``parameters`` lie on a GPU and the fused kernels of ``target`` take them."""
-    tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
-    sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
-    on_gpu = bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
-    return on_gpu and (FUSED[target] or not sharded)
-
-
 def is_fused(optimizer: Optimizer) -> bool:
     """Return whether ``optimizer`` skips a step, and keeps its states, where its ``found_inf`` on the device is 1. Not
     with dampening: torch would take the first step's momentum, which the kernel has not written, for stored."""
     groups = optimizer.param_groups
     return type(optimizer) in FUSED and all(group["fused"] and not group.get("dampening") for group in groups)
-
-
-def _complete_momenta(optimizer: Optimizer) -> None:
-    """Give every parameter of a fused SGD its momentum, of zeros: the kernel takes those of all or of none, and some
-    parameters may get their first gradient later than others."""
-    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
-        for group in optimizer.param_groups:
-            for parameter in group["params"] if group["momentum"] and not group["dampening"] else []:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
@@ -119,9 +108,9 @@ def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, bool, float, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            parent, _, own = name.rpartition(".")
+            parent, _, attribute = name.rpartition(".")
             owner = module.get_submodule(parent)
-            vector = parameter.ndim <= 1 and own not in getattr(owner, "as_matrices", ())
+            vector = parameter.ndim <= 1 and attribute not in getattr(owner, "as_matrices", ())
             one_dim, frozen = bool(one_dimensional) and vector, getattr(owner, "frozen_share", 0.0)
             kind = one_dim, not set(fixed).isdisjoint(name.split(".")), factors.get(name, 1.0), frozen
             group: dict[str, Any] = {"params": [], "fixed_rate": kind[1], "factor": kind[2], "frozen": frozen}
@@ -154,7 +143,7 @@ def learning_rate(
         return base
     step, steps = step - warmup, steps - warmup
     if schedule == "step":
-        falls = step // period if isinstance(period, int) else sum(step >= each for each in period)
+        falls = step // period if isinstance(period, int) else sum(step >= milestone for milestone in period)
         return base * float(factor**falls)
     if schedule == "cosine_epoch":
         step, steps = step // steps_per_epoch, math.ceil(steps / steps_per_epoch)
@@ -188,20 +177,18 @@ def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -
 
 
 def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`state_by_name`; ignores other prefixes."""
+    """The inverse of :func:`state_by_name`, by copies with the parameters' placement; ignores other prefixes."""
     for name, parameter in module.named_parameters():
         start = f"{prefix}.{name}."
         for key, tensor in tensors.items():
-            if key.startswith(start) and "." not in key.removeprefix(start):
-                optimizer.state[parameter][key.removeprefix(start)] = _placed(tensor, parameter, optimizer)
-
-
-def _placed(tensor: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
-    """A copy with the parameter's placement; scalars (Adam's step count) on the CPU unless the kernel needs them."""
-    if isinstance(parameter, DTensor) and tensor.ndim:  # every process has the whole tensor and takes its shard
-        whole = tensor.to(parameter.device)
-        return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    if tensor.ndim and tensor.shape == parameter.shape:
-        return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-    on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-    return tensor.to(parameter.device if on_device else "cpu", copy=True)
+            if not key.startswith(start) or "." in key.removeprefix(start):
+                continue
+            if isinstance(parameter, DTensor) and tensor.ndim:  # every process takes its shard of the complete tensor
+                complete, placements = tensor.to(parameter.device), parameter.placements
+                value: Tensor = distribute_tensor(complete, parameter.device_mesh, placements, src_data_rank=None)
+            elif tensor.ndim and tensor.shape == parameter.shape:
+                value = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            else:  # scalars (Adam's step count) on the CPU unless the kernel needs them
+                on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+                value = tensor.to(parameter.device if on_device else "cpu", copy=True)
+            optimizer.state[parameter][key.removeprefix(start)] = value

@@ -35,8 +35,11 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
 
     Raises AgreedError, which names processes, machines and what differs, or the processes that share a GPU.
     """
-    everything = {"the code of dira_scale": _code(), "python": platform.python_version()}
-    everything |= {package: str(version_of(package)) for package in (*PACKAGES, "deepspeed", "transformers")}
+    package, code = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        code.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
+    everything = {"the code of dira_scale": code.hexdigest()[:DIGITS], "python": platform.python_version()}
+    everything |= {name: str(version_of(name)) for name in (*PACKAGES, "deepspeed", "transformers")}
     everything |= {key: str(value) for key, value in leaves(cfg) if not key.startswith(PER_MACHINE)}
     control.check_equal(everything | dict(facts))
     on_gpu = torch.cuda.is_available() and cfg.parallel.device != "cpu"
@@ -44,7 +47,7 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
     gpus = control.gather_objects((socket.gethostname(), gpu))
     (host, shared), count = Counter(gpus).most_common(1)[0]
     if shared and count > 1:
-        ranks = ", ".join(str(i) for i, of in enumerate(gpus) if of == (host, shared))
+        ranks = ", ".join(str(rank) for rank, place in enumerate(gpus) if place == (host, shared))
         raise control.AgreedError(
             f"ranks {ranks} share GPU {shared} of {host}: start one process per GPU (--nproc_per_node, "
             "--num_processes, --gpus-per-node)"
@@ -62,12 +65,3 @@ def check_shared(run: Path, lease: str) -> None:
                 "that all nodes share, under the same path"
             )
         time.sleep(0.5)
-
-
-def _code() -> str:
-    """Hash of the package's Python files."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:DIGITS]

@@ -61,16 +61,13 @@ class Profiler:
         if step == self.last:
             self._end()
         elif step == self._warm and step < self.last:
-            self._begin(step)
-
-    def _begin(self, step: int) -> None:
-        cuda = self.device.type == "cuda"
-        traced = schedule(wait=0, warmup=self.first - step, active=self.last - self.first, repeat=1)
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        self._tracing = profile(activities=activities, schedule=traced, on_trace_ready=self._write, record_shapes=True)
-        if cuda:
-            torch.cuda.memory._record_memory_history(max_entries=EVENTS, stacks="python")
-        self._tracing.start()
+            cuda, steps = self.device.type == "cuda", self.last - self.first
+            traced = schedule(wait=0, warmup=self.first - step, active=steps, repeat=1)
+            kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+            self._tracing = profile(activities=kinds, schedule=traced, on_trace_ready=self._write, record_shapes=True)
+            if cuda:
+                torch.cuda.memory._record_memory_history(max_entries=EVENTS, stacks="python")
+            self._tracing.start()
 
     def _end(self) -> None:
         if self._tracing is None:

@@ -57,7 +57,8 @@ class Step:
             alive()
             with span(DATA):
                 micro = stored.to(self.device)  # one at a time: in floating point it takes four times the memory
-            torch.manual_seed(_mix_seed(self.seed, step))
+            digest = hashlib.blake2b(repr((self.seed, step)).encode(), digest_size=8).digest()
+            torch.manual_seed(int.from_bytes(digest, "little") >> 1)  # of 63 bits
             part = part_of_batch(rank() * self.accumulate + i, world() * self.accumulate)
             with model.accumulating(i == last), part:
                 with span(FORWARD):
@@ -160,15 +161,9 @@ def begin_stage(
         lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
         state,
     )
-    guard, given = NaNGuard(world.device), strategy.parallel
-    step = Step(task, plan, model, guard, scale, means, seed, given.accumulate, world.device, given.attention)
+    guard, parallel = NaNGuard(world.device), strategy.parallel
+    step = Step(task, plan, model, guard, scale, means, seed, parallel.accumulate, world.device, parallel.attention)
     return StageRun(plan, model, loader, guard, step)
-
-
-def _mix_seed(*words: int) -> int:
-    """A 63-bit seed from integers."""
-    digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def adds_in_any_order(module: nn.Module, device: torch.device) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROJECT = "dira_scale"
 FILE = "tracker.json"
 NO_CURVE = ("step", "lease")  # numbers of a row
+PATH = re.compile(r"(?<![\w.])~?/?(?:[^\s/:,\[{]+/)+(?=[^\s/])")  # all of a path but its last part
 logger = logging.getLogger(__name__)
 
 
@@ -46,11 +47,6 @@ def require_tracker(name: str) -> None:
         )
 
 
-def _shown(value: bool | int | float | str) -> bool | int | float | str:
-    """Return the last part of paths: a tracker's server may be elsewhere, and a path may name a person."""
-    return re.sub(r"(?<![\w.])~?/?(?:[^\s/:,\[{]+/)+(?=[^\s/])", "", value) if isinstance(value, str) else value
-
-
 class Tracker:
     """The thread, which begins at once, of a run that goes on from ``step``. ``name`` is not ``none``."""
 
@@ -59,7 +55,12 @@ class Tracker:
         self._id = {WANDB: uuid.uuid4().hex[:12]}.get(name)  # of the run in the tracker; MLflow says it when it begins
         self._sent = dict[str, int]()  # the last step of each split
         self._configured, self._offset = False, 0
-        self._recall()
+        path = run.folder / FILE
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if step and content.get("tracker") == name:  # goes on with what an earlier call has sent; else it begins anew
+            self._id, self._sent, self._configured = content["id"], content["sent"], True
+        if name == TENSORBOARD:  # what a killed run has written of later steps is purged
+            self._sent = {split: min(sent, step) for split, sent in self._sent.items()}
         self._tracker: GeneralTracker | None = None
         self._rows, self._closed, self._failure = threading.Event(), threading.Event(), ""
         self._thread: threading.Thread | None = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -85,15 +86,6 @@ class Tracker:
         if self._failure:
             logger.warning("tracker=%s lacks rows (%s); the same command sends them", self.name, self._failure)
 
-    def _recall(self) -> None:
-        """Go on with what an earlier call has sent, unless the run begins anew: then it may be another one."""
-        path = self.run.folder / FILE
-        content = json.loads(path.read_text()) if path.is_file() else {}
-        if self._step and content.get("tracker") == self.name:
-            self._id, self._sent, self._configured = content["id"], content["sent"], True
-        if self.name == TENSORBOARD:  # what a killed run has written of later steps is purged
-            self._sent = {split: min(step, self._step) for split, step in self._sent.items()}
-
     def _work(self) -> None:
         while True:
             self._rows.clear()
@@ -106,20 +98,19 @@ class Tracker:
             except LeaseLostError:
                 return
             except Exception as error:  # whatever a tracker's library raises
-                self._fail(f"{type(error).__name__}: {error}".partition("\n")[0])
+                text = f"{type(error).__name__}: {error}".partition("\n")[0]
+                if not self._failure and not self._closed.is_set():
+                    again = "training continues, and the rows are sent again later"
+                    logger.warning("tracker=%s: %s; %s", self.name, text, again)
+                self._failure = text
+                if self.name == TENSORBOARD:  # its writer does not recover from a full disk
+                    self._tracker = None
             if closing:
                 return
             if self._failure:
                 self._closed.wait(TIMINGS.tracker)
             else:
                 self._rows.wait()
-
-    def _fail(self, text: str) -> None:
-        if not self._failure and not self._closed.is_set():
-            logger.warning("tracker=%s: %s; training continues, and the rows are sent again later", self.name, text)
-        self._failure = text
-        if self.name == TENSORBOARD:  # its writer does not recover from a full disk
-            self._tracker = None
 
     def _send(self) -> None:
         """All rows that are not sent yet."""
@@ -140,6 +131,7 @@ class Tracker:
                 write_json(self.run.folder / FILE, content, self.run.lease.check)
 
     def _send_row(self, row: Mapping[str, Any]) -> None:
+        """Send the numbers of ``row``; before the first of them the configuration, as hyperparameters."""
         split, step = row["split"], row["step"]
         if step <= self._sent.get(split, -1):
             return
@@ -150,7 +142,19 @@ class Tracker:
             if self.name == MLFLOW:
                 self._id = tracker.tracker.info.run_id
         if not self._configured:
-            self._configure(self._tracker)
+            config = OmegaConf.create(dict(yaml.safe_load((self.run.folder / "config.yaml").read_text())))
+            values: dict[str, Any] = {}
+            for key, value in leaves(config):
+                plain = value if type(value) in (bool, int, float, str) else typed(value)
+                # The last part of paths: a tracker's server may be elsewhere, and a path may name a person.
+                values[self._key(key)] = PATH.sub("", plain) if isinstance(plain, str) else plain
+            if self.name == TENSORBOARD:  # Accelerate would write them as a run of their own
+                from torch.utils.tensorboard.summary import hparams
+
+                for summary in hparams(values, {}):
+                    self._tracker.tracker.file_writer.add_summary(summary)
+            else:
+                self._tracker.store_init_configuration(values)
             self._configured = True
         numbers = {key: value for key, value in row.items() if type(value) in (int, float) and key not in NO_CURVE}
         self._tracker.log({self._key(f"{split}/{key}"): value for key, value in numbers.items()}, step=step)
@@ -172,20 +176,6 @@ class Tracker:
             os.environ.get("WANDB_PROJECT", PROJECT), id=self._id, name=name, group=group, resume="allow",
             dir=str(folder), settings={"console": "off"},
         )  # fmt: skip
-
-    def _configure(self, tracker: "GeneralTracker") -> None:
-        """The configuration as hyperparameters."""
-        config = OmegaConf.create(dict(yaml.safe_load((self.run.folder / "config.yaml").read_text())))
-        kinds = bool, int, float, str
-        plain = ((key, value if type(value) in kinds else typed(value)) for key, value in leaves(config))
-        values = {self._key(key): _shown(value) for key, value in plain}
-        if self.name == TENSORBOARD:  # Accelerate would write them as a run of their own
-            from torch.utils.tensorboard.summary import hparams
-
-            for summary in hparams(values, {}):
-                tracker.tracker.file_writer.add_summary(summary)
-        else:
-            tracker.store_init_configuration(values)
 
     def _key(self, name: str) -> str:
         """``name`` in characters that the tracker takes: labels may have any."""

@@ -67,9 +67,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         every = min(1.0, self.seconds / 4)
-        seen, still = _signs, 0.0
+        before, still = _signs, 0.0
         while not self._stop.wait(every):
-            seen, still = _signs, still + every if seen == _signs else 0.0
+            before, still = _signs, still + every if before == _signs else 0.0
             if still >= self.seconds:
                 self._end_process(f"no step for {self.seconds:g} s (watchdog={self.seconds:g})")
             if still >= TIMINGS.after_loss and self.lost():

@@ -55,7 +55,7 @@ def _convolve(
         y: Tensor = func(input, weight, bias, stride, padding, dilation, groups)
         return y
     axes = weight.dim() - 2
-    sides = [[each] * axes if isinstance(each, int) else list(each) for each in (stride, padding, dilation)]
+    sides = [[n] * axes if isinstance(n, int) else list(n) for n in (stride, padding, dilation)]
     y = _Convolution.apply(input, weight, bias, (*sides, False, [0] * axes, groups))
     return y
 

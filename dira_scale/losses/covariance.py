@@ -76,8 +76,8 @@ def covariance(z: Tensor) -> Tensor:
     x = centred(z)
     # The squares of x^T x and of x x^T have one sum: of 256 images and 8,192 components the latter is a thousandth.
     products = x @ x.T if len(x) < x.shape[1] else x.T @ x
-    others = products.square().sum() - x.square().sum(0).square().sum()
-    return others / (degrees(z) ** 2 * z.shape[1])
+    off_diagonal = products.square().sum() - x.square().sum(0).square().sum()
+    return off_diagonal / (degrees(z) ** 2 * z.shape[1])
 
 
 def centred(z: Tensor) -> Tensor:

@@ -49,10 +49,10 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, temperature: float, targets: Targets) -> Tensor:
-        student, *given = student.contiguous(), targets.logits, targets.columns
+        student, *teacher = student.contiguous(), targets.logits, targets.columns
         ctx.temperatures = temperature, targets.temperature
-        losses, norms = _ops(student).prototype_losses(student, *given, *ctx.temperatures)
-        ctx.save_for_backward(student, *given, norms)
+        losses, norms = _ops(student).prototype_losses(student, *teacher, *ctx.temperatures)
+        ctx.save_for_backward(student, *teacher, norms)
         result: Tensor = losses
         return result
 
@@ -78,12 +78,12 @@ def prototype_sums(
 
 @torch.library.custom_op("dira_scale::prototype_losses", mutates_args=())
 def prototype_losses(
-    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, theirs: float
+    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, teacher_temperature: float
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropies [n], and what softmaxes subtract from the student's rows and the teacher's [2, n]."""
     losses, norms = columns.new_empty(len(student)), columns.new_empty(2, len(student))
     for rows in _parts(student):
-        x, y = _scaled(student[rows], temperature), _scaled(logits[rows], theirs, columns)
+        x, y = _scaled(student[rows], temperature), _scaled(logits[rows], teacher_temperature, columns)
         logs, t = x.log_softmax(1), y.softmax(1)
         norms[0, rows], norms[1, rows] = x[:, 0] - logs[:, 0], y.amax(1) - t.amax(1).log()
         losses[rows] = -t.mul_(logs).sum(1)
@@ -92,13 +92,14 @@ def prototype_losses(
 
 @torch.library.custom_op("dira_scale::prototype_gradient", mutates_args=())
 def prototype_gradient(
-    gradient: Tensor, student: Tensor, logits: Tensor, columns: Tensor, norms: Tensor, temperature: float, theirs: float
-) -> Tensor:
+    gradient: Tensor, student: Tensor, logits: Tensor, columns: Tensor, norms: Tensor, temperature: float,
+    teacher_temperature: float,
+) -> Tensor:  # fmt: skip
     """The gradient of the student's logits [n, K] by that of the losses [n], in their type."""
     result = torch.empty_like(student)
     for rows in _parts(student):  # by softmaxes anew: torch's is faster than exponentials less ``norms``
         x = _scaled(student[rows], temperature).softmax(1)
-        x -= _scaled(logits[rows], theirs, columns).softmax(1)
+        x -= _scaled(logits[rows], teacher_temperature, columns).softmax(1)
         result[rows] = x.mul_(gradient[rows, None] / temperature)
     return result
 
@@ -110,8 +111,8 @@ def _(logits: Tensor, temperature: float, columns: Tensor, weights: Tensor | Non
 
 @prototype_losses.register_fake
 def _(
-    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, theirs: float
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, teacher_temperature: float
+) -> tuple[Tensor, Tensor]:
     return columns.new_empty(len(student)), columns.new_empty(2, len(student))
 
 
@@ -151,10 +152,10 @@ def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     student, logits = torch.randn(2, 70, 5000, generator=generator).to(device, torch.bfloat16)
     columns, weights = logits[0].float(), logits[:, 0].float().abs()
-    seen = []
+    results = []
     for ops in (prototypes_triton, torch.ops.dira_scale):
         losses, norms = ops.prototype_losses(student, logits, columns, 0.5, 0.8)
         sums = [ops.prototype_sums(logits, 0.8, columns, weights, whether) for whether in (False, True)]
         dx = ops.prototype_gradient(weights, student.float(), logits, columns, norms, 0.5, 0.8)
-        seen.append([losses, norms, *sums, dx])
-    yield from zip(*seen, strict=True)
+        results.append([losses, norms, *sums, dx])
+    yield from zip(*results, strict=True)

@@ -32,25 +32,26 @@ def prototype_sums(
 
 
 def prototype_losses(
-    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, theirs: float
+    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, teacher_temperature: float
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropies [n], and what softmaxes subtract from the student's rows and the teacher's [2, n]."""
     count, width = student.shape
     losses, norms = columns.new_empty(count), columns.new_empty(2, count)
     _losses[(count,)](
-        student, logits, columns, losses, norms, count, width, 1 / temperature, 1 / theirs, BLOCK=BLOCK,
+        student, logits, columns, losses, norms, count, width, 1 / temperature, 1 / teacher_temperature, BLOCK=BLOCK,
     )  # fmt: skip
     return losses, norms
 
 
 def prototype_gradient(
-    gradient: Tensor, student: Tensor, logits: Tensor, columns: Tensor, norms: Tensor, temperature: float, theirs: float
-) -> Tensor:
+    gradient: Tensor, student: Tensor, logits: Tensor, columns: Tensor, norms: Tensor, temperature: float,
+    teacher_temperature: float,
+) -> Tensor:  # fmt: skip
     """The gradient of the student's logits [n, K] by that of the losses [n], in their type."""
     count, width = student.shape
     result = student.new_empty(count, width)
     _gradient[count, triton.cdiv(width, BLOCK)](
-        gradient, student, logits, columns, norms, result, count, width, 1 / temperature, 1 / theirs,
+        gradient, student, logits, columns, norms, result, count, width, 1 / temperature, 1 / teacher_temperature,
         BLOCK=BLOCK,
     )  # fmt: skip
     return result
@@ -134,5 +135,5 @@ def _gradient(
     inside = column < width
     x = tl.load(student + row.to(tl.int64) * width + column, inside, 0.0).to(tl.float32) * scale
     y = _values(logits, columns, row, column, width, their_scale)
-    away = tl.exp(x - tl.load(norms + row)) - tl.exp(y - tl.load(norms + count + row))
-    tl.store(result + row.to(tl.int64) * width + column, away * (tl.load(gradient + row) * scale), inside)
+    difference = tl.exp(x - tl.load(norms + row)) - tl.exp(y - tl.load(norms + count + row))
+    tl.store(result + row.to(tl.int64) * width + column, difference * (tl.load(gradient + row) * scale), inside)

@@ -136,25 +136,25 @@ class Wasserstein(Adversary):
         u = unit(hashed((batch.index + (batch.step << 32))[:, None], number)).T.flatten()
         return torch.cat(distorted[:views]), u
 
-    def generator_loss(self, restored: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+    def generator_loss(self, restored: Tensor, distorted: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
         """-mean D(restored); gradient to ``restored`` and none to D."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return adversarial.generator_loss("wgan", self._scores(torch.cat([restored, given], 1), frozen))
+        return adversarial.generator_loss("wgan", self._scores(torch.cat([restored, distorted], 1), frozen))
 
-    def discriminator_loss(self, real: Tensor, fake: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+    def discriminator_loss(self, real: Tensor, fake: Tensor, distorted: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
         """mean D(fake) - mean D(real) + the penalty; gradient to D and none to ``fake``."""
         fake = fake.detach()
-        scores = [self._scores(torch.cat([images, given], 1)) for images in (fake, real)]
+        scores = [self._scores(torch.cat([images, distorted], 1)) for images in (fake, real)]
         share = per_sample(u, real).to(real.dtype)
         between = share * real + (1 - share) * fake
-        pair = torch.cat([between, between if self.loss == "wgan_gp_released" else given], 1)
+        pair = torch.cat([between, between if self.loss == "wgan_gp_released" else distorted], 1)
         penalty = adversarial.gradient_penalty(self._scores, pair)
         return adversarial.discriminator_loss("wgan", scores[1], scores[0]) + self.penalty * penalty
 
     @torch.no_grad()
-    def accuracy(self, real: Tensor, fake: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+    def accuracy(self, real: Tensor, fake: Tensor, distorted: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
         """The share of patches that D scores higher in the clean view than in the restored one; 0.5 is chance."""
-        scores = [self._scores(torch.cat([images, given], 1)) for images in (real, fake)]
+        scores = [self._scores(torch.cat([images, distorted], 1)) for images in (real, fake)]
         return (scores[0] > scores[1]).float().mean()
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:

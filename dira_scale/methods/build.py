@@ -168,12 +168,12 @@ def learned_label(method_cfg: Any) -> LearnedLabel | None:
 
 def check_dimensions(model: Architecture, views: ViewSpec) -> None:
     """Raise UserError unless the network is one of images, or volumes, as the views are."""
-    side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
+    side, size = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
     fitting = {2: f"one side, such as {side}", 3: f"three sides, such as {[min(side, 64)] * 3}"}[model.dimensions]
     with at("data"):
         if model.dimensions != views.dimensions:
             kind = "images" if model.dimensions == 2 else "volumes"
-            raise ArgumentError("size", given, f"{fitting}: {model.name} takes {kind}")
+            raise ArgumentError("size", size, f"{fitting}: {model.name} takes {kind}")
 
 
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:

@@ -13,12 +13,12 @@ from dira_scale.distributed.collectives import Exchange, reduce_mean, world
 from dira_scale.losses.info_nce import exponentials, nce
 from dira_scale.methods.method import Terms
 from dira_scale.methods.moco import MoCo
-from dira_scale.methods.shuffle import Shuffle, permutation
+from dira_scale.methods.shuffle import ShuffleKind, permutation
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
 MIXUP = 2**20  # added to a micro-batch's number: mixup and the shuffling of keys are different permutations
-Pairs = tuple[tuple[Tensor, Tensor], ...]  # queries and keys [b, dim]
+QueryKeyPairs = tuple[tuple[Tensor, Tensor], ...]  # queries and keys [b, dim]
 
 
 class C2L(MoCo):
@@ -62,7 +62,7 @@ class C2L(MoCo):
         momentum: float = 0.999,
         batch_norm: bool = False,
         alpha: Annotated[float, Above(0)] = 1.0,
-        shuffle: Shuffle = "blocks",
+        shuffle: ShuffleKind = "blocks",
     ) -> None:
         super().__init__(encoder, views, dim, queue, temperature, momentum, batch_norm, shuffle)
         self.alpha, self.seed = alpha, torch.initial_seed()  # of shares: the run's
@@ -118,7 +118,7 @@ class C2L(MoCo):
         other = Exchange(order, images.device)
         return blend(images, other(images), share), blend(keys, other(keys), share)
 
-    def contrast(self, pairs: Pairs) -> Tensor:
+    def contrast(self, pairs: QueryKeyPairs) -> Tensor:
         """The mean of the NCE of all ``pairs``; keys enter the queue one after another."""
         queue, losses = self.queue, []
         for number, (queries, keys) in enumerate(pairs):

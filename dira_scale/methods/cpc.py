@@ -110,8 +110,8 @@ class CPC(Method):
         order = permutation(count * world(), step, 0)
         another = np.empty_like(order)
         another[order] = np.roll(order, 1)  # one cycle through all rows
-        own = slice(count * rank(), count * (rank() + 1))
-        return gather(following)[on_device(another[own], following.device)]
+        local = slice(count * rank(), count * (rank() + 1))
+        return gather(following)[on_device(another[local], following.device)]
 
 
 def sequences(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from dira_scale.models.momentum import ema_update, momentum_copy, rising
 from dira_scale.models.network import Encoder, Tokens
 
 GLOBAL = 2  # the first views, which the teacher sees; all others are local
-Share = Annotated[float, Within(0, 1)]
+UnitInterval = Annotated[float, Within(0, 1)]
 Width = Annotated[int, AtLeast(1)]
 Temperature = Annotated[float, Above(0)]
 Centring = Literal["softmax", "sinkhorn"]
@@ -82,12 +82,12 @@ class DINO(Method):
         student_temperature: Temperature = 0.1,
         teacher_temperature: Temperature = 0.07,
         first_temperature: Temperature = 0.04,
-        warmup: Share = 0.1,
-        momentum: Share = 0.996,
+        warmup: UnitInterval = 0.1,
+        momentum: UnitInterval = 0.996,
         centring: Centring = "softmax",
-        centre_momentum: Share = 0.9,
-        frozen: Share = 0.0033,
-        frozen_encoder: Share | None = None,
+        centre_momentum: UnitInterval = 0.9,
+        frozen: UnitInterval = 0.0033,
+        frozen_encoder: UnitInterval | None = None,
         batch_norm: bool = False,
         rises: Annotated[int, AtLeast(2)] | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class DINO(Method):
         self.teacher, self.teacher_head = momentum_copy(self.encoder), momentum_copy(self.head)
         self.register_buffer("centre", torch.zeros(prototypes) if centring == "softmax" else None)
         # Of the teacher's logits in this step, by centre: sum and number [K + 1] of each micro-batch.
-        self._seen: dict[str, list[Tensor]] = {}
+        self._logit_sums: dict[str, list[Tensor]] = {}
 
     def check(self, batch: int, accumulate: int) -> None:
         if self.centring == "sinkhorn":
@@ -116,7 +116,7 @@ class DINO(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         student = encoded(self.encoder, distorted, self.finer, **self.hiding(batch, GLOBAL))
-        features, student[:GLOBAL] = zip(*(as_one(self.encoder, each) for each in student[:GLOBAL]), strict=True)
+        features, student[:GLOBAL] = zip(*(as_single_map(self.encoder, view) for view in student[:GLOBAL]), strict=True)
         with torch.no_grad():
             teacher = encoded(self.teacher, distorted[:GLOBAL], finer=False)
         terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]), features=features)
@@ -133,10 +133,10 @@ class DINO(Method):
     def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens], batch: Batch) -> None:
         """Add to ``terms`` the loss ``di`` of the student's views, and of the teacher's global ones, and the
         monitors."""
-        embeddings, logits = self.head(rows(student))
+        embeddings, logits = self.head(view_embeddings(student))
         with torch.no_grad():
-            _, theirs = self.teacher_head(rows(teacher))
-            targets = self.targets(theirs).probabilities()  # few rows, each the target of several of the student's
+            _, teacher_logits = self.teacher_head(view_embeddings(teacher))
+            targets = self.targets(teacher_logits).probabilities()  # few rows, each a target of several students'
         terms.losses["di"] = self.pairs(by_view(targets, GLOBAL), by_view(logits, len(student)))
         first, second, *_ = by_view(embeddings, len(student))
         terms.embeddings = first.detach(), second.detach()
@@ -152,15 +152,15 @@ class DINO(Method):
         if self.training:
             kept = logits if present is None else logits.masked_fill(~present[:, None], 0.0)
             count = centre.new_full((1,), len(logits)) if present is None else present.sum()[None].to(centre)
-            self._seen.setdefault(name, []).append(torch.cat([kept.sum(0, dtype=centre.dtype), count]))
+            self._logit_sums.setdefault(name, []).append(torch.cat([kept.sum(0, dtype=centre.dtype), count]))
         return centred_softmax(logits, centre, self.temperature)
 
     def pairs(self, targets: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
         """The mean over the pairs. Cross-entropy is linear in its target, so a view's targets are added up first."""
         losses = []
-        for view, seen in enumerate(logits):
+        for view, of_student in enumerate(logits):
             others = [target for other, target in enumerate(targets) if other != view]
-            losses.append(cross_entropy(sum(others[1:], others[0]), seen, self.student_temperature).mean())
+            losses.append(cross_entropy(sum(others[1:], others[0]), of_student, self.student_temperature).mean())
         return torch.stack(losses).sum() / (len(targets) * (len(logits) - 1))
 
     @torch.no_grad()
@@ -174,8 +174,8 @@ class DINO(Method):
         if not self.training:
             terms.monitors["prototypes"] = share_used(chosen, count)
             return
-        everyones = Gathering(chosen)
-        terms.deferred.append(lambda: {"prototypes": share_used(everyones.wait(), count)})
+        all_chosen = Gathering(chosen)
+        terms.deferred.append(lambda: {"prototypes": share_used(all_chosen.wait(), count)})
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -185,11 +185,11 @@ class DINO(Method):
             [p for part in parts for p in part.parameters()] for parts in zip(*self.averaged, strict=True)
         )
         ema_update(teacher, student, 1.0 - rising(self.momentum, self.progress))
-        for name, seen in self._seen.items():
-            found, centre = reduce_sum(torch.stack(seen).sum(0)), self.get_buffer(name)
-            mean = torch.where(found[-1] > 0, found[:-1] / found[-1], centre)
+        for name, sums in self._logit_sums.items():
+            total, centre = reduce_sum(torch.stack(sums).sum(0)), self.get_buffer(name)
+            mean = torch.where(total[-1] > 0, total[:-1] / total[-1], centre)
             centre.lerp_(mean.to(centre.dtype), 1 - self.centre_momentum)
-        self._seen.clear()
+        self._logit_sums.clear()
 
     @property
     def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -210,7 +210,7 @@ class DINO(Method):
 
 def check_global(method: str, views: ViewSpec) -> None:
     """Raise ArgumentError unless ``method`` gets two global views, of one size, before others."""
-    if views.count < GLOBAL or len({each.sides for each in views.each[:GLOBAL]}) > 1:
+    if views.count < GLOBAL or len({view.sides for view in views.each[:GLOBAL]}) > 1:
         expected = f"{GLOBAL} global crops of one size first, and local ones after, for {method}"
         raise ArgumentError("views", UNSHOWN, f"{expected}, as configs/views/dino.yaml has")
 
@@ -220,13 +220,13 @@ def encoded(encoder: Encoder, crops: Sequence[Tensor], finer: bool = True, **hid
     BatchNorm group has all crops of its samples. ``finer`` maps and ``hidden``, further arguments of the pass, are for
     global ones only.
     """
-    found: list[Tokens] = []
-    for (of_global, _), numbers in groupby(range(len(crops)), lambda i: (i < GLOBAL, crops[i].shape[2:])):
+    by_crop: list[Tokens] = []
+    for (is_global, _), numbers in groupby(range(len(crops)), lambda i: (i < GLOBAL, crops[i].shape[2:])):
         group = [crops[i] for i in numbers]
         stacked = torch.stack(group, 1).flatten(0, 1)
-        tokens = encoder.tokens(stacked, finer=finer and of_global, **(hidden if of_global else {}))
-        found += split(tokens, len(group))
-    return found
+        tokens = encoder.tokens(stacked, finer=finer and is_global, **(hidden if is_global else {}))
+        by_crop += split(tokens, len(group))
+    return by_crop
 
 
 def split(tokens: Tokens, count: int) -> list[Tokens]:
@@ -245,7 +245,7 @@ def pyramid(tokens: Tokens) -> list[Tensor]:
     return [level.clone() if level.requires_grad else level for level in tokens.maps]
 
 
-def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
+def as_single_map(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
     """Return the encoder's output for a view as one map, where monitors compare the gradients of all terms: class and
     patch tokens [b, dim, 1 + n], or the last of the maps. Also return ``tokens``, taken from that map."""
     *finer, last = pyramid(tokens)
@@ -258,18 +258,18 @@ def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
     return joined, replace(tokens, maps=maps, class_token=joined[:, :, 0] if first else None, patches=patches)
 
 
-def whole(tokens: Tokens) -> Tensor:
+def view_embedding(tokens: Tokens) -> Tensor:
     """Return the embedding of the complete view [b, dim]: the class token, or the mean of the last map."""
     return global_average(tokens.maps[-1]) if tokens.class_token is None else tokens.class_token
 
 
-def rows(views: Sequence[Tokens]) -> Tensor:
+def view_embeddings(views: Sequence[Tokens]) -> Tensor:
     """Return the embeddings of ``views``, [b V, dim], sample by sample: a BatchNorm group has all of its samples'."""
-    return torch.stack([whole(tokens) for tokens in views], 1).flatten(0, 1)
+    return torch.stack([view_embedding(tokens) for tokens in views], 1).flatten(0, 1)
 
 
 def by_view(x: Tensor, count: int) -> tuple[Tensor, ...]:
-    """The rows of each of ``count`` views: undoes :func:`rows`."""
+    """The rows of each of ``count`` views: undoes :func:`view_embeddings`."""
     return x.unflatten(0, (-1, count)).unbind(1)
 
 

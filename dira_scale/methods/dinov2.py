@@ -12,7 +12,7 @@ from dira_scale.data.distort.corruptions import PatchMask
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, rank
 from dira_scale.losses.distillation import cross_entropy, koleo
-from dira_scale.methods.dino import DINO, GLOBAL, Centring, whole
+from dira_scale.methods.dino import DINO, GLOBAL, Centring, view_embedding
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.pairs import check_accumulation
 from dira_scale.methods.restoration import MASK, blocks_hidden
@@ -81,7 +81,7 @@ class DINOv2(DINO):
         )  # fmt: skip
         check_weights(weights, WEIGHTS)
         self.weights, self.active = dict(weights), tuple(weights)
-        masks = [each.corruptions.get(MASK) for each in views.each[:GLOBAL]]
+        masks = [view.corruptions.get(MASK) for view in views.each[:GLOBAL]]
         if not all(isinstance(mask, PatchMask) and mask.patch == encoder.patch for mask in masks):
             usual = f"configs/views/{'dinov2' if views.dimensions == 2 else 'dino3d'}.yaml"
             expected = f"of global views a mask of patches of {encoder.patch} pixels, those of {encoder.name}"
@@ -120,22 +120,23 @@ class DINOv2(DINO):
             masks = torch.cat([blocks_hidden(batch, view).flatten(1) for view in range(GLOBAL)])
             terms.losses["ibot"] = self.of_patches(student, teacher, masks)
         if "koleo" in self.active:
-            terms.losses["koleo"] = torch.stack([self.spread(whole(tokens)) for tokens in student[:GLOBAL]]).sum()
+            embeddings = [view_embedding(tokens) for tokens in student[:GLOBAL]]
+            terms.losses["koleo"] = torch.stack([self.spread(of_view) for of_view in embeddings]).sum()
         terms.losses = {term: loss for term, loss in terms.losses.items() if term in self.active}
 
     def of_patches(self, student: Sequence[Tokens], teacher: Sequence[Tokens], mask: Tensor) -> Tensor:
         """iBOT's loss of the global views' hidden patches; ``mask``: bool [2 b, n], one view after the other."""
-        slots = max(each.most(self.views.sides, len(mask)) for each in self.masks)
+        slots = max(drawn.most(self.views.sides, len(mask)) for drawn in self.masks)
         rows = mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:slots]  # hidden patches first
-        seen, shown = (
+        of_student, of_teacher = (
             torch.cat([tokens.patches for tokens in views[:GLOBAL]]).flatten(0, 1)[rows]  # type: ignore[misc]
             for views in (student, teacher)
         )
         head = self.patch_head or self.head
         with torch.no_grad():
-            _, logits = (self.teacher_patch_head or self.teacher_head)(shown)
+            _, logits = (self.teacher_patch_head or self.teacher_head)(of_teacher)
             targets = self.targets(logits, mask.flatten()[rows], "patch_centre")
-        losses = cross_entropy(targets, head(seen)[1], self.student_temperature)
+        losses = cross_entropy(targets, head(of_student)[1], self.student_temperature)
         share = mask.to(losses.dtype) / mask.sum(1, keepdim=True).clamp(min=1)  # of a patch in its view's mean
         return (losses * share.flatten()[rows]).sum() / len(mask)
 

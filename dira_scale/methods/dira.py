@@ -130,8 +130,8 @@ class DiRA(Method):
         restored = of_known(restored, target, batch, self.restored_views)
         if loss is None:  # a mask
             hidden = torch.cat([hidden_voxels(batch, view, target.shape[2:]) for view in views])
-            seen = torch.cat(distorted[: self.restored_views])
-            restored, target = (torch.where(hidden, image, seen) for image in (restored, target))
+            visible = torch.cat(distorted[: self.restored_views])
+            restored, target = (torch.where(hidden, image, visible) for image in (restored, target))
         terms.restored, terms.target = restored, target
         if "re" in self.active:
             terms.losses["re"] = loss(restored, target) if loss else hidden_mean((restored - target).square(), hidden)

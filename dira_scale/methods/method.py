@@ -110,8 +110,8 @@ class Method(nn.Module):
         """
         for term in terms:
             if term not in self.weights:
-                known = f"terms of {type(self).__name__}, which has {', '.join(self.weights)}"
-                raise ArgumentError("terms", [*terms], f"{known}{nearest(term, self.weights)}")
+                expected = f"terms of {type(self).__name__}, which has {', '.join(self.weights)}"
+                raise ArgumentError("terms", [*terms], f"{expected}{nearest(term, self.weights)}")
         self.active = tuple(terms)
         for part in self.trained_by_di:
             getattr(self, part).requires_grad_("di" in self.active)

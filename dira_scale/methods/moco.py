@@ -14,7 +14,7 @@ from dira_scale.distributed.collectives import Exchange, Gathering, rank, world
 from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, top1
-from dira_scale.methods.shuffle import VERSION, KeyShuffle, Shuffle, leak_line
+from dira_scale.methods.shuffle import VERSION, KeyShuffle, ShuffleKind, leak_line
 from dira_scale.models import norm
 from dira_scale.models.heads import MLP, Projector
 from dira_scale.models.momentum import ema_update, momentum_copy
@@ -66,7 +66,7 @@ class MoCo(Method):
         temperature: Annotated[float, Above(0)] = 0.2,
         momentum: Annotated[float, Within(0, 1)] = 0.999,
         batch_norm: bool = False,
-        shuffle: Shuffle = "blocks",
+        shuffle: ShuffleKind = "blocks",
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("MoCo", views)
@@ -152,9 +152,9 @@ class MoCo(Method):
         if not self.training:
             terms.monitors |= top1(queries, keys[:, positive], 0)
             return
-        everyones, start = Gathering(keys), rank() * len(queries)
-        self._waiting.append(everyones)
-        terms.deferred.append(lambda: top1(queries, everyones.wait()[:, positive], start))
+        all_keys, start = Gathering(keys), rank() * len(queries)
+        self._waiting.append(all_keys)
+        terms.deferred.append(lambda: top1(queries, all_keys.wait()[:, positive], start))
 
     @torch.no_grad()
     def keys(self, images: Tensor, step: int) -> Tensor:

@@ -34,8 +34,8 @@ def note_matches(terms: Terms, first: Tensor, second: Tensor, training: bool) ->
     if not training:
         terms.monitors |= top1(first, second, 0)
         return
-    everyones, start = Gathering(second), rank() * len(first)
-    terms.deferred.append(lambda: top1(first, everyones.wait(), start))
+    all_second, start = Gathering(second), rank() * len(first)
+    terms.deferred.append(lambda: top1(first, all_second.wait(), start))
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from dira_scale.methods.c2l import C2L, blend
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.restoration import of_known
-from dira_scale.methods.shuffle import Shuffle
+from dira_scale.methods.shuffle import ShuffleKind
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import momentum_copy
@@ -28,7 +28,7 @@ from dira_scale.models.network import Network
 
 # 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
 PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})
-Pairs = Mapping[str, tuple[Tensor, Tensor]]  # by branch: the restored image and what it should be, [b, 1, *size]
+RestoredPairs = Mapping[str, tuple[Tensor, Tensor]]  # by branch: the restored image and its target, [b, 1, *size]
 
 
 class PCRL(C2L):
@@ -101,7 +101,7 @@ class PCRL(C2L):
         mixture: bool = True,
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         target_scale: Annotated[float, Above(0)] = 1.0,
-        shuffle: Shuffle = "blocks",
+        shuffle: ShuffleKind = "blocks",
         bounded: bool = False,
     ) -> None:
         super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm, alpha, shuffle)
@@ -113,8 +113,8 @@ class PCRL(C2L):
         if bounded and target_scale != 1:
             raise ArgumentError("target_scale", target_scale, "1: a sigmoid gives the image itself")
         if self.normalised and (transform != "all" or not mixture):
-            name, value, whole = ("mixture", mixture, "true") if transform == "all" else ("transform", transform, "all")
-            raise ArgumentError(name, value, f"{whole}: PCRL alone leaves parts out, as the paper's tables do")
+            name, value, only = ("mixture", mixture, "true") if transform == "all" else ("transform", transform, "all")
+            raise ArgumentError(name, value, f"{only}: PCRL alone leaves parts out, as the paper's tables do")
         check_weights(weights, PAPER_WEIGHTS)
         self.weights, self.target_scale = dict(weights), target_scale
         self.bounded = bounded  # type: ignore[misc]
@@ -162,13 +162,13 @@ class PCRL(C2L):
         terms.orientation = first[0]
         return terms
 
-    def compare(self, restored: Pairs, terms: Terms, shown: str, batch: Batch) -> Tensor:
-        """The mean squared errors of all branches, which are monitored. ``shown``: the branch whose image is handed
+    def compare(self, restored: RestoredPairs, terms: Terms, judged: str, batch: Batch) -> Tensor:
+        """The mean squared errors of all branches, which are monitored. ``judged``: the branch whose image is handed
         on."""
         pairs = {name: (of_known(image, target, batch), target) for name, (image, target) in restored.items()}
         errors = {name: F.mse_loss(*pair) for name, pair in pairs.items()}
         terms.monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
-        terms.restored, terms.target = pairs[shown]
+        terms.restored, terms.target = pairs[judged]
         return torch.stack(list(errors.values()))
 
     def oriented(self, orientations: Tensor) -> Tensor:

@@ -65,4 +65,4 @@ class RelativePosition(Method):
         levels = [level.unflatten(0, (-1, 2)).unbind(1) for level in self.encoder(patches.flatten(0, 1))]
         logits = self.classifier(torch.cat([global_average(level) for level in levels[-1]], 1))
         loss, monitors = classified(logits, drawn["neighbour"])
-        return Terms({"di": loss}, monitors=monitors, pyramids=tuple(list(each) for each in zip(*levels, strict=True)))
+        return Terms({"di": loss}, monitors=monitors, pyramids=tuple(map(list, zip(*levels, strict=True))))

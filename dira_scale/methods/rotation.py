@@ -46,10 +46,10 @@ class Rotation(Method):
             expected = f"equal sides, such as {[min(views.sides)] * len(views.sides)}: views are turned by 90 degrees"
             raise ArgumentError("views.size", views.sides, expected)
         mirrored = views.flip if sum(p > 0 for p in views.flips) > 1 else 0
-        for name, given in {"flip": mirrored, "turns": views.turns, "transpose": views.transpose}.items():
-            if given:
+        for name, value in {"flip": mirrored, "turns": views.turns, "transpose": views.transpose}.items():
+            if value:
                 expected = "0: a view that is mirrored along two axes, or turned, shows another turn than it is taught"
-                raise ArgumentError(f"views.{name}", given, expected)
+                raise ArgumentError(f"views.{name}", value, expected)
         self.encoder, self.corrupted = encoder, TURN in views.corruptions
         self.turns = len(quarter_turns(views.dimensions))
         self.classifier = MLP(encoder.channels[-1], self.turns)

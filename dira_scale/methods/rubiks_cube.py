@@ -57,10 +57,10 @@ class RubiksCube(Method):
             expected = f"{PER_AXIS} blocks on each axis that are turned, as configs/views/rubiks_cube.yaml has"
             raise ArgumentError(f"views.corruptions.{TURN}", UNSHOWN, expected)
         block = patch_maps("RubiksCube", encoder, [side // PER_AXIS for side in views.sides])
-        whole = pyramid_sizes(encoder, views.sides)
-        if [[PER_AXIS * side for side in level] for level in block] != whole:
-            step = PER_AXIS * max(side // n for side, n in zip(views.sides, whole[-1], strict=True))
-            halves = f"{encoder.name} makes maps of {block[-1]} of a block, not half of the whole view's {whole[-1]}"
+        maps = pyramid_sizes(encoder, views.sides)
+        if [[PER_AXIS * side for side in level] for level in block] != maps:
+            step = PER_AXIS * max(side // n for side, n in zip(views.sides, maps[-1], strict=True))
+            halves = f"{encoder.name} makes maps of {block[-1]} of a block, not half of the whole view's {maps[-1]}"
             raise ArgumentError("views.size", views.sides, f"multiples of {step}: {halves}")
         self.encoder, blocks = encoder, PER_AXIS**views.dimensions
         self.order = MLP(blocks * encoder.channels[-1], permutations)
@@ -73,8 +73,8 @@ class RubiksCube(Method):
         levels = [level.unflatten(0, places.shape) for level in self.encoder(blocks.flatten(0, 1))]
         pyramid = [joined(exchanged(level, places.argsort(1)), self.blocks) for level in levels]
         # Of the pyramid, whose last map is what health monitors call the encoder's output.
-        seen = exchanged(cut(pyramid[-1], self.blocks), places)
-        features = torch.cat([global_average(block) for block in seen.unbind(1)], 1)
+        block_maps = exchanged(cut(pyramid[-1], self.blocks), places)
+        features = torch.cat([global_average(block) for block in block_maps.unbind(1)], 1)
         loss, monitors = classified(self.order(features), drawn[ORDER][ORDER])
         logits = at_least_float32(self.turned(features))
         turned = drawn[TURN][TURN].gather(1, places) > 0

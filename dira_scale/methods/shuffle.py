@@ -15,7 +15,7 @@ from dira_scale.distributed.collectives import Exchange, IntArray, world
 
 BLOCK = 8  # groups
 VERSION = 2  # of ``blocks``, in the identity of runs that use them
-Shuffle = Literal["blocks", "batch"]
+ShuffleKind = Literal["blocks", "batch"]
 MAX_LEAK = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
 MIN_GROUP = 8  # images of a group that is worth advising
 
@@ -27,7 +27,7 @@ class KeyShuffle:
         kind: ``blocks``, or ``batch``: as in MoCo's code, the whole batch is permuted, each time in another way.
     """
 
-    def __init__(self, kind: Shuffle) -> None:
+    def __init__(self, kind: ShuffleKind) -> None:
         self.kind = kind
         self._blocks: tuple[tuple[int, int, torch.device], Exchange] | None = None  # the same in every step
 

@@ -162,14 +162,14 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
 
     Raises ``UserError`` if ``_target_`` names no architecture, or one with other keys.
     """
-    given: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
-    kind = chosen_class(Architecture, f"model.{TARGET}", str(given.get(TARGET)))
-    known = [each.name for each in fields(kind)]
-    if unknown := [name for name in given if name not in known]:
-        raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")
+    node: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
+    kind = chosen_class(Architecture, f"model.{TARGET}", str(node.get(TARGET)))
+    settings = [field.name for field in fields(kind)]
+    if unknown := [name for name in node if name not in settings]:
+        raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(settings)}")
     with at("model"):
-        check_arguments(kind, {name: value for name, value in given.items() if value != MISSING})
-        built = kind(**given)
+        check_arguments(kind, {name: value for name, value in node.items() if value != MISSING})
+        built = kind(**node)
     assert isinstance(built, Architecture)
     return built
 

@@ -59,7 +59,9 @@ def autocast(network: nn.Module, precision: str = "auto") -> AbstractContextMana
 
 class _Guarded(nn.Module):
     kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
     dilation: tuple[int, ...]
+    padding: tuple[int, ...]
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or self._is_right(x):
@@ -70,7 +72,10 @@ class _Guarded(nn.Module):
 
     def _is_right(self, x: Tensor) -> bool:
         extents = [step * (edge - 1) + 1 for edge, step in zip(self.kernel_size, self.dilation, strict=True)]
-        size = _transposed_size(self, x) if isinstance(self, TRANSPOSED) else x.shape[2:]
+        size = list(x.shape[2:])
+        if isinstance(self, TRANSPOSED):  # its gradient is that of a convolution over the result, of this size at least
+            axes = zip(size, self.stride, extents, self.padding, strict=True)
+            size = [(n - 1) * stride + extent - 2 * padding for n, stride, extent, padding in axes]
         if any(edge < extent for edge, extent in zip(size, extents, strict=True)):
             return False
         # A compiler and the planner's fake tensors have no numbers to try.
@@ -81,12 +86,6 @@ class _Guarded(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies, and what is unpickled, are guarded, too; pickle does not know the class by name."""
         return _empty, (type(self).__bases__[1],), self.__getstate__()
-
-
-def _transposed_size(layer: Any, x: Tensor) -> list[int]:
-    """The least size of a transposed convolution's result: its gradient is that of a convolution over it."""
-    axes = zip(x.shape[2:], layer.stride, layer.dilation, layer.kernel_size, layer.padding, strict=True)
-    return [(n - 1) * stride + step * (edge - 1) + 1 - 2 * padding for n, stride, step, edge, padding in axes]
 
 
 def is_right(layer: Any, size: tuple[int, ...]) -> bool:
@@ -103,11 +102,11 @@ def is_right(layer: Any, size: tuple[int, ...]) -> bool:
 
 @cache
 def _tried(kind: Any, settings: tuple[tuple[str, Any], ...], size: tuple[int, ...]) -> bool:
-    given = dict(settings)
+    arguments = dict(settings)
     generator = torch.Generator().manual_seed(0)  # the run's random numbers stay as they are
-    layer = nn.utils.skip_init(kind, **given, bias=False)
+    layer = nn.utils.skip_init(kind, **arguments, bias=False)
     nn.init.normal_(layer.weight, generator=generator)
-    x = torch.randn(BATCH, given["in_channels"], *size, generator=generator)
+    x = torch.randn(BATCH, arguments["in_channels"], *size, generator=generator)
     # Activation checkpointing, which may be at work around this, must not count what is saved here.
     hooks = partial(torch.autograd.graph.saved_tensors_hooks, Tensor.detach, Tensor.detach)
     with torch.enable_grad(), hooks(), torch.autocast("cpu", enabled=False):
@@ -117,7 +116,7 @@ def _tried(kind: Any, settings: tuple[tuple[str, Any], ...], size: tuple[int, ..
         errors = [(_weight_gradient(layer, x, dy) - exact).norm() / exact.norm() for _ in range(TRIES)]
     if all(error < TOLERANCE for error in errors):  # NaN is not
         return True
-    kernel, channels = given["kernel_size"], f"{given['in_channels']} to {given['out_channels']} channels"
+    kernel, channels = arguments["kernel_size"], f"{arguments['in_channels']} to {arguments['out_channels']} channels"
     logger.warning(
         "bf16 gradients of a %s (kernel %s, %s) over %s are wrong on this CPU (torch %s): it computes in fp32",
         kind.__name__, kernel, channels, size, torch.__version__,

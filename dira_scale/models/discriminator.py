@@ -15,9 +15,9 @@ SLOPE = 0.2  # of LeakyReLU
 def check_size(size: Sequence[int]) -> None:
     """Raise ArgumentError for images of one patch, which InstanceNorm cannot normalise."""
     if all(side <= STRIDE for side in size):
-        given, larger = (sides if len(sides) > 2 else sides[0] for sides in ([*size], [2 * STRIDE] * len(size)))
+        actual, larger = (sides if len(sides) > 2 else sides[0] for sides in ([*size], [2 * STRIDE] * len(size)))
         expected = f"{larger} or larger, or stages without the term ad: the discriminator's last map would be one patch"
-        raise ArgumentError("size", given, expected)
+        raise ArgumentError("size", actual, expected)
 
 
 class Discriminator(nn.Sequential):

@@ -59,8 +59,8 @@ class GroupedDropPath(DropPath):
         kept = max(round(GROUP * (1 - self.drop_prob)), 1)
         order = torch.rand(count * _parts // GROUP, GROUP, device=x.device).argsort(stable=True)
         if count % GROUP:
-            own = _own((order.argsort() < kept).flatten(), count)
-            return x + _masked(_scaled(branch(x), gamma), own, kept / GROUP)
+            mask = _own((order.argsort() < kept).flatten(), count)
+            return x + _masked(_scaled(branch(x), gamma), mask, kept / GROUP)
         first = torch.arange(0, count, GROUP, device=x.device)[:, None]
         rows = (_own(order, count // GROUP)[:, :kept] + first).flatten()
         scale = x.new_full((1,), GROUP / kept) if gamma is None else gamma * (GROUP / kept)

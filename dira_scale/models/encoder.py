@@ -59,12 +59,14 @@ def build_encoder(
     Raises ArgumentError for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
     size, or no such BatchNorm to start at 0.
     """
-    theirs = timm_arguments(name, arguments)
+    for_timm = timm_arguments(name, arguments)
     native = timm.get_pretrained_cfg(name)
     size = size or native.input_size[-1]
     resized = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
     try:
-        encoder = _construct(name, in_channels, resized | theirs)
+        reductions = {stage["reduction"] for stage in timms(name, resized | for_timm).feature_info}
+        kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
+        encoder = kind(name, in_channels, resized | for_timm)
         settle(encoder, arguments)
         if isinstance(encoder, PlainEncoder):
             encoder.positions = positions
@@ -74,8 +76,8 @@ def build_encoder(
         if arguments and isinstance(error, TypeError):
             raise ArgumentError("arguments", dict(arguments), f"those of timm's '{name}' ({reason})") from error
         below, step = size // 2**DEPTH * 2**DEPTH, 2**DEPTH
-        given = f" with the arguments {dict(arguments)}" if arguments else ""
-        lacking = f"{name}{given} has no feature pyramid down to 1/{step} for views of {size} pixels ({reason})"
+        adjusted = f" with the arguments {dict(arguments)}" if arguments else ""
+        lacking = f"{name}{adjusted} has no feature pyramid down to 1/{step} for views of {size} pixels ({reason})"
         if size != below:  # no other network would do
             fitting = f"{below} or {below + step}" if below else f"{step}"
             raise ArgumentError("size", size, f"{fitting}: {lacking}") from error
@@ -97,8 +99,8 @@ def build_encoder(
 def timm_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of ``arguments`` that are timm's. Raises ArgumentError if it has no backbone ``name``, or for those
     that would not be what the configuration says."""
-    if name not in (known := timm.list_models()):
-        raise ArgumentError("encoder", name, f"a backbone of timm {timm.__version__}{nearest(name, known)} "
+    if name not in (backbones := timm.list_models()):
+        raise ArgumentError("encoder", name, f"a backbone of timm {timm.__version__}{nearest(name, backbones)} "
                             '(list them with: python -c "import timm; print(*timm.list_models())")')  # fmt: skip
     for refused, reason in REFUSED.items():
         if refused in arguments and (arguments[refused] or not refused.endswith("_rate")):
@@ -155,12 +157,6 @@ def timm_names(encoder: TimmEncoder) -> dict[str, str]:
 
 def _key(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name} {sorted(arguments.items())}"
-
-
-def _construct(name: str, in_channels: int, arguments: dict[str, Any]) -> TimmEncoder:
-    reductions = {stage["reduction"] for stage in timms(name, arguments).feature_info}
-    kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
-    return kind(name, in_channels, arguments)
 
 
 def disable_randomness(encoder: nn.Module) -> None:

@@ -20,7 +20,9 @@ def fold(module: nn.Module) -> None:
     """
     for parent in module.modules():
         ours = BLOCKS.get(type(parent))
-        if ours and _simple(parent, ours.folded[-1][0]):
+        # A residual block where only an addition follows the last norm, which is a BatchNorm.
+        plain = ours and parent.se is None and parent.drop_path is None and isinstance(parent.drop_block, nn.Identity)
+        if ours and plain and isinstance(getattr(parent, ours.folded[-1][0]), GroupedBatchNorm):
             for norm, act in ours.folded:
                 _fold(parent, norm, act)
             parent.__class__ = ours  # with timm's layers, as they are
@@ -29,12 +31,6 @@ def fold(module: nn.Module) -> None:
             for norm, act in pairwise(name for name, _ in parent.named_children()):
                 if norm not in returned:
                     _fold(parent, norm, act)
-
-
-def _simple(block: nn.Module, last: str) -> bool:
-    """Return whether only an addition follows the ``last`` norm of a residual block, which is a BatchNorm."""
-    between = block.se is None and block.drop_path is None and isinstance(block.drop_block, nn.Identity)
-    return between and isinstance(getattr(block, last), GroupedBatchNorm)
 
 
 def _fold(parent: nn.Module, norm: str, act: str) -> None:

@@ -48,21 +48,18 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.register_buffer("pending", pending, persistent=False)
         self.register_buffer("noted", torch.ones_like(pending), persistent=False)
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected [b, C, ...], got {list(input.shape)}")
-
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        whole = not self.training or len(x) % self.local == 0
-        assert whole, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
+        if x.dim() < 2:
+            raise ValueError(f"expected [b, C, ...], got {list(x.shape)}")
+        divides = not self.training or len(x) % self.local == 0
+        assert divides, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         if not self.training:
             y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         elif self.ranks == 1 and self.fusable and not self.by_formula and fuses(x, residual):
             return self._fused(x, residual)
         else:
-            y, seen = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
-            self._note(seen)
+            y, sums = self._normalised(x)
+            self._note(sums)
         y = self.drop(y)
         if residual is not None:
             y += residual
@@ -72,8 +69,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Groups within this process, with what follows, in one operation where the activation is a LeakyReLU."""
         slope = slope_of(self.act) if isinstance(self.drop, nn.Identity) else None
-        given = x, self.weight, self.bias, residual if slope is not None else None, self.local
-        y: Tensor = NormAct.apply(*given, 1.0 if slope is None else slope, self.eps, self.noted)
+        arguments = x, self.weight, self.bias, residual if slope is not None else None, self.local
+        y: Tensor = NormAct.apply(*arguments, 1.0 if slope is None else slope, self.eps, self.noted)
         self._note(self.noted if self.local == 1 else self.noted.mean(0))
         if slope is not None:
             return y
@@ -81,32 +78,30 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         activated: Tensor = self.act(y if residual is None else y + residual)
         return activated
 
-    def _note(self, seen: Tensor) -> None:
+    def _note(self, sums: Tensor) -> None:
         if not _recomputing:
-            self.pending += seen
+            self.pending += sums
 
-    def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
+    def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``x`` normalised, by operations that torch has or that span processes, and what to add to
+        ``pending``."""
+        # A compiler fuses the formula.
+        if self.ranks > 1 and (self.by_formula or not self.affine or torch.compiler.is_compiling()):
+            return self._formula_over_ranks(x)
+        # In ``noted``, for a kernel to write: [C], of several groups [local, C].
+        means, variances, _ = self.noted.split([self.num_features, self.num_features, COUNT], dim=-1)
+        if self.ranks > 1:
+            over_ranks = x, self.weight, self.bias, means, variances, self.eps, self.process_group
+            y: Tensor = BatchNormOverRanks.apply(*over_ranks)
+            return y, self.noted
         if self.local == 1:  # a split's backward pass would copy the gradient
-            return self._torchs(x, *self._statistics()), self.noted
-        parts = zip(x.chunk(self.local), *self._statistics(), strict=True)
+            return self._torchs(x, means, variances), self.noted
+        parts = zip(x.chunk(self.local), means, variances, strict=True)
         return torch.cat([self._torchs(*part) for part in parts]), self.noted.mean(0)
 
     def _torchs(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         # With momentum 1 the kernel writes the batch's statistics: no second pass over the data.
         return F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-
-    def _statistics(self) -> list[Tensor]:
-        """Means and variances in ``noted``, for a kernel to write: [C], of several groups [local, C]."""
-        return [*self.noted.split([self.num_features, self.num_features, COUNT], dim=-1)[:2]]
-
-    def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One group over several processes."""
-        if self.by_formula or not self.affine or torch.compiler.is_compiling():  # a compiler fuses the formula
-            return self._formula_over_ranks(x)
-        mean, variance = self._statistics()
-        y: Tensor = BatchNormOverRanks.apply(x, self.weight, self.bias, mean, variance, self.eps, self.process_group)
-        return y, self.noted
 
     def _formula_over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One group over several processes, by formula: variances combined as Chan et al. do, for equal counts."""

@@ -111,8 +111,13 @@ def pinned(where: str) -> str:
             file = asked.file or _chosen(_names(repository, revision))
             commit = _fetch(repository, file, revision).parents[file.count("/")].name
     except NotReachedError as error:
-        folder = _cached(asked)
-        if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        # The cache's folder of the commit that the revision was when it was last fetched.
+        candidates = [asked.file] if asked.file else [CARD, *EXPORTED]
+        cached = ((name, try_to_load_from_cache(repository, name, revision=revision)) for name in candidates)
+        folders = (Path(path).parents[name.count("/")] for name, path in cached if isinstance(path, str))
+        if (folder := next(folders, None)) is None:
             raise _not_here(where, error) from error
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         with _answered(where):
@@ -177,7 +182,7 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
             info = api.model_info(repository)
             if private and not info.private:
                 raise ArgumentError("private", private, f"false, or another repository: everybody can read {address}")
-            there = {each.rfilename for each in info.siblings or ()} - {".gitattributes"}
+            there = {file.rfilename for file in info.siblings or ()} - {".gitattributes"}
             if there and MARK not in there:
                 foreign = f"{address} has files that no export has written, such as {min(there)}"
                 raise ValueError(f"{foreign}; name another repository")
@@ -197,8 +202,8 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
 
 def _chosen(names: Collection[str]) -> str:
     """Return the file to load, of those of a repository. Raises ValueError if there is none, or several."""
-    if known := [name for name in EXPORTED if name in names and name.endswith(SUFFIX)]:
-        return known[0]
+    if exported := [name for name in EXPORTED if name in names and name.endswith(SUFFIX)]:
+        return exported[0]
     files = sorted(name for name in names if name.endswith(SUFFIX))
     if len(files) == 1:
         return files[0]
@@ -217,7 +222,7 @@ def _names(repository: str, revision: str | None) -> list[str]:
 
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        return [str(each.rfilename) for each in info.siblings or ()]
+        return [str(file.rfilename) for file in info.siblings or ()]
     except (TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"{constants.ENDPOINT} answers with no list of files: it is no Hub") from error
 
@@ -231,18 +236,6 @@ def _fetch(repository: str, file: str, revision: str | None) -> Path:
     with suppress(EntryNotFoundError):
         hf_hub_download(repository, CARD, revision=path.parents[file.count("/")].name)
     return path
-
-
-def _cached(asked: Address) -> Path | None:
-    """Return the cache's folder of the commit that the revision was when it was last fetched."""
-    from huggingface_hub import try_to_load_from_cache
-
-    names = [asked.file] if asked.file else [CARD, *EXPORTED]
-    for name in names:
-        path = try_to_load_from_cache(asked.repository, name, revision=asked.revision)
-        if isinstance(path, str):
-            return Path(path).parents[name.count("/")]
-    return None
 
 
 def _not_here(where: str, error: Exception) -> ValueError:
@@ -277,11 +270,11 @@ def _answered(where: str) -> Iterator[None]:
     except ArgumentError:
         raise
     except errors.HfHubHTTPError as error:
-        code, said = error.response.status_code, error.server_message or "no reason given"
+        code, reason = error.response.status_code, error.server_message or "no reason given"
         refusal = next((text for kind, text in refusals.items() if isinstance(error, kind)), "")
         if refusal or code in (401, 403):
-            raise ValueError(f"{where}: {refusal or f'{hub} refuses ({said}): {login}'}") from error
-        raise NotReachedError(f"{hub} answers {code} ({said})") from None
+            raise ValueError(f"{where}: {refusal or f'{hub} refuses ({reason}): {login}'}") from error
+        raise NotReachedError(f"{hub} answers {code} ({reason})") from None
     except ValueError as error:  # such as a name or a card that the Hub does not take
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
     except (OSError, RuntimeError, errors.HTTPError) as error:  # of sockets, of Xet, and of httpx

@@ -22,9 +22,9 @@ def checked_client() -> None:
     from huggingface_hub.utils._http import default_client_factory
 
     def client() -> Any:
-        made = default_client_factory()
-        made.event_hooks = {**made.event_hooks, "response": [check_names, _require_steady]}
-        return made
+        checked = default_client_factory()
+        checked.event_hooks = {**checked.event_hooks, "response": [check_names, _require_steady]}
+        return checked
 
     set_client_factory(client)
 

@@ -60,7 +60,9 @@ class StartWeights:
         Raises WeightsError naming the file if it is missing, not plain tensors, or of another network.
         """
         self.origin, self._other_norm = str(name or path), other_norm
-        self._stored = dict(_read(path) if tensors is None else tensors)
+        if tensors is None and not path.exists() and timm.list_pretrained(str(path)):
+            raise WeightsError(f"{path}: no such file; timm's weights of this name are hf://timm/{path}")
+        self._stored = dict(read_tensors(path) if tensors is None else tensors)
         whose = ""
         if isinstance(encoder, TimmEncoder):
             try:
@@ -102,16 +104,12 @@ class StartWeights:
             places = " and ".join(f"'{prefix}'" for prefix in prefixes)
             raise WeightsError(f"{self.origin}: holds this decoder at {places}; keep one of them")
         self._load("decoder", network.decoder, {name: prefixes[0] + name for name in names if not _is_count(name)})
-        if head:
-            self._fill_head(network.head, prefixes[0].removesuffix("decoder."), scale)
-
-    def _fill_head(self, head: nn.Module, parent: str, scale: float) -> None:
-        state = head.state_dict()
-        for prefix in (f"{parent}segmentation_head.0.", f"{parent}head."):
+        parent, state = prefixes[0].removesuffix("decoder."), network.head.state_dict()
+        for prefix in (f"{parent}segmentation_head.0.", f"{parent}head.") if head else ():
             stored = {name: self._stored.get(self._named.get(prefix + name, "")) for name in state}
             if all(tensor is not None and tensor.shape == state[name].shape for name, tensor in stored.items()):
-                self._load("head", head, {name: prefix + name for name in state})
-                for parameter in head.parameters():
+                self._load("head", network.head, {name: prefix + name for name in state})
+                for parameter in network.head.parameters():
                     parameter.data *= scale
 
     def fill_mask_token(self, token: nn.Parameter) -> None:
@@ -128,9 +126,9 @@ class StartWeights:
         unused = [name for name in kept if name not in self._used and not _is_count(name)]
         loaded = f"{self.origin}: {', '.join(self.loaded)} loaded"
         listed = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
-        others = f"{len(unused)} other entr{'y' if len(unused) == 1 else 'ies'} not used: {listed}"
+        rest = f"{len(unused)} other entr{'y' if len(unused) == 1 else 'ies'} not used: {listed}"
         filled = "; decoder and head were trained behind a masked autoencoder's blocks" if self._filled else ""
-        return f"{loaded}; {others}{filled}" if unused else loaded
+        return f"{loaded}; {rest}{filled}" if unused else loaded
 
     def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str], dict[str, str]]:
         """The layout, the prefix, the file's entry for each of the encoder's entries, and for each name as ours are."""
@@ -139,18 +137,18 @@ class StartWeights:
         for layout, rules in encoder.layouts.items():
             attempts.append((layout, same, same, _translated(self._stored, rules)))
         if isinstance(encoder, TimmEncoder):
-            by_timm_name, entries = timm_names(encoder), timm_entries(encoder)
+            by_timm_name, of_timm = timm_names(encoder), timm_entries(encoder)
             for layout, rules in TRANSLATIONS.items():
-                attempts.append((layout, by_timm_name, entries, _translated(self._stored, rules)))
+                attempts.append((layout, by_timm_name, of_timm, _translated(self._stored, rules)))
         nearest_miss: tuple[int, str] = (-1, "")
-        for layout, wanted, known, stored in attempts:
+        for layout, wanted, entries, stored in attempts:
             names = {name: key for name, key in wanted.items() if not _is_count(key)}
             prefixes = _prefixes(names.values(), stored)
             if len(prefixes) > 1:
                 places = " and ".join(f"'{prefix}'" for prefix in prefixes)
                 raise WeightsError(f"{self.origin}: holds this encoder at {places}; keep one of them")
             if prefixes:
-                self._refuse_unknown(prefixes[0], names.values(), known, stored, encoder.name)
+                self._refuse_unknown(prefixes[0], names.values(), entries, stored, encoder.name)
                 keys = {name: stored[prefixes[0] + key] for name, key in names.items()}
                 return layout, prefixes[0], keys, stored if layout in encoder.layouts else untranslated
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
@@ -168,13 +166,13 @@ class StartWeights:
         )
 
     def _refuse_unknown(
-        self, prefix: str, wanted: Iterable[str], known: Iterable[str], stored: Mapping[str, str], encoder: str
+        self, prefix: str, wanted: Iterable[str], entries: Iterable[str], stored: Mapping[str, str], encoder: str
     ) -> None:
-        """Raise WeightsError if entries after ``prefix``, in the stages of ``wanted``, are not ``known``."""
+        """Raise WeightsError if the file has others than ``entries`` after ``prefix``, in the stages of ``wanted``."""
         stages = {match[0] for name in wanted if (match := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
         places = [prefix + stage for stage in (*stages, "pos_embed", "reg_token")]
         ignored = _STATISTICS if self._other_norm else ()
-        names = (name for name in _unknown_entries(prefix, places, known, stored) if not name.endswith(ignored))
+        names = (name for name in _unknown_entries(prefix, places, entries, stored) if not name.endswith(ignored))
         if unknown := [stored[name] for name in names]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise WeightsError(
@@ -212,10 +210,10 @@ def _prefixes(names: Iterable[str], stored: Iterable[str]) -> list[str]:
     return [prefix for prefix in complete if not _COPY.search(prefix)] or complete
 
 
-def _unknown_entries(prefix: str, within: Iterable[str], known: Iterable[str], stored: Iterable[str]) -> list[str]:
-    """Stored entries that start with one of ``within`` and are none of ``prefix`` + ``known``."""
-    places, within = {prefix + name for name in known}, tuple(within)
-    return [n for n in stored if n.startswith(within) and n not in places and not n.endswith(_COMPUTED)]
+def _unknown_entries(prefix: str, within: Iterable[str], entries: Iterable[str], stored: Iterable[str]) -> list[str]:
+    """Stored names that start with one of ``within`` and are none of ``prefix`` + ``entries``."""
+    expected, within = {prefix + name for name in entries}, tuple(within)
+    return [n for n in stored if n.startswith(within) and n not in expected and not n.endswith(_COMPUTED)]
 
 
 def _miss(names: Iterable[str], stored: Iterable[str]) -> tuple[int, str]:
@@ -248,21 +246,18 @@ def stem_for(channels: int, weight: Tensor) -> Tensor:
     return weight[:, turns] * (weight.shape[1] / channels)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises WeightsError; how to fetch it if ``path`` is timm's name of weights."""
-    if not path.exists() and timm.list_pretrained(str(path)):
-        raise WeightsError(f"{path}: no such file; timm's weights of this name are hf://timm/{path}")
-    return read_tensors(path)
-
-
 def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, encoder: Encoder, whose: str) -> Tensor:
     """The tensor at ``key`` of those ``stored``, in the layout of ``whose``, in the shape of the encoder's entry
     ``name``."""
-    entry = encoder.state_dict()[name]
-    tensor, expected = encoder.fitted(name, stored[key].to(entry.dtype), stored), entry.shape
+    state = encoder.state_dict()
+    tensor, expected = encoder.fitted(name, stored[key].to(state[name].dtype), stored), state[name].shape
     if tensor.shape == expected:
         return tensor
-    if name in _stems(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:
+    # Convolutions of the image: the first one of a timm backbone, several of a network with shortcuts.
+    stems = [other for other, entry in state.items() if entry.dim() == 2 + encoder.dimensions]
+    shortcuts = () if isinstance(encoder, TimmEncoder) else stems[1:]
+    is_stem = name in stems[:1] or (name in shortcuts and expected[1] == encoder.channels[0])
+    if is_stem and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:
         return stem_for(expected[1], tensor)
     if not isinstance(encoder, TimmEncoder):
         raise _other_shape(origin, key, tensor, encoder, expected)
@@ -281,14 +276,6 @@ def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, enc
     if tensor.squeeze().shape == torch.Size([n for n in expected if n != 1]):  # torchvision's layer scale [C, 1, 1]
         return tensor.reshape(expected)
     raise _other_shape(origin, key, tensor, encoder, expected)
-
-
-def _stems(encoder: Encoder) -> list[str]:
-    """Weights of convolutions of the image: the first one of a timm backbone, several of a network with shortcuts."""
-    stems = [name for name, entry in encoder.state_dict().items() if entry.dim() == 2 + encoder.dimensions]
-    channels = encoder.channels[0]
-    shortcuts = () if isinstance(encoder, TimmEncoder) else stems[1:]
-    return stems[:1] + [name for name in shortcuts if encoder.state_dict()[name].shape[1] == channels]
 
 
 def _other_shape(origin: str, key: str, tensor: Tensor, encoder: Encoder, expected: torch.Size) -> WeightsError:

@@ -63,14 +63,9 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     with unrounded(maps):
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         for axis, (before, now) in enumerate(zip(maps.shape[2:], size, strict=True), start=2):
-            if before != now:
-                maps = (maps.movedim(axis, -1) @ _linear(before, now, maps).T).movedim(-1, axis)
+            if before != now:  # beyond the outer pixels' centres: their values
+                i, positions = (torch.arange(n, device=maps.device, dtype=maps.dtype) for n in (now, before))
+                centres = ((i + 0.5) * (before / now) - 0.5).clamp(0, before - 1)
+                weights = (1 - (centres[:, None] - positions).abs()).clamp(min=0)  # [now, before]
+                maps = (maps.movedim(axis, -1) @ weights.T).movedim(-1, axis)
     return maps
-
-
-def _linear(before: int, now: int, like: Tensor) -> Tensor:
-    """[now, before]: the weights of linear interpolation along one axis; beyond the outer pixels' centres their
-    values."""
-    i, positions = (torch.arange(n, device=like.device, dtype=like.dtype) for n in (now, before))
-    centres = ((i + 0.5) * (before / now) - 0.5).clamp(0, before - 1)
-    return (1 - (centres[:, None] - positions).abs()).clamp(min=0)

@@ -9,7 +9,6 @@ Running statistics are updated once per optimizer step, in ``commit_statistics``
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +65,12 @@ def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
     before = first_layer(module)
     if before is None:
         return
-    # Creating a process group takes time and sockets, so one of the same span is kept.
-    process_group = before.process_group if before.ranks == span else _process_group(span)
+    process_group = None  # of all processes, or this one
+    if before.ranks == span:  # creating a process group takes time and sockets
+        process_group = before.process_group
+    elif span not in (1, ranks):  # creating a group is collective: every process creates all of them
+        spans = [new_group("BatchNorm", range(first, first + span)) for first in range(0, ranks, span)]
+        process_group = spans[rank() // span]
     for layer in module.modules():
         if isinstance(layer, GroupedBatchNorm):
             layer.groups, layer.local, layer.ranks, layer.process_group = groups, local, span, process_group
@@ -101,19 +104,18 @@ def spanning_lines(module: nn.Module, groups: Mapping[int, int]) -> list[str]:
 
     ``groups``: their number by batch.
     """
-    if not takes_statistics(module):
-        return []
-    return [_spanning_line(batch, count) for batch, count in groups.items() if 0 < count < world()]
-
-
-def _spanning_line(batch: int, groups: int) -> str:
-    line = (
-        f"BatchNorm: each of {groups} group{'s' * (groups > 1)} of {batch // groups} samples spans {world() // groups} "
-        "processes, so every layer sends a message forward and one backward"
-    )
-    if (size := batch // world()) < 2:
-        return line
-    return f"{line}; model.bn_groups=null model.bn_group_size={size} sends none, and gives statistics of {size} samples"
+    lines, ranks = [], world()
+    for batch, count in groups.items() if takes_statistics(module) else ():
+        if 0 < count < ranks:
+            line = (
+                f"BatchNorm: each of {count} group{'s' * (count > 1)} of {batch // count} samples spans "
+                f"{ranks // count} processes, so every layer sends a message forward and one backward"
+            )
+            if (size := batch // ranks) > 1:
+                other = f"model.bn_groups=null model.bn_group_size={size}"
+                line += f"; {other} sends none, and gives statistics of {size} samples"
+            lines.append(line)
+    return lines
 
 
 @torch.no_grad()
@@ -131,8 +133,8 @@ def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
     noted = [layer.pending for layer in layers]
     sizes = [len(pending) for pending in noted]
     sums = reduce_mean(torch.cat(noted))
-    each = tuple(layer.momentum if momentum is None else momentum for layer in layers)
-    lengths, momenta = _on_device(tuple(sizes), sums.device), _on_device(each, sums.device, sums.dtype)
+    by_layer = tuple(layer.momentum if momentum is None else momentum for layer in layers)
+    lengths, momenta = _on_device(tuple(sizes), sums.device), _on_device(by_layer, sums.device, sums.dtype)
     # By layer its number of passes, and whether there were any. Computed on the device, as a frozen decoder must not
     # cost a synchronisation.
     passes = sums[lengths.cumsum(0) - 1]
@@ -148,12 +150,3 @@ def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
 
 def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
-
-
-def _process_group(span: int) -> Any:
-    """This process's group of ``span`` consecutive ranks; None, if that is this process or all of them."""
-    if span in (1, world()):
-        return None
-    # Creating a group is collective: every process creates all of them.
-    process_groups = [new_group("BatchNorm", range(first, first + span)) for first in range(0, world(), span)]
-    return process_groups[rank() // span]

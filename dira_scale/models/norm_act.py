@@ -124,7 +124,11 @@ class NormAct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, groups: int,
         slope: float, eps: float, noted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        kernels, layout = _kernels(x), _layout(x)
+        kernels, layout = _kernels(x), torch.contiguous_format
+        if not x.is_contiguous():
+            layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+            if not x.is_contiguous(memory_format=layout):
+                layout = torch._prims_common.suggest_memory_format(x)
         x = x.contiguous(memory_format=layout)
         stats = kernels.norm_act_stats(x, groups, noted)
         added = None if residual is None else residual.contiguous(memory_format=layout)
@@ -154,13 +158,6 @@ class NormAct(torch.autograd.Function):
         return dx, dweight, dbias, dz if added else None, None, None, None, None
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    if x.is_contiguous():
-        return torch.contiguous_format
-    last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
-    return last if x.is_contiguous(memory_format=last) else torch._prims_common.suggest_memory_format(x)
-
-
 def _kernels(x: Tensor) -> Any:
     if x.is_cuda:
         from dira_scale.models import norm_act_triton  # Triton comes with torch's builds for GPUs
@@ -183,9 +180,9 @@ def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     weight, bias = (torch.linspace(0.5, 2, 24, device=device).requires_grad_() for _ in range(2))
     for layout in (torch.contiguous_format, torch.channels_last):
         for dtype in 2 * (torch.float32, torch.bfloat16):  # the second time by what is kept of the first
-            x, residual, dy = (each.to(dtype).float().contiguous(memory_format=layout) for each in drawn)
-            of = x.requires_grad_(), weight, bias, residual.requires_grad_()
+            x, residual, dy = (values.to(dtype).float().contiguous(memory_format=layout) for values in drawn)
+            inputs = x.requires_grad_(), weight, bias, residual.requires_grad_()
             ours: Tensor = NormAct.apply(x.to(dtype), weight, bias, residual.to(dtype), 2, 0.1, 1e-5)
             right = _by_torch(x, weight, bias, 2, 0.1, residual, 1e-5)
-            ends = [(y, *torch.autograd.grad(y, of, dy.to(y.dtype))) for y in (ours, right)]
+            ends = [(y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))) for y in (ours, right)]
             yield from ((a.detach().to(dtype), b.detach().to(dtype)) for a, b in zip(*ends, strict=True))

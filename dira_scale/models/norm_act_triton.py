@@ -27,7 +27,7 @@ ANY = {"do_not_specialize": ["chunks", "tiles", "chunk", "per_group", "values", 
 
 
 @dataclass(frozen=True)
-class Cut:
+class MapDivision:
     """The division of a map among programs of a kernel.
 
     Attributes:
@@ -46,7 +46,7 @@ class Cut:
     shape: dict[str, Any]
 
     @classmethod
-    def of(cls, kind: "Kind", groups: int, purpose: str) -> "Cut":
+    def of(cls, kind: "MapKind", groups: int, purpose: str) -> "MapDivision":
         (samples, channels, *size), dtype, _, last = kind
         units = groups if last else samples
         rows = samples * torch.Size(size).numel() // units
@@ -54,7 +54,8 @@ class Cut:
         tile = TILE // columns if last else ROW
         chunks = max(1, PROGRAMS[purpose] // (units * -(-channels // columns)))
         tiles = -(-rows // (chunks * tile))
-        shape = {"LAST": last, "ROWS": tile, "COLUMNS": columns, "WIDE": _triton(dtype)}
+        wide = tl.float64 if dtype == torch.float64 else tl.float32
+        shape = {"LAST": last, "ROWS": tile, "COLUMNS": columns, "WIDE": wide}
         return cls(units, rows, channels, -(-rows // (tiles * tile)), tiles, (tile, columns), shape)
 
     @property
@@ -72,7 +73,7 @@ class Cut:
         return KernelLaunch(_merged, grid, *counts, PARTS=PARTS, COLUMNS=COLUMNS, **more)
 
 
-Kind = tuple[torch.Size, torch.dtype, torch.device, bool]  # of a map; whether channels are last
+MapKind = tuple[torch.Size, torch.dtype, torch.device, bool]  # of a map; whether channels are last
 
 
 def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
@@ -122,47 +123,40 @@ def norm_act_gradient(
 
 @lru_cache(KINDS)
 def _stats(
-    kind: Kind, groups: int, notes: tuple[int, torch.dtype] | None
+    kind: MapKind, groups: int, notes: tuple[int, torch.dtype] | None
 ) -> tuple[int, torch.dtype, KernelLaunch, KernelLaunch]:
-    cut = Cut.of(kind, groups, "sums")
+    cut = MapDivision.of(kind, groups, "sums")
     merged = cut.merged(groups, notes[0] if notes else 0, MOMENTS=True, NOTED=notes is not None)
-    return cut.grid[0], _wide(kind[1]), KernelLaunch(_moments, cut.grid, *cut.sizes, **cut.shape), merged
+    wide = torch.promote_types(kind[1], torch.float32)
+    return cut.grid[0], wide, KernelLaunch(_moments, cut.grid, *cut.sizes, **cut.shape), merged
 
 
 @lru_cache(KINDS)
 def _sums(
-    kind: Kind, groups: int, affine: torch.dtype | None, slope: float, eps: float, residual: bool
+    kind: MapKind, groups: int, affine: torch.dtype | None, slope: float, eps: float, residual: bool
 ) -> tuple[int, KernelLaunch, KernelLaunch]:
-    cut = Cut.of(kind, groups, "sums")
-    given = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, "RESIDUAL": residual}
-    summed = KernelLaunch(_summed, cut.grid, *cut.sizes, cut.units // groups, **given)
+    cut = MapDivision.of(kind, groups, "sums")
+    fixed = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, "RESIDUAL": residual}
+    summed = KernelLaunch(_summed, cut.grid, *cut.sizes, cut.units // groups, **fixed)
     return cut.grid[0], summed, cut.merged(groups, MOMENTS=False, NOTED=False)
 
 
 @lru_cache(KINDS)
 def _map(
-    name: str, kind: Kind, groups: int, affine: torch.dtype | None, slope: float, eps: float, **more: bool
+    name: str, kind: MapKind, groups: int, affine: torch.dtype | None, slope: float, eps: float, **more: bool
 ) -> KernelLaunch:
-    cut = Cut.of(kind, groups, "map")
+    cut = MapDivision.of(kind, groups, "map")
     counts = *cut.sizes, cut.units // groups, *(() if more else (cut.rows * (cut.units // groups),))
-    given = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, **more}
-    return KernelLaunch(globals()[name], cut.grid, *counts, **given)
+    fixed = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, **more}
+    return KernelLaunch(globals()[name], cut.grid, *counts, **fixed)
 
 
-def _kind(x: Tensor) -> Kind:
+def _kind(x: Tensor) -> MapKind:
     return x.shape, x.dtype, x.device, not x.is_contiguous()
 
 
 def _given(stats: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
     return stats, stats if weight is None else weight, stats if bias is None else bias
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _triton(dtype: torch.dtype) -> Any:
-    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 @triton.jit
@@ -205,12 +199,13 @@ def _moments(
     for start in range(begin, end, ROWS):
         mask = (start + row < end)[:, None] & inside[None, :]
         values = tl.load(x + at, mask, 0.0).to(WIDE)
-        seen, new = start - begin + tl.zeros([COLUMNS], WIDE), tl.minimum(end - start, ROWS) + tl.zeros([COLUMNS], WIDE)
-        its = tl.sum(values, 0) / new
-        away = tl.where(mask, values - its[None, :], 0.0)
-        far = its - mean
-        mean += far * (new / (seen + new))
-        squares += tl.sum(away * away, 0) + far * far * (seen * new / (seen + new))
+        done = start - begin + tl.zeros([COLUMNS], WIDE)
+        count = tl.minimum(end - start, ROWS) + tl.zeros([COLUMNS], WIDE)
+        tile_mean = tl.sum(values, 0) / count
+        centred = tl.where(mask, values - tile_mean[None, :], 0.0)
+        shift = tile_mean - mean
+        mean += shift * (count / (done + count))
+        squares += tl.sum(centred * centred, 0) + shift * shift * (done * count / (done + count))
         at += step
     place = parts + tl.program_id(0) * 2 * channels + channel
     tl.store(place, mean, inside)
@@ -252,26 +247,26 @@ def _merged(
 ):  # fmt: skip
     """Each group's means and variances if these are ``MOMENTS``, else sums; ``noted``: means and unbiased variances."""
     group, channel = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside, own = channel < channels, per_group * chunks
+    inside, count = channel < channels, per_group * chunks
     part = tl.arange(0, PARTS)
     a, b = tl.zeros([COLUMNS], parts.dtype.element_ty), tl.zeros([COLUMNS], parts.dtype.element_ty)
-    for start in range(0, own, PARTS):
-        mask = (start + part < own)[:, None] & inside[None, :]
-        place = parts + (group * own + start + part)[:, None] * 2 * channels + channel[None, :]
-        its = tl.load(place, mask, 0.0)
+    for start in range(0, count, PARTS):
+        mask = (start + part < count)[:, None] & inside[None, :]
+        place = parts + (group * count + start + part)[:, None] * 2 * channels + channel[None, :]
+        values = tl.load(place, mask, 0.0)
         if MOMENTS:
-            its *= tl.minimum(chunk, rows - (start + part) % chunks * chunk)[:, None].to(its.dtype)
-        a += tl.sum(its, 0)
+            values *= tl.minimum(chunk, rows - (start + part) % chunks * chunk)[:, None].to(values.dtype)
+        a += tl.sum(values, 0)
         b += tl.sum(tl.load(place + channels, mask, 0.0), 0)
     if MOMENTS:
         total = rows * per_group + tl.zeros([COLUMNS], a.dtype)
         a /= total
-        for start in range(0, own, PARTS):
-            mask = (start + part < own)[:, None] & inside[None, :]
-            place = parts + (group * own + start + part)[:, None] * 2 * channels + channel[None, :]
-            away = tl.where(mask, tl.load(place, mask, 0.0) - a[None, :], 0.0)
+        for start in range(0, count, PARTS):
+            mask = (start + part < count)[:, None] & inside[None, :]
+            place = parts + (group * count + start + part)[:, None] * 2 * channels + channel[None, :]
+            centred = tl.where(mask, tl.load(place, mask, 0.0) - a[None, :], 0.0)
             held = tl.minimum(chunk, rows - (start + part) % chunks * chunk)[:, None].to(a.dtype)
-            b += tl.sum(away * away * held, 0)
+            b += tl.sum(centred * centred * held, 0)
         if NOTED:
             tl.store(noted + group * stride + channel, a, inside)
             tl.store(noted + group * stride + channels + channel, b / (total - 1), inside)

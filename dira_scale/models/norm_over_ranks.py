@@ -30,8 +30,8 @@ class BatchNormOverRanks(torch.autograd.Function):
     ) -> Tensor:
         kernels = _kernels(x)
         x = x.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
-        own = torch.stack(kernels.batch_norm_stats(x, eps))
-        means, scales = gather(own[None], group).unbind(1)
+        statistics = torch.stack(kernels.batch_norm_stats(x, eps))
+        means, scales = gather(statistics[None], group).unbind(1)
         count = x.numel() // x.shape[1]
         # With momentum 1, running statistics become the batch's.
         together, scale = kernels.batch_norm_gather_stats(x, means, scales, mean, var, 1.0, eps, count)

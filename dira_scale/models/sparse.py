@@ -106,7 +106,7 @@ class SparseBatchNorm(GroupedBatchNorm):
         super().__init__(like)
         self.hidden = hidden
 
-    def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         voxels = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (self.local, -1))
         axes = [1, *range(3, voxels.dim())]
         mean, var, count = _moments(voxels, self.hidden.at(x).unflatten(0, (self.local, -1)), axes)
@@ -117,10 +117,8 @@ class SparseBatchNorm(GroupedBatchNorm):
             var = (counts * (variances + (means - mean).square())).sum(0) / count
         y = _scaled(((voxels - mean) * torch.rsqrt(var + self.eps)).flatten(0, 1), self).to(x.dtype)
         unbiased = var * (count / (count - 1).clamp(min=1))
-        seen = [each.reshape(self.local, -1).mean(0) for each in (mean, unbiased)]
-        return y, torch.cat([*seen, seen[0].new_ones(COUNT)]).detach()
-
-    _over_ranks = _over_parts
+        sums = [statistic.reshape(self.local, -1).mean(0) for statistic in (mean, unbiased)]
+        return y, torch.cat([*sums, sums[0].new_ones(COUNT)]).detach()
 
 
 class SparseGroupNorm(nn.Module):

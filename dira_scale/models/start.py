@@ -73,7 +73,12 @@ def start_weights(
     if init == RANDOM:
         return None
     with at(key):
-        path = _file(local(init))
+        path = local(init)
+        if path.is_dir() and not (path / "config.yaml").exists():  # a folder that export wrote
+            files = [path / name for name in EXPORTED if (path / name).is_file()]
+            if not files:
+                raise ValueError(f"{path}: neither a run's folder nor one that export wrote; name one, or a file")
+            path = files[0]
         run = run_weights(path, stage, key, init)
         named = init if is_hub(init) else None
         weights = StartWeights(path, encoder, run.tensors if run else None, other_norm, named)
@@ -97,9 +102,9 @@ def licence_of(path: Path) -> str | None:
     """
     if path.is_dir():
         run = read_description(path)
-        known = {dataset.licence or "unknown" for dataset in run.data.datasets}
+        licences = {dataset.licence or "unknown" for dataset in run.data.datasets}
         start = [run.network.licence or f"that of {name_of(run.network.start)}"] if run.network.start else []
-        return in_one([*sorted(known), *start])
+        return in_one([*sorted(licences), *start])
     card = path.parent / CARD
     text = ""
     if card.is_file():
@@ -117,14 +122,4 @@ def licence_of(path: Path) -> str | None:
 
 def in_one(licences: Iterable[str]) -> str:
     """Return all licences, each once; one may itself be of several."""
-    return AND.join(dict.fromkeys(each for some in licences for each in some.split(AND)))
-
-
-def _file(path: Path) -> Path:
-    """``path``, or of an exported folder its file. Raises ValueError if there is none."""
-    if not path.is_dir() or (path / "config.yaml").exists():
-        return path
-    file = next((path / name for name in EXPORTED if (path / name).is_file()), None)
-    if file is None:
-        raise ValueError(f"{path}: neither a run's folder nor one that export wrote; name one, or a file")
-    return file
+    return AND.join(dict.fromkeys(licence for several in licences for licence in several.split(AND)))

@@ -45,7 +45,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # Releases keep their command line beside the weights. A Namespace can only hold what this reader allows.
         with torch.serialization.safe_globals([argparse.Namespace]):
             _require_uncompressed(path)
-            return _tensors(torch.load(path, map_location="cpu", weights_only=True), path.stat().st_size)
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        tensors, most = dict[str, Tensor](), path.stat().st_size
+        for count, (name, value) in enumerate(_flatten(stored)):
+            size = value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+            if count > MOST or size > most:  # one value with many names, or one number as a tensor of any size
+                raise ValueError("more than the file holds")
+            if isinstance(value, Tensor):
+                tensors[name] = value
+        return tensors
     except _UNREADABLE as error:
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             command = ["python", "-c", _KEEP_TENSORS, str(path), f"{path.stem}-tensors.pth"]
@@ -68,18 +76,6 @@ def _require_uncompressed(path: Path) -> None:
     compressed = any(member.compress_type != ZIP_STORED for member in members)
     if compressed or sum(member.file_size for member in members) > path.stat().st_size:
         raise RuntimeError("a compressed zip; torch.save compresses nothing")
-
-
-def _tensors(stored: Any, size: int) -> dict[str, Tensor]:
-    """Return the tensors of a file of ``size`` bytes, by joined keys. Raises ValueError for what stands for more than
-    the file holds: one value with many names, or one number as a tensor of any size."""
-    tensors: dict[str, Tensor] = {}
-    for count, (name, value) in enumerate(_flatten(stored)):
-        if count > MOST or (isinstance(value, Tensor) and value.numel() * value.element_size() > size):
-            raise ValueError("more than the file holds")
-        if isinstance(value, Tensor):
-            tensors[name] = value
-    return tensors
 
 
 def _flatten(stored: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

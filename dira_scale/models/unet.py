@@ -12,7 +12,7 @@ from dira_scale.models.pyramid import DEPTH, TimmEncoder
 from dira_scale.models.upsample import nearest, nearest_beside
 
 
-class Block(UnetDecoderBlock):
+class UNetBlock(UnetDecoderBlock):
     """smp's without attention: a coarser map [b, C, ...] and a skip [b, c, H, W], or None -> [b, K, H, W]."""
 
     def forward(
@@ -46,7 +46,7 @@ class UNet(Network):
         self.decoder = UnetDecoder(encoder_channels=encoder.channels, decoder_channels=decoder_channels, n_blocks=DEPTH)
         for block in self.decoder.modules():
             if isinstance(block, UnetDecoderBlock):
-                block.__class__ = Block  # with smp's layers, as they are
+                block.__class__ = UNetBlock  # with smp's layers, as they are
         self.head = nn.Conv2d(decoder_channels[-1], classes, kernel_size=3, padding=1)
         initialize_decoder(self.decoder)
         initialize_head(self.head)

@@ -77,7 +77,13 @@ class PlainEncoder(TimmEncoder):
         self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
         self.block_indices = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
         doublings = [max(0, math.ceil(math.log2(self.patch / stride))) for stride in STRIDES]
-        self.pyramid = nn.ModuleList(_level(width, count) for count in doublings[:-1])
+        self.pyramid = nn.ModuleList()
+        for count in doublings[:-1]:  # normalises the residual stream, then divides its channels by 2 at each doubling
+            layers: list[nn.Module] = [LayerNorm2d(width)]
+            for i in range(count):
+                layers += [nn.GELU()] if i else []
+                layers.append(nn.ConvTranspose2d(width >> i, width >> (i + 1), kernel_size=2, stride=2))
+            self.pyramid.append(nn.Sequential(*layers))
         self._channels = [in_channels, 0, *(width >> count for count in doublings[:-1]), width]
 
     @property
@@ -124,11 +130,11 @@ class PlainEncoder(TimmEncoder):
         x = self._expanded(x)
         height, width = x.shape[2:]
         with self._positions((height // self.patch, width // self.patch)):
-            found = self.model.forward_intermediates(
+            outputs = self.model.forward_intermediates(
                 x, indices=blocks, return_prefix_tokens=True, norm=True, intermediates_only=True
             )
         last = self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else nn.Identity()
-        return [last(prefix[:, 0]) for _, prefix in found]
+        return [last(prefix[:, 0]) for _, prefix in outputs]
 
     def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
         """Patches of another side are resampled."""
@@ -217,12 +223,3 @@ def _windows(length: int, count: int, like: Tensor) -> Tensor:
     start, end = i * length // count, ((i + 1) * length + count - 1) // count
     inside = (positions >= start[:, None]) & (positions < end[:, None])
     return inside.to(like.dtype)
-
-
-def _level(width: int, doublings: int) -> nn.Sequential:
-    """Normalise the residual stream; upsample 2^doublings times, with channels divided by 2^doublings."""
-    layers: list[nn.Module] = [LayerNorm2d(width)]
-    for i in range(doublings):
-        layers += [nn.GELU()] if i else []
-        layers.append(nn.ConvTranspose2d(width >> i, width >> (i + 1), kernel_size=2, stride=2))
-    return nn.Sequential(*layers)

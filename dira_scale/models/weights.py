@@ -10,10 +10,10 @@ from dira_scale.models.memory_limit import as_large_as
 from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import FILE, Description
 
-Tensors = Mapping[str, Tensor]
+NamedTensors = Mapping[str, Tensor]
 
 
-def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
+def trained_encoder(run: Description, tensors: NamedTensors) -> Encoder:
     """The encoder of ``run`` with the weights of one of its checkpoints, in evaluation mode.
 
     Raises ``UserError`` if the checkpoint has them under other names.
@@ -28,7 +28,7 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
     return encoder.eval()
 
 
-def trained_network(run: Description, encoder: Encoder, tensors: Tensors) -> Network:
+def trained_network(run: Description, encoder: Encoder, tensors: NamedTensors) -> Network:
     """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there.
 
     A head that restores an image does so on the scale of the input's, also where it was trained on another.
@@ -43,7 +43,7 @@ def trained_network(run: Description, encoder: Encoder, tensors: Tensors) -> Net
     return network.eval()
 
 
-def _fill(module: nn.Module, prefix: str | None, tensors: Tensors) -> None:
+def _fill(module: nn.Module, prefix: str | None, tensors: NamedTensors) -> None:
     for name in module.state_dict():
         if f"{prefix}.{name}" not in tensors:
             raise UserError(

@@ -68,9 +68,9 @@ class Pretrain(StagedTraining):
         """
         method, preset = (config.hydra.runtime.choices[group] for group in ("method", "preset"))
         folders = [folder("configs"), *(Path(path.removeprefix("file://")) for path in config.hydra.searchpath)]
-        known = {file.stem for path in folders for file in (path / "_preset_of").glob(f"*_{preset}.yaml")}
-        if preset is not None and f"{method}_{preset}" not in known:
-            methods = ", ".join(sorted(name.removesuffix(f"_{preset}") for name in known if not name.startswith("_")))
+        presets = {file.stem for path in folders for file in (path / "_preset_of").glob(f"*_{preset}.yaml")}
+        if preset is not None and f"{method}_{preset}" not in presets:
+            methods = ", ".join(sorted(name.removesuffix(f"_{preset}") for name in presets if not name.startswith("_")))
             raise UserError(
                 f"preset={preset} has no settings for method={method}, but for {methods}: leave the preset out, "
                 f"or add _preset_of/{method}_{preset}.yaml to a folder of --config-dir"

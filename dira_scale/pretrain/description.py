@@ -54,7 +54,11 @@ def describe(config: Mapping[str, Any]) -> Description:
     title = "Pretraining run"
     if factor != 1:
         title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
-    learned = _labelled(method)
+    learned = method.get("base", method) if _base(method).labelled else None  # the node that learns a label
+    metrics = dict(METRICS)
+    if _base(method).lesson:
+        guessed = f"of words (chance 1/{learned['classes']})" if learned else "of the pretext task"
+        metrics["accuracy"] = Metric(f"Accuracy {guessed}", "max", "di")
     return Description(
         command=COMMAND,
         title=title,
@@ -69,7 +73,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         data=data_of(config),
         stages=stages,
         terms=_terms(method, stages),
-        metrics=METRICS | ({"accuracy": _accuracy(method)} if _base(method).lesson else {}),
+        metrics=metrics,
         best="loss",
         output=Output(
             "sigmoid" if method.get("bounded", kind.bounded) else None,
@@ -141,24 +145,13 @@ def _base(method: Mapping[str, Any]) -> type[Method]:
     return method_class(method.get("base", method))
 
 
-def _labelled(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The node of the method, or of its base, that learns a label; None if it learns without."""
-    return method.get("base", method) if _base(method).labelled else None
-
-
-def _accuracy(method: Mapping[str, Any]) -> Metric:
-    learned = _labelled(method)
-    title = f"of words (chance 1/{learned['classes']})" if learned else "of the pretext task"
-    return Metric(f"Accuracy {title}", "max", "di")
-
-
 def _training(config: Mapping[str, Any], stages: Iterable[StageDescription]) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
-    shown = ", ".join(f"`{stage.name}` ({' + '.join(stage.terms)}, {stage.epochs:g} epochs)" for stage in stages)
+    summaries = ", ".join(f"`{stage.name}` ({' + '.join(stage.terms)}, {stage.epochs:g} epochs)" for stage in stages)
     precision = config.get("precision_used", config["precision"])  # none before the run has begun
     return (
         f"method: `{config['method']['_target_']}`",
-        f"stages of the run: {shown}",
+        f"stages of the run: {summaries}",
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "
         f"`{optimizer['_target_']}` at {optimizer['lr']:g}, precision {precision}",
     )

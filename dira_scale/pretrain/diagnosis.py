@@ -153,8 +153,8 @@ class Diagnosis:
             return ""
         seconds = {part: row.get(f"loader/{part}", 0.0) for part in FASTER}
         slowest = max(seconds, key=lambda part: seconds[part])
-        shown = ", ".join(f"{part} {value:.1f} s" for part, value in seconds.items())
+        times = ", ".join(f"{part} {value:.1f} s" for part, value in seconds.items())
         return (
-            f"training waits for its loader {share:.0%} of the time; the loader's threads mostly {slowest} ({shown}): "
+            f"training waits for its loader {share:.0%} of the time; the loader's threads mostly {slowest} ({times}): "
             f"{FASTER[slowest]}"
         )

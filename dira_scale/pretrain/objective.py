@@ -69,8 +69,8 @@ class Objective:
     ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
         self.corrupted, self.hides = corrupted, hides
-        made = [distort(entry).to(world.device) for entry in views.entries]
-        of_each = (module for module, entry in zip(made, views.entries, strict=True) for _ in range(entry.count))
+        modules = [distort(entry).to(world.device) for entry in views.entries]
+        of_each = (module for module, entry in zip(modules, views.entries, strict=True) for _ in range(entry.count))
         self.distorts = tuple(of_each)
         self.target_flip, self.axes = views.target_flip, views.crop.axes
 
@@ -130,7 +130,7 @@ class Objective:
         """``distorted`` views as the encoder sees them: black where a token hides patches whose pixels are there."""
         if not self.hides:
             return distorted
-        masked = (MASK in each.corruptions for each in batch.distortions)
+        masked = (MASK in distortion.corruptions for distortion in batch.distortions)
         return tuple(
             view.masked_fill(hidden_voxels(batch, number, view.shape[2:]), 0.0) if has_mask else view
             for number, (view, has_mask) in enumerate(zip(distorted, masked, strict=True))

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine.task import StagePlan
@@ -68,8 +67,8 @@ def view_spacing(views: ViewSpec, stored: np.ndarray) -> np.ndarray:
     views = views.each[0]
     mm = stored if views.spacing is None else np.broadcast_to(np.asarray(views.spacing, np.float64), stored.shape)
     extent = views.extents[0] if views.extents else views.sides  # resized to the view; others are taken as of its shape
-    known: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)
-    return known * extent / views.sides
+    steps: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)
+    return steps * extent / views.sides
 
 
 def _restorations(
@@ -85,25 +84,21 @@ def _restorations(
         distorted = objective.distorted(batch, terms)
         outputs = objective.forward(method, batch, distorted)
         assert outputs.target is not None and outputs.restored is not None
+        if batch.distortions[0].corruptions:  # what they fill is the same in a black image and in a white one
+            plain = (replace(batch, views=tuple(torch.full_like(x, value) for x in batch.views)) for value in (0, 1))
+            black, white = (objective.seen(objective.distorted(images, terms), batch) for images in plain)
+            holes = tuple(of_black == of_white for of_black, of_white in zip(black, white, strict=True))
+        else:
+            undisturbed = objective.distorted(batch, terms, corrupt=False)
+            holes = tuple((after == 0) & (x != 0) for after, x in zip(distorted, undisturbed, strict=True))
         # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
-        holes = _holes(objective, batch, terms, distorted)
-        shown, hole = (objective.upright(views, batch)[0] for views in (objective.seen(distorted, batch), holes))
+        view, hole = (objective.upright(views, batch)[0] for views in (objective.seen(distorted, batch), holes))
         if outputs.orientation is not None:
-            shown, hole = (reorient(view, outputs.orientation) for view in (shown, hole))
+            view, hole = (reorient(x, outputs.orientation) for x in (view, hole))
         count = len(hole)  # of the first view: a method may restore several
         mirrored = batch.flips[0] if objective.target_flip == "with_input" else torch.zeros_like(batch.flips[0])
-        extent = spacing(batch.index.cpu().numpy()) if shown.dim() == 5 else np.ones(mirrored.shape)
-        yield Restoration(outputs.target[:count], shown, hole, outputs.restored[:count], mirrored, extent)
-
-
-def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Per view bool [b, C, *size]: where the ``distorted`` one says nothing of the image."""
-    if batch.distortions[0].corruptions:  # with whatever they fill, it is the same in a black image and in a white one
-        plain = (replace(batch, views=tuple(torch.full_like(view, value) for view in batch.views)) for value in (0, 1))
-        black, white = (objective.seen(objective.distorted(each, terms), batch) for each in plain)
-        return tuple(of_black == of_white for of_black, of_white in zip(black, white, strict=True))
-    undisturbed = objective.distorted(batch, terms, corrupt=False)
-    return tuple((after == 0) & (before != 0) for after, before in zip(distorted, undisturbed, strict=True))
+        extent = spacing(batch.index.cpu().numpy()) if view.dim() == 5 else np.ones(mirrored.shape)
+        yield Restoration(outputs.target[:count], view, hole, outputs.restored[:count], mirrored, extent)
 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
@@ -115,21 +110,21 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
         if colour := batch.clean.dim() == 4 and channels == 3:
             channels = 1
         arrays = ((part if colour else part.flatten(0, 1)).float().cpu().numpy() for part in parts)
-        geometry = (np.repeat(each, channels, 0) for each in (batch.mirrored.cpu().numpy(), batch.spacing))
+        geometry = (np.repeat(values, channels, 0) for values in (batch.mirrored.cpu().numpy(), batch.spacing))
         for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
             if np.array_equal(restored, clean):
                 continue  # a mask hides nothing of it, or the channel is lacking
             table.add(clean, distorted, hole > 0, restored, colour)
             if drawn < rows:
                 drawn += 1
-                shown = (clean, distorted, restored)
+                pictures = (clean, distorted, restored)
                 axes = tuple(np.flatnonzero(mirrored).tolist())
                 if colour:
-                    columns = [[np.moveaxis(part, 0, -1)] for part in shown]
+                    columns = [[np.moveaxis(part, 0, -1)] for part in pictures]
                 elif clean.ndim == 3:
-                    columns = [middle_planes(np.flip(part, axes), spacing) for part in shown]
+                    columns = [middle_planes(np.flip(part, axes), spacing) for part in pictures]
                 else:
-                    columns = [[part] for part in shown]
+                    columns = [[part] for part in pictures]
                 for row in zip(*columns, strict=True):
                     around = [(GAP // 2, GAP // 2)] * 2 + [(0, 0)] * colour
                     padded = [np.pad(picture, around, constant_values=0.5) for picture in row]
@@ -161,11 +156,9 @@ def middle_planes(volume: np.ndarray, spacing: Sequence[float]) -> list[np.ndarr
         (upright[:, rows], (height, sides[1])),
         (upright[:, :, columns], (height, sides[0])),
     )
-    resized = [_resized(plane, *shape) for plane, shape in planes]
+    resized = []
+    for plane, (high, wide) in planes:
+        picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+        resized.append(np.asarray(picture.resize((int(wide), int(high)), Image.Resampling.BILINEAR)))
     width = max(plane.shape[1] for plane in resized)
     return [np.pad(plane, ((0, 0), (0, width - plane.shape[1])), constant_values=0.5) for plane in resized]
-
-
-def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(picture.resize((int(width), int(height)), Image.Resampling.BILINEAR))

@@ -61,8 +61,8 @@ class Monitors:
         weighted = [self.weights[term] * losses[term] for term in terms]
         squares = [_squared_gradient(loss, features, scale) for loss in weighted]
         # Each of n parts averages its loss over its own images: its share of the global gradient is 1/n.
-        whole = (reduce_mean(torch.stack(squares)) / (world() * self.accumulate)).sqrt()
-        return {f"gradient/{term}": norm for term, norm in zip(terms, whole.unbind(), strict=True)}
+        norms = (reduce_mean(torch.stack(squares)) / (world() * self.accumulate)).sqrt()
+        return {f"gradient/{term}": norm for term, norm in zip(terms, norms.unbind(), strict=True)}
 
     def _spread(self, terms: Terms, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Spread of features and embeddings; nothing for a single image."""

@@ -70,8 +70,8 @@ def knn_auc(features: Tensor, labels: Tensor) -> float:
     padded = local.new_zeros(max(counts), local.shape[1])
     padded[: len(local)] = local
     parts = gather(padded[None])
-    everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-    features, labels = everyone.split([features.shape[1], labels.shape[1]], dim=1)
+    images = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    features, labels = images.split([features.shape[1], labels.shape[1]], dim=1)
     of_yes_and_no = (labels.isnan() | torch.isin(labels, labels.new_tensor([0, 1, UNCERTAIN]))).all(0)
     labels = labels[:, of_yes_and_no]  # the others are numbers
     # With few images, leaving out an image's own label biases the vote against it: the AUC would fall below one half.

@@ -130,6 +130,6 @@ def in_stage(name: str, error: UserError) -> UserError:
 
 def blueprint_of(command: str, cfg: DictConfig) -> Blueprint:
     """Return the blueprint of a trainable command, of its composed configuration."""
-    made = resolve_name(COMMANDS[command].blueprint)(cfg)
-    assert isinstance(made, Blueprint)
-    return made
+    blueprint = resolve_name(COMMANDS[command].blueprint)(cfg)
+    assert isinstance(blueprint, Blueprint)
+    return blueprint

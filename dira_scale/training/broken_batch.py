@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
-from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
@@ -32,26 +31,15 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
     # JSON has no NaN and infinity: written as strings.
     losses = {name: value if math.isfinite(value) else str(value) for name, value in row["losses"].items()}
-    images = _images(batch.index if batch.images is None else batch.images, datasets, split)
-    write_json(folder / "batch.json", row | {"losses": losses, "images": images})
-
-
-def _images(shown: Tensor, datasets: list[ShardedDataset], split: str) -> list[dict[str, Any]]:
-    """Dataset and key of each sample's image; with ``views``, the keys by view, where these are not all that image's.
-
-    ``shown`` [b] or [b, V] counts over all datasets.
-    """
+    # Dataset and key of each sample's image; with ``views``, the keys by view, where these are not all that image's.
     parts = [dataset.rows(split) for dataset in datasets]
-    ends = np.cumsum([len(part) for part in parts]).tolist()
-
-    def key(image: int) -> dict[str, Any]:
-        number = bisect_right(ends, image)
-        row = int(parts[number][image - ends[number]])  # counted from the dataset's end
-        return {"dataset": datasets[number].info.name, "key": datasets[number].cell("key", row)}
-
-    def named(images: list[int]) -> dict[str, Any]:
-        first, *others = rows = [key(image) for image in images]
-        same = all(row["key"] == first["key"] for row in others)
-        return first if same else first | {"views": [row["key"] for row in rows]}
-
-    return [named(sample) for sample in shown.view(len(shown), -1).tolist()]
+    ends, images = np.cumsum([len(part) for part in parts]).tolist(), []
+    for sample in (batch.index if batch.images is None else batch.images).view(len(batch.index), -1).tolist():
+        rows: list[dict[str, Any]] = []
+        for image in sample:  # counted over all datasets
+            number = bisect_right(ends, image)
+            row = int(parts[number][image - ends[number]])  # counted from the dataset's end
+            rows.append({"dataset": datasets[number].info.name, "key": datasets[number].cell("key", row)})
+        keys = [row["key"] for row in rows]
+        images.append(rows[0] if len({*keys}) == 1 else rows[0] | {"views": keys})
+    write_json(folder / "batch.json", row | {"losses": losses, "images": images})

@@ -9,8 +9,14 @@ from dira_scale.runs.description import DataDescription, Dataset, StageDescripti
 def data_of(config: Mapping[str, Any]) -> DataDescription:
     """Return the datasets, the splits and the number of held-out images of a resolved configuration."""
     data, validate = config["data"], config["validate"]
+    shards = data["shards"]  # a path, a list of them or path: weight
+    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
+    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
+    datasets = tuple(
+        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
+    )
     limit = validate["batches"] and validate["batch"] * validate["batches"]
-    return DataDescription(_datasets(config), data["split"], data["val_split"], limit)
+    return DataDescription(datasets, data["split"], data["val_split"], limit)
 
 
 def stages_of(config: Mapping[str, Any], decodes: Callable[[Any], bool]) -> tuple[StageDescription, ...]:
@@ -19,13 +25,3 @@ def stages_of(config: Mapping[str, Any], decodes: Callable[[Any], bool]) -> tupl
         StageDescription(name, tuple(stage["terms"]), stage["epochs"] * config["epoch_factor"], decodes(stage["terms"]))
         for name, stage in config["stages"].items() if stage["epochs"] > 0
     )  # fmt: skip
-
-
-def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
-    """``data.shards`` is a path, a list of them or path: weight."""
-    shards = config["data"]["shards"]
-    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
-    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
-    return tuple(
-        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
-    )

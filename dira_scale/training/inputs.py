@@ -83,7 +83,10 @@ class Inputs:
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
         self.held_out_views = held_out_views or views
         self.workers = data.workers or default_workers(self.device, cores)
-        self.datasets = [_opened(path) for path in paths]
+        # Shards in a store are checked when they are fetched: one question for each would take long.
+        self.datasets = [
+            ShardedDataset.open(path, check_shards=is_local(locate(path, "data.shards"))) for path in paths
+        ]
         for dataset in self.datasets:
             dataset.require(views.dimensions, "this training")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
@@ -294,11 +297,6 @@ def _chosen_by(data: Data) -> str:
     keys = [f"data.fraction={data.fraction:g}", *["data.fraction_from=end"] * (data.fraction_from == "end")]
     keys = keys * (data.fraction < 1) + ["data.exclude"] * bool(data.exclude)
     return " ".join(keys + [f"data.negatives={data.negatives}"] * (data.negatives is not None))
-
-
-def _opened(path: str) -> ShardedDataset:
-    """The dataset; shards in a store are checked when they are fetched: one question for each would take long."""
-    return ShardedDataset.open(path, check_shards=is_local(locate(path, "data.shards")))
 
 
 def _paths(shards: Any) -> dict[str, float]:

@@ -43,7 +43,7 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
         steps = steps_of(stage.epochs * config.epoch_factor, per_epoch)
         falls, epoch = config.optim.step_epochs, config.epoch_factor * per_epoch
         many = isinstance(falls, list)
-        period = tuple(round(each * epoch) for each in falls) if many else max(1, round(falls * epoch))
+        period = tuple(round(fall * epoch) for fall in falls) if many else max(1, round(falls * epoch))
         plans.append(
             StagePlan(
                 name=name,
@@ -109,7 +109,8 @@ def check_division(config: StagedTraining, ranks: int) -> None:
 def process_counts(config: StagedTraining) -> list[int]:
     """The numbers of processes among which every stage can be divided."""
     groups = groups_of(config)
-    return [n for n in range(1, min(groups) + 1) if not any(_problems(config, *each, n) for each in groups.items())]
+    numbers = range(1, min(groups) + 1)
+    return [n for n in numbers if not any(_problems(config, batch, count, n) for batch, count in groups.items())]
 
 
 def groups_of(config: StagedTraining) -> dict[int, int]:

@@ -48,9 +48,9 @@ class DatasetTask:
     def describe(self, config: dict[str, Any]) -> Description:
         described = self.described(config)
         datasets = zip(described.data.datasets, self.data.datasets, strict=True)
-        known = tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
+        completed = tuple(dataset.known(opened.info).at(opened.root) for dataset, opened in datasets)
         training = (*described.training, *([self.taken] if self.taken else []))
-        return replace(described, data=replace(described.data, datasets=known), training=training)
+        return replace(described, data=replace(described.data, datasets=completed), training=training)
 
     def identity(self) -> dict[str, Any]:
         return {STARTED: self.taken} if self.taken else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import job
 
-from dira_scale.distributed.flight_recorder import Collective, parting
+from dira_scale.distributed.flight_recorder import RecordedCollective, parting
 
 # Two steps are right, with the collectives of FSDP2. In the third the second process makes a mistake, after which each
 # of them has called COUNT collectives and hangs.
@@ -95,8 +95,8 @@ def test_a_mistake_is_named(mistake: str, counts: tuple[int, int], said: str, la
     assert len(written) == 2 + min(counts[0], 30) and written[-1] == last
 
 
-def record(*calls: str, first: int = 1) -> list[Collective]:
-    return [Collective("0 all", number, call, number, True) for number, call in enumerate(calls, first)]
+def record(*calls: str, first: int = 1) -> list[RecordedCollective]:
+    return [RecordedCollective("0 all", number, call, number, True) for number, call in enumerate(calls, first)]
 
 
 def test_processes_with_the_same_call_are_named_together() -> None:

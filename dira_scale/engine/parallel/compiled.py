@@ -58,15 +58,12 @@ def take_uncompiled() -> list[str]:
 
 
 def _outermost(module: nn.Module, of_networks: Set[nn.Module]) -> Iterator[nn.Module]:
+    """Yield ``of_networks``, and what pays beside them: BatchNorm, or several layers with parameters, called as one."""
     for child in module.children():
-        if child in of_networks or (_gains(child) and of_networks.isdisjoint(child.modules())):
+        layers = [part for part in child.modules() if any(True for _ in part.parameters(recurse=False))]
+        several = len(layers) > 1 and not isinstance(child, nn.ModuleList | nn.ModuleDict)
+        pays = several or isinstance(child, GroupedBatchNorm)
+        if child in of_networks or (pays and of_networks.isdisjoint(child.modules())):
             yield child
         else:
             yield from _outermost(child, of_networks)
-
-
-def _gains(module: nn.Module) -> bool:
-    """Return whether compiling it pays: a BatchNorm, or several layers with parameters that are called as one."""
-    layers = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
-    several = len(layers) > 1 and not isinstance(module, nn.ModuleList | nn.ModuleDict)
-    return several or isinstance(module, GroupedBatchNorm)

@@ -74,7 +74,14 @@ class StageModel:
         self, world: World, module: nn.Module, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]
     ) -> None:
         self.world, self.module = world, module
-        self.wrapped = self._averaging(prepare(module)).train()
+        wrapped = prepare(module)
+        if world.ranks > 1:
+            world.accelerator.free_memory()  # release the previous stage
+            spend_ddp_warning(world.device)
+            with warnings.catch_warnings():  # Accelerate and older torch do not know its replacement
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                wrapped = world.accelerator.prepare_model(wrapped)
+        self.wrapped = wrapped.train()
         self.optimizer = make(module)
         optim.load_by_name(self.optimizer, module, OPTIMIZER, state)
 
@@ -125,16 +132,6 @@ class StageModel:
     def unsharded(self) -> nn.Module:
         """The unsharded module, for one process to evaluate alone. Collective; on the CPU if it had to be gathered."""
         return self.module
-
-    def _averaging(self, forward: nn.Module) -> nn.Module:
-        """``forward``, wrapped in DDP if there are several processes."""
-        if self.world.ranks == 1:
-            return forward
-        self.world.accelerator.free_memory()  # release the previous stage
-        spend_ddp_warning(self.world.device)
-        with warnings.catch_warnings():  # Accelerate and older torch do not know its replacement
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return self.world.accelerator.prepare_model(forward)
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -14,18 +14,18 @@ from dira_scale.runs.checkpoint import CheckpointTensor
 
 
 class ShardedModel(StageModel):
-    """``whole`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded."""
+    """``original`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded."""
 
     def __init__(
         self,
         world: World,
-        whole: nn.Module,
+        original: nn.Module,
         module: nn.Module,
         prepare: Prepare,
         make: MakeOptimizer,
         state: dict[str, Tensor],
     ) -> None:
-        self.world, self.module, self._whole, self._prepare = world, module, whole, prepare
+        self.world, self.module, self._original, self._prepare = world, module, original, prepare
         self._shard(prepare(module), make)
         self._load(state)
 
@@ -35,14 +35,14 @@ class ShardedModel(StageModel):
         return total.sqrt()
 
     def unsharded(self) -> nn.Module:
-        whole = copied(self._whole)
-        self._prepare(whole)
-        self.gather_into(whole)
-        return whole
+        gathered = copied(self._original)
+        self._prepare(gathered)
+        self.gather_into(gathered)
+        return gathered
 
-    def gather_into(self, whole: nn.Module) -> None:
-        """Copy the sharded module's values to ``whole``, on the CPU. Collective."""
-        values = whole.state_dict()  # the tensors themselves, copied one by one: a rank never holds two whole modules
+    def gather_into(self, unsharded: nn.Module) -> None:
+        """Copy the sharded module's values to ``unsharded``, on the CPU. Collective."""
+        values = unsharded.state_dict()  # the tensors themselves: a rank never holds two whole modules
         for name, part in self._module_pieces().items():
             values[name].copy_(part.whole())
 
@@ -51,14 +51,12 @@ class ShardedModel(StageModel):
         del self.wrapped, self.optimizer, self.module
 
     def pieces(self) -> dict[str, CheckpointTensor]:
-        return {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()} | self._optimizer_pieces()
+        pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
+        states = optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
+        return pieces | {name: piece(state) for name, state in states.items()}
 
     def _module_pieces(self) -> dict[str, CheckpointTensor]:
         return {name: piece(tensor) for name, tensor in self.module.state_dict(keep_vars=True).items()}
-
-    def _optimizer_pieces(self) -> dict[str, CheckpointTensor]:
-        tensors = optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
-        return {name: piece(tensor) for name, tensor in tensors.items()}
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         """Shard ``module``, which ``forward`` calls; sets ``wrapped`` and ``optimizer``."""

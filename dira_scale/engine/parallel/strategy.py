@@ -75,8 +75,9 @@ class Sharded(Strategy):
     def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
         # Parameters are flattened, so they must be contiguous; feature maps follow the layout of the image.
         module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
-        given = self.parallel.channels_last
-        channels_last = keeps_channels_last(module) if given is None else given
+        channels_last = self.parallel.channels_last
+        if channels_last is None:
+            channels_last = keeps_channels_last(module)
         for encoder in (part for part in module.modules() if isinstance(part, Encoder)):
             encoder.channels_last = channels_last
         return self.kind(self.world, self.module, module, prepare, make, state)

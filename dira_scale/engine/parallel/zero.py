@@ -40,8 +40,15 @@ class ZeROModel(ShardedModel):
     def release(self) -> None:
         self.world.accelerator.free_memory()  # destroys the engine
         del self._deepspeed
-        if self.stage3:
-            _clear_caches()
+        if self.stage3:  # DeepSpeed's global references to an engine's modules keep all its partitions alive
+            from deepspeed.runtime.zero import parameter_offload
+            from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+            parameter_offload.FWD_MODULE_STACK.clear()
+            cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+            for cell in cached.__closure__ or ():
+                if hasattr(cell.cell_contents, "cache_clear"):
+                    cell.cell_contents.cache_clear()
         super().release()
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
@@ -64,15 +71,10 @@ class ZeROModel(ShardedModel):
         self._deepspeed.step()  # itself skips a step whose norm is not finite
 
     def _flat(self) -> list[Tensor]:
-        """This process's fp32 partitions, one for each of :meth:`_groups`."""
+        """This process's fp32 partitions, one for each group of parameters."""
         zero = self._deepspeed.optimizer
         flat: list[Tensor] = zero.fp32_partitioned_groups_flat if self.stage3 else zero.single_partition_of_fp32_groups
         return flat
-
-    def _groups(self) -> list[list[nn.Parameter]]:
-        zero = self._deepspeed.optimizer
-        groups: list[list[nn.Parameter]] = zero.fp16_groups if self.stage3 else zero.bit16_groups
-        return groups
 
     def local_tensors(self) -> dict[str, Tensor]:
         """In stage 3 without the padding of parameters that do not divide evenly: DeepSpeed leaves it uninitialised, so
@@ -99,7 +101,9 @@ class ZeROModel(ShardedModel):
     def _states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
         """Name and parameter, with the optimizer's state of the partition that contains it."""
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        for parameters, flat in zip(self._groups(), self._flat(), strict=True):
+        zero = self._deepspeed.optimizer
+        groups: list[list[nn.Parameter]] = zero.fp16_groups if self.stage3 else zero.bit16_groups
+        for parameters, flat in zip(groups, self._flat(), strict=True):
             for parameter in parameters:
                 yield names[id(parameter)], parameter, self.optimizer.state.setdefault(flat, {})
 
@@ -109,15 +113,15 @@ class ZeROModel(ShardedModel):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
 
-    def _optimizer_pieces(self) -> dict[str, CheckpointTensor]:
+    def pieces(self) -> dict[str, CheckpointTensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         def state(parameter: nn.Parameter, key: str) -> Callable[[], Tensor]:
             return lambda: safe_get_full_optimizer_state(parameter, key).view(shape(parameter))
 
+        pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
         if not self.stage3:
             self._link_states()
-        pieces: dict[str, CheckpointTensor] = {}
         for name, parameter, states in self._states():
             for key, value in optim.state_tensors(states, self.optimizer, OPTIMIZER).items():
                 scalar = not value.ndim
@@ -167,8 +171,13 @@ class _DictOutput(nn.Module):
         if isinstance(out, Tensor):
             return out
         assert is_dataclass(out), "Task.prepare: the module returns a tensor, or a dataclass of tensors"
-        values = {field.name: getattr(out, field.name) for field in fields(out)}
-        return {name: value for name, value in values.items() if _differentiable(value)}, [out]
+        differentiable = dict[str, Any]()
+        for field in fields(out):
+            value = getattr(out, field.name)
+            parts = value.values() if isinstance(value, dict) else (value,)
+            if any(isinstance(part, Tensor) and part.requires_grad for part in parts):
+                differentiable[field.name] = value
+        return differentiable, [out]
 
 
 class _DataclassOutput(nn.Module):
@@ -186,11 +195,6 @@ class _DataclassOutput(nn.Module):
         return replace(out, **values)
 
 
-def _differentiable(value: Any) -> bool:
-    parts = value.values() if isinstance(value, dict) else (value,)
-    return any(isinstance(part, Tensor) and part.requires_grad for part in parts)
-
-
 def refuse_layerwise(optimizer: Optimizer) -> None:
     """Raise UserError for an optimizer that ZeRO's flat partitions may turn into another algorithm."""
     name = type(optimizer).__name__
@@ -201,22 +205,10 @@ def refuse_layerwise(optimizer: Optimizer) -> None:
         )
 
 
-def _clear_caches() -> None:
-    """Clear DeepSpeed's global references to a stage 3 engine's modules, which keep all its partitions alive."""
-    from deepspeed.runtime.zero import parameter_offload
-    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
-
-    parameter_offload.FWD_MODULE_STACK.clear()
-    cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
-    for cell in cached.__closure__ or ():
-        if hasattr(cell.cell_contents, "cache_clear"):
-            cell.cell_contents.cache_clear()
-
-
 def shape(parameter: nn.Parameter) -> torch.Size:
     """The full parameter's shape."""
-    whole: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return whole
+    full: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return full
 
 
 def _unpadded(tensor: Tensor, part: Tensor) -> Tensor:
@@ -227,10 +219,10 @@ def _unpadded(tensor: Tensor, part: Tensor) -> Tensor:
 
 
 def _gathered(parameter: nn.Parameter) -> CheckpointTensor:
-    def whole() -> Tensor:
+    def gather() -> Tensor:
         from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
 
-    return CheckpointTensor(shape(parameter), parameter.dtype, whole)
+    return CheckpointTensor(shape(parameter), parameter.dtype, gather)

@@ -43,20 +43,18 @@ class VolumeArchitecture(Architecture):
         """Raise ArgumentError unless the network takes views of ``size``."""
         if isinstance(size, int):
             raise ArgumentError("size", size, f"three numbers, such as {[64] * 3}: {self.name} takes volumes")
-        step = self.stride
+        step, fitting = self.stride, dict[str, None]()
         below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
-        suitable = " or ".join(dict.fromkeys(str(self._enlarged(sides)) for sides in (below, over)))
+        for sides in (below, over):  # at twice the height and width the coarsest map is more than one voxel
+            alone = self.instance_norm and all(side == step for side in sides)
+            fitting[str([sides[0], *(2 * side for side in sides[1:])] if alone else sides)] = None
+        suitable = " or ".join(fitting)
         if below != [*size]:
             expected = f"multiples of {step}, such as {suitable}: {self.name} {self.divides}"
             raise ArgumentError("size", size, expected)
         if suitable != str([*size]):
             one = f"the coarsest map of {self.name} is one voxel, which {self.instance_norm} cannot normalise"
             raise ArgumentError("size", size, f"{suitable} or larger: {one}")
-
-    def _enlarged(self, size: list[int]) -> list[int]:
-        """With twice the height and width if the coarsest map would be one voxel that is normalised by itself."""
-        alone = self.instance_norm and all(side == self.stride for side in size)
-        return [size[0], *(2 * side for side in size[1:])] if alone else size
 
 
 @dataclass
@@ -77,8 +75,8 @@ class UNet3D(VolumeArchitecture):
             return
         least = GROUPS if self.norm == "group" else 1
         if 32 * self.width % least:
-            whole = f"a multiple of the {least} groups of its norm" if least > 1 else "a whole number"
-            raise ArgumentError("width", self.width, f"a share of 32 channels that is {whole}, such as 0.25")
+            divisible = f"a multiple of the {least} groups of its norm" if least > 1 else "a whole number"
+            raise ArgumentError("width", self.width, f"a share of 32 channels that is {divisible}, such as 0.25")
 
     @property
     def instance_norm(self) -> str:
@@ -239,8 +237,8 @@ class InflatedViT(VolumeArchitecture):
             raise ArgumentError("patch_size", self.patch_size, "4, 8, 16 or 32, as the decoder doubles")
         if "patch_size" in (self.arguments or {}):
             raise ArgumentError("arguments.patch_size", UNSHOWN, "to be left out: a patch's side is patch_size")
-        given = MISSING not in (self.patch_size, self.decoder_channels)
-        if given and self.decoder_channels and len(self.decoder_channels) != self.stages:
+        complete = MISSING not in (self.patch_size, self.decoder_channels)
+        if complete and self.decoder_channels and len(self.decoder_channels) != self.stages:
             sides = " and ".join(f"1/{2**level}" for level in range(self.stages, 0, -1))
             expected = f"{self.stages} numbers, of the maps at {sides} of a volume's sides"
             raise ArgumentError("decoder_channels", self.decoder_channels, expected)

@@ -107,32 +107,24 @@ class InflatedEncoder(TimmEncoder):
         patches = self.model.patch_embed.norm(features.flatten(2).transpose(1, 2))
         if hidden is not None and fill is not None:
             patches = torch.where(hidden[:, :, None], fill.to(patches.dtype), patches)
-        prefix = [each for name in PREFIX if (each := getattr(self.model, name, None)) is not None]
-        tokens = torch.cat([*(each.expand(len(x), -1, -1) for each in prefix), patches], 1)
-        positions = self._positions(depth, plane)
-        tokens = tokens + F.pad(positions, (0, 0, tokens.shape[1] - positions.shape[1], 0))
-        tokens = self.model.norm_pre(self.model.pos_drop(tokens))
-        for block, rope in zip(self.model.blocks, self._ropes(depth, plane), strict=True):
-            tokens = block(tokens) if rope is None else block(tokens, rope=rope)
-            yield tokens
-
-    def _positions(self, depth: int, plane: tuple[int, int]) -> Tensor:
-        """Embeddings [1, p + n, dim] of p tokens before the patches, which may have none, and of patches."""
+        prefix = [token for name in PREFIX if (token := getattr(self.model, name, None)) is not None]
+        tokens = torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), patches], 1)
         along, learnt = _along(self.depth_embed, depth)[:, None], self.model.pos_embed
         if learnt is None:
-            return along.expand(-1, math.prod(plane), -1).flatten(0, 1)[None]
-        of_prefix, within = learnt.tensor_split([learnt.shape[1] - math.prod(self.plane)], 1)
-        if plane != self.plane:
-            within = resampled(within, self.plane, plane)
-        return torch.cat([of_prefix, (along + within).flatten(0, 1)[None]], 1)
-
-    def _ropes(self, depth: int, plane: tuple[int, int]) -> Sequence[Tensor | None]:
-        """Rotary positions of all patches for each block: those of a plane, at each depth alike."""
-        count = len(self.model.blocks)
-        if (rope := getattr(self.model, "rope", None)) is None:
-            return [None] * count
-        turns = torch.cat([rope.get_embed(shape=plane)] * depth, -2)
-        return [*turns] if self.model.rope_mixed else [turns] * count
+            positions = along.expand(-1, math.prod(plane), -1).flatten(0, 1)[None]
+        else:  # of tokens before the patches, too
+            of_prefix, within = learnt.tensor_split([learnt.shape[1] - math.prod(self.plane)], 1)
+            within = within if plane == self.plane else resampled(within, self.plane, plane)
+            positions = torch.cat([of_prefix, (along + within).flatten(0, 1)[None]], 1)
+        tokens = tokens + F.pad(positions, (0, 0, tokens.shape[1] - positions.shape[1], 0))
+        tokens = self.model.norm_pre(self.model.pos_drop(tokens))
+        ropes: Sequence[Tensor | None] = [None] * len(self.model.blocks)
+        if (rotary := getattr(self.model, "rope", None)) is not None:  # those of a plane, at each depth alike
+            turns = torch.cat([rotary.get_embed(shape=plane)] * depth, -2)
+            ropes = [*turns] if self.model.rope_mixed else [turns] * len(ropes)
+        for block, rope in zip(self.model.blocks, ropes, strict=True):
+            tokens = block(tokens) if rope is None else block(tokens, rope=rope)
+            yield tokens
 
     def _norm(self, tokens: Tensor) -> Tensor:
         """A final norm that follows the pooling is applied to every token instead."""
@@ -155,17 +147,17 @@ def build_inflated(
 
     Raises ArgumentError for a name or ``arguments`` that timm does not have, or a network of another kind.
     """
-    theirs = timm_arguments(name, arguments)
+    for_timm = timm_arguments(name, arguments)
     try:
-        encoder = InflatedEncoder(name, patch, size, in_channels, theirs)
+        encoder = InflatedEncoder(name, patch, size, in_channels, for_timm)
         settle(encoder, arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        given = f" with the arguments {dict(arguments)}" if arguments else ""
+        adjusted = f" with the arguments {dict(arguments)}" if arguments else ""
         reason = " ".join(str(error).split())
         if arguments and isinstance(error, TypeError):
             raise ArgumentError("arguments", dict(arguments), f"those of timm's '{name}' ({reason})") from error
         such = "a plain vision transformer, such as vit_base_patch14_dinov2 or vit_base_patch16_dinov3"
-        unfit = f"{name}{given} cannot be inflated to volumes ({reason})"
+        unfit = f"{name}{adjusted} cannot be inflated to volumes ({reason})"
         raise ArgumentError("encoder", name, f"{such}: {unfit}") from error
     return encoder
 

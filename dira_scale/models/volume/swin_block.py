@@ -32,12 +32,12 @@ class AttentionBlock(SwinTransformerBlock):
     def forward_part1(self, x: Tensor, mask_matrix: Tensor | None) -> Tensor:
         window, _ = get_window_size(x.shape[1:4], self.window_size, self.shift_size)
         attention: Any = self.attn
-        whole: Tensor = attention.relative_position_index
+        index: Tensor = attention.relative_position_index
         if tuple(window) == tuple(self.window_size):
             attended: Tensor = super().forward_part1(x, mask_matrix)
             return attended
-        places = _places(window, self.window_size, whole.device)
-        vars(attention)["relative_position_index"] = whole[places][:, places]  # found before the buffer of this name
+        places = _places(window, self.window_size, index.device)
+        vars(attention)["relative_position_index"] = index[places][:, places]  # found before the buffer of this name
         try:
             attended = super().forward_part1(x, mask_matrix)
         finally:
@@ -45,13 +45,13 @@ class AttentionBlock(SwinTransformerBlock):
         return attended
 
 
-def _places(window: Sequence[int], whole: Sequence[int], device: torch.device) -> Tensor:
-    """Numbers, within a ``whole`` window [z, y, x], of the voxels of a smaller ``window`` [z, y, x]: those that they
+def _places(window: Sequence[int], full: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers, within a ``full`` window [z, y, x], of the voxels of a smaller ``window`` [z, y, x]: those that they
     would have if both were [x, y, z]."""
     z, y, x = torch.meshgrid(*(torch.arange(side, device=device) for side in window), indexing="ij")
-    theirs = ((x * window[1] + y) * window[0] + z).flatten()
-    x, y, z = theirs // (whole[1] * whole[0]), theirs // whole[0] % whole[1], theirs % whole[0]
-    return (z * whole[1] + y) * whole[2] + x
+    number = ((x * window[1] + y) * window[0] + z).flatten()
+    x, y, z = number // (full[1] * full[0]), number // full[0] % full[1], number % full[0]
+    return (z * full[1] + y) * full[2] + x
 
 
 def settle(module: Any) -> Any:
@@ -62,7 +62,7 @@ def settle(module: Any) -> Any:
             assert slope is not None
             for name, layer in list(block.named_children()):
                 if isinstance(layer, nn.InstanceNorm3d):
-                    own = InstanceNormAct(layer.num_features, 1.0 if name == "norm3" else slope, affine=False)
-                    setattr(block, name, own)
+                    norm = InstanceNormAct(layer.num_features, 1.0 if name == "norm3" else slope, affine=False)
+                    setattr(block, name, norm)
             block.__class__ = ResidualBlock
     return module

@@ -33,7 +33,20 @@ class SwinEncoder(Encoder):
     def __init__(self, feature_size: int = 48, in_channels: int = 1, bias_axes: str = XYZ) -> None:
         super().__init__()
         self._in_channels, self.feature_size = in_channels, feature_size
-        self.swinViT = _transformer(in_channels, feature_size, bias_axes)
+        require("swinunetr needs", "evaluation", "monai")
+        from monai.networks.nets.swin_unetr import SwinTransformer  # lazy: takes seconds, and comes with an extra
+
+        device = torch.get_default_device()
+        sides = (7,) * 3, (2,) * 3  # of a window, of a patch
+        with torch.device("cpu"):  # it reads values of tensors, and the planner builds networks without any
+            transformer = SwinTransformer(in_channels, feature_size, *sides, (2,) * 4, (3, 6, 12, 24)).to(device)
+        if bias_axes == XYZ:
+            from dira_scale.models.volume.swin_block import AttentionBlock
+
+            for number in (1, 2, 3, 4):
+                for block in getattr(transformer, f"layers{number}")[0].blocks:
+                    block.__class__ = AttentionBlock
+        self.swinViT = transformer
         sizes = [feature_size * width for width in WIDTHS]
         self.encoder1, self.encoder2 = _residual(in_channels, sizes[0]), _residual(sizes[1], sizes[1])
         self.encoder3, self.encoder4 = _residual(sizes[2], sizes[2]), _residual(sizes[3], sizes[3])
@@ -87,22 +100,6 @@ class SwinNetwork(Network):
 
         self.encoder, self.decoder = encoder, SwinDecoder(encoder.feature_size)
         self.head = UnetOutBlock(3, encoder.feature_size, classes)
-
-
-def _transformer(in_channels: int, feature_size: int, bias_axes: str) -> Any:
-    require("swinunetr needs", "evaluation", "monai")
-    from monai.networks.nets.swin_unetr import SwinTransformer  # lazy: takes seconds, and comes with an extra
-
-    device = torch.get_default_device()
-    with torch.device("cpu"):  # it reads values of tensors, and the planner builds networks without any
-        model = SwinTransformer(in_channels, feature_size, (7,) * 3, (2,) * 3, (2,) * 4, (3, 6, 12, 24)).to(device)
-    if bias_axes == XYZ:
-        from dira_scale.models.volume.swin_block import AttentionBlock
-
-        for number in (1, 2, 3, 4):
-            for block in getattr(model, f"layers{number}")[0].blocks:
-                block.__class__ = AttentionBlock
-    return model
 
 
 def _residual(inputs: int, outputs: int) -> Any:

@@ -22,7 +22,7 @@ NORMS: Mapping[str, Callable[[int], nn.Module]] = {
 }
 
 
-class Convolution(nn.Sequential):
+class ConvNormReLU(nn.Sequential):
     """Conv3x3x3, norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
@@ -33,7 +33,7 @@ class Convolution(nn.Sequential):
 
 def convolutions(*channels: int, norm: str) -> nn.Sequential:
     """From the first number of ``channels`` to the second, and so on."""
-    return nn.Sequential(*(Convolution(inputs, outputs, norm) for inputs, outputs in pairwise(channels)))
+    return nn.Sequential(*(ConvNormReLU(inputs, outputs, norm) for inputs, outputs in pairwise(channels)))
 
 
 class UNet3DEncoder(Encoder):
