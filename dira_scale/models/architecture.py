@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from etils.epy import lazy_imports
 from omegaconf import MISSING, DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
@@ -18,6 +19,11 @@ from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.config.schema import Schema, one_of, path_field, setting
 from dira_scale.errors import UserError
 from dira_scale.runs.files import DAMAGED, parse_json
+
+with lazy_imports():
+    from dira_scale.models import classifier as classifiers
+    from dira_scale.models import encoder as encoders
+    from dira_scale.models import linear, pyramid, timm_head, unet
 
 if TYPE_CHECKING:
     from dira_scale.models.classifier import Classifier
@@ -83,15 +89,11 @@ class Architecture(Schema):
 
     def build_classifier(self, encoder: "Encoder", classes: int) -> "Classifier":
         """``encoder`` with a head of ``classes`` outputs for the whole image, of random weights."""
-        from dira_scale.models.classifier import Classifier
-
-        return Classifier(encoder, classes)
+        return classifiers.Classifier(encoder, classes)
 
     def build_linear(self, encoder: "Encoder", classes: int) -> "Network":
         """``encoder`` with a linear classifier of every pixel's features, of random weights."""
-        from dira_scale.models.linear import LinearNetwork
-
-        return LinearNetwork(encoder, classes)
+        return linear.LinearNetwork(encoder, classes)
 
     def build(self, head: str, encoder: "Encoder", classes: int) -> "Network":
         """``encoder`` with what ``NetworkDescription.head`` is, of random weights."""
@@ -119,36 +121,28 @@ class TimmUNet(Architecture):
         return self.encoder
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        from dira_scale.models.encoder import build_encoder
 
         if not isinstance(size, int):
             raise ArgumentError("size", size, "one number, the side of a square")
-        return build_encoder(
+        return encoders.build_encoder(
             self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments or {},
             self.positions or "timm",
         )  # fmt: skip
 
     def check_view(self, encoder: "Encoder", size: int | tuple[int, ...]) -> None:
-        from dira_scale.models.encoder import check_view
-        from dira_scale.models.pyramid import TimmEncoder
 
-        assert isinstance(encoder, TimmEncoder) and isinstance(size, int)
-        check_view(encoder, size)
+        assert isinstance(encoder, pyramid.TimmEncoder) and isinstance(size, int)
+        encoders.check_view(encoder, size)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        from dira_scale.models.pyramid import TimmEncoder
-        from dira_scale.models.unet import UNet
 
-        assert isinstance(encoder, TimmEncoder)
-        return UNet(encoder, self.decoder_channels, classes)
+        assert isinstance(encoder, pyramid.TimmEncoder)
+        return unet.UNet(encoder, self.decoder_channels, classes)
 
     def build_classifier(self, encoder: "Encoder", classes: int) -> "Classifier":
-        from dira_scale.models.classifier import Classifier
-        from dira_scale.models.pyramid import TimmEncoder
-        from dira_scale.models.timm_head import timm_head
 
-        assert isinstance(encoder, TimmEncoder)
-        return Classifier(encoder, classes, timm_head(encoder, classes))
+        assert isinstance(encoder, pyramid.TimmEncoder)
+        return classifiers.Classifier(encoder, classes, timm_head.timm_head(encoder, classes))
 
 
 OF_TRAINING = ("weights", "bn_groups", "bn_group_size")  # keys of every architecture that are not of the network

@@ -13,6 +13,7 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from etils.epy import lazy_imports
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.arguments import ArgumentError
@@ -21,6 +22,10 @@ from dira_scale.errors import local_rank, print_line
 from dira_scale.models.hub_client import checked_client
 from dira_scale.runs.files import read_yaml
 from dira_scale.storage.owned import MARK
+
+with lazy_imports():
+    import huggingface_hub
+    from huggingface_hub import constants, errors
 
 CARD = "README.md"
 SUFFIX = ".safetensors"
@@ -111,11 +116,11 @@ def pinned(where: str) -> str:
             file = asked.file or _chosen(_names(repository, revision))
             commit = _fetch(repository, file, revision).parents[file.count("/")].name
     except NotReachedError as error:
-        from huggingface_hub import try_to_load_from_cache
-
         # The cache's folder of the commit that the revision was when it was last fetched.
         candidates = [asked.file] if asked.file else [CARD, *EXPORTED]
-        cached = ((name, try_to_load_from_cache(repository, name, revision=revision)) for name in candidates)
+        cached = (
+            (name, huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)) for name in candidates
+        )
         folders = (Path(path).parents[name.count("/")] for name, path in cached if isinstance(path, str))
         if (folder := next(folders, None)) is None:
             raise _not_here(where, error) from error
@@ -137,13 +142,12 @@ def local(where: str) -> Path:
     """
     if not is_hub(where):
         return Path(where)
-    from huggingface_hub import try_to_load_from_cache
 
     address = Address.of(pinned(where))
     file = str(address.file)
     try:
         with _answered(where):
-            cached = try_to_load_from_cache(address.repository, file, revision=address.revision)
+            cached = huggingface_hub.try_to_load_from_cache(address.repository, file, revision=address.revision)
             path = Path(cached) if isinstance(cached, str) else _fetch(address.repository, file, address.revision)
     except NotReachedError as error:
         raise _not_here(where, error) from error
@@ -173,9 +177,7 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
     Files there whose names are in ``other`` are removed in the same commit. Raises ValueError: the Hub refuses, is not
     reached, or shows to everybody what is to be ``private``; or others' files are there.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-    repository, api = Address.of(where).repository, HfApi()
+    repository, api = Address.of(where).repository, huggingface_hub.HfApi()
     try:
         with _answered(where):
             address = api.create_repo(repository, private=private, exist_ok=True)
@@ -186,8 +188,8 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
             if there and MARK not in there:
                 foreign = f"{address} has files that no export has written, such as {min(there)}"
                 raise ValueError(f"{foreign}; name another repository")
-            add = [CommitOperationAdd(name, folder / name) for name in (*files, MARK)]
-            remove = [CommitOperationDelete(name) for name in sorted(there & {*other})]
+            add = [huggingface_hub.CommitOperationAdd(name, folder / name) for name in (*files, MARK)]
+            remove = [huggingface_hub.CommitOperationDelete(name) for name in sorted(there & {*other})]
             commit = api.create_commit(
                 repository, [*add, *remove], commit_message="Export by dira_scale", parent_commit=info.sha
             )
@@ -218,10 +220,8 @@ def _chosen(names: Collection[str]) -> str:
 
 def _names(repository: str, revision: str | None) -> list[str]:
     """Return the names of a repository's files. Raises ValueError for an answer that does not list them."""
-    from huggingface_hub import HfApi, constants
-
     try:
-        info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        info = huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         return [str(file.rfilename) for file in info.siblings or ()]
     except (TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"{constants.ENDPOINT} answers with no list of files: it is no Hub") from error
@@ -229,17 +229,13 @@ def _names(repository: str, revision: str | None) -> list[str]:
 
 def _fetch(repository: str, file: str, revision: str | None) -> Path:
     """Return the path of the file in the cache, fetched with the card. The cache notes which commit a branch is."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    path = Path(hf_hub_download(repository, file, revision=revision))
-    with suppress(EntryNotFoundError):
-        hf_hub_download(repository, CARD, revision=path.parents[file.count("/")].name)
+    path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+    with suppress(errors.EntryNotFoundError):
+        huggingface_hub.hf_hub_download(repository, CARD, revision=path.parents[file.count("/")].name)
     return path
 
 
 def _not_here(where: str, error: Exception) -> ValueError:
-    from huggingface_hub import constants
 
     asked, cache = Address.of(where), constants.HF_HUB_CACHE
     revision = f" --revision {asked.revision}" if asked.revision else ""
@@ -254,8 +250,6 @@ def _not_here(where: str, error: Exception) -> ValueError:
 def _answered(where: str) -> Iterator[None]:
     """Turn what the Hub refuses into ValueError, one line that begins with ``where``, as does every ValueError of the
     block; and no answer into NotReachedError."""
-    from huggingface_hub import constants, errors
-
     checked_client()
     hub, login = constants.ENDPOINT, "log in (hf auth login) or set HF_TOKEN"
     page = f"{hub}/{Address.of(where).repository}"

@@ -9,7 +9,13 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from etils.epy import lazy_imports
+
 from dira_scale.storage.streams import steady
+
+with lazy_imports():
+    import huggingface_hub
+    from huggingface_hub.utils import _http
 
 COMMIT, CONTENT = "X-Repo-Commit", ("X-Linked-Etag", "ETag")  # of files in large storage the first
 ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # a SHA-1 of git, or a SHA-256
@@ -18,15 +24,13 @@ ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # a SHA-1 of git, or a SHA-256
 @cache
 def checked_client() -> None:
     """Let huggingface_hub ask through clients that look at each answer before the library does."""
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
 
     def client() -> Any:
-        checked = default_client_factory()
+        checked = _http.default_client_factory()
         checked.event_hooks = {**checked.event_hooks, "response": [check_names, _require_steady]}
         return checked
 
-    set_client_factory(client)
+    huggingface_hub.set_client_factory(client)
 
 
 def check_names(answer: Any) -> None:

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from etils.epy import lazy_imports
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -32,6 +33,10 @@ from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_s
 from dira_scale.training.schedule import batches_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
 from dira_scale.training.task import taken_at_first
+
+with lazy_imports():
+    from dira_scale.runs import choice
+    from dira_scale.training import inputs
 
 
 class PretrainBlueprint(Blueprint):
@@ -86,16 +91,14 @@ class PretrainBlueprint(Blueprint):
 
     def task(self, world: World) -> PretrainTask:
         # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
-        from dira_scale.runs.choice import RunWeights, run_weights
-        from dira_scale.training.inputs import Inputs
 
         config, weights = self.config, self.config.model.weights
 
-        def opened() -> tuple[Inputs, list[StagePlan], RunWeights | None]:
+        def opened() -> tuple[inputs.Inputs, list[StagePlan], choice.RunWeights | None]:
             learned = methods.learned_label(self.cfg.method)
             try:
                 with at("data", {"names": f"{learned.node}.label"} if learned else None):
-                    data = Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
+                    data = inputs.Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
             except DimensionsError as error:
                 raise UserError(
                     f"{advised(error)}; docs/reference/experiments.md lists the experiments on each"
@@ -108,7 +111,7 @@ class PretrainBlueprint(Blueprint):
             if not weights:
                 return data, stages, None
             with at("model.weights"):
-                return data, stages, run_weights(local(weights), config.init_stage, "model.weights")
+                return data, stages, choice.run_weights(local(weights), config.init_stage, "model.weights")
 
         data, stages, run = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))

@@ -38,8 +38,8 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
         rows: list[dict[str, Any]] = []
         for image in sample:  # counted over all datasets
             number = bisect_right(ends, image)
-            row = int(parts[number][image - ends[number]])  # counted from the dataset's end
-            rows.append({"dataset": datasets[number].info.name, "key": datasets[number].cell("key", row)})
-        keys = [row["key"] for row in rows]
+            key = datasets[number].cell("key", int(parts[number][image - ends[number]]))  # from the dataset's end
+            rows.append({"dataset": datasets[number].info.name, "key": key})
+        keys = [each["key"] for each in rows]
         images.append(rows[0] if len({*keys}) == 1 else rows[0] | {"views": keys})
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})

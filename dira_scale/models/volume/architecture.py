@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from etils.epy import lazy_imports
 from omegaconf import MISSING
 
 from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast
 from dira_scale.config.schema import one_of, setting
 from dira_scale.models.architecture import XYZ, ZYX, Architecture
 from dira_scale.models.volume import GROUPS
+
+with lazy_imports():
+    from dira_scale.models.volume import inflated, resenc, swinunetr, unet3d, vit3d
 
 if TYPE_CHECKING:
     from dira_scale.models.network import Encoder, Network
@@ -88,16 +92,14 @@ class UNet3D(VolumeArchitecture):
         return round(32 * self.width)
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        from dira_scale.models.volume.unet3d import UNet3DEncoder
 
         self.check_size(size)
-        return UNet3DEncoder(self.base, self.norm, channels or self.channels)
+        return unet3d.UNet3DEncoder(self.base, self.norm, channels or self.channels)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        from dira_scale.models.volume.unet3d import UNet3DEncoder, UNet3DNetwork
 
-        assert isinstance(encoder, UNet3DEncoder)
-        return UNet3DNetwork(encoder, self.norm, self.up, classes)
+        assert isinstance(encoder, unet3d.UNet3DEncoder)
+        return unet3d.UNet3DNetwork(encoder, self.norm, self.up, classes)
 
 
 @dataclass
@@ -121,16 +123,14 @@ class ResEnc(VolumeArchitecture):
         return int(2 ** (len(self.features) - 1))
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        from dira_scale.models.volume.resenc import ResEncEncoder
 
         self.check_size(size)
-        return ResEncEncoder(self.features, self.blocks, channels or self.channels)
+        return resenc.ResEncEncoder(self.features, self.blocks, channels or self.channels)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        from dira_scale.models.volume.resenc import ResEncEncoder, ResEncNetwork
 
-        assert isinstance(encoder, ResEncEncoder)
-        return ResEncNetwork(encoder, classes)
+        assert isinstance(encoder, resenc.ResEncEncoder)
+        return resenc.ResEncNetwork(encoder, classes)
 
 
 @dataclass
@@ -150,16 +150,14 @@ class SwinUNETR(VolumeArchitecture):
             raise ArgumentError("feature_size", self.feature_size, "a multiple of 12, such as 12, 24 or 48")
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        from dira_scale.models.volume.swinunetr import SwinEncoder
 
         self.check_size(size)
-        return SwinEncoder(self.feature_size, channels or self.channels, self.bias_axes)
+        return swinunetr.SwinEncoder(self.feature_size, channels or self.channels, self.bias_axes)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        from dira_scale.models.volume.swinunetr import SwinEncoder, SwinNetwork
 
-        assert isinstance(encoder, SwinEncoder)
-        return SwinNetwork(encoder, classes)
+        assert isinstance(encoder, swinunetr.SwinEncoder)
+        return swinunetr.SwinNetwork(encoder, classes)
 
 
 def primus_widths(embed_dim: int, classes: int = 1, stages: int = 2) -> list[int]:
@@ -203,19 +201,17 @@ class ViT3D(VolumeArchitecture):
         return self.decoder_channels or primus_widths(self.embed_dim)
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        from dira_scale.models.volume.vit3d import ViT3DEncoder
 
         self.check_size(size)
         assert not isinstance(size, int)
-        return ViT3DEncoder(
+        return vit3d.ViT3DEncoder(
             self.embed_dim, self.depth, self.num_heads, size, self.reg_tokens, channels or self.channels
         )
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        from dira_scale.models.volume.vit3d import ViT3DEncoder, ViT3DNetwork
 
-        assert isinstance(encoder, ViT3DEncoder)
-        return ViT3DNetwork(encoder, self.widths, classes)
+        assert isinstance(encoder, vit3d.ViT3DEncoder)
+        return vit3d.ViT3DNetwork(encoder, self.widths, classes)
 
 
 @dataclass
@@ -261,14 +257,14 @@ class InflatedViT(VolumeArchitecture):
         return self.patch_size.bit_length() - 2
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-        from dira_scale.models.volume.inflated import build_inflated
 
         self.check_size(size)
         assert not isinstance(size, int)
-        return build_inflated(self.encoder, self.patch_size, size, channels or self.channels, self.arguments or {})
+        return inflated.build_inflated(
+            self.encoder, self.patch_size, size, channels or self.channels, self.arguments or {}
+        )
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-        from dira_scale.models.volume.vit3d import ViT3DNetwork
 
         widths = self.decoder_channels or primus_widths(encoder.channels[-1], stages=self.stages)
-        return ViT3DNetwork(encoder, widths, classes)
+        return vit3d.ViT3DNetwork(encoder, widths, classes)

@@ -5,12 +5,19 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
+from etils.epy import lazy_imports
 from torch import Tensor, nn
 
 from dira_scale.errors import require
 from dira_scale.models.architecture import XYZ
 from dira_scale.models.network import FINEST, Encoder, Network
 from dira_scale.models.translations import SWINUNETR, Rules
+
+with lazy_imports():
+    from monai.networks import blocks
+    from monai.networks.nets import swin_unetr
+
+    from dira_scale.models.volume import swin_block
 
 WIDTHS = (1, 1, 2, 4, 8, 16)  # of the maps, finest first, in feature sizes
 
@@ -34,18 +41,17 @@ class SwinEncoder(Encoder):
         super().__init__()
         self._in_channels, self.feature_size = in_channels, feature_size
         require("swinunetr needs", "evaluation", "monai")
-        from monai.networks.nets.swin_unetr import SwinTransformer  # lazy: takes seconds, and comes with an extra
 
         device = torch.get_default_device()
         sides = (7,) * 3, (2,) * 3  # of a window, of a patch
         with torch.device("cpu"):  # it reads values of tensors, and the planner builds networks without any
-            transformer = SwinTransformer(in_channels, feature_size, *sides, (2,) * 4, (3, 6, 12, 24)).to(device)
+            transformer = swin_unetr.SwinTransformer(in_channels, feature_size, *sides, (2,) * 4, (3, 6, 12, 24)).to(
+                device
+            )
         if bias_axes == XYZ:
-            from dira_scale.models.volume.swin_block import AttentionBlock
-
             for number in (1, 2, 3, 4):
                 for block in getattr(transformer, f"layers{number}")[0].blocks:
-                    block.__class__ = AttentionBlock
+                    block.__class__ = swin_block.AttentionBlock
         self.swinViT = transformer
         sizes = [feature_size * width for width in WIDTHS]
         self.encoder1, self.encoder2 = _residual(in_channels, sizes[0]), _residual(sizes[1], sizes[1])
@@ -73,13 +79,10 @@ class SwinDecoder(nn.Module):
 
     def __init__(self, feature_size: int) -> None:
         super().__init__()
-        from monai.networks.blocks import UnetrUpBlock
-
-        from dira_scale.models.volume.swin_block import settle
 
         for number, (finer, coarser) in enumerate(pairwise(WIDTHS), start=1):
-            block = settle(
-                UnetrUpBlock(3, coarser * feature_size, finer * feature_size, 3, 2, "instance", res_block=True)
+            block = swin_block.settle(
+                blocks.UnetrUpBlock(3, coarser * feature_size, finer * feature_size, 3, 2, "instance", res_block=True)
             )
             block.recompute = number <= FINEST
             self.add_module(f"decoder{number}", block)
@@ -96,15 +99,11 @@ class SwinNetwork(Network):
 
     def __init__(self, encoder: SwinEncoder, classes: int = 1) -> None:
         super().__init__()
-        from monai.networks.blocks import UnetOutBlock
 
         self.encoder, self.decoder = encoder, SwinDecoder(encoder.feature_size)
-        self.head = UnetOutBlock(3, encoder.feature_size, classes)
+        self.head = blocks.UnetOutBlock(3, encoder.feature_size, classes)
 
 
 def _residual(inputs: int, outputs: int) -> Any:
-    from monai.networks.blocks import UnetrBasicBlock
 
-    from dira_scale.models.volume.swin_block import settle
-
-    return settle(UnetrBasicBlock(3, inputs, outputs, 3, 1, "instance", res_block=True))
+    return swin_block.settle(blocks.UnetrBasicBlock(3, inputs, outputs, 3, 1, "instance", res_block=True))
