@@ -13,6 +13,7 @@ import torch.distributed as dist
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.border import advised
 from dira_scale.distributed.collectives import control_group, world
+from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
 
 T = TypeVar("T")
@@ -91,6 +92,12 @@ def raise_on_all(function: Callable[[], T]) -> T:
     if common is not None:
         raise common
     return result  # type: ignore[return-value]
+
+
+def on_main(world: World, function: Callable[[], T]) -> T | None:
+    """``function()`` on the main process, and None on the others; what it raises is raised on all, as by
+    :func:`raise_on_all`. Collective."""
+    return raise_on_all(lambda: function() if world.main else None)
 
 
 def broadcast_from_main(value: T) -> T:

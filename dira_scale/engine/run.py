@@ -20,7 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.distributed import flight_recorder, processes
 from dira_scale.distributed.config import AUTO, FAST
-from dira_scale.distributed.control import AgreedError, RunEndedError, broadcast_from_main, check_equal, raise_on_all
+from dira_scale.distributed.control import (
+    AgreedError,
+    RunEndedError,
+    broadcast_from_main,
+    check_equal,
+    on_main,
+    raise_on_all,
+)
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.rendezvous import is_connection_lost
 from dira_scale.distributed.timings import TIMINGS
@@ -62,7 +69,7 @@ def run_task(
     try:
         with Signals() as signals:
             try:
-                raise_on_all(lambda: require_tracker(config.tracker) if world.main else None)
+                on_main(world, lambda: require_tracker(config.tracker))
                 world = _keep_choices(config, cfg, world)
                 code = before(world, partial(_train_before, world))
                 return code or _train(config, cfg, make(world), world, signals)
@@ -97,7 +104,7 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
         with checkpoint.as_user_error(checkpoints):
             return recorded_config(folder, checkpoints)
 
-    before = broadcast_from_main(raise_on_all(lambda: recorded() if world.main else None))
+    before = broadcast_from_main(on_main(world, recorded))
     if before:
         config.keep(cfg, before)
     alone = world.ranks == 1 and world.device.type == "cpu"
@@ -135,7 +142,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     content |= task.data.identity() | task.identity() | {"precision_used": world.precision}
     if world.ranks == 1 and world.device.type == "cpu":
         content |= {"threads_used": torch.get_num_threads()}
-    run = raise_on_all(lambda: RunFolder(folder, content, task.describe(content)) if world.main else None)
+    run = on_main(world, lambda: RunFolder(folder, content, task.describe(content)))
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")
         raise_on_all(lambda: preflight.check_shared(folder, lease))

@@ -9,7 +9,7 @@ from torch import nn
 from dira_scale.config.border import at
 from dira_scale.config.keys import typed
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.control import on_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel
 from dira_scale.errors import UserError
@@ -56,7 +56,7 @@ def build(config: Finetune, supervision: Supervision, views: ViewSpec, world: Wo
     network, start = raise_on_all(lambda: _started(config, supervision, views))
     check_stages(config, network)
     now = start.taken if start else None
-    return Built(network, start, raise_on_all(lambda: taken_at_first(config, now) if world.main else None))
+    return Built(network, start, on_main(world, lambda: taken_at_first(config, now)))
 
 
 def check_stages(config: Finetune, network: nn.Module) -> None:

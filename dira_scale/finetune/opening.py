@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dira_scale.config.border import advised, at
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.control import on_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import DimensionsError, UserError
@@ -64,7 +64,7 @@ def leak_of(config: Finetune, data: Inputs, world: World) -> Leak | None:
 
     Raises UserError as ``check_leak``, on all processes.
     """
-    return raise_on_all(lambda: _compared(config, data) if world.main else None)
+    return on_main(world, lambda: _compared(config, data))
 
 
 def _compared(config: Finetune, data: Inputs) -> Leak:

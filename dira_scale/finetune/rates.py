@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dira_scale.distributed.control import AgreedError, broadcast_from_main, raise_on_all
+from dira_scale.distributed.control import AgreedError, broadcast_from_main, on_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.config import NONE
 from dira_scale.engine.nan_guard import NotFiniteError
@@ -65,7 +65,7 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
     chosen = broadcast_from_main(raise_on_all(recorded if world.main else dict))
     if not chosen:
         blueprint.task(world)
-        raise_on_all(lambda: claim() if world.main else None)
+        on_main(world, claim)
         for rate, folder in list(folders.items()):
             candidate = type(blueprint)(_candidate(blueprint.cfg, rate, folder))
             try:

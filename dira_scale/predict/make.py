@@ -30,7 +30,7 @@ from dira_scale.archive.output import check_output
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.data.batch import UNITS, unit_interval
 from dira_scale.distributed.config import AUTO
-from dira_scale.distributed.control import broadcast_from_main, check_equal, raise_on_all
+from dira_scale.distributed.control import broadcast_from_main, check_equal, on_main, raise_on_all
 from dira_scale.distributed.processes import default_workers
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError, print_line
@@ -78,7 +78,7 @@ def _predict(config: Predict, world: World) -> int:
     if config.images is None:
         job.images, job.about = raise_on_all(job.listed)
     else:  # a folder is listed once
-        listed = broadcast_from_main(raise_on_all(lambda: job.listed() if world.main else None))
+        listed = broadcast_from_main(on_main(world, job.listed))
         assert listed is not None, "the main process lists it"
         job.images, job.about = listed
     check_equal({"weights": job.trained.hash, "data": job.images.about["hash"]})
@@ -91,7 +91,7 @@ def _predict(config: Predict, world: World) -> int:
         for line in unfinished(Path(config.run), job.trained.about["step"]):
             print_line(line)
     with ExitStack() as stack:  # closes the main process's journal
-        rows = raise_on_all(lambda: job.begin(stack) if world.main else None)
+        rows = on_main(world, lambda: job.begin(stack))
         parts, left = broadcast_from_main(job.parts(rows.done) if rows else ([], 0))
         read = job.read([number for part in own_parts(world, parts) for number in part])
         progress = bar("predicting", UNITS[len(job.trained.size)])

@@ -14,7 +14,7 @@ from dira_scale.config.border import advised, at
 from dira_scale.data.config import as_stored
 from dira_scale.data.distort import build
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.control import on_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.task import StagePlan, StepTask
@@ -123,7 +123,7 @@ class PretrainBlueprint(Blueprint):
         self.try_stages((method, adversary))  # so that an error shows now, not hours later
         moved(adversary, world.device, config.parallel.channels_last)
         now = run.sentence if run else None
-        taken = raise_on_all(lambda: taken_at_first(config, now) if world.main else None)
+        taken = on_main(world, lambda: taken_at_first(config, now))
         return PretrainTask(config, world, method, adversary, stages, data, taken)
 
     def adversary(self) -> Adversary:
