@@ -23,7 +23,7 @@ from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate, require_finetuned
 from dira_scale.evaluation.inference import held_out_crops
-from dira_scale.evaluation.results import Numbers, read_results
+from dira_scale.evaluation.results import ByLabel, read_results
 from dira_scale.metrics.figure import number
 from dira_scale.models.architecture import architecture
 from dira_scale.models.memory_limit import as_large_as
@@ -66,9 +66,9 @@ class NetworkFacts(TypedDict):
     evaluate: dict[str, Any]
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
     conversion: dict[str, Any] | None
-    thresholds: Numbers | None
+    thresholds: ByLabel | None
     temperatures: dict[str, float] | None
-    calibrated_thresholds: Numbers | None
+    calibrated_thresholds: ByLabel | None
 
 
 @dataclass(frozen=True)

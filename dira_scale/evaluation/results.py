@@ -27,10 +27,10 @@ from dira_scale.runs.shape import STEP
 FILE = "results.json"
 SHOWN = 3  # figures in a line
 Number = float | Literal["infinity"] | None  # as metrics.figure.plain writes it
-Numbers = dict[str, Number]  # by label
+ByLabel = dict[str, Number]
 
 
-class Row(TypedDict):
+class FigureRow(TypedDict):
     """A figure, as a stranger's file has it."""
 
     metric: str
@@ -45,7 +45,7 @@ class Row(TypedDict):
     interval: NotRequired[Annotated[list[float], Length(2)] | None]
 
 
-class Interval(TypedDict):
+class IntervalSettings(TypedDict):
     """The settings with which ends of intervals were computed."""
 
     level: float
@@ -54,8 +54,8 @@ class Interval(TypedDict):
 class Judged(TypedDict, total=False):
     """The thresholds and figures that were computed from a checkpoint's predictions."""
 
-    thresholds: Numbers | None
-    figures: dict[str, list[Row]]
+    thresholds: ByLabel | None
+    figures: dict[str, list[FigureRow]]
 
 
 class Results(Judged, total=False):
@@ -63,10 +63,10 @@ class Results(Judged, total=False):
 
     step: STEP
     splits: dict[str, str]
-    interval: Interval
+    interval: IntervalSettings
     compared: list[Annotated[list[str], Length(2)]]
     never_answered: dict[str, list[str]]
-    temperatures: Numbers | None
+    temperatures: ByLabel | None
     calibrated: Judged
 
 

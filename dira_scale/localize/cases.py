@@ -17,7 +17,7 @@ SIDES = {2: ("y", "x", "h", "w"), 3: ("z", "y", "x", "d", "h", "w")}
 
 
 @dataclass(frozen=True)
-class Case:
+class BoxedImage:
     """An image with boxes.
 
     Attributes:
@@ -32,15 +32,15 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Cases:
+class BoxedImages:
     """``left_out``: numbers of the split's boxes whose labels are not looked for, by label."""
 
-    images: tuple[Case, ...]
+    images: tuple[BoxedImage, ...]
     labels: tuple[str, ...]
     left_out: Mapping[str, int]
 
 
-def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen: Sequence[str] | None) -> Cases:
+def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen: Sequence[str] | None) -> BoxedImages:
     """The images in the order of the manifest, the labels in the order of ``learned``.
 
     ``learned``: the network's labels; ``chosen``: those that are looked for; None: all.
@@ -73,9 +73,9 @@ def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen
     for sample, (row, boxes) in enumerate(zip(dataset.rows(split), by_split[split], strict=True)):
         by_label = {name: [[box[side] for side in sides] for box in boxes if box["label"] == name] for name in labels}
         if arrays := {name: np.array(rows, float) for name, rows in by_label.items() if rows}:
-            images.append(Case(sample, str(keys[row]), str(patients[row]), arrays))
+            images.append(BoxedImage(sample, str(keys[row]), str(patients[row]), arrays))
     left_out = {name: count for name, count in sorted(counts.items()) if name not in labels}
-    return Cases(tuple(images), labels, left_out)
+    return BoxedImages(tuple(images), labels, left_out)
 
 
 def check_labels(chosen: Collection[str] | None, learned: Sequence[str], run: str) -> None:

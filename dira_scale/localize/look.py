@@ -18,8 +18,8 @@ from dira_scale.distributed.precision import set_fp32
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.evaluation.inference import Stored, held_out_crops
-from dira_scale.localize.cases import Case
-from dira_scale.localize.results import Row
+from dira_scale.localize.cases import BoxedImage
+from dira_scale.localize.results import LocatedBox
 from dira_scale.machine.device import compute_device
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
@@ -109,16 +109,16 @@ class LocatedLabel:
     crop: np.ndarray
     predicted: Mapping[float, np.ndarray]
 
-    def row(self, case: Case, label: str, box: np.ndarray) -> Row:
+    def row(self, case: BoxedImage, label: str, box: np.ndarray) -> LocatedBox:
         """The predicted box that overlaps ``box`` most."""
         boxes = np.concatenate([*self.predicted.values()])
         sources = np.repeat([*self.predicted], [len(of) for of in self.predicted.values()])
         shares = overlap(box, boxes)
         about = case.key, case.patient, label, tuple(box.tolist()), self.probability, len(boxes)
         if not shares.any():
-            return Row(*about, 0.0, None, None)
+            return LocatedBox(*about, 0.0, None, None)
         best = shares.argmax()
-        return Row(*about, float(shares[best]), float(sources[best]), tuple(boxes[best].tolist()))
+        return LocatedBox(*about, float(shares[best]), float(sources[best]), tuple(boxes[best].tolist()))
 
 
 class Localizer:
@@ -138,7 +138,7 @@ class Localizer:
         input = input_of(trained.size, trained.about["normalise"])
         self.cam = GradCam(network, input, trained.supervision.predicted)
 
-    def view(self, case: Case) -> tuple[Stored, Tensor]:
+    def view(self, case: BoxedImage) -> tuple[Stored, Tensor]:
         """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
         stored = Stored.of(self.reader, case.sample).seen(**self.trained.stored)
         try:

@@ -29,11 +29,11 @@ from dira_scale.evaluation.inference import Stored, read_ahead
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
-from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
+from dira_scale.localize.cases import BoxedImage, BoxedImages, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Localizer
 from dira_scale.localize.picture import draw
-from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cells, figures, write_boxes
+from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, LocatedBox, cells, figures, write_boxes
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.pages.probe_figures import rich_table
@@ -78,19 +78,19 @@ def make(cfg: DictConfig) -> None:
             _finish(config, cases, rows, about | {"leak": asdict(leak)})
 
 
-def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -> None:
+def _look(config: Localize, localizer: Localizer, cases: BoxedImages, rows: Journal) -> None:
     """One image after another, so that those of a second call are as they would have been in the first."""
     todo = [case for case in cases.images if case.key not in rows.done]
     of_labels = [(label, [case.key for case in cases.images if label in case.boxes]) for label in cases.labels]
     drawn = {(key, label) for label, keys in of_labels for key in keys[: config.pictures]}  # whatever comes out
 
-    def read(case: Case) -> tuple[Case, Stored, Tensor]:
+    def read(case: BoxedImage) -> tuple[BoxedImage, Stored, Tensor]:
         return case, *localizer.view(case)
 
     with bar("localizing", UNITS[len(localizer.trained.size)]) as shown:
         task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
         for case, stored, view in read_ahead(read, todo, config.data.workers or default_workers(localizer.device)):
-            made: list[Row] = []
+            made: list[LocatedBox] = []
             for label, boxes in case.boxes.items():
                 seen = localizer.look(stored, view, label)
                 made += (of_label := [seen.row(case, label, box) for box in boxes])
@@ -101,10 +101,10 @@ def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -
             shown.advance(task)
 
 
-def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, Any]) -> None:
+def _finish(config: Localize, cases: BoxedImages, done: Journal, about: Mapping[str, Any]) -> None:
     """Write the rows and the figures, and show these."""
     out = Path(config.out)
-    rows = [Row(**values) for case in cases.images for values in done.done[case.key]["boxes"]]
+    rows = [LocatedBox(**values) for case in cases.images for values in done.done[case.key]["boxes"]]
     rows.sort(key=lambda row: cases.labels.index(row.label))
     write_boxes(out / BOXES, rows)
     of_test = figures(rows, config.thresholds)

@@ -9,7 +9,7 @@ from etils.epy import lazy_imports
 from torch import Tensor
 
 from dira_scale.localize.look import LocatedLabel
-from dira_scale.localize.results import Row
+from dira_scale.localize.results import LocatedBox
 
 with lazy_imports():
     from matplotlib import figure as mpl_figure
@@ -21,7 +21,7 @@ TRUE, PREDICTED = (90, 220, 90), {"yellow": (255, 210, 60), "blue": (80, 170, 25
 OPAQUE = 0.45  # the map, where it is 255
 
 
-def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[Row]) -> bytes:
+def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[LocatedBox]) -> bytes:
     """A PNG of ``view`` [C, *size] in [0, 1], in pixels of the stored image; of a volume the slice in the middle of the
     first box.
 

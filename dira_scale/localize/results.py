@@ -25,7 +25,7 @@ INTERVAL = {**ABOUT, "resamples": 2000}
 
 
 @dataclass(frozen=True)
-class Row:
+class LocatedBox:
     """A box of the dataset, and what was predicted for its label.
 
     Attributes:
@@ -48,8 +48,8 @@ class Row:
     predicted: Sequence[float] | None
 
 
-def write_boxes(path: Path, rows: Sequence[Row]) -> None:
-    """Columns of ``Row``; boxes as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``), those of ``predicted`` likewise."""
+def write_boxes(path: Path, rows: Sequence[LocatedBox]) -> None:
+    """Columns of ``LocatedBox``; boxes as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``), those of ``predicted`` likewise."""
     sides = SIDES[len(rows[0].box) // 2]
     predicted = [f"predicted_{side}" for side in sides]
     numbers = [*sides, "probability", "regions", "iou", "intensity", *predicted]
@@ -78,7 +78,7 @@ def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequenc
     return made
 
 
-def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[Figure]:
+def figures(rows: Sequence[LocatedBox], thresholds: Sequence[float]) -> list[Figure]:
     """Return each accuracy with its interval over patients, of whom there must be two. ``n``: the boxes of a label; of
     the mean, the labels."""
     labels = [*dict.fromkeys(row.label for row in rows)]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from finetune.test_comparison import Runs
 
-from dira_scale.localize.results import CONFIG, FILE, Row, compared, figures, localizing, write_boxes
+from dira_scale.localize.results import CONFIG, FILE, LocatedBox, compared, figures, localizing, write_boxes
 
 THRESHOLDS = [0.3, 0.5]
 
@@ -18,7 +18,7 @@ def looked(root: Path, tuned: Path, draw: int) -> Path:
     (out := root / f"{tuned.name}-boxes").mkdir()
     ious = np.random.default_rng(draw).random(12)
     rows = [
-        Row(f"k{i}", f"p{i // 2}", "ab"[i % 2], (0.0, 0, 1, 1), 0.5, 1, float(iou), 60.0, (0.0, 0, 1, 1))
+        LocatedBox(f"k{i}", f"p{i // 2}", "ab"[i % 2], (0.0, 0, 1, 1), 0.5, 1, float(iou), 60.0, (0.0, 0, 1, 1))
         for i, iou in enumerate(ious)
     ]
     write_boxes(out / "boxes.parquet", rows)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dira_scale.localize.cases import Case
+from dira_scale.localize.cases import BoxedImage
 from dira_scale.localize.look import LocatedLabel, in_stored, overlap, regions
 from dira_scale.localize.results import cells, figures
 
@@ -66,7 +66,7 @@ def test_accuracies_at_six_thresholds() -> None:
     for number, (name, (label, parts, box, iou, intensity)) in enumerate(DRAWN.items()):
         map, crop = drawn((20, 20), *parts), np.array([0.0, 0, 200, 200])
         predicted = {level: in_stored(regions(map, level), crop, (20, 20)) for level in (60.0, 180.0)}
-        case = Case(number, name, f"p{number % 5}", {label: np.array([box], float)})
+        case = BoxedImage(number, name, f"p{number % 5}", {label: np.array([box], float)})
         row = LocatedLabel(map, 0.5, crop, predicted).row(case, label, case.boxes[label][0])
         assert (row.iou, row.intensity, row.key) == (iou, intensity, name)
         rows.append(row)
@@ -86,7 +86,7 @@ def test_an_interval_draws_patients_with_all_their_boxes() -> None:
     predicted = {60.0: in_stored(regions(map, 60), crop, (2, 2))}
     rows = []
     for patient, box in (("a", [0.0, 0, 1, 1]), ("a", [0.0, 0, 1, 1]), ("b", [1.0, 1, 1, 1]), ("b", [1.0, 1, 1, 1])):
-        case = Case(0, "k", patient, {})
+        case = BoxedImage(0, "k", patient, {})
         rows.append(LocatedLabel(map, 0.5, crop, predicted).row(case, "Mass", np.array(box)))
     figure = figures(rows, [0.5])[0]
     assert (figure.value, figure.interval) == (pytest.approx(0.5), (0, 1))

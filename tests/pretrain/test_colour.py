@@ -26,7 +26,7 @@ from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.finetune import main as finetune
 from dira_scale.localize.look import LocatedLabel
 from dira_scale.localize.picture import draw
-from dira_scale.localize.results import Row
+from dira_scale.localize.results import LocatedBox
 from dira_scale.methods import construct
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.models.weights import trained_encoder, trained_network
@@ -113,7 +113,7 @@ def test_masks_and_maps_are_drawn_over_colours() -> None:
     drawn = np.asarray(Image.open(io.BytesIO(side_by_side(image, mask, mask))))
     assert drawn[:, 100:200].std(2).max() > 20
     seen = LocatedLabel(np.zeros((48, 40)), 0.5, np.array([0.0, 0, 48, 40]), {60.0: np.zeros((0, 4))})
-    row = Row("k", "p", "a", (0.0, 0, 1, 1), 0.5, 0, 0.0, None, None)
+    row = LocatedBox("k", "p", "a", (0.0, 0, 1, 1), 0.5, 0, 0.0, None, None)
     drawn = np.asarray(Image.open(io.BytesIO(draw(torch.from_numpy(image).movedim(-1, 0), seen, [row]))))[..., :3]
     for panel in np.array_split(drawn, 2, 1):  # where nothing speaks for the label the map hides no colour
         assert panel[60:].std(2).max() > 20
