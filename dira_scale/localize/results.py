@@ -49,7 +49,7 @@ class LocatedBox:
 
 
 def write_boxes(path: Path, rows: Sequence[LocatedBox]) -> None:
-    """Columns of ``LocatedBox``; boxes as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``), those of ``predicted`` likewise."""
+    """Columns of ``LocatedBox``; a box, and a predicted one, as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``)."""
     sides = SIDES[len(rows[0].box) // 2]
     predicted = [f"predicted_{side}" for side in sides]
     numbers = [*sides, "probability", "regions", "iou", "intensity", *predicted]
