@@ -35,11 +35,11 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
     parts = [dataset.rows(split) for dataset in datasets]
     ends, images = np.cumsum([len(part) for part in parts]).tolist(), []
     for sample in (batch.index if batch.images is None else batch.images).view(len(batch.index), -1).tolist():
-        rows: list[dict[str, Any]] = []
+        origins: list[dict[str, Any]] = []
         for image in sample:  # counted over all datasets
             number = bisect_right(ends, image)
-            key = datasets[number].cell("key", int(parts[number][image - ends[number]]))  # from the dataset's end
-            rows.append({"dataset": datasets[number].info.name, "key": key})
-        keys = [each["key"] for each in rows]
-        images.append(rows[0] if len({*keys}) == 1 else rows[0] | {"views": keys})
+            position = int(parts[number][image - ends[number]])  # counted from the dataset's end
+            origins.append({"dataset": datasets[number].info.name, "key": datasets[number].cell("key", position)})
+        keys = [origin["key"] for origin in origins]
+        images.append(origins[0] if len({*keys}) == 1 else origins[0] | {"views": keys})
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})
