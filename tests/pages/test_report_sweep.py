@@ -99,6 +99,14 @@ def test_a_number_has_tables_of_r2(tmp_path: Path) -> None:
         assert cell.twin is None or asdict(cell.twin) == pytest.approx(asdict(area.twin), nan_ok=True)
 
 
+def test_a_probe_of_maps_has_tables_of_dice(tmp_path: Path) -> None:
+    content = probe_json([""] * 5, [""] * 5)
+    content["figures"] = [row | {"metric": "Dice"} for row in content["figures"]]
+    (tmp_path / "probe.json").write_text(json.dumps(content))
+    (table,) = probe_tables(SweepRun("probe/a", "probe", tmp_path, []), [])
+    assert table.metric == "Dice of a linear probe, %" and len(table.cells) == 2 * len(table.rows) == 8
+
+
 def test_accuracies_of_a_probe_stand_in_a_papers_table(tmp_path: Path) -> None:
     """PCRL's pretext tasks: the task's first table, whose rows lose their level; the spread is over encoders."""
     content = probe_json([""] * 5, [""] * 5, [("accuracy", "sick")], 0.2)
