@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.plain import optimizer
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import build as build_distort
 from dira_scale.distributed.precision import choose
 from dira_scale.methods.dinov2 import DINOv2
 from dira_scale.models.pyramid import TimmEncoder
@@ -58,7 +58,7 @@ class PlainDINOv2:
         self.momentum, self.clip = method.momentum, config.optim.clip
         self.student = Network(method).to(device)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.distorts = [Distort(entry).to(device) for entry in method.views.entries for _ in range(entry.count)]
+        self.distorts = [build_distort(entry).to(device) for entry in method.views.entries for _ in range(entry.count)]
         parameters = list(self.student.parameters())
         self.optimizer = optimizer(config.optim.optimizer, parameters)
 

@@ -56,9 +56,9 @@ MUTATIONS = (
     ),
     Mutation(
         "view-without-the-epoch",
-        "data/views/draw.py",
-        "return random.uniform(seed, epoch, index, occurrence, view, n",
-        "return random.uniform(seed, 0, index, occurrence, view, n",
+        "data/views/distortion.py",
+        "return random.uniform(self.seed, self.epoch, self.index",
+        "return random.uniform(self.seed, 0, self.index",
         ("data/test_views.py",),
     ),
     Mutation(

@@ -5,7 +5,7 @@ import numpy as np
 from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.geometry.crop import in_stored
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import PlaneViews, ViewSpec, VolumeViews
 from dira_scale.errors import DatasetError
 
 SQUARE = 0.01  # by how much a voxel's height and width may differ if views are turned, as a share
@@ -28,7 +28,7 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
     for dataset in samples.datasets:
         dataset.require(views.dimensions, "this loader")
     index, step = np.arange(len(samples)), None
-    turned = any(entry.turns or entry.transpose for entry in views.entries)
+    turned = any(entry.turned for entry in views.entries)
     if views.spacing is not None or turned:
         spacing = samples.spacing(index)  # mm
         step, present = views.step(spacing), (spacing > 0).all(1)
@@ -54,7 +54,9 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
             _require_sides(samples, entry, index, step, name)
 
 
-def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None, name: str) -> None:
+def _require_sides(
+    samples: Samples, views: PlaneViews | VolumeViews, index: np.ndarray, step: np.ndarray | None, name: str
+) -> None:
     """Raise SmallError for a sample that is smaller than a crop of ``views`` of one size, the argument ``name``."""
     if (least := views.least) is None:
         return
@@ -66,7 +68,7 @@ def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: n
             crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
         # Crops that fit all are resized to the views' size.
         fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
-        if views.turns or views.transpose or views.orientations:
+        if views.turned or views.orientations:
             fit[1:] = fit[1:].min()
         fitting = ",".join(map(str, fit))
         raise SmallError(

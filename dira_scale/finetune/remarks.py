@@ -27,10 +27,11 @@ AXES = {  # of volumes as they are stored, counted from the last; images are mir
 def told_apart_by_side(outputs: Sequence[str], views: ViewSpec) -> list[str]:
     """A line if classes are called after sides of an axis that ``views.flip`` mirrors: masks and labels do not change
     their names with it, and the network cannot tell these classes apart."""
-    flips, found = [*views.flips], list[str]()
+    mirrored = views.entries[0].flips
+    flips, found = [*mirrored], list[str]()
     for output in outputs:
         axes = {AXES[word] for word in re.findall("[a-z]+", output.lower()) if word in AXES}
-        for axis in (axis for axis in axes if -axis <= len(flips) and views.flips[axis]):
+        for axis in (axis for axis in axes if -axis <= len(flips) and mirrored[axis]):
             flips[axis] = 0.0
             found.append(output)
     if not found:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import Views, ViewSpec
 from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.distributed.world import World
 from dira_scale.engine.profiler import VIEWS, span
@@ -46,7 +46,7 @@ class Finetuning:
         network: Network,
         supervision: Supervision,
         views: ViewSpec,
-        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+        distort: Callable[[Views], Distort | DistortVolumes] = build,
     ) -> None:
         self.config, self.world, self.module, self.optim = config, world, network, config.optim
         self.supervision, self.side_modules = supervision, list[SideModule]()

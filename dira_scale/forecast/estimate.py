@@ -12,7 +12,7 @@ from dira_scale.data.config import Data
 from dira_scale.data.loaders.build import AUTO
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import PlaneViews, ViewSpec
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.forecast import strategies
@@ -60,7 +60,8 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
 
     pixel = column("channels").max() * column("bits").max() / 8  # bytes
     decoded = pixel * np.mean(column("height") * column("width"))
-    crop = decoded * max(sum(entry.scale) for entry in views.entries) / 2
+    shares = [sum(entry.scale) / 2 for entry in views.entries if isinstance(entry, PlaneViews)]
+    crop = decoded * max(shares, default=1.0)
     pixels = sum(math.prod(view.sides) for view in views.each)
     return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * pixel * pixels)
 

@@ -10,7 +10,7 @@ from dira_scale.arguments import UNSHOWN, ArgumentError
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.distort.corruptions.patches import PatchMask
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import Views, ViewSpec
 from dira_scale.models.network import Encoder, pyramid_sizes
 
 MASK = "mask"  # the corruption that hides blocks, and its parameter
@@ -44,7 +44,7 @@ def patch_maps(method: str, encoder: Encoder, sides: Sequence[int]) -> list[list
         raise ArgumentError("views.size", UNSHOWN, expected) from error
 
 
-def mask_blocks(views: ViewSpec, hides: bool = False) -> np.ndarray:
+def mask_blocks(views: Views, hides: bool = False) -> np.ndarray:
     """One mask that ``views.corruptions.mask`` may draw: bool [*blocks], true where hidden.
 
     Raises ArgumentError if there is no such mask, or it is not where the target has it, or it leaves pixels as they are

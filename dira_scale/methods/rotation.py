@@ -45,7 +45,7 @@ class Rotation(Method):
         if len(set(views.sides)) > 1:
             expected = f"equal sides, such as {[min(views.sides)] * len(views.sides)}: views are turned by 90 degrees"
             raise ArgumentError("views.size", views.sides, expected)
-        mirrored = views.flip if sum(p > 0 for p in views.flips) > 1 else 0
+        mirrored = views.flip if sum(p > 0 for p in views.entries[0].flips) > 1 else 0
         for name, value in {"flip": mirrored, "turns": views.turns, "transpose": views.transpose}.items():
             if value:
                 expected = "0: a view that is mirrored along two axes, or turned, shows another turn than it is taught"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import Views, ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses
@@ -63,7 +63,7 @@ class Objective:
         adversary: Adversary,
         views: ViewSpec,
         world: World,
-        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+        distort: Callable[[Views], Distort | DistortVolumes] = build,
         corrupted: bool = False,
         hides: bool = False,
     ) -> None:
@@ -72,7 +72,7 @@ class Objective:
         modules = [distort(entry).to(world.device) for entry in views.entries]
         of_each = (module for module, entry in zip(modules, views.entries, strict=True) for _ in range(entry.count))
         self.distorts = tuple(of_each)
-        self.target_flip, self.axes = views.target_flip, views.crop.axes
+        self.target_flip, self.axes = views.target_flip, views.entries[0].crop.axes
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""

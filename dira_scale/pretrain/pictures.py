@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dira_scale.data.geometry.orientation import reorient
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import ViewSpec, VolumeViews
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
 from dira_scale.metrics.restoration import RestorationTable
@@ -64,11 +64,12 @@ def draw_restorations(
 def view_spacing(views: ViewSpec, stored: np.ndarray) -> np.ndarray:
     """The millimetres between the voxels of first views of volumes whose own are ``stored`` [b, n], NaN where unknown:
     then the axes count alike."""
-    views = views.each[0]
+    first = views.each[0]
     mm = stored if views.spacing is None else np.broadcast_to(np.asarray(views.spacing, np.float64), stored.shape)
-    extent = views.extents[0] if views.extents else views.sides  # resized to the view; others are taken as of its shape
+    # Resized to the view; others are taken as of its shape.
+    extent = first.extents[0] if isinstance(first, VolumeViews) and first.extents else first.sides
     steps: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)
-    return steps * extent / views.sides
+    return steps * extent / first.sides
 
 
 def _restorations(

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import Views
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
 from dira_scale.distributed.config import AUTO
 from dira_scale.distributed.world import World
@@ -176,7 +176,7 @@ class Pretraining:
         world: World,
         method: Method,
         adversary: Adversary,
-        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+        distort: Callable[[Views], Distort | DistortVolumes] = build,
     ) -> None:
         self.config, self.module, self.optim = config, method, config.optim
         if adversary.precision == AUTO:

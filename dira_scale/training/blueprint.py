@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dira_scale.commands import COMMANDS
 from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import Views, ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StepTask, Task
 from dira_scale.errors import UserError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dira_scale.engine.run import Train
 
 Networks = tuple[nn.Module, ...]
-MakeDistort = Callable[[ViewSpec], Distort | DistortVolumes]
+MakeDistort = Callable[[Views], Distort | DistortVolumes]
 _without_memory: dict[tuple[type, str], Networks] = {}  # of configurations that were checked
 MOST = 64  # of them
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.views import ViewSpec, draw
+from dira_scale.data.views import ViewSpec
+from dira_scale.data.views.distortion import ViewNumbers
 from dira_scale.engine.task import TaskBatch
 
 
@@ -34,8 +35,8 @@ class ViewShapes:
         ends = samples, count, *([self.channels] if self.channels > 1 else [])  # each channel has a range of its own
         drawn = []
         for view in self.views.entries:
-            stored = [np.full(samples, side) for side in view.least or view.sides]
-            drawn += [draw(view, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]] * view.count
+            stored = np.tile(view.least or view.sides, (samples, 1))
+            drawn += [view.draw(ViewNumbers(0, 0, index, np.zeros(samples, np.int64), 0), stored, None)[1]] * view.count
         return Batch(
             views=tuple(torch.empty(samples, self.channels, *view.sides, dtype=self.dtype) for view in self.views.each),
             distortions=tuple(drawn),

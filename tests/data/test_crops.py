@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.volumes import NONE, spec
+from data.volumes import NONE, alone, spec
 
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.compose import compose
@@ -43,10 +43,8 @@ def test_one_kind_is_the_same_as_no_list(plain: ViewSpec) -> None:
 def test_views_are_drawn_as_those_of_their_kind_alone(views: ViewSpec) -> None:
     """With the same numbers, which run through all kinds, and a blur in pixels of the first kind's."""
     assert len(views.each) == views.count
-    for view, of_view in enumerate(views.each):
-        alone = replace(of_view, count=views.count)
-        vars(alone)["_side"] = views.sides[-1]
-        assert equal(views, alone, view)
+    for view in range(views.count):
+        assert equal(views, alone(views, view), view)
 
 
 def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:

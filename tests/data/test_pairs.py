@@ -52,7 +52,7 @@ CASES = {
 }
 
 
-def numbers(count: int, seed: int = 7) -> pair.Candidates:
+def numbers(count: int, seed: int = 7) -> pair.CandidateNumbers:
     index = np.arange(count)
     return lambda rows, first, n: random.uniform(seed, 0, index[rows], 0 * rows, 0, n, 5, first)
 

@@ -14,8 +14,19 @@ from dira_scale.data.distort import BatchedDistort, Distort, build
 from dira_scale.data.distort.warp import Warping, uniform
 from dira_scale.data.random import mix
 from dira_scale.data.views import SizedCrop, Tone, ViewSpec, Warp, draw
-from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Jitter, Shuffle
-from dira_scale.data.views.warp import COLUMNS, ELASTIC, GRID, OPTICAL, UNWARPED, Warps
+from dira_scale.data.views.parts import (
+    COLUMNS,
+    ELASTIC,
+    GRID,
+    OPTICAL,
+    UNWARPED,
+    Blur,
+    Cutout,
+    InverseCutout,
+    Jitter,
+    Shuffle,
+    Warps,
+)
 from dira_scale.methods import views_of
 
 OFF: Any = {"flip": 0.0, "jitter": Jitter(p=0), "blur": Blur(p=0), "cutout": Cutout(p=0), "shuffle": Shuffle(p=0),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from data.conftest import row_of, write_dataset
 from models.stub3d import TARGET
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec
+from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, PlaneViews, Shuffle, ViewSpec
 from dira_scale.pixels import codecs
 
 NONE: dict[str, Any] = {"cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
@@ -24,6 +25,17 @@ WORDS = ["method=dira_moco", "method.base.queue=16", f"model._target_={TARGET}",
 
 def spec(*size: int, **more: Any) -> ViewSpec:
     return ViewSpec(size=size, jitter=Jitter(p=0), **NONE | more)
+
+
+def alone(views: ViewSpec, view: int) -> ViewSpec:
+    """Views of the kind of number ``view`` only, with the same numbers, and a blur in pixels of the first kind's."""
+    kind = [kind for kind in views.crops for _ in range(kind["count"])][view]
+    kind = {"size": views.size, **kind, "count": views.count}
+    only = replace(views, size=kind["size"], count=views.count, crops=(kind,))
+    (entry,) = only.entries
+    if isinstance(entry, PlaneViews):
+        vars(only)["entries"] = (replace(entry, first_side=views.sides[-1]),)
+    return only
 
 
 def random_volumes(count: int, channels: int = 1) -> list[np.ndarray]:

@@ -1,50 +1,24 @@
 """The distortion of views, applied to the loader's crops on the training device."""
 
-import torch
-from torch import Tensor, nn
-
-from dira_scale.data.distort.channels import without_channels
-from dira_scale.data.distort.corruptions import corrupted
-from dira_scale.data.distort.plane import BatchedDistort, Distort, jitter
-from dira_scale.data.distort.warp import ieee_products
-from dira_scale.data.views import Distortion, ViewSpec
-
-
-class DistortVolumes(nn.Module):
-    """Shapes: x [b, C, D, H, W] in [0, 1] -> the same, float32, in x's memory format. ``lacking``: of the batch."""
-
-    def __init__(self, views: ViewSpec) -> None:
-        super().__init__()
-        self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
-
-    @torch.no_grad()
-    def forward(
-        self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
-        with ieee_products(x.device):
-            channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
-            x = jitter(x.float(), params)
-            x = corrupted(x, self.corruptions, params) if corrupt else x
-            x = without_channels(x, params, self.channel_dropout, lacking)
-            return x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
-
-    def turned(self, x: Tensor, params: Distortion) -> Tensor:
-        """``x`` where the distorted view has it: as it is."""
-        return x
-
-    def turned_mask(self, mask: Tensor, params: Distortion) -> Tensor:
-        """A view's ``mask`` [b, D, H, W] where the distorted view has it: as it is."""
-        return mask
-
+from dira_scale.data.distort.plane import BatchedDistort, Distort
+from dira_scale.data.distort.volume import DistortVolumes
+from dira_scale.data.views import Views
+from dira_scale.data.views.settings import PlaneViewSettings
 
 __all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build", "build_batched"]
 
 
-def build(views: ViewSpec) -> Distort | DistortVolumes:
+def build(views: Views) -> Distort | DistortVolumes:
     """The module for these views, which are of one size: one of ``ViewSpec.entries``."""
-    return Distort(views) if views.dimensions == 2 else DistortVolumes(views)
+    return _made(views, Distort)
 
 
-def build_batched(views: ViewSpec) -> Distort | DistortVolumes:
+def build_batched(views: Views) -> Distort | DistortVolumes:
     """Build the module as :func:`build` does, but one that distorts all samples at once also on a CPU."""
-    return BatchedDistort(views) if views.dimensions == 2 else DistortVolumes(views)
+    return _made(views, BatchedDistort)
+
+
+def _made(views: Views, images: type[Distort]) -> Distort | DistortVolumes:
+    if isinstance(views, PlaneViewSettings) and views.dimensions == 2:
+        return images(views)
+    return DistortVolumes(views)

@@ -11,14 +11,36 @@ from dira_scale.data.batch import per_sample
 from dira_scale.data.constants import constant
 from dira_scale.data.distort.corruptions.draws import one_by_one
 from dira_scale.data.views import COLOUR, LUMA, Distortion
-from dira_scale.data.views.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from dira_scale.data.views.parts import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 RGB = len(LUMA)  # channels
 
 
 def recoloured(x: Tensor, params: Distortion) -> Tensor:
     """``x`` [b, 3, S, S] in [0, 1] by ``params.corruptions["colour"]`` and its brightness and contrast; same shape."""
-    return _each(x, params) if one_by_one(x) else _all(x, params)
+    colour = params.corruptions[COLOUR]
+    if not one_by_one(x):
+        for operation in colour["order"].unbind(1):
+            grey = luma(x)
+            other = torch.where(per_sample(operation == CONTRAST, x), grey.mean((2, 3), keepdim=True), grey)
+            factor = torch.where(operation == CONTRAST, params.contrast, colour["saturation"])
+            brightens = operation == BRIGHTNESS
+            other = torch.where(per_sample(brightens, x), 0, other)
+            blended = _blended(x, other, per_sample(torch.where(brightens, params.brightness, factor), x))
+            x = torch.where(per_sample(operation == HUE, x), turned(x, colour["hue"]), blended)
+        return torch.where(per_sample(colour["grey"], x), luma(x), x)
+    result, factors = torch.empty_like(x), torch.stack((params.brightness, params.contrast, colour["saturation"]), 1)
+    samples = zip(factors.tolist(), colour["order"].tolist(), colour["grey"].tolist(), strict=True)
+    for i, (by_operation, order, grey) in enumerate(samples):
+        image = x[i : i + 1]
+        for operation in order:
+            if operation == HUE:
+                image = turned(image, colour["hue"][i : i + 1]) if colour["hue"][i] else image
+            elif (factor := by_operation[operation]) != 1:
+                other = luma(image) if operation == SATURATION else luma(image).mean() * (operation == CONTRAST)
+                image = _blended(image, other, factor)
+        result[i] = luma(image)[0] if grey else image[0]
+    return result
 
 
 def luma(x: Tensor) -> Tensor:
@@ -41,31 +63,3 @@ def turned(x: Tensor, hue: Tensor) -> Tensor:
 
 def _blended(x: Tensor, other: Tensor | float, factor: Tensor | float) -> Tensor:
     return (x * factor + other * (1 - factor)).clamp(0, 1)
-
-
-def _each(x: Tensor, params: Distortion) -> Tensor:
-    colour, result = params.corruptions[COLOUR], torch.empty_like(x)
-    factors = torch.stack((params.brightness, params.contrast, colour["saturation"]), 1).tolist()
-    for i, (order, grey) in enumerate(zip(colour["order"].tolist(), colour["grey"].tolist(), strict=True)):
-        image = x[i : i + 1]
-        for operation in order:
-            if operation == HUE:
-                image = turned(image, colour["hue"][i : i + 1]) if colour["hue"][i] else image
-            elif (factor := factors[i][operation]) != 1:
-                other = luma(image) if operation == SATURATION else luma(image).mean() * (operation == CONTRAST)
-                image = _blended(image, other, factor)
-        result[i] = luma(image)[0] if grey else image[0]
-    return result
-
-
-def _all(x: Tensor, params: Distortion) -> Tensor:
-    colour = params.corruptions[COLOUR]
-    for operation in colour["order"].unbind(1):
-        grey = luma(x)
-        other = torch.where(per_sample(operation == CONTRAST, x), grey.mean((2, 3), keepdim=True), grey)
-        factor = torch.where(operation == CONTRAST, params.contrast, colour["saturation"])
-        brightens = operation == BRIGHTNESS
-        other = torch.where(per_sample(brightens, x), 0, other)
-        blended = _blended(x, other, per_sample(torch.where(brightens, params.brightness, factor), x))
-        x = torch.where(per_sample(operation == HUE, x), turned(x, colour["hue"]), blended)
-    return torch.where(per_sample(colour["grey"], x), luma(x), x)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import per_sample
 from dira_scale.data.distort import image as distort_image
-from dira_scale.data.distort.channels import without_channels
 from dira_scale.data.distort.colour import RGB, luma, recoloured
-from dira_scale.data.distort.corruptions import corrupted
+from dira_scale.data.distort.corruptions import corrupted, without_channels
 from dira_scale.data.distort.warp import Warping, ieee_products
 from dira_scale.data.labels import IGNORE
-from dira_scale.data.views import INVERSE_CUTOUT, Distortion, ViewSpec
+from dira_scale.data.views import INVERSE_CUTOUT, Distortion
+from dira_scale.data.views.settings import PlaneViewSettings
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
 
@@ -40,7 +40,7 @@ class Distort(nn.Module):
 
     blur_taps: Tensor
 
-    def __init__(self, views: ViewSpec):
+    def __init__(self, views: PlaneViewSettings):
         super().__init__()
         size = views.sides[0]
         reach = math.ceil(_REACH * views.blur.sigma[1] * views.blur_scale)
@@ -100,7 +100,12 @@ class Distort(nn.Module):
         # A matrix K [S, S] per sample: K x K^T is both passes of a separable filter, including edges.
         kernel = torch.einsum("bt,tij->bij", self._half_kernels(params.sigma), self.blur_taps)[:, None]
         x = kernel @ jitter(x, params) @ kernel.mT
-        return _shuffle(_cutout(x, params), params.swaps) if corrupt else x
+        if not corrupt:
+            return x
+        # Zero inside the boxes, or outside for inverse cutout; other branches have empty boxes.
+        rows, columns = _rectangles(x.shape[-1], *params.boxes.unbind(-1))
+        inside = (rows.mT @ columns > 0)[:, None]
+        return _shuffle(x * (inside == per_sample(params.branch == INVERSE_CUTOUT, x)), params.swaps)
 
     def _half_kernels(self, sigma: Tensor) -> Tensor:
         """One half of each sample's kernel, from its centre outwards: [b, reach + 1]."""
@@ -182,13 +187,6 @@ def _mirrored_shifts(size: int, reach: int) -> Tensor:
     return shifts
 
 
-def _cutout(x: Tensor, params: Distortion) -> Tensor:
-    """Zero inside the boxes, or outside for inverse cutout; other branches have empty boxes."""
-    rows, columns = _rectangles(x.shape[-1], *params.boxes.unbind(-1))
-    inside = (rows.mT @ columns > 0)[:, None]
-    return x * (inside == per_sample(params.branch == INVERSE_CUTOUT, x))
-
-
 def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
     """Compute for every pixel its source, then gather.
 
@@ -201,10 +199,10 @@ def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
     second = torch.arange(h.shape[1], device=x.device) % 2 == 1
     rows, columns = _rectangles(size, torch.where(second, y2, y1), torch.where(second, x2, x1), h, w)
     power = 2.0 ** torch.arange(h.shape[1], device=x.device)
-    shown = torch.frexp(rows.mT @ (columns * power[:, None])).exponent.flatten(1)  # 0 = no write, k + 1 = write k
+    last = torch.frexp(rows.mT @ (columns * power[:, None])).exponent.flatten(1)  # 0 = no write, k + 1 = write k
     offset = ((y2 - y1) * size + x2 - x1) * torch.where(second, -1, 1)  # from the patch written to the one read
     offset = torch.cat((torch.zeros_like(offset[:, :1]), offset), 1)
-    source = torch.arange(size * size, device=x.device) + offset.gather(1, shown.long())
+    source = torch.arange(size * size, device=x.device) + offset.gather(1, last.long())
     return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
 
 

@@ -1,4 +1,4 @@
-"""Warped images and masks: an elastic field, a distorted grid or a lens, whose parameters ``views.warp`` draws.
+"""Warped images and masks: an elastic field, a distorted grid or a lens, whose parameters ``views.parts.Warp`` draws.
 
 albumentations' ElasticTransform, GridDistortion and OpticalDistortion with their defaults: mirrored edges, bilinear
 images, masks of the nearest pixel. An elastic field and its affine part are one map here, so pixels are interpolated
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.data.batch import per_sample
-from dira_scale.data.views import REFERENCE_SIZE, ViewSpec
-from dira_scale.data.views.warp import CELLS, COLUMNS, ELASTIC, GRID, NODES, OPTICAL, UNWARPED
+from dira_scale.data.views.parts import CELLS, COLUMNS, ELASTIC, GRID, NODES, OPTICAL, UNWARPED, scaled
+from dira_scale.data.views.settings import PlaneViewSettings
 
 
 @contextmanager
@@ -41,12 +41,12 @@ class Warping(nn.Module):
 
     smoothing: Tensor
 
-    def __init__(self, views: ViewSpec) -> None:
+    def __init__(self, views: PlaneViewSettings) -> None:
         super().__init__()
         size = views.sides[-1]
         # A filtered field is proportional to alpha / sigma, so that it grows with the view alpha does so twice.
-        self.alpha = views.warp.alpha * (size / REFERENCE_SIZE) ** 2
-        smoothing = _smoothing(size, views.scaled(views.warp.sigma))
+        self.alpha = views.warp.alpha * scaled(1, size) ** 2
+        smoothing = _smoothing(size, scaled(views.warp.sigma, size))
         self.register_buffer("smoothing", torch.from_numpy(smoothing).float(), persistent=False)
 
     def forward(self, x: Tensor, warp: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Crops and flips of many samples at once, in any number of dimensions n."""
+"""Crops and flips of many samples at once, in any number of dimensions n; ``plane`` and ``volume`` draw them."""
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 
@@ -34,29 +34,6 @@ class Geometry:
         """That of sample ``i``."""
         transposed = self.transposed is not None and bool(self.transposed[i])
         return Crop(tuple(self.box[i].tolist()), tuple(self.flip[i].tolist()), transposed)
-
-
-class CropRule(Protocol):
-    """A rule for drawing crops: ``plane.PlaneCrop``, ``volume.VolumeCrop``; pairs by ``pair.PairCrop``."""
-
-    @property
-    def numbers(self) -> int:
-        """The number of random numbers that a crop takes."""
-        ...
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """The axes that may be mirrored, counted from the last, which is -1."""
-        ...
-
-    @property
-    def least(self) -> tuple[int, ...] | None:
-        """The sides [n] that an image must have; None: any."""
-        ...
-
-    def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
-        """The crops of images with ``sides`` int64 [b, n], by ``u`` [b, numbers], uniform in [0, 1)."""
-        ...
 
 
 def placed(u: np.ndarray, sides: np.ndarray, extents: np.ndarray) -> np.ndarray:

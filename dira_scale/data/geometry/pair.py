@@ -19,9 +19,8 @@ AT_ONCE = 16  # candidates that are drawn together
 SLACK = 1e-6  # voxels: rounding may add a candidate, which is then refused, but leave none out
 MOST = 256  # of a sample, of 4 random numbers each; (5 / 6)^256 is 5e-21. After these: the two that overlap most
 
-Candidates = Callable[
-    [np.ndarray, int, int], np.ndarray
-]  # samples, the first number, how many -> float64 [b, how many]
+# Samples, the first number, how many -> float64 [b, how many].
+CandidateNumbers = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class PairCrop:
     def draw(
         self,
         u: tuple[np.ndarray, np.ndarray],
-        candidates: Candidates,
+        candidates: CandidateNumbers,
         sides: np.ndarray,
         step: np.ndarray | None = None,
     ) -> tuple[Geometry, Geometry]:
@@ -114,12 +113,12 @@ class _Pairs:
         distance = order + low[1] - high[0]
         met = _iou(self.extents[:, *at], distance) > self.iou
         first, most = met.argmax(1), self.best.argmax(1)
-        found = met[row, first]
-        chosen = row, np.where(found, pair[row, first], most)
-        distance = np.where(found[:, None], distance[row, first], self.closest[chosen])
+        met_any = met[row, first]
+        chosen = row, np.where(met_any, pair[row, first], most)
+        distance = np.where(met_any[:, None], distance[row, first], self.closest[chosen])
         start = np.maximum(self.low[0][chosen], self.low[1][chosen] - distance)
-        start += np.where(found[:, None], number[row, first], 0)
-        return np.stack((start, start + distance)), self.extents[:, *chosen], found
+        start += np.where(met_any[:, None], number[row, first], 0)
+        return np.stack((start, start + distance)), self.extents[:, *chosen], met_any
 
 
 def _overlap(extents: np.ndarray, distance: np.ndarray) -> np.ndarray:

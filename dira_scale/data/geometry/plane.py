@@ -21,34 +21,24 @@ class PlaneCrop:
     flip: float
 
     numbers: ClassVar[int] = 2 * _TRIES + 3
-    axes: ClassVar[tuple[int, ...]] = (-1,)
-    least: ClassVar[None] = None
+    axes: ClassVar[tuple[int, ...]] = (-1,)  # that may be mirrored
 
     def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
-        """See ``crop.CropRule``."""
-        extents, fits = self._extents(u[:, : 2 * _TRIES], sides)
-        box = np.where(
-            fits[:, None], placed(u[:, -3:-1], sides, np.where(fits[:, None], extents, 1)), self._central(sides)
-        )
-        left_right = u[:, -1] < self.flip
-        return Geometry(box, np.stack((np.zeros_like(left_right), left_right), 1))
-
-    def _extents(self, u: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Height and width [b, 2] of the first of ten draws of area and log ratio that fits, and whether one does."""
+        """The crops of images with ``sides`` int64 [b, 2], by ``u`` [b, numbers], uniform in [0, 1): the first of ten
+        draws of area and log ratio that fits, or the largest box in the middle whose ratio is allowed."""
         height, width = sides[:, :1], sides[:, 1:]
         area = random.between(u[:, :_TRIES], *self.scale) * height * width
-        ratio = np.exp(random.between(u[:, _TRIES:], *np.log(self.ratio)))
+        ratio = np.exp(random.between(u[:, _TRIES : 2 * _TRIES], *np.log(self.ratio)))
         h, w = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
         fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
-        first = fits.argmax(1)[:, None]
-        return np.concatenate([np.take_along_axis(x, first, 1) for x in (h, w)], 1), fits.any(1)
-
-    def _central(self, sides: np.ndarray) -> np.ndarray:
-        """The largest box in the middle whose ratio is allowed: int32 [b, 4]."""
-        heights, widths = sides.T
-        w = np.minimum(widths, np.rint(heights * self.ratio[1]).astype(np.int64))
-        h = np.minimum(heights, np.rint(widths / self.ratio[0]).astype(np.int64))
-        return np.stack(((heights - h) // 2, (widths - w) // 2, h, w), 1).astype(np.int32)
+        first, any_fits = fits.argmax(1)[:, None], fits.any(1)[:, None]
+        extents = np.concatenate([np.take_along_axis(x, first, 1) for x in (h, w)], 1)
+        w = np.minimum(width, np.rint(height * self.ratio[1]).astype(np.int64))
+        h = np.minimum(height, np.rint(width / self.ratio[0]).astype(np.int64))
+        central = np.concatenate(((height - h) // 2, (width - w) // 2, h, w), 1).astype(np.int32)
+        box = np.where(any_fits, placed(u[:, -3:-1], sides, np.where(any_fits, extents, 1)), central)
+        left_right = u[:, -1] < self.flip
+        return Geometry(box, np.stack((np.zeros_like(left_right), left_right), 1))
 
 
 @dataclass(frozen=True)
@@ -62,10 +52,9 @@ class SizedPlaneCrop:
 
     numbers: ClassVar[int] = 5
     axes: ClassVar[tuple[int, ...]] = (-1,)
-    least: ClassVar[None] = None
 
     def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
-        """See ``crop.CropRule``."""
+        """The crops of images with ``sides`` int64 [b, 2], by ``u`` [b, numbers], uniform in [0, 1)."""
         share = np.where(u[:, 0] < self.p, random.between(u[:, 1], *self.share), 1.0)
         extents = np.rint(share[:, None] * sides).astype(np.int64).clip(1)
         left_right = u[:, 4] < self.flip

@@ -29,6 +29,7 @@ class VolumeCrop:
 
     @property
     def axes(self) -> tuple[int, ...]:
+        """The axes that may be mirrored, counted from the last, which is -1."""
         return tuple(range(-len(self.sizes[0]), 0))
 
     @property
@@ -38,15 +39,20 @@ class VolumeCrop:
 
     @property
     def numbers(self) -> int:
+        """The number of random numbers that a crop takes."""
         return 1 + 2 * len(self.axes) + 3 * self.turned
 
     @property
     def least(self) -> tuple[int, ...]:
+        """The sides that a volume must have."""
         *depth, height, width = map(max, zip(*self.sizes, strict=True))
         return (*depth, max(height, width), max(height, width)) if self.turned else (*depth, height, width)
 
     def draw(self, u: np.ndarray, sides: np.ndarray, step: np.ndarray | None = None) -> Geometry:
-        """See ``crop.CropRule``. ``step`` [b, n]: stored voxels for each voxel of a size; None: 1."""
+        """The crops of volumes with ``sides`` int64 [b, n], by ``u`` [b, numbers], uniform in [0, 1).
+
+        ``step`` [b, n]: stored voxels for each voxel of a size; None: 1.
+        """
         flip, transposed = self.orientation(u)
         extents = self.extents(transposed, step)
         chosen = random.integers(u[:, 0], 0, len(self.sizes) - 1)

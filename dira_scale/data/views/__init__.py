@@ -1,17 +1,16 @@
-"""The views of a sample: what a method asks for, and what each of them gets."""
+"""The views of a sample: what a method asks for, and what each of them gets. ``augmentations`` says what happens."""
 
 from dira_scale.data.geometry.crop import Geometry
-from dira_scale.data.views.draw import (
-    CHANNEL_DROPOUT,
-    COLOUR,
-    Distortion,
-    draw,
-    draw_labels,
-    draw_partner,
-)
+from dira_scale.data.views.augmentations import PlaneViews, VolumeViews
+from dira_scale.data.views.distortion import CHANNEL_DROPOUT, COLOUR, Distortion
+from dira_scale.data.views.draw import draw, draw_labels, draw_partner
 from dira_scale.data.views.parts import (
+    CUTOUT,
+    INVERSE_CUTOUT,
     LUMA,
+    NONE,
     REFERENCE_SIZE,
+    SHUFFLE,
     VIEWS_VERSION,
     Blur,
     Cutout,
@@ -22,9 +21,8 @@ from dira_scale.data.views.parts import (
     Tone,
     Warp,
 )
-from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
+from dira_scale.data.views.settings import TARGET_FLIPS, Views
 from dira_scale.data.views.spec import ViewSpec, fixed_views
-from dira_scale.data.views.uniform import TARGET_FLIPS
 
 __all__ = [
     "CHANNEL_DROPOUT",
@@ -43,10 +41,13 @@ __all__ = [
     "Geometry",
     "InverseCutout",
     "Jitter",
+    "PlaneViews",
     "Shuffle",
     "SizedCrop",
     "Tone",
     "ViewSpec",
+    "Views",
+    "VolumeViews",
     "Warp",
     "draw",
     "draw_labels",

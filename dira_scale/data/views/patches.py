@@ -1,58 +1,68 @@
-"""Draw the patches of a view that are cut out, kept alone or swapped, in any number of dimensions n."""
+"""Draw the patches of an image's view that are cut out, kept alone or swapped."""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from dira_scale.data import random
-from dira_scale.data.views.spec import ViewSpec
-
-CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # a sample has one of them
+from dira_scale.data.views.parts import CUTOUT, INVERSE_CUTOUT, SHUFFLE, Cutout, InverseCutout, Shuffle, scaled
 
 
-def numbers(spec: ViewSpec) -> int:
-    """Return the number of random numbers that a sample takes."""
-    return 1 + 3 * spec.dimensions * _count(spec)
+class Patches(NamedTuple):
+    """One of three for a view with this ``side``; patches are ``border`` (in 224 pixels) away from its edges."""
 
+    cutout: Cutout
+    inverse_cutout: InverseCutout
+    shuffle: Shuffle
+    side: int
+    border: int
 
-def draw(spec: ViewSpec, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Branch, boxes, their number, and swaps, as in ``draw.Distortion``, by ``u`` [b, numbers], uniform in [0, 1).
+    @property
+    def most(self) -> int:
+        """The largest number of patches, or of swaps."""
+        return max(self.cutout.boxes, self.inverse_cutout.boxes, self.shuffle.swaps)
 
-    A sample has one branch, so the branches share random numbers.
-    """
-    limits = np.cumsum((spec.cutout.p, spec.inverse_cutout.p, spec.shuffle.p))
-    branch = np.searchsorted(limits, u[:, 0], side="right")
-    n, u = spec.dimensions, u[:, 1:].reshape(len(u), _count(spec), 3 * spec.dimensions)
-    boxes, number = np.zeros((*u.shape[:2], 2 * n), np.int16), np.zeros(len(u), np.uint8)
-    swaps = np.zeros(u.shape, np.int16)
+    @property
+    def numbers(self) -> int:
+        """The number of random numbers that a sample takes."""
+        return 1 + 6 * self.most
 
-    cut, kept, shuffled = (np.flatnonzero(branch == kind) for kind in (CUTOUT, INVERSE_CUTOUT, SHUFFLE))
-    low, high = map(spec.pixels, spec.cutout.side)
-    sides = random.integers(u[cut, :, :n], max(1, low), high)
-    boxes[cut], number[cut] = _boxes(spec, u[cut], sides, spec.cutout.boxes, spec.cutout.stop)
-    sides = spec.sides - random.integers(u[kept, :, :n], *map(spec.pixels, spec.inverse_cutout.margin))
-    boxes[kept], number[kept] = _boxes(spec, u[kept], sides, spec.inverse_cutout.boxes, spec.inverse_cutout.stop)
+    def pixels(self, length: float) -> int:
+        """A ``length`` in a 224-pixel view, in whole pixels of this one."""
+        return round(scaled(length, self.side))
 
-    u = u[shuffled, : spec.shuffle.swaps]
-    low, high = map(spec.pixels, spec.shuffle.side)
-    sides = random.integers(u[..., :n], max(1, low), high)
-    starts = _start(spec, u[..., n : 2 * n], sides), _start(spec, u[..., 2 * n :], sides)
-    swaps[shuffled, : spec.shuffle.swaps] = np.concatenate((sides, *starts), -1)
-    return branch.astype(np.uint8), boxes, number, swaps
+    def draw(self, u: np.ndarray) -> dict[str, np.ndarray]:
+        """Return branch, boxes, their number, and swaps, as in ``Distortion``, by ``u`` [b, numbers]. A sample has one
+        branch, so the branches share random numbers."""
+        limits = np.cumsum((self.cutout.p, self.inverse_cutout.p, self.shuffle.p))
+        branch = np.searchsorted(limits, u[:, 0], side="right")
+        u = u[:, 1:].reshape(len(u), self.most, 6)
+        boxes, number = np.zeros((*u.shape[:2], 4), np.int16), np.zeros(len(u), np.uint8)
+        swaps = np.zeros(u.shape, np.int16)
 
+        cut, kept, shuffled = (np.flatnonzero(branch == kind) for kind in (CUTOUT, INVERSE_CUTOUT, SHUFFLE))
+        low, high = map(self.pixels, self.cutout.side)
+        sides = random.integers(u[cut, :, :2], max(1, low), high)
+        boxes[cut], number[cut] = self._boxes(u[cut], sides, self.cutout.boxes, self.cutout.stop)
+        sides = self.side - random.integers(u[kept, :, :2], *map(self.pixels, self.inverse_cutout.margin))
+        boxes[kept], number[kept] = self._boxes(u[kept], sides, self.inverse_cutout.boxes, self.inverse_cutout.stop)
 
-def _boxes(spec: ViewSpec, u: np.ndarray, sides: np.ndarray, most: int, stop: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [b, k, 2 n] with ``sides`` [b, k, n], 0 beyond their number [b]: up to the first u below ``stop``."""
-    n = spec.dimensions
-    stops = u[:, :most, 2 * n] < stop
-    number = np.where(stops.any(1), stops.argmax(1) + 1, most)
-    used = np.arange(u.shape[1]) < number[:, None]
-    return np.concatenate((_start(spec, u[..., n : 2 * n], sides), sides), -1) * used[..., None], number
+        u = u[shuffled, : self.shuffle.swaps]
+        low, high = map(self.pixels, self.shuffle.side)
+        sides = random.integers(u[..., :2], max(1, low), high)
+        swaps[shuffled, : self.shuffle.swaps] = np.concatenate(
+            (sides, self._starts(u[..., 2:4], sides), self._starts(u[..., 4:], sides)), -1
+        )
+        return {"branch": branch.astype(np.uint8), "boxes": boxes, "n_boxes": number, "swaps": swaps}
 
+    def _boxes(self, u: np.ndarray, sides: np.ndarray, most: int, stop: float) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [b, k, 4] with ``sides`` [b, k, 2], 0 beyond their number [b]: up to the first u below ``stop``."""
+        stops = u[:, :most, 4] < stop
+        number = np.where(stops.any(1), stops.argmax(1) + 1, most)
+        used = np.arange(u.shape[1]) < number[:, None]
+        return np.concatenate((self._starts(u[..., 2:4], sides), sides), -1) * used[..., None], number
 
-def _start(spec: ViewSpec, u: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Draw the starts [..., n] of patches with ``sides`` [..., n], ``border`` away from the edges."""
-    border = spec.pixels(spec.border)
-    return random.integers(u, border, spec.sides - sides - border)
-
-
-def _count(spec: ViewSpec) -> int:
-    return max(spec.cutout.boxes, spec.inverse_cutout.boxes, spec.shuffle.swaps)
+    def _starts(self, u: np.ndarray, sides: np.ndarray) -> np.ndarray:
+        """Draw where patches with ``sides`` [..., 2] start."""
+        border = self.pixels(self.border)
+        return random.integers(u, border, self.side - sides - border)

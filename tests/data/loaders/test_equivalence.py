@@ -10,7 +10,7 @@ import pytest
 import torch
 from data.loaders.backends import QUICK, build
 from data.loaders.test_cpu import slow_batch
-from data.volumes import make, random_volumes, spec
+from data.volumes import alone, make, random_volumes, spec
 
 from dira_scale.arguments import ArgumentError
 from dira_scale.data.batch import Batch
@@ -122,18 +122,11 @@ SEVERAL_3D = spec(
 )
 
 
-def of_kind(views: ViewSpec, view: int) -> ViewSpec:
-    """Views of the kind of number ``view`` only, with the same numbers, and a blur in pixels of the first kind's."""
-    made = replace(views.each[view], count=views.count)
-    vars(made)["_side"] = views.sides[-1]
-    return made
-
-
 def assert_alone(views: ViewSpec, load: Callable[[ViewSpec], list[Batch]]) -> None:
     batches = load(views)
     assert [view.shape[2:] for view in batches[0].views] == [of_view.sides for of_view in views.each]
     for view in range(views.count):
-        for batch, expected in zip(batches, load(of_kind(views, view)), strict=True):
+        for batch, expected in zip(batches, load(alone(views, view)), strict=True):
             assert torch.equal(batch.index, expected.index)
             assert torch.equal(batch.views[view], expected.views[view])
             assert torch.equal(batch.flips[view], expected.flips[view])
@@ -171,14 +164,14 @@ def test_kinds_of_crops_of_volumes_are_those_of_each_alone(tmp_path: Path, codec
 def test_a_jpeg_is_decoded_as_large_as_its_most_demanding_crop_needs(
     make_dataset: Callable[..., ShardedDataset], radiograph: Callable[..., np.ndarray]
 ) -> None:
-    """So a small view beside a large one comes from more pixels than of_kind: it differs by a level or two."""
+    """So a small view beside a large one comes from more pixels than alone: it differs by a level or two."""
     dataset = make_dataset([radiograph(400, 400, seed=i) for i in range(4)], "jpg")
     views = ViewSpec(size=96, count=1, scale=(0.8, 1.0), crops=({}, {"size": 16}))
 
     def load(views: ViewSpec) -> Batch:
         return next(CpuLoader(LoaderSpec([dataset], "train", Order((4,), 1, 4), views, 3)).iterate(0, 1))
 
-    small, same = load(views).views[1], load(of_kind(views, 1)).views[1]
+    small, same = load(views).views[1], load(alone(views, 1)).views[1]
     difference = (small.float() - same.float()).abs()
     assert 0 < difference.max() < 9 and difference.mean() < 0.7
 

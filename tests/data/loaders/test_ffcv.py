@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from data.volumes import alone
 from needs import need_extra
 
 from dira_scale.data.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
@@ -124,8 +125,8 @@ def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., Shar
     dataset, several = make("jpg"), replace(SPEC, crops=({}, {"size": 16, "count": 3, "scale": (0.05, 0.25)}))
     (batch,) = ffcv(dataset, spec=several).iterate(0, 1)
     for view, of_view in enumerate(several.each):
-        (alone,) = ffcv(dataset, spec=replace(of_view, count=several.count)).iterate(0, 1)
-        assert batch.views[view].shape[2:] == of_view.sides and torch.equal(batch.views[view], alone.views[view])
+        (only,) = ffcv(dataset, spec=alone(several, view)).iterate(0, 1)
+        assert batch.views[view].shape[2:] == of_view.sides and torch.equal(batch.views[view], only.views[view])
 
 
 def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:

@@ -18,13 +18,13 @@ from dira_scale.data.batch import per_sample
 from dira_scale.data.distort.corruptions.draws import Params, PerAxis, per_axis
 from dira_scale.data.geometry.blocks import cut, distant_permutations, exchanged, joined, window
 from dira_scale.data.geometry.orientation import quarter_turns
-from dira_scale.data.views.parts import Chance, Part
+from dira_scale.data.views.parts import Chance, ViewPart
 
 PER_AXIS = 2  # blocks that change places: more have too many permutations to choose from
 
 
 @dataclass(frozen=True)
-class ShuffleBlocks(Part):
+class ShuffleBlocks(ViewPart):
     """A view is cut in half along each axis, and the blocks change places.
 
     ``permutations``: from which one is drawn, of ``geometry.blocks.distant_permutations``; the first leaves all where
@@ -39,7 +39,7 @@ class ShuffleBlocks(Part):
     margin: Annotated[int, AtLeast(0)] = 0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises ValueError for views that cannot be halved, or have fewer permutations."""
+        """Raise ValueError for views that cannot be halved, or have fewer permutations."""
         blocks = PER_AXIS ** len(size)
         if self.permutations > (possible := factorial(blocks)):
             raise ArgumentError("permutations", self.permutations, f"at most {possible:,}, those of {blocks} blocks")
@@ -50,12 +50,10 @@ class ShuffleBlocks(Part):
         return 1
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         order = random.integers(u[:, 0], 0, self.permutations - 1)
         return {"order": order, "places": distant_permutations(PER_AXIS ** len(size), self.permutations)[order]}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
         parts = (PER_AXIS,) * (x.dim() - 2)
         blocks = exchanged(cut(x, parts), params["places"])
         for axis in range(3, blocks.dim()) if self.margin else ():
@@ -66,7 +64,7 @@ class ShuffleBlocks(Part):
 
 
 @dataclass(frozen=True)
-class Cut(Part):
+class BlockGrid(ViewPart):
     """``blocks``, a number for all axes or one for each, that a view is cut into."""
 
     blocks: PerAxis
@@ -84,7 +82,7 @@ class Cut(Part):
 
 
 @dataclass(frozen=True)
-class TurnBlocks(Cut):
+class TurnBlocks(BlockGrid):
     """A view is cut into ``blocks``, a number for all axes or one for each, and each is turned where it is.
 
     ``turns``: ``half``: none or by 180 degrees, of volumes about one of three axes; ``quarter``: one of
@@ -97,7 +95,7 @@ class TurnBlocks(Cut):
     turns: Literal["half", "quarter"] = "half"
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises ArgumentError for views that cannot be cut so, or blocks that cannot be turned."""
+        """Raise ArgumentError for views that cannot be cut so, or blocks that cannot be turned."""
         sides = self.sides(size)
         if self.turns == "quarter" and len(set(sides)) > 1:
             expected = f"half, or as many blocks on each axis as make them cubes: they have {_shown(sides)}"
@@ -105,11 +103,9 @@ class TurnBlocks(Cut):
         return prod(self.counts(len(size)))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         return {"turn": random.integers(u, 0, len(self._each(len(size))) - 1)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
         counts, turn = self.counts(x.dim() - 2), params["turn"].flatten()
         blocks = cut(x, counts).flatten(0, 1)
         result, number = blocks, per_sample(turn, blocks)
@@ -123,7 +119,7 @@ class TurnBlocks(Cut):
 
 
 @dataclass(frozen=True)
-class CropBlocks(Cut):
+class CropBlocks(BlockGrid):
     """A view is cut into ``blocks``, a number for all axes or one for each, for a method that encodes each alone
     (``methods.cpc``): each is mirrored along the last axis with probability ``flip``, and all but a window of the
     share ``keep`` of its sides is zeroed, wherever it lies; the window is moved to the block's middle.
@@ -137,21 +133,19 @@ class CropBlocks(Cut):
     flip: Chance = 0.5
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises ArgumentError for views that cannot be cut so."""
+        """Raise ArgumentError for views that cannot be cut so."""
         if min(self._window(size)) < 1:
             expected = f"a share that leaves a pixel of blocks of {_shown(self.sides(size))}"
             raise ArgumentError("keep", self.keep, expected)
         return prod(self.counts(len(size))) * (1 + len(size))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         u = u.reshape(len(u), -1, 1 + len(size))
         room = [side - kept for side, kept in zip(self.sides(size), self._window(size), strict=True)]
         corners = [random.integers(u[..., 1 + axis], 0, most) for axis, most in enumerate(room)]
         return {"flip": u[..., 0] < self.flip, "corner": np.stack(corners, -1)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
         counts, kept = self.counts(x.dim() - 2), self._window(x.shape[2:])
         blocks = cut(x, counts).flatten(0, 1)
         blocks = torch.where(per_sample(params["flip"].flatten(), blocks), blocks.flip(-1), blocks)

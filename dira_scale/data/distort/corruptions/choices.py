@@ -24,15 +24,12 @@ class Turn:
     """
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         return 1
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         return {"turn": random.integers(u[:, 0], 0, len(quarter_turns(len(size))) - 1)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
         return turned(x, params["turn"])
 
 
@@ -59,18 +56,17 @@ class PatchPair:
             raise ArgumentError("jitter", self.jitter, f"at most the gap, {self.gap}, so that patches do not overlap")
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises ArgumentError for views that are too small for the patches."""
+        """Raise ArgumentError for views that are too small for the patches."""
         sides = self.sides(len(size))
         if len(sides) != len(size):
             raise ArgumentError("side", self.side, f"one number, or one for each of {len(size)} axes")
         if any(self._extent(side) > n for side, n in zip(sides, size, strict=True)):
-            given, needed = (" x ".join(map(str, each)) for each in (size, map(self._extent, sides)))
+            shown, needed = (" x ".join(map(str, each)) for each in (size, map(self._extent, sides)))
             expected = f"less, or larger views: with gap and jitter {GRID} patches on each axis take {needed}"
-            raise ArgumentError("side", self.side, f"{expected}, and a view has {given}")
+            raise ArgumentError("side", self.side, f"{expected}, and a view has {shown}")
         return 1 + 2 * len(size)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         n, sides = len(size), np.array(self.sides(len(size)))
         middle = GRID**n // 2
         neighbour = random.integers(u[:, 0], 0, GRID**n - 2)

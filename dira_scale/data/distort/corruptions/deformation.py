@@ -19,13 +19,13 @@ from dira_scale.arguments import Above, Within
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
 from dira_scale.data.constants import constant
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some
+from dira_scale.data.distort.corruptions.draws import KEY, Params, Sometimes, field, key
 from dira_scale.data.distort.corruptions.intensity import matrices, smoothed
-from dira_scale.data.views.parts import BELOW_ONE, Chance, Part
+from dira_scale.data.views.parts import BELOW_ONE, Chance
 
 
 @dataclass(frozen=True)
-class Affine(Part):
+class Affine(Sometimes):
     """With probability ``p``, turned in the plane of each two axes by up to ``degrees`` either way, and scaled along
     each axis by a factor from 1 - ``scale`` to 1 + ``scale``. Beyond the edges is the view's minimum.
 
@@ -38,12 +38,10 @@ class Affine(Part):
     scale: Annotated[float, BELOW_ONE] = 0.1
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         n = len(size)
         return 1 + n + n * (n - 1) // 2
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         n = len(size)
         factors = random.between(u[:, 1 : 1 + n], 1 - self.scale, 1 + self.scale)
         matrix = np.eye(n) / factors[:, None]
@@ -55,25 +53,20 @@ class Affine(Part):
             matrix = turn @ matrix
         return {"on": u[:, 0] < self.p, "matrix": matrix.astype(np.float32)}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, _moved)
-
-
-def _moved(x: Tensor, params: Params) -> Tensor:
-    size, matrix = x.shape[2:], params["matrix"]
-    places = [torch.arange(side, device=x.device) - (side - 1) / 2 for side in size]
-    axes = torch.meshgrid(*places, indexing="ij")
-    grid = x.new_zeros(len(x), *size, len(size))  # in grid_sample's units, of half a side, and its order
-    for i, side in enumerate(size):
-        for j, axis in enumerate(axes):  # no matrix product, which may be rounded to 16 bits
-            grid[..., -1 - i] += per_sample(matrix[:, i, j] * (2 / side), grid[..., 0]) * axis
-    least = x.amin(tuple(range(1, x.dim())), keepdim=True)
-    return F.grid_sample(x - least, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + least
+    def changed(self, x: Tensor, params: Params) -> Tensor:
+        size, matrix = x.shape[2:], params["matrix"]
+        places = [torch.arange(side, device=x.device) - (side - 1) / 2 for side in size]
+        axes = torch.meshgrid(*places, indexing="ij")
+        grid = x.new_zeros(len(x), *size, len(size))  # in grid_sample's units, of half a side, and its order
+        for i, side in enumerate(size):
+            for j, axis in enumerate(axes):  # no matrix product, which may be rounded to 16 bits
+                grid[..., -1 - i] += per_sample(matrix[:, i, j] * (2 / side), grid[..., 0]) * axis
+        least = x.amin(tuple(range(1, x.dim())), keepdim=True)
+        return F.grid_sample(x - least, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + least
 
 
 @dataclass(frozen=True)
-class Elastic(Part):
+class Elastic(Sometimes):
     """With probability ``p``, voxels move along the last two axes by noise from -1 to 1, smoothed by a Gaussian of
     ``sigma`` voxels along all axes (0 beyond the view), times ``alpha``; linear interpolation, mirrored edges.
 
@@ -85,18 +78,12 @@ class Elastic(Part):
     sigma: Annotated[float, Above(0)] = 8.0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         return 1 + KEY
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         return {"on": u[:, 0] < self.p, "key": key(u[:, 1:])}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, self._deformed)
-
-    def _deformed(self, x: Tensor, params: Params) -> Tensor:
+    def changed(self, x: Tensor, params: Params) -> Tensor:
         size = x.shape[2:]
         noise = field(params["key"], size, channels=2).sub_(0.5)  # down, across
         plan = getattr(x, "fake_mode", None)

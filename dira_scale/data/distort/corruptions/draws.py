@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dira_scale.arguments import AtLeast
 from dira_scale.data.batch import per_sample
+from dira_scale.data.views.parts import ViewPart
 
 Params = Mapping[str, Tensor]
 PerAxis = Annotated[int, AtLeast(1)] | tuple[Annotated[int, AtLeast(1)], ...]  # for all axes, or an entry for each
@@ -81,6 +82,17 @@ def of_some(x: Tensor, on: Tensor, params: Params, change: Callable[[Tensor, Par
     for i in on.nonzero()[:, 0].tolist():
         result[i] = change(x[i : i + 1], {name: values[i : i + 1] for name, values in params.items()})[0]
     return result
+
+
+class Sometimes(ViewPart):
+    """A corruption that only those views have that are ``on``, bool [b] among its parameters."""
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        return of_some(x, params["on"], params, self.changed)
+
+    def changed(self, x: Tensor, params: Params) -> Tensor:
+        """Return ``x`` [b, C, *size] with all its views corrupted."""
+        raise NotImplementedError
 
 
 def pasted(x: Tensor, other: Tensor, box: Tensor) -> Tensor:

@@ -18,15 +18,15 @@ from dira_scale.arguments import ArgumentError, AtLeast
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
 from dira_scale.data.constants import constant
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some
-from dira_scale.data.views.parts import Ascending, Chance, Part
+from dira_scale.data.distort.corruptions.draws import KEY, Params, Sometimes, field, key
+from dira_scale.data.views.parts import Ascending, Chance
 
 REACH = 4.0  # standard deviations at which a filter ends (SciPy's default)
 NODES = 4096  # of the curves' tables: a curve's error is about 4e-6
 
 
 @dataclass(frozen=True)
-class GaussianBlur(Part):
+class GaussianBlur(Sometimes):
     """With probability ``p``, a Gaussian whose standard deviation on each axis is from ``sigma``, in voxels.
 
     Parameters: ``on`` bool [b], ``sigma`` float32 [b, n].
@@ -36,26 +36,20 @@ class GaussianBlur(Part):
     sigma: Annotated[tuple[float, float], Ascending(AtLeast(0))] = (0.0, 2.0)
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         if self.sigma[1] > min(size):
             raise ArgumentError("sigma", self.sigma, f"at most {min(size)}, the shortest side of the view")
         return 1 + len(size)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         return {"on": u[:, 0] < self.p, "sigma": random.between(u[:, 1:], *self.sigma).astype(np.float32)}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, self._blurred)
-
-    def _blurred(self, x: Tensor, params: Params) -> Tensor:
+    def changed(self, x: Tensor, params: Params) -> Tensor:
         axes = zip(x.shape[2:], params["sigma"].unbind(1), strict=True)
         return smoothed(x, [matrices(side, sigma, self.sigma[1]) for side, sigma in axes])
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Part):
+class GaussianNoise(Sometimes):
     """With probability ``p``, noise of a standard deviation from ``sigma``; clipped to [0, 1].
 
     Parameters: ``on`` bool [b], ``key`` int64 [b], ``sigma`` float32 [b].
@@ -65,27 +59,20 @@ class GaussianNoise(Part):
     sigma: Annotated[tuple[float, float], Ascending(AtLeast(0))] = (0.0, 0.1)
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         return 2 + KEY
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         sigma = random.between(u[:, 1], *self.sigma).astype(np.float32)
         return {"on": u[:, 0] < self.p, "key": key(u[:, 2:]), "sigma": sigma}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, _noisy)
-
-
-def _noisy(x: Tensor, params: Params) -> Tensor:
-    u = field(params["key"], x.shape[2:], x.shape[1]).double() + 2.0**-25  # never 0, never 1
-    noise = torch.special.ndtri(u).float()
-    return (x + per_sample(params["sigma"], x) * noise).clamp(0, 1)
+    def changed(self, x: Tensor, params: Params) -> Tensor:
+        u = field(params["key"], x.shape[2:], x.shape[1]).double() + 2.0**-25  # never 0, never 1
+        noise = torch.special.ndtri(u).float()
+        return (x + per_sample(params["sigma"], x) * noise).clamp(0, 1)
 
 
 @dataclass(frozen=True)
-class Bezier(Part):
+class Bezier(Sometimes):
     """With probability ``p``, intensities go through a cubic Bézier curve with two random inner points.
 
     Half of the curves rise; the others have their ordinates in the opposite order, as in the authors' code, which sorts
@@ -97,43 +84,31 @@ class Bezier(Part):
     p: Chance = 0.9
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         return 6
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         return {"on": u[:, 0] < self.p, "falls": u[:, 1] < 0.5, "points": u[:, 2:].astype(np.float32)}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, _curved)
+    def changed(self, x: Tensor, params: Params) -> Tensor:
+        # By a table of ordinates [b, NODES] over u, with intensity = sin²(π u / 2), as curves may be vertical at both
+        # ends. Their abscissae rise, as the inner points are within [0, 1].
+        t = torch.linspace(0, 1, NODES, dtype=torch.float64, device=x.device)
+        across, second_across, up, second_up = params["points"].double()[:, :, None].unbind(1)
+        curve = _cubic(across, second_across, t).contiguous()
+        wanted = torch.sin(t * (math.pi / 2)).square().expand(len(curve), -1).contiguous()
+        right = torch.searchsorted(curve, wanted).clamp(1, NODES - 1)
+        left_x, right_x = curve.gather(1, right - 1), curve.gather(1, right)
+        weight = ((wanted - left_x) / (right_x - left_x).clamp(min=1e-300)).clamp(0, 1)
+        at = (right - 1 + weight) / (NODES - 1)
+        table = _cubic(up, second_up, torch.where(params["falls"][:, None], 1 - at, at)).float()
+        u = x.clamp(0, 1).sqrt_().asin_().mul_((NODES - 1) * 2 / math.pi).flatten(1)
+        index, step = u.long().clamp_(max=NODES - 2), table.diff(dim=1)
+        return u.sub_(index).mul_(step.gather(1, index)).add_(table.gather(1, index)).view(x.shape)
 
 
-def _curved(x: Tensor, params: Params) -> Tensor:
-    """By a table over u with intensity = sin²(π u / 2), as curves may be vertical at both ends."""
-    u = x.clamp(0, 1).sqrt_().asin_().mul_((NODES - 1) * 2 / math.pi).flatten(1)
-    index = u.long().clamp_(max=NODES - 2)
-    table = _table(params["points"], params["falls"])
-    step = table.diff(dim=1)
-    return u.sub_(index).mul_(step.gather(1, index)).add_(table.gather(1, index)).view(x.shape)
-
-
-def _table(points: Tensor, falls: Tensor) -> Tensor:
-    """Ordinates [b, NODES] of the curves at abscissae sin²(π u / 2) with evenly spaced u."""
-    points = points.double()
-    t = torch.linspace(0, 1, NODES, dtype=torch.float64, device=points.device)
-
-    def curve(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        return 3 * a[:, None] * t * (1 - t) ** 2 + 3 * b[:, None] * t**2 * (1 - t) + t**3
-
-    x = curve(points[:, 0], points[:, 1], t).contiguous()  # rises, as its points are within [0, 1]
-    wanted = torch.sin(t * (math.pi / 2)).square().expand(len(x), -1).contiguous()
-    right = torch.searchsorted(x, wanted).clamp(1, NODES - 1)
-    left_x, right_x = x.gather(1, right - 1), x.gather(1, right)
-    weight = ((wanted - left_x) / (right_x - left_x).clamp(min=1e-300)).clamp(0, 1)
-    at = (right - 1 + weight) / (NODES - 1)
-    at = torch.where(falls[:, None], 1 - at, at)
-    return curve(points[:, 2], points[:, 3], at).float()
+def _cubic(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return a coordinate of the Bézier curve from 0 to 1 with inner points ``a`` and ``b``, at ``t``."""
+    return 3 * a * t * (1 - t) ** 2 + 3 * b * t**2 * (1 - t) + t**3
 
 
 def matrices(side: int, sigma: Tensor, most: float, mirrored: bool = True) -> Tensor:
@@ -158,12 +133,12 @@ def _images(side: int, reach: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     The axis is mirrored at its edges, edge voxels repeated, and so are its images. One has voxel c at -sign c - shift.
     """
-    found = []
+    images = []
     for turn in range(-1 - int(REACH), 2 + int(REACH)):
         shift = 2 * side * turn
-        found += [(-1, shift)] if abs(shift) - side < reach else []
-        found += [(1, shift + 1)] if max(shift, -shift - 2 * side) < reach else []
-    signs, shifts = zip(*found, strict=True)
+        images += [(-1, shift)] if abs(shift) - side < reach else []
+        images += [(1, shift + 1)] if max(shift, -shift - 2 * side) < reach else []
+    signs, shifts = zip(*images, strict=True)
     return signs, shifts
 
 

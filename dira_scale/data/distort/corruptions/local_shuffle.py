@@ -14,21 +14,21 @@ from dira_scale.arguments import Bound
 from dira_scale.data.distort.corruptions.draws import (
     KEY,
     Params,
+    Sometimes,
     hashed,
     key,
-    of_some,
     one_by_one,
     shifted,
     unit,
 )
-from dira_scale.data.views.parts import Chance, Part
+from dira_scale.data.views.parts import Chance
 
 _RANDOM, _SLOT = 27, 16  # bits of a voxel in the order of its block: random, and its number there
 SLOTS = 2**24  # of voxels of blocks that are computed at once: those of 16 samples of 32 x 64 x 64, in some 0.7 GB
 
 
 @dataclass(frozen=True)
-class LocalShuffle(Part):
+class LocalShuffle(Sometimes):
     """With probability ``p``, the voxels within each of ``blocks`` blocks are permuted.
 
     A block has sides from 1 to a tenth of the view's, anywhere. All are read from the view as it was; where they
@@ -41,21 +41,15 @@ class LocalShuffle(Part):
     blocks: Annotated[int, Bound(f"from 1 to {2**20 - 1}", lambda value: 0 < value < 2**20)] = 10000
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         if np.prod([_largest(n) for n in size]) >= 2**_SLOT:
             shown = " x ".join(map(str, size))
             raise ValueError(f"LocalShuffle has blocks of up to {2**_SLOT} voxels: a view of {shown} is too large")
         return 1 + KEY
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         return {"on": u[:, 0] < self.p, "key": key(u[:, 1:])}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, self._shuffled)
-
-    def _shuffled(self, x: Tensor, params: Params) -> Tensor:
+    def changed(self, x: Tensor, params: Params) -> Tensor:
         tables = _tables(tuple(x.shape[2:]), x.device, getattr(x, "fake_mode", None))
         if one_by_one(x):
             parts = [_sources(key, self.blocks, tables)[None] for key in params["key"].unbind()]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dira_scale.arguments import ArgumentError, Within
 from dira_scale.data.distort.corruptions.draws import PerAxis, per_axis
-from dira_scale.data.views.parts import Part
+from dira_scale.data.views.parts import ViewPart
 
 
 @dataclass(frozen=True)
-class BlockMask(Part):
+class BlockMask(ViewPart):
     """Hide exactly ``share`` of a view's blocks, all equally likely, by ``fill``.
 
     ``block``: pixels or voxels of a block's side; or its sides, an entry for each axis.
@@ -27,11 +27,10 @@ class BlockMask(Part):
     fill: float = 0.0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``: one for each block."""
+        """One for each block."""
         return int(np.prod(self.blocks(size)))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         hidden = round(self.share * u.shape[1])
         order = u.argsort(1, kind="stable")
         mask = np.zeros(u.shape, bool)
@@ -39,7 +38,6 @@ class BlockMask(Part):
         return {"mask": mask.reshape(len(u), *self.blocks(size))}
 
     def apply(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """See ``Corruption``."""
         return x.masked_fill(spread(params["mask"], x.shape[2:])[:, None], self.fill)
 
     def blocks(self, size: Sequence[int]) -> tuple[int, ...]:

@@ -30,13 +30,11 @@ class OneOf:
             raise ArgumentError("p", dict(self.p), "probabilities that add up to at most 1")
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         with inside("of"):
             check(self.of, size)
         return 1 + sum(corruption.numbers(size) for corruption in self.of.values())
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         limits = np.cumsum([self.p[name] for name in self.of])
         choice = np.searchsorted(limits, u[:, 0], side="right")
         params = {"choice": np.where(choice < len(self.of), choice, -1).astype(np.int8)}
@@ -49,7 +47,6 @@ class OneOf:
         return params
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
         for number, (name, corruption) in enumerate(self.of.items()):
             start = f"{name}."
             of_this = {key.removeprefix(start): values for key, values in params.items() if key.startswith(start)}

@@ -12,12 +12,12 @@ from torch import Tensor
 from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, pasted
-from dira_scale.data.views.parts import Ascending, Chance, Part
+from dira_scale.data.distort.corruptions.draws import KEY, Params, Sometimes, field, key, pasted
+from dira_scale.data.views.parts import Ascending, Chance
 
 
 @dataclass(frozen=True)
-class Inpaint(Part):
+class Inpaint(Sometimes):
     """With probability ``p``, fill up to ``boxes`` boxes, each in its turn with probability ``more`` of going on.
 
     ``side``: of a box on each axis, as shares of the view's, rounded down to whole voxels; all between are equally
@@ -37,7 +37,6 @@ class Inpaint(Part):
     least = 0  # boxes that are drawn in any case
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         for n in size:
             low, high = self._sides(n)
             if not 0 < low <= high or high + 2 * self.border > n:
@@ -46,7 +45,6 @@ class Inpaint(Part):
         return 1 + KEY + self.boxes * (2 + 2 * len(size))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         n, sides = len(size), np.array(size)
         each = u[:, 1 + KEY :].reshape(len(u), self.boxes, 2 + 2 * n)
         low, high = np.array([self._sides(side) for side in size]).T
@@ -63,16 +61,12 @@ class Inpaint(Part):
             "values": each[..., 1].astype(np.float32),
         }
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, self._painted)
-
     def _sides(self, n: int) -> tuple[int, int]:
         """The least and the largest of a box on an axis of ``n`` voxels."""
         low, high = (int(each * n + 1e-9) for each in self.side)
         return max(1, low), high
 
-    def _painted(self, x: Tensor, params: Params) -> Tensor:
+    def changed(self, x: Tensor, params: Params) -> Tensor:
         noise, result = self._noise(x, params), x.clone()
         for number in range(self.boxes):
             filling = self._filling(params["values"][:, number], noise, x)
@@ -109,7 +103,7 @@ class Outpaint(Inpaint):
         low, high = super()._sides(n)
         return n - high, n - low
 
-    def _painted(self, x: Tensor, params: Params) -> Tensor:
+    def changed(self, x: Tensor, params: Params) -> Tensor:
         result = self._filling(params["values"][:, 0], self._noise(x, params), x).expand_as(x).clone()
         for number in range(self.boxes):
             result = pasted(result, x, self._box(params, number))
@@ -117,7 +111,7 @@ class Outpaint(Inpaint):
 
 
 @dataclass(frozen=True)
-class SwapPatches(Part):
+class SwapPatches(Sometimes):
     """With probability ``p``, ``swaps`` pairs of equally large patches change places: context restoration (Chen et al.,
     MedIA 2019, sec. 3.1), and DiRA's patch shuffling in any number of dimensions.
 
@@ -132,22 +126,16 @@ class SwapPatches(Part):
     side: Annotated[tuple[float, float], Ascending(Above(0, 1))] = (0.1, 0.25)
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``."""
         return 1 + self.swaps * 3 * len(size)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         each = u[:, 1:].reshape(len(u), self.swaps, 3, len(size))
         low, high = ([max(1, int(part * n + 1e-9)) for n in size] for part in self.side)
         sides = low + (each[:, :, 2] * (np.array(high) - low + 1)).astype(np.int64)
         starts = [random.integers(each[:, :, patch], 0, np.array(size) - sides) for patch in range(2)]
         return {"on": u[:, 0] < self.p, "boxes": np.concatenate((*starts, sides), -1).astype(np.int16)}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
-        return of_some(x, params["on"], params, self._swapped)
-
-    def _swapped(self, x: Tensor, params: Params) -> Tensor:
+    def changed(self, x: Tensor, params: Params) -> Tensor:
         size = x.shape[2:]
         here = torch.arange(size.numel(), device=x.device).view(1, 1, *size)
         source = here.expand(len(x), -1, *size).clone()  # where each voxel is from

@@ -11,7 +11,7 @@ from torch import Tensor
 from dira_scale.arguments import ArgumentError, AtLeast, Bound
 from dira_scale.data import random
 from dira_scale.data.distort.corruptions.draws import Params
-from dira_scale.data.views.parts import Ascending, Chance, Part
+from dira_scale.data.views.parts import Ascending, Chance, ViewPart
 
 TRIES = 48  # rectangles that are drawn for a view; those that do not fit into what is left to hide are left out
 SMALLEST, ASPECT = 4.0, 0.3  # patches of a rectangle, at least; height over width, at least, and at most its inverse
@@ -19,7 +19,7 @@ SHARES = Ascending(Bound("above 0 and below 1", lambda share: 0 < share < 1))
 
 
 @dataclass(frozen=True)
-class PatchMask(Part):
+class PatchMask(ViewPart):
     """With probability ``p`` a method hides a share of a view's patches, uniform in ``share``, each as likely as any
     other (3DINO: Xu et al., npj Digital Medicine 2025).
 
@@ -35,7 +35,7 @@ class PatchMask(Part):
     p: Chance = 0.5
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises ArgumentError for views that are not of whole patches."""
+        """Raise ArgumentError for views that are not of whole patches."""
         if any(side % self.patch for side in size):
             raise ArgumentError("patch", self.patch, f"a side that divides a view of {' x '.join(map(str, size))}")
         return 2 + math.prod(self.patches(size))
@@ -58,12 +58,10 @@ class PatchMask(Part):
         return np.where(u[:, 0] < self.p, count, 0).astype(np.int64)
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         ranks = u[:, 2:].argsort(1, kind="stable").argsort(1)
         return {"mask": (ranks < self.wanted(u, size)[:, None]).reshape(len(u), *self.patches(size))}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """See ``Corruption``."""
         return x
 
 
@@ -79,14 +77,13 @@ class BlockwiseMask(PatchMask):
     share: Annotated[tuple[float, float], SHARES] = (0.1, 0.5)
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises ValueError also for volumes."""
+        """Raise ValueError also for volumes."""
         super().numbers(size)
         if len(size) != 2:
             raise ValueError("BlockwiseMask hides rectangles of images; of volumes use PatchMask")
         return 2 + 4 * TRIES
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        """See ``Corruption``."""
         (rows, columns), wanted = self.patches(size), self.wanted(u, size)
         mask = np.zeros((len(u), rows, columns), bool)
         for number in range(TRIES):
