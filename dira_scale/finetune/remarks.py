@@ -1,4 +1,4 @@
-"""What users should know of a fine-tuning run: before it begins, and at its end."""
+"""Lines for users of a fine-tuning run: before it begins, and at its end."""
 
 import math
 import re

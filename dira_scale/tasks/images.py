@@ -1,4 +1,4 @@
-"""What tasks on whole images share, whether they learn labels or numbers."""
+"""The parts that tasks on whole images share, whether they learn labels or numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to an image or a volume: ``PlaneViews.draw`` and ``VolumeViews.draw``, read from top to bottom.
+"""The random choices for an image or a volume: ``PlaneViews.draw`` and ``VolumeViews.draw``, read from top to bottom.
 
 Nothing is changed here: a view's parameters are drawn. A loader applies its ``Geometry``: it cuts the crop out of the
 stored image, resizes it to ``size`` and mirrors it (``pixels``). The training device applies its ``Distortion`` in this
