@@ -331,7 +331,7 @@ def test_the_next_command_works_or_is_not_proposed(
         counts=counts, quarantined=refused, patients_in_two_splits=0, shards={"a": 1}, split_remark="", dims=2,
         recipe=recipe, name="n", channels=[], in_colour=False,
     )  # fmt: skip
-    made = outcome.Outcome(info, Counter({"blank": refused} if refused else {}), None, (0, 0), [])
+    made = outcome.ConversionOutcome(info, Counter({"blank": refused} if refused else {}), None, (0, 0), [])
     outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")] or [None]
     assert line == (following and f"next: python -m dira_scale.pretrain {following}")
