@@ -23,7 +23,7 @@ class Samples:
     Nothing is copied per sample: columns stay the datasets' own, and are looked up batch by batch.
 
     Attributes:
-        datasets, split, views: the arguments.
+        datasets, split: the arguments.
         chosen: which labels; None: all, where the datasets have the same.
         views: whose ``range`` and ``pad`` hold; None: those of ``ViewSpec`` by default.
         sizes: rows of the split, for each dataset.

@@ -71,7 +71,7 @@ class Loader(Protocol):
 
     def seconds(self) -> Mapping[str, float]:
         """So far, by part: at least ``wait``, which the consumer has waited for batches. The loader's own parts
-        (``stage_seconds.PARTS``) are of all its threads together."""
+        (``device_copies.PARTS``) are of all its threads together."""
         ...
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:

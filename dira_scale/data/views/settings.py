@@ -80,7 +80,7 @@ class Views(ViewPart):
 
 @dataclass(frozen=True)
 class PlaneViewSettings(Views):
-    """The settings of images beside: their crops, and what may be done to these.
+    """The settings that only images have: crops of a share of the area, and what may be done to these.
 
     Attributes:
         scale: the crop's area as a fraction of the image's.
@@ -118,7 +118,7 @@ class PlaneViewSettings(Views):
 
 @dataclass(frozen=True)
 class VolumeViewSettings(Views):
-    """The settings of volumes beside: their crops.
+    """The settings that only volumes have: crops of a size in voxels.
 
     Attributes:
         extents: the sizes in voxels, one of which each crop has; none: the view's size.
@@ -126,8 +126,8 @@ class VolumeViewSettings(Views):
         same_size: with ``iou``: whether both crops have one of ``extents``, or each its own.
         crop_border: for each axis how many voxels crops stay away from the volume's edges, as far as they can; empty:
             none.
-        turns, transpose: probabilities that height and width change places, and of a turn by 90, 180 or 270 degrees in
-            their plane. The restoration target is as the view.
+        turns, transpose: probabilities of a turn by 90, 180 or 270 degrees in the plane of height and width, and that
+            these change places. The restoration target is as the view.
         spacing: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted; None: stored
             voxels, whatever their size.
         pad: whether volumes smaller than a crop are padded with what becomes 0, and masks with ``batch.IGNORE``; else
