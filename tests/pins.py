@@ -278,7 +278,7 @@ def of_output(folder: Path) -> Pins:
     """What a command wrote, but for times and places."""
     for path in files(folder):
         content = re.sub(rb"commit [0-9a-f]+", b"", path.read_bytes()) if path.suffix == ".md" else path.read_bytes()
-            yield from of_json(path) if path.suffix == ".json" else [(str(path), digest(content))]
+        yield from of_json(path) if path.suffix == ".json" else [(str(path), digest(content))]
 
 
 def of_json(path: Path) -> Pins:
