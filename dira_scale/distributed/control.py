@@ -6,15 +6,17 @@ Over gloo, so no device is needed or waited for.
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
 from dira_scale.arguments import ArgumentError
 from dira_scale.config.border import advised
 from dira_scale.distributed.collectives import control_group, world
-from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
+
+if TYPE_CHECKING:  # imports accelerate
+    from dira_scale.distributed.world import World
 
 T = TypeVar("T")
 
@@ -94,7 +96,7 @@ def raise_on_all(function: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def on_main(world: World, function: Callable[[], T]) -> T | None:
+def on_main(world: "World", function: Callable[[], T]) -> T | None:
     """``function()`` on the main process, and None on the others; what it raises is raised on all, as by
     :func:`raise_on_all`. Collective."""
     return raise_on_all(lambda: function() if world.main else None)

@@ -31,7 +31,7 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
     if tasks == 1:
         return
     counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"])  # "2(x3),1" is 2, 2, 2, 1
-    per_node = [count for count, times in counts for _ in range(int(times or 1))]
+    per_node = [int(count) for count, times in counts for _ in range(int(times or 1))]
     job, step = int(environ["SLURM_JOB_ID"]), int(environ["SLURM_STEP_ID"])
     restarts = int(environ.get("SLURM_RESTART_COUNT", "0"))
     alone = len(environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1 and environ.get("CUDA_VISIBLE_DEVICES")

@@ -12,6 +12,7 @@ from dira_scale.errors import DimensionsError, UserError
 from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.held_out import check_evaluation, check_scored, held_out_views, judged_batches
+from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models.hub import weights_fact
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import recorded_config
@@ -42,10 +43,11 @@ def open_data(config: Finetune, views: ViewSpec, world: World) -> Opened:
 
 
 def _opened(config: Finetune, views: ViewSpec, world: World) -> Opened:
-    arguments = config.task.input_arguments()
+    require_libraries()
+    held_out = held_out_views(config, views)
     try:
         with at("task", {"names": config.task.names_key}):
-            data = Inputs.of(config, views, world, **arguments, held_out_views=held_out_views(config, views))
+            data = Inputs.of(config, views, world, **config.task.input_arguments(), held_out_views=held_out)
     except DimensionsError as error:
         whole = "preset=volumes_small, or init= a run on volumes"
         raise UserError(f"{advised(error)}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error

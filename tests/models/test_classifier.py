@@ -17,7 +17,7 @@ from dira_scale.models.heads import MLP, global_average
 from dira_scale.models.normalise import IMAGENET, normalised
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.timm_head import timm_head_names
-from dira_scale.runs.description import Input
+from dira_scale.runs.description import InputDescription
 
 CLASSES = 3
 CHANNELS = [32, 16, 16, 8, 8]
@@ -96,17 +96,17 @@ def test_a_head_takes_vectors_images_and_volumes():
 def test_grey_images_are_normalised_as_torchvision_does_their_copies() -> None:
     images = torch.rand(2, 1, 4, 5)
     expected = normalize(images.expand(-1, 3, -1, -1), [*IMAGENET["mean"]], [*IMAGENET["deviation"]])
-    torch.testing.assert_close(normalised(images, Input((4, 5), **IMAGENET)), expected)
-    torch.testing.assert_close(normalised(images.expand(-1, 3, -1, -1), Input((4, 5), **IMAGENET)), expected)
+    torch.testing.assert_close(normalised(images, InputDescription((4, 5), **IMAGENET)), expected)
+    torch.testing.assert_close(normalised(images.expand(-1, 3, -1, -1), InputDescription((4, 5), **IMAGENET)), expected)
 
 
 def test_volumes_of_several_channels_have_one_mean_each() -> None:
     volumes = torch.rand(2, 2, 3, 4, 5)
-    actual = normalised(volumes, Input((3, 4, 5), 2, mean=(0.1, 0.5), deviation=(2.0, 4.0)))
+    actual = normalised(volumes, InputDescription((3, 4, 5), 2, mean=(0.1, 0.5), deviation=(2.0, 4.0)))
     torch.testing.assert_close(actual[:, 1], (volumes[:, 1] - 0.5) / 4)
     torch.testing.assert_close(actual[:, 0], (volumes[:, 0] - 0.1) / 2)
 
 
 def test_without_means_images_stay() -> None:
     images = torch.rand(1, 1, 2, 2)
-    assert normalised(images, Input((2, 2))) is images
+    assert normalised(images, InputDescription((2, 2))) is images

@@ -130,7 +130,7 @@ class VolumeViewSettings(Views):
             these change places. The restoration target is as the view.
         spacing: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted; None: stored
             voxels, whatever their size.
-        pad: whether volumes smaller than a crop are padded with what becomes 0, and masks with ``batch.IGNORE``; else
+        pad: whether volumes smaller than a crop are padded with what becomes 0, and masks with ``labels.IGNORE``; else
             they are refused.
     """
 
