@@ -284,6 +284,4 @@ def checked(function: Function) -> Function:
 
 def check_fields(instance: Any) -> None:
     """Hold the fields of a dataclass's ``instance`` against their annotations. Raises ArgumentError."""
-    kinds = kinds_of(type(instance))  # type: ignore[arg-type]  # classes are hashable
-    for field in fields(instance):
-        converted(kinds[field.name], getattr(instance, field.name), field.name)
+    check_arguments(type(instance), {field.name: getattr(instance, field.name) for field in fields(instance)})

@@ -112,5 +112,7 @@ def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, A
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
         for split, of in content["figures"].items() for figure in of if plain(figure.value) is not None
     )  # fmt: skip
-    compared = {f"test/{metric}/{name}" for metric, name in content.get("compared", ())}
+    test = content["figures"].get("test", ())
+    keys = content.get("compared", [figure.key for figure in test if figure.overall])  # files of before have none
+    compared = {f"test/{metric}/{name}" for metric, name in keys}
     return figures, read_yaml(output / "config.yaml"), compared

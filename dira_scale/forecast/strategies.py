@@ -104,7 +104,7 @@ def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[di
     zero, blocks = strategy.startswith("zero"), [block.size for block in step.blocks]
     everything = step.trained + step.idle + step.momentum
     buffers: dict[str, float] = {
-        "ddp": 0.0,
+        "ddp": 0,
         # What is in no block; the current block, the next one, and gradients being sent.
         "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
         "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent

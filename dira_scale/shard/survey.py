@@ -3,6 +3,7 @@
 import io
 import math
 import random
+import re
 import statistics
 import tarfile
 import time
@@ -85,7 +86,7 @@ def survey(plan: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int 
     for item in plan:
         record = item.record
         if isinstance(record.image, SourceImage):
-            kind = type(record.image).__name__.lower()
+            kind = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(record.image).__name__).lower()  # such as "dicom frame"
         else:
             kind = "".join(record.image.suffixes[-2 if record.image.suffix == ".gz" else -1 :]).lower()
         result.kinds[kind] += 1

@@ -234,8 +234,7 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any], set[str]]:
         for key, value in row.items()
         if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
     )
-    judged = "val" if any(split == "val" for _, split in last) else "train"
-    return figures, read_yaml(output / "config.yaml"), {f"{stage}/{judged}/loss" for stage, _ in last}
+    return figures, read_yaml(output / "config.yaml"), {f"{stage}/val/loss" for stage, _ in last}
 
 
 def probing(output: Path) -> tuple[Figures, Mapping[str, Any], set[str]]:

@@ -140,7 +140,7 @@ def make(cfg: DictConfig) -> None:
         if written is None:
             check_output(out, None)
             if small := too_small(dataset, train, ~references(train, words), words):
-                console.print(f"warning: not values training {words.kind} can be a reference{small}", style="yellow")
+                console.print(f"warning: not every training {words.kind} can be a reference{small}", style="yellow")
             decisive = {name: identity[name] for name in ("words_of", "splits", "encoder", "seen")}
             kept = out / PARTIAL / f"descriptors-{identity_hash(decisive)[:16]}"  # until the dataset is finished
             if not kept.exists():

@@ -1,6 +1,6 @@
 """The search for visual words (TransVW; Haghighi et al., "Transferable Visual Words", IEEE TMI 2021).
 
-SplitVolumes and cubes stand for images and patches, too, which have one axis less and are not filtered.
+Volumes and cubes stand for images and patches, too, which have one axis less and are not filtered.
 
     for each word:
         take a reference that was not taken before, and rank patients by the distance of their descriptors to its own

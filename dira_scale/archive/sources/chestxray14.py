@@ -79,8 +79,9 @@ class ChestXray14(ListedFiles):
             entry, split = entries.get(path.name), splits.get(path.name)
             if entry is None or split is None:
                 lists = "official lists" if self.official else "lists of recipe.lists"
-                reason = f"not in the {'table of findings' if entry is None else lists}"
-                yield SourceRecord(path.name, path, rejected=reason)
+                yield SourceRecord(
+                    path.name, path, rejected=f"not in the {'table of findings' if entry is None else lists}"
+                )
                 continue
             yield SourceRecord(
                 path.name,

@@ -134,8 +134,8 @@ class Jsrt(ListedFiles):
             try:
                 boxes: tuple[Box, ...] = ()
                 if size != "?":  # the square around the nodule, whose centre is pixel x, y
-                    side = float(size) / SPACING
-                    square = Box("nodule", float(y) + 0.5 - side / 2, float(x) + 0.5 - side / 2, side, side)
+                    left, top, side = float(x), float(y), float(size) / SPACING
+                    square = Box("nodule", top + 0.5 - side / 2, left + 0.5 - side / 2, side, side)
                     boxes = (clip_box(square, (SIDE, SIDE)),)
                 malignant = {"malignant": 1.0, "benign": 0.0}[kind.lower()]
             except (ValueError, KeyError) as error:

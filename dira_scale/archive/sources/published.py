@@ -95,7 +95,7 @@ def reject_repeated(records: Iterable[SourceRecord], root: Path) -> Iterator[Sou
 
 
 class ListedFiles(ABC):
-    """A source whose ``listed`` names its files, which are not touched before."""
+    """A source whose ``listed`` names its files, and opens no image."""
 
     root: Path
 
