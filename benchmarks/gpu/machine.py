@@ -15,7 +15,7 @@ CARRIED = {
     "segmentation-models-pytorch": "segmentation_models_pytorch", "packaging": "packaging", "tqdm": "tqdm",
     "pytest": "pytest", "pytest-timeout": "pytest_timeout", "pluggy": "pluggy", "iniconfig": "iniconfig",
     "pygments": "pygments",
-    "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom",
+    "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom", "etils": "etils",
     "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg", "monai": "monai",
 }  # fmt: skip
 

@@ -50,5 +50,5 @@ def test_runs_are_compared_by_what_they_looked_at_and_started_from(tmp_path: Pat
     assert dira.interval is not None and dira.interval.value == pytest.approx(dira.mean)
     assert by_metric["init=random", "accuracy a/0.5"].interval is None
     assert {c.metric for c in result.comparisons} == {"accuracy mean/0.3", "accuracy mean/0.5"}
-    pairs, config = localizing(runs[0][1])
+    pairs, config, _ = localizing(runs[0][1])
     assert dict(pairs)["accuracy/mean/0.5"] == values["random", 0] and config["run"] == str(tmp_path / "random-0")

@@ -209,7 +209,7 @@ def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None
 
 
 def test_views_of_resized_crops_have_the_spacing_of_their_crops() -> None:
-    views = ViewSpec(size=(16, 32, 32), extents=((32, 32, 64),), **CUT | {"cutout": Cutout(p=0)})
+    views = ViewSpec(size=(16, 32, 32), extents=((32, 32, 64),), **CUT | {"cutout": Cutout(p=0), "border": 3})
     stored = np.array([[3.0, 1.0, 1.0], [np.nan, 1.0, 1.0]])
     assert view_spacing(views, stored).tolist() == [[6.0, 1.0, 2.0], [2.0, 1.0, 2.0]]
     assert view_spacing(replace(views, spacing=(2.0, 1.0, 1.0)), stored).tolist() == [[4.0, 1.0, 2.0]] * 2

@@ -166,7 +166,7 @@ def test_another_tasks_run_is_reported_and_its_results_are_read(
     page = (regression / "report.html").read_text()
     for text in ("A line, fitted (<code>regression.py</code>)", "points/s", "the slopes", "Mean squared error"):
         assert text in page
-    figures, _ = training(regression)
+    figures, *_ = training(regression)
     assert {"weights/train/points_per_second", "all/val/loss"} <= {name for name, _ in figures}
     assert export([f"run={regression}"]) == 2
     assert "has no encoder" in capsys.readouterr().err
