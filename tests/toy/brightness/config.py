@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dira_scale.config.border import at
 from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import Architecture
 from dira_scale.training.config import StagedTraining
@@ -16,7 +17,8 @@ class Brightness(StagedTraining):
     views: dict[str, Any] = MISSING
 
     def bn_groups(self, batch: int) -> int:
-        return self.model.groups(batch)
+        with at("model"):
+            return self.model.groups(batch)
 
 
 @dataclass
