@@ -50,7 +50,7 @@ class FinetuneBlueprint(Blueprint):
 
     @cached_property
     def supervision(self) -> Supervision:
-        """What is learned as far as the keys say it, for checks and plans; :meth:`task` learns that of the data."""
+        """The keys alone decide this one, which checks and plans use; :meth:`task` makes another from the data."""
         return without_data(self.config.task)
 
     @property

@@ -1,4 +1,4 @@
-"""Which figures tables show in percent: as before figures said it themselves, and read from rows of that time."""
+"""Metrics say which figures tables show in percent; rows of older files are read by the names of their time."""
 
 import json
 

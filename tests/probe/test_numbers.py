@@ -166,7 +166,7 @@ SOURCE = Features("net", "run", "last", 6, [{}])
 
 
 def of_numbers(r2: float, mae: float, pearson: float, c: float) -> Fit:
-    """Of the number age; another, ef, has no figure."""
+    """Return a fit of the number age; another number, ef, has no figure."""
     found = {R2: r2, MAE: mae, PEARSON: pearson}
     made = [
         Figure(metric, name, v if name == "age" else np.nan, 9, 0, 9, share=metric == R2)

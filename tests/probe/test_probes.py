@@ -48,7 +48,7 @@ def task(labels: Parts, names: tuple[str, ...] = ("a",)) -> ProbeTask:
 
 
 def areas(fit: Fit) -> np.ndarray:
-    """Of each label, in their order."""
+    """Return the areas of the labels, in their order."""
     return np.array([figure.value for figure in fit.figures.values() if figure.name != MEAN])
 
 
@@ -156,7 +156,7 @@ def test_draws_are_whole_patients_nested_and_seeded() -> None:
 
 
 def fitted(*areas: float, chosen: dict[str, float] | None = None) -> Fit:
-    """Of the mean, and of labels a, b, ..."""
+    """Return a fit with the areas of the mean, and of the labels a, b, ..."""
     names = [MEAN, *"abcd"]
     made = [Figure(AUROC, name, area, 9, 0, 9, share=True) for name, area in zip(names, areas, strict=False)]
     return Fit({figure.key: figure for figure in made}, chosen or {})
