@@ -24,9 +24,8 @@ def main() -> int:
     run.mkdir(parents=True, exist_ok=True)
     status, lines, hold = run / "status.json", run / "steps", run.parent / "hold"
     before = json.loads(status.read_text()) if status.exists() else {"lease": 0}
-    saved = run / "checkpoints" / max((file.name for file in run.glob("checkpoints/*")), default=f"{0:09d}")
-    saved.mkdir(parents=True, exist_ok=True)
-    step, lease, signals = int(saved.name), before["lease"] + 1, []
+    saved = max((file.name for file in run.glob("checkpoints/*")), default="0")
+    step, lease, signals = int(saved), before["lease"] + 1, []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, _: signals.append(number))
     kept = lines.read_text().splitlines()[:step] if lines.exists() else []
@@ -39,8 +38,7 @@ def main() -> int:
         temporary.replace(status)
 
     def save() -> None:
-        nonlocal saved
-        saved = saved.rename(saved.with_name(f"{step:09d}"))
+        (run / "checkpoints" / f"{step:09d}").mkdir(parents=True, exist_ok=True)  # one taken over may just have saved it
 
     write("running", None)
     lines.write_text("".join(f"{line}\n" for line in kept))
