@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from benchmarks import synthetic
-from dira_scale.data.loaders import Loader
-from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
-from dira_scale.machine.workers import parallel_map
-from dira_scale.phantom.anatomy import Anatomy
-from dira_scale.phantom.cxr.radiograph import take
-from dira_scale.pixels import codecs
+from dira_scale.archive.phantom.anatomy import Anatomy
+from dira_scale.archive.phantom.cxr.radiograph import take
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.workers import parallel_map
+from dira_scale.base.storage.atomic import write_atomic
+from dira_scale.dataset.pixels import codecs
 from dira_scale.shard import main as shard
-from dira_scale.storage.atomic import write_atomic
-from dira_scale.training.inputs import Inputs
+from dira_scale.train.data.loaders import Loader
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.inputs import Inputs
 
 WHITE = 4095  # of 12 bits
 

@@ -27,15 +27,15 @@ from torch import Tensor
 
 from benchmarks.backends import make_shards
 from benchmarks.step import clock
-from dira_scale.config.compose import compose
-from dira_scale.data.batch import CHANNELS_LAST
+from dira_scale.base.config.compose import compose
+from dira_scale.base.storage.atomic import write_json
 from dira_scale.embed.compute import EmbeddingJob
-from dira_scale.evaluation.embeddings import Embeddings
-from dira_scale.evaluation.features import Images
-from dira_scale.evaluation.rounds import connect
-from dira_scale.models.network import moved
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import write_json
+from dira_scale.judge.evaluation.embeddings import Embeddings
+from dira_scale.judge.evaluation.features import Images
+from dira_scale.judge.evaluation.rounds import connect
+from dira_scale.train.data.batch import CHANNELS_LAST
+from dira_scale.train.models.network import moved
+from dira_scale.train.runs.environment import environment
 
 GOAL = 0.9
 ORDER = ("ours", "bare", "loader")

@@ -30,12 +30,12 @@ import torch
 
 from benchmarks import synthetic
 from benchmarks.backends import BACKENDS, make_shards, open_all
-from dira_scale.data.batch import Batch
-from dira_scale.data.loaders import Loader
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.processes import start
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import write_json
+from dira_scale.base.storage.atomic import write_json
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.loaders import Loader
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.processes import start
+from dira_scale.train.runs.environment import environment
 
 GOAL = 0.95
 CORES = len(os.sched_getaffinity(0))

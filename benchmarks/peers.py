@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.turns import Pace, Turn
-from dira_scale.errors import UserError
-from dira_scale.machine import torchvision_ops
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine import torchvision_ops
 
 VARIABLE = "DIRA_SCALE_PEERS"  # the environment's folder
 HOW = f"python -m benchmarks.peers FOLDER makes the environment, --peers FOLDER or {VARIABLE} names it"

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort
-from dira_scale.distributed.precision import choose
-from dira_scale.methods import Method
-from dira_scale.methods.adversary import Adversary
-from dira_scale.models.heads import Projector
 from dira_scale.pretrain.config import Pretrain
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.distort import Distort
+from dira_scale.train.distributed.precision import choose
+from dira_scale.train.methods import Method
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.models.heads import Projector
 
 
 class PlainNetwork(nn.Module):

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.plain import optimizer
-from dira_scale.data.batch import Batch
-from dira_scale.data.distort import build as build_distort
-from dira_scale.distributed.precision import choose
-from dira_scale.methods.dinov2 import DINOv2
-from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.pretrain.config import Pretrain
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.distort import build as build_distort
+from dira_scale.train.distributed.precision import choose
+from dira_scale.train.methods.dinov2 import DINOv2
+from dira_scale.train.models.pyramid import TimmEncoder
 
 
 class Network(nn.Module):

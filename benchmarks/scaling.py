@@ -2,7 +2,7 @@
 
     python -m dira_scale.bench scaling [--out out/scaling] [--experiment dira_moco]
 
-The step of dira_scale.forecast (arithmetic, rings and trees, what is hidden, the slowest of W) on the GPUs that
+The step of dira_scale.fleet.forecast (arithmetic, rings and trees, what is hidden, the slowest of W) on the GPUs that
 `python -m dira_scale.plan` describes. OUT/scaling.json has all figures.
 """
 
@@ -16,15 +16,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from benchmarks import tables
-from dira_scale.config.compose import compose
-from dira_scale.forecast.estimate import arithmetic
-from dira_scale.forecast.ledger import CollectiveMessage
-from dira_scale.forecast.links import JITTER, Links, StepTimes, Workload
-from dira_scale.forecast.network import fake_task, one_rank_of
-from dira_scale.forecast.rehearsal import Rehearsal, rehearse
-from dira_scale.forecast.strategies import traffic
+from dira_scale.base.config.compose import compose
+from dira_scale.fleet.forecast.estimate import arithmetic
+from dira_scale.fleet.forecast.ledger import CollectiveMessage
+from dira_scale.fleet.forecast.links import JITTER, Links, StepTimes, Workload
+from dira_scale.fleet.forecast.network import fake_task, one_rank_of
+from dira_scale.fleet.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.fleet.forecast.strategies import traffic
 from dira_scale.pretrain.blueprint import PretrainBlueprint
-from dira_scale.runs.environment import environment
+from dira_scale.train.runs.environment import environment
 
 GPUS = tuple(2**i for i in range(3, 11))
 REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay

@@ -29,14 +29,14 @@ import torch
 from benchmarks import synthetic
 from benchmarks.plain import Plain
 from benchmarks.plain_dinov2 import PlainDINOv2
-from dira_scale.data.batch import Batch
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.processes import start
-from dira_scale.errors import UserError, nearest
-from dira_scale.methods.dinov2 import DINOv2
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.storage.atomic import write_json
 from dira_scale.pretrain.blueprint import PretrainBlueprint
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import write_json
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.processes import start
+from dira_scale.train.methods.dinov2 import DINOv2
+from dira_scale.train.runs.environment import environment
 
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most

@@ -11,22 +11,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
-from dira_scale import methods
-from dira_scale.config.compose import compose
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.world import World
-from dira_scale.engine.task import StagePlan
-from dira_scale.methods import Method
-from dira_scale.methods.adversary import Adversary
-from dira_scale.models.network import moved
+from dira_scale.base.config.compose import compose
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.task import PretrainTask
-from dira_scale.training.blueprint import Blueprint, blueprint_of
-from dira_scale.training.schedule import stage_plans
+from dira_scale.train import methods
+from dira_scale.train.blueprint import Blueprint, blueprint_of
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.methods import Method
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.models.network import moved
+from dira_scale.train.schedule import stage_plans
 
 if TYPE_CHECKING:
-    from dira_scale.engine.loop import Loop
+    from dira_scale.train.engine.loop import Loop
 
 NEVER = 10**6  # steps
 BATCHES = 4  # different ones, in turn
@@ -76,9 +76,9 @@ def train(
     images: "SyntheticImages",
 ) -> None:
     """Pretraining on ``images``, to its end, by the trainer that `pretrain` runs; ``images.trainer`` is it."""
-    from dira_scale.engine.loop import Loop
-    from dira_scale.engine.signals import Signals
-    from dira_scale.runs.folder import RunFolder
+    from dira_scale.train.engine.loop import Loop
+    from dira_scale.train.engine.signals import Signals
+    from dira_scale.train.runs.folder import RunFolder
 
     content: Any = OmegaConf.to_container(composed)
     run = RunFolder(Path(config.run), content)

@@ -7,7 +7,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  (a package that is missing would 
 
 from itertools import pairwise
 
-from dira_scale.termination import end_quietly
+from dira_scale.base.termination import end_quietly
 
 __version__ = "0.1.0"
 

@@ -5,9 +5,9 @@ from importlib import import_module
 from pathlib import Path
 
 from dira_scale import __version__
+from dira_scale.base.errors import nearest
+from dira_scale.base.termination import end_quietly
 from dira_scale.commands import COMMANDS
-from dira_scale.errors import nearest
-from dira_scale.termination import end_quietly
 
 
 def main() -> int:

@@ -9,24 +9,24 @@ from typing import Any
 from etils.epy import lazy_imports
 from torch import Tensor
 
+from dira_scale.base.config.compose import configured
+from dira_scale.base.config.logs import Errors
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.workers import refuse_in_worker
 from dira_scale.commands import COMMANDS
-from dira_scale.config.compose import configured
-from dira_scale.config.logs import Errors
-from dira_scale.data.labelled import LabelledImages
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.evaluation.embeddings import Embeddings
-from dira_scale.evaluation.encoders import stored_encoder
-from dira_scale.machine.workers import refuse_in_worker
-from dira_scale.models.bf16 import autocast
-from dira_scale.models.network import Encoder
-from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
-from dira_scale.runs.reader import RunReader
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation.embeddings import Embeddings
+from dira_scale.judge.evaluation.encoders import stored_encoder
+from dira_scale.train.data.labelled import LabelledImages
+from dira_scale.train.models.bf16 import autocast
+from dira_scale.train.models.network import Encoder
+from dira_scale.train.runs.exit_codes import BAD_INPUT, FAILED
+from dira_scale.train.runs.reader import RunReader
 
 with lazy_imports():
-    from dira_scale.data import distort as distortion
-    from dira_scale.training import blueprint as blueprints
-    from dira_scale.training import inputs, trainer
+    from dira_scale.train import blueprint as blueprints
+    from dira_scale.train import inputs, trainer
+    from dira_scale.train.data import distort as distortion
 
 __all__ = [
     "Embeddings", "LabelledImages", "UserError", "autocast", "embed", "encoder", "evaluate", "export", "finetune",

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dira_scale.arguments import ArgumentError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError, local_rank, nearest, print_error
+from dira_scale.base.termination import interrupted
 from dira_scale.command import Command
-from dira_scale.errors import UserError, local_rank, nearest, print_error
-from dira_scale.termination import interrupted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,7 +78,7 @@ def run(name: str, function: Function, words: list[str]) -> int:
 
     A ``UserError`` is printed as one line (2), and so is Ctrl-C (75).
     """
-    from dira_scale.config.compose import compose
+    from dira_scale.base.config.compose import compose
 
     return _ended(name, words, lambda: function(compose(name, words)))
 
@@ -88,7 +88,7 @@ def _of_processes(command: Command, words: list[str]) -> int:
 
     With several processes none looks at the inputs: what only one of them lacks is reported once they have met.
     """
-    from dira_scale.config.compose import compose
+    from dira_scale.base.config.compose import compose
 
     try:
         config = compose(command.name, words)
@@ -96,14 +96,14 @@ def _of_processes(command: Command, words: list[str]) -> int:
             command.check_inputs(config)
     except UserError as error:
         return _refused(command.name, words, error)
-    from dira_scale.distributed.processes import leave
+    from dira_scale.train.distributed.processes import leave
 
     return leave(lambda: _ended(command.name, words, lambda: command.carry_out(config)))
 
 
 def _ended(name: str, words: list[str], action: Callable[[], Any]) -> int:
     """The exit code of ``action``, which returns one or nothing, as the command ``name`` with these ``words``."""
-    from dira_scale.config import logs
+    from dira_scale.base.config import logs
 
     title = name.replace("_", " ")
     logs.start(title)
@@ -117,8 +117,8 @@ def _ended(name: str, words: list[str], action: Callable[[], Any]) -> int:
 
 def _refused(title: str, words: list[str], error: UserError | ArgumentError) -> int:
     """Print the error, and the whole command that it advises, if any; return the exit code."""
-    from dira_scale.config.border import advised
-    from dira_scale.config.overrides import key_of
+    from dira_scale.base.config.border import advised
+    from dira_scale.base.config.overrides import key_of
 
     print_error(title, advised(error))
     if isinstance(error, UserError) and error.add and local_rank() == 0:

@@ -28,7 +28,7 @@ class Command:
         parts: keeps the finished parts of its output when it is stopped.
         slices: makes one of N parts of its output by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.
-        blueprint: of a command that trains: the class of its :class:`dira_scale.training.blueprint.Blueprint`, by which
+        blueprint: of a command that trains: the class of its :class:`dira_scale.train.blueprint.Blueprint`, by which
             sweeps check and estimate its runs, and know what they will be.
         check: of one that does not train: the function that refuses, before there is data, what the command would. It
             gets the configuration; then the descriptions by name of the runs it reads.
@@ -78,4 +78,4 @@ class Command:
         """Carry the command out with a composed configuration; return its exit code, or nothing."""
         if self.function:
             return resolve_name(self.function)(cfg)
-        return resolve_name("dira_scale.training.trainer:train")(self.name, cfg)
+        return resolve_name("dira_scale.train.trainer:train")(self.name, cfg)

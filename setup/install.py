@@ -72,7 +72,7 @@ def install(accelerator: str, wanted: dict) -> None:
         install_torch(f"torch=={pin}", accelerator)
     extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
     pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
-    run(PYTHON, "-m", "dira_scale.machine.torchvision_ops")
+    run(PYTHON, "-m", "dira_scale.base.machine.torchvision_ops")
     if accelerator == "cuda":
         require_gpu()
     check()

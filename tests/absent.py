@@ -61,8 +61,8 @@ def failures() -> dict[str, str]:
 
 def wrong_answers(hidden: Iterable[str]) -> list[str]:
     """What chooses by what is installed: what fails instead of choosing, and what does not see the absence."""
-    from dira_scale.data.loaders.build import choose
-    from dira_scale.errors import UserError
+    from dira_scale.base.errors import UserError
+    from dira_scale.train.data.loaders.build import choose
 
     wrong = []
     for package, requested in _questions().items():
@@ -83,18 +83,18 @@ def wrong_answers(hidden: Iterable[str]) -> list[str]:
 def _questions() -> dict[str, list[Callable[[], object]]]:
     """What asks for a package, or for a program, and has to refuse in one line where it is missing."""
 
-    from dira_scale.config.compose import compose
-    from dira_scale.data.loaders.build import choose
-    from dira_scale.data.loaders.ffcv import FfcvLibrary
-    from dira_scale.distributed.launcher import _refuse_missing
-    from dira_scale.engine.tracker import require_tracker
+    from dira_scale.base.config.compose import compose
+    from dira_scale.base.storage.excel import open_table
+    from dira_scale.base.storage.store import locate
+    from dira_scale.dataset.metrics.libraries import require_libraries
     from dira_scale.export.formats import _onnx
     from dira_scale.finetune.freezing import require_peft
-    from dira_scale.metrics.libraries import require_libraries
     from dira_scale.predict.config import require_format
-    from dira_scale.storage.excel import open_table
-    from dira_scale.storage.store import locate
     from dira_scale.sweep.slurm import submit
+    from dira_scale.train.data.loaders.build import choose
+    from dira_scale.train.data.loaders.ffcv import FfcvLibrary
+    from dira_scale.train.distributed.launcher import _refuse_missing
+    from dira_scale.train.engine.tracker import require_tracker
 
     zero: list[Callable[[], object]] = [lambda: _refuse_missing("zero2")]
     onnx: list[Callable[[], object]] = [lambda: _onnx(None, 0, "")]

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from shared_bases import composed, parsed
 from tiers import MAKE_TEST, Passed, Ran, Rest, Tier
 
-from dira_scale.config import compose
-from dira_scale.config.trust import trust
+from dira_scale.base.config import compose
+from dira_scale.base.config.trust import trust
 
 with suppress(ImportError):  # a GPU machine has only what is carried there
     import hypothesis
@@ -114,7 +114,7 @@ def cores() -> Iterator[None]:
     """A test's process has its share of the cores, whatever else computes: that is watched for 0.3 s at each start."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     with pytest.MonkeyPatch.context() as patch:
-        if processes := sys.modules.get("dira_scale.distributed.processes"):
+        if processes := sys.modules.get("dira_scale.train.distributed.processes"):
             patch.setattr(processes, "idle_cores", lambda share: max(1, share // workers))
         yield
 
@@ -124,6 +124,6 @@ def garbage() -> Iterator[None]:
     """A stage in a test's own process begins without a full search for garbage, a third of a second with what all tests
     import. Processes of their own make it."""
     with pytest.MonkeyPatch.context() as patch:
-        if module := sys.modules.get("dira_scale.engine.garbage"):
+        if module := sys.modules.get("dira_scale.train.engine.garbage"):
             patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
         yield

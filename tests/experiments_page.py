@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dira_scale.config.compose import compose
+from dira_scale.base.config.compose import compose
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "experiments.md"

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 IMPORTS = (
     "torch", "accelerate", "timm", "torch.distributed.fsdp", "torch.utils.tensorboard", "sklearn.metrics",
-    "pyarrow.dataset", "dira_scale.pretrain", "dira_scale.pretrain.task", "dira_scale.engine.run",
+    "pyarrow.dataset", "dira_scale.pretrain", "dira_scale.pretrain.task", "dira_scale.train.engine.run",
     "dira_scale.shard", "dira_scale.export",
 )  # fmt: skip
 OF_ZERO = ("deepspeed", "transformers", "torch._inductor.codecache", "setuptools", "networkx")
@@ -147,7 +147,7 @@ if __name__ == "__main__":
                 importlib.import_module(module)
         from shared_bases import composed
 
-        from dira_scale.config import compose
+        from dira_scale.base.config import compose
 
         compose._hydra = composed  # what a tiny run composes, which takes a quarter of a second
         compose.compose("pretrain", ["experiment=small", "precision=fp32", "data.shards=any"])

@@ -16,7 +16,7 @@ from needs import need_extra
 
 from dira_scale import commands
 from dira_scale.command import Command
-from dira_scale.runs import checkpoint
+from dira_scale.train.runs import checkpoint
 
 SECONDS = 600  # bound on every wait, for a loaded machine with slow cores
 TINY = [

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from dira_scale.models import hub as client
+from dira_scale.train.models import hub as client
 
 TOKEN = "hf_thisIsSecret"
 LARGE = (".safetensors", ".bin", ".onnx")  # kept as large files: named by their SHA-256

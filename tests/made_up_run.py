@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from recorded import record
 
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.manifest import SCHEMA, DatasetInfo, ShardedDataset
 
 STAGES = {"di": 40, "dir": 80, "dira": 30}  # optimizer steps
 TERMS = {"di": ("di",), "dir": ("di", "re"), "dira": ("di", "re", "ad", "discriminator")}

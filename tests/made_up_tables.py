@@ -10,9 +10,9 @@ import yaml
 from finetune.test_comparison import Runs, judged
 from sweep.made_up_sweep import begin
 
-from dira_scale.metrics.cases import LabelCase
-from dira_scale.metrics.figure import Figure
-from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
+from dira_scale.dataset.metrics.cases import LabelCase
+from dira_scale.dataset.metrics.figure import Figure
+from dira_scale.judge.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.sweep.records import Run, SweepFolder
 
 FRACTIONS = (0.01, 0.1)

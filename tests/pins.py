@@ -31,17 +31,17 @@ from harness import job
 from omegaconf import OmegaConf
 
 import dira_scale.api
-from dira_scale.config.compose import compose, defaults
-from dira_scale.config.files import folder
-from dira_scale.config.keys import leaves
-from dira_scale.data import views
-from dira_scale.data.order import ORDER_VERSION, Order
-from dira_scale.errors import UserError
-from dira_scale.phantom.ct import dataset as scans
-from dira_scale.phantom.cxr import dataset as radiographs
-from dira_scale.runs import checkpoint
-from dira_scale.runs.environment import PACKAGES, environment
-from dira_scale.runs.identity import execution, run_name
+from dira_scale.archive.phantom.ct import dataset as scans
+from dira_scale.archive.phantom.cxr import dataset as radiographs
+from dira_scale.base.config.compose import compose, defaults
+from dira_scale.base.config.files import folder
+from dira_scale.base.config.keys import leaves
+from dira_scale.base.errors import UserError
+from dira_scale.train.data import views
+from dira_scale.train.data.order import ORDER_VERSION, Order
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.environment import PACKAGES, environment
+from dira_scale.train.runs.identity import execution, run_name
 
 EXECUTION = execution("pretrain")
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.finetune import description as finetune
 from dira_scale.pretrain import description as pretrain
-from dira_scale.runs.description import FILE, Description
+from dira_scale.train.runs.description import FILE, Description
 
 
 def derived(command: str, config: Mapping[str, Any]) -> Description:

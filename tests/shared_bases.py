@@ -10,8 +10,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl  # private: what
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config import compose
-from dira_scale.config.files import roots
+from dira_scale.base.config import compose
+from dira_scale.base.config.files import roots
 
 hydra, load = compose._hydra, OmegaConf.load
 BASES: dict[object, bytes] = {}  # of all tests of this process, none of which changes a file of configs/

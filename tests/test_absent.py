@@ -21,18 +21,18 @@ MODULES = {
 }  # fmt: skip
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
-    "nvidia.dali": {"dira_scale.data.loaders.dali"},
-    "nibabel": {"dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct"},
+    "nvidia.dali": {"dira_scale.train.data.loaders.dali"},
+    "nibabel": {"dira_scale.archive.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct"},
     "SimpleITK": {
-        "dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
+        "dira_scale.archive.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
         "benchmarks.shard.__main__", "benchmarks.shard.speed",
     },
     "matplotlib": {
-        "dira_scale.pages.figure", "dira_scale.report.plots", "dira_scale.report.health",
-        "dira_scale.report.page", "dira_scale.pages.tables.figures", "dira_scale.pages.tables.page",
+        "dira_scale.judge.pages.figure", "dira_scale.report.plots", "dira_scale.report.health",
+        "dira_scale.report.page", "dira_scale.judge.pages.tables.figures", "dira_scale.judge.pages.tables.page",
         "dira_scale.shard.curate.stats_page", "dira_scale.report.several", "dira_scale.report.neighbours",
     },
-    "monai": {"dira_scale.models.volume.swin_block"},
+    "monai": {"dira_scale.train.models.volume.swin_block"},
     "triton": {
         ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in (ROOT / "dira_scale").rglob("*_triton.py")
     },

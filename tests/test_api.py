@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dira_scale import api
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.dataset.manifest import ShardedDataset
 
 FEW = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in TINY)}
 FEW = {key: value for key, value in FEW.items() if key != "experiment"} | {"model.encoder": "test_resnet"}

@@ -12,9 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from dira_scale import api
+from dira_scale.base.config.compose import defaults
 from dira_scale.command import Command
 from dira_scale.commands import COMMANDS
-from dira_scale.config.compose import defaults
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dira_scale"

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dira_scale import api
-from dira_scale.config.compose import compose
+from dira_scale.base.config.compose import compose
 from dira_scale.export.formats import to_monai, to_smp, to_timm
 from dira_scale.export.network import TrainedNetwork
-from dira_scale.models.encoder import build_encoder
-from dira_scale.models.unet import UNet
+from dira_scale.train.models.encoder import build_encoder
+from dira_scale.train.models.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = (256, 128, 64, 32, 16)

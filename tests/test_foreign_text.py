@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rich.table import Table as Listed
 
-from dira_scale.machine.console import Console
-from dira_scale.pages.tables.cells import Cell, Table
-from dira_scale.pages.tables.page import as_csv, latex, markdown
-from dira_scale.pages.template import template
+from dira_scale.base.machine.console import Console
+from dira_scale.base.storage.tables import as_written, harmless, read_table
+from dira_scale.judge.pages.tables.cells import Cell, Table
+from dira_scale.judge.pages.tables.page import as_csv, latex, markdown
+from dira_scale.judge.pages.template import template
 from dira_scale.predict.tables import write_quarantine, write_rejected_names
 from dira_scale.shard.curate.verify import Damage, print_damages
-from dira_scale.storage.tables import as_written, harmless, read_table
 
 EVIL = "a\x1b]52;c;b3du\x07\x9b31m\u202eb"
 SAFE = r"a\x1b]52;c;b3du\x07\x9b31m\u202eb"

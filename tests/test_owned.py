@@ -15,19 +15,19 @@ from omegaconf import OmegaConf
 
 from dira_scale import plan, report
 from dira_scale.archive.output import check_output, finished
-from dira_scale.errors import UserError
-from dira_scale.evaluation import embeddings as embeddings
+from dira_scale.archive.phantom import folder as phantoms
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage import atomic, owned
+from dira_scale.base.storage.atomic import machine_tag, open_new, write_atomic
+from dira_scale.base.storage.owned import GENERATOR, MARK, SWEEP_PAGE, check_own, own, own_file
 from dira_scale.export.formats import replace_export
-from dira_scale.phantom import folder as phantoms
+from dira_scale.judge.evaluation import embeddings as embeddings
 from dira_scale.predict.tables import write_rejected_names
-from dira_scale.runs.checkpoint import clean_up
-from dira_scale.runs.complete import numbered
-from dira_scale.runs.folder import RunFolder
 from dira_scale.shard.commands import stats
 from dira_scale.shard.curate.audit.report import full_file
-from dira_scale.storage import atomic, owned
-from dira_scale.storage.atomic import machine_tag, open_new, write_atomic
-from dira_scale.storage.owned import GENERATOR, MARK, SWEEP_PAGE, check_own, own, own_file
+from dira_scale.train.runs.checkpoint import clean_up
+from dira_scale.train.runs.complete import numbered
+from dira_scale.train.runs.folder import RunFolder
 
 RUN: dict[str, Any] = {"checkpoint": {"folder": None}, "seed": 0}
 
@@ -106,7 +106,7 @@ def test_a_file_of_the_users_is_not_replaced(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dira_scale.shard.curate.stats.Stats", lambda dataset: None)
-    monkeypatch.setattr("dira_scale.data.manifest.ShardedDataset.open", lambda path: None)
+    monkeypatch.setattr("dira_scale.dataset.manifest.ShardedDataset.open", lambda path: None)
     write, (suffix,) = FILES[command][0], FILES[command][1] or (".html",)
     (tmp_path / f"mine{suffix}").write_text("<!doctype html><p>mine")
     (tmp_path / "config.yaml").write_text("{}")  # as a run has

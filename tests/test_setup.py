@@ -360,7 +360,7 @@ HOOK = """
 import os, sys
 # Python's own finders only: whatever made torchvision importable in this environment is taken away.
 sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "").startswith("_frozen_importlib")]
-from dira_scale.machine import torchvision_ops
+from dira_scale.base.machine import torchvision_ops
 torchvision_ops.register(); torchvision_ops.register()
 import torch
 assert "torchvision" not in sys.modules

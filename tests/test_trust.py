@@ -15,14 +15,14 @@ from toy_run import train, write
 
 from dira_scale import embed, evaluate, export, finetune, localize, predict, probe, report, words
 from dira_scale.archive.recipe import Recipe
-from dira_scale.config import trust
-from dira_scale.config.compose import compose
-from dira_scale.config.registry import imported
-from dira_scale.errors import UserError
+from dira_scale.base.config import trust
+from dira_scale.base.config.compose import compose
+from dira_scale.base.config.registry import imported
+from dira_scale.base.errors import UserError
 from dira_scale.finetune.description import task_of
-from dira_scale.methods.build import method_class
-from dira_scale.models.architecture import ARCHITECTURE, architecture
-from dira_scale.runs.description import FILE, read_description
+from dira_scale.train.methods.build import method_class
+from dira_scale.train.models.architecture import ARCHITECTURE, architecture
+from dira_scale.train.runs.description import FILE, read_description
 
 EVIL = "evil.Boom"
 
@@ -103,7 +103,7 @@ def test_what_was_trusted_or_typed_is_imported(evil: Path) -> None:
     with pytest.raises(UserError, match="code of others"):
         architecture({"_target_": EVIL})
     compose("export", ["run=any", "trust=[evil]"])
-    with pytest.raises(UserError, match=r"evil.Boom is not a dira_scale.models.architecture.Architecture"):
+    with pytest.raises(UserError, match=r"evil.Boom is not a dira_scale.train.models.architecture.Architecture"):
         architecture({"_target_": EVIL})
     assert evil.exists()
 

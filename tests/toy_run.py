@@ -10,11 +10,11 @@ import torch
 import xxhash
 from recorded import record
 
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import SCHEMA, DatasetInfo
-from dira_scale.models.encoder import build_encoder
-from dira_scale.pixels import codecs
-from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.manifest import SCHEMA, DatasetInfo
+from dira_scale.dataset.pixels import codecs
+from dira_scale.train.models.encoder import build_encoder
+from dira_scale.train.runs.checkpoint import Checkpointer, replicated
 
 NAMES = ["bright", "coin", "never"]
 COUNTS = {"train": 60, "val": 24, "test": 24}

@@ -1,6 +1,6 @@
 """D and normalisations alone: DiRA's largest part in three layouts and two precisions, and norms of both kinds of maps.
 
-Each is timed forward and backward, with torch's own operations and with ours (``models/norm_act.py``). What a layer
+Each is timed forward and backward, with torch's own operations and with ours (``train/models/norm_act.py``). What a layer
 would take at the planner's rates is expected; all must agree with IEEE fp32 as far as their bits go.
 """
 
@@ -18,9 +18,9 @@ from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import TOLERANCE
 from benchmarks.synthetic import blueprint
-from dira_scale.distributed.precision import set_fp32
-from dira_scale.forecast.ledger import Ledger
-from dira_scale.models.network import moved
+from dira_scale.fleet.forecast.ledger import Ledger
+from dira_scale.train.distributed.precision import set_fp32
+from dira_scale.train.models.network import moved
 
 # Layout of weights and images -> whether they are channels last, and whether norms keep them so: torch's InstanceNorm
 # does not, and every block goes there and back.
@@ -36,7 +36,7 @@ NORMS: dict[str, Maps] = {
 
 def judged(device: torch.device, precision: str, rehearse: bool) -> dict[str, Any]:
     """D's own step on a batch of clean and one of restored images, and its part of the generator's."""
-    from dira_scale.models.norm_act import plain
+    from dira_scale.train.models.norm_act import plain
 
     made: Any = blueprint(*words("dira_moco", rehearse, "data.batch=256"))
     size, count = made.config.data.size, made.config.data.batch
@@ -78,7 +78,7 @@ def passed(loss: Callable[..., Tensor], given: Iterable[Tensor], of: Iterable[Te
 
 def normalised(device: torch.device, shape: tuple[int, ...], groups: int, last: bool, slope: float) -> dict[str, Any]:
     """A normalisation with the activation after it, in 16 bits."""
-    from dira_scale.models.norm_act import norm_act, plain
+    from dira_scale.train.models.norm_act import norm_act, plain
 
     torch.manual_seed(0)
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)] if last else torch.contiguous_format

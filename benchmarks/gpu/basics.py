@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from benchmarks import synthetic
 from benchmarks.gpu import items
 from benchmarks.gpu.report import Job, figure
-from dira_scale.distributed.precision import set_fp32
-from dira_scale.forecast.ledger import Ledger
-from dira_scale.machine.hardware import hardware
-from dira_scale.runs.environment import environment
+from dira_scale.base.machine.hardware import hardware
+from dira_scale.fleet.forecast.ledger import Ledger
+from dira_scale.train.distributed.precision import set_fp32
+from dira_scale.train.runs.environment import environment
 
 TURNS = 10
 # Dense TFLOP/s (no sparsity) of IEEE fp32, tf32 and bf16 products by the vendors' data sheets, by a part of torch's

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from dira_scale.machine.hardware import hardware
-from dira_scale.storage.atomic import write_atomic
+from dira_scale.base.machine.hardware import hardware
+from dira_scale.base.storage.atomic import write_atomic
 
 PART, PARTS = 16 * 2**20, 5  # bytes of a file, and files, that come back from a machine beside the report
 NAME = "caches"

@@ -21,7 +21,7 @@ from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import CHECKED, PAPER, TOLERANCE, TURN, deviation
 from benchmarks.synthetic import wait
-from dira_scale.engine.parallel.compiled import LIMIT, regions
+from dira_scale.train.engine.parallel.compiled import LIMIT, regions
 
 NOTHING = "nothing"
 RUNGS = {NOTHING: r"$^", "D": r"D$", "decoder": r"decoder\.", "layers 1 and 2": r"layer[12]\.", "the rest": r""}

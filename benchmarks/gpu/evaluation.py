@@ -15,8 +15,8 @@ from benchmarks.gpu.basics import seconds
 from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
-from dira_scale.distributed.precision import autocast
-from dira_scale.pixels import codecs
+from dira_scale.dataset.pixels import codecs
+from dira_scale.train.distributed.precision import autocast
 
 SIDES = (160, 256, 256)  # of a CT volume
 
@@ -38,8 +38,8 @@ def tuned(recipe: str, rehearse: bool) -> dict[str, Any]:
 
 def windows(recipe: tuple[str, ...], sides: tuple[int, ...]) -> dict[str, Any]:
     """A volume through sliding windows, by the network that `finetune` trains on masks."""
-    from dira_scale.evaluation.config import SLIDING
-    from dira_scale.evaluation.inference import Stored, dense  # need OpenCV
+    from dira_scale.judge.evaluation.config import SLIDING
+    from dira_scale.judge.evaluation.inference import Stored, dense  # need OpenCV
 
     loop = Ours(*recipe)
     module, size, counted = loop.model.module.eval(), tuple(loop.batches[0].views[0].shape[2:]), [0]

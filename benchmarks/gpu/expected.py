@@ -11,13 +11,13 @@ from benchmarks.gpu.items import absent
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import EXPECTED, Job
 from benchmarks.gpu.steps import PARTS
-from dira_scale.config.compose import compose
-from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.errors import UserError
-from dira_scale.forecast import strategies
-from dira_scale.forecast.config import plan_of
-from dira_scale.machine.hardware import hardware
-from dira_scale.storage.atomic import write_json
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.hardware import hardware
+from dira_scale.base.storage.atomic import write_json
+from dira_scale.fleet.forecast import strategies
+from dira_scale.fleet.forecast.config import plan_of
+from dira_scale.train.engine.parallel import checkpoint_activations
 
 REACHED = 0.6  # of a peak, by products alone: an estimate
 
@@ -29,9 +29,9 @@ def machine() -> str:
 
 def of(command: str, *overrides: str) -> dict[str, float]:
     """A step's ``ms``, ``host ms``, ``forward ms``, ``GiB`` and ``TFLOP``."""
-    from dira_scale.forecast.estimate import arithmetic, prepared, seconds  # need pyarrow
-    from dira_scale.forecast.network import fake_task
-    from dira_scale.forecast.rehearsal import rehearse
+    from dira_scale.fleet.forecast.estimate import arithmetic, prepared, seconds  # need pyarrow
+    from dira_scale.fleet.forecast.network import fake_task
+    from dira_scale.fleet.forecast.rehearsal import rehearse
 
     given = f"machine={machine()}", "plan.gpus=1", "plan.nodes=1"
     blueprint, ranks, _ = prepared(command, compose(plan_of(command), [*overrides, *given]))

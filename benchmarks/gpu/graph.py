@@ -19,7 +19,7 @@ from benchmarks.gpu.loops import Ours, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import CHECKED, PAPER, TURN
-from dira_scale.models import norm
+from dira_scale.train.models import norm
 
 RECIPES = {"dira_moco, batch 64": ("dira_moco", *PAPER, "data.batch=64"), "labels": ("labels",)}
 NEAR = 1e-2  # of how far a step moves the weights: another order of sums

@@ -49,7 +49,7 @@ def compare(rehearse: bool, side: int, bits: int) -> dict[str, Any]:
 def by_threads(shards: Path, rehearse: bool) -> dict[str, Any]:
     """The rates of `cpu` alone by a few threads; some three seconds."""
     from benchmarks.loader.tune import BATCH, LoaderSetting
-    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.dataset.manifest import ShardedDataset
 
     dataset, figures = ShardedDataset.open(shards), {}
     for threads in FEW:

@@ -16,17 +16,17 @@ from torch import Tensor
 from benchmarks import synthetic
 from benchmarks.plain import ReleasedPlain
 from benchmarks.synthetic import BATCHES, batches, blueprint
-from dira_scale.data import distort
-from dira_scale.data.distort import BatchedDistort
-from dira_scale.distributed.collectives import control_group
-from dira_scale.distributed.precision import LossScale
-from dira_scale.distributed.processes import start
-from dira_scale.engine import optim, parallel
-from dira_scale.engine.means import Means
-from dira_scale.engine.nan_guard import NaNGuard
-from dira_scale.engine.step import Step
-from dira_scale.models.network import moved
-from dira_scale.training.schedule import stage_plans
+from dira_scale.train.data import distort
+from dira_scale.train.data.distort import BatchedDistort
+from dira_scale.train.distributed.collectives import control_group
+from dira_scale.train.distributed.precision import LossScale
+from dira_scale.train.distributed.processes import start
+from dira_scale.train.engine import optim, parallel
+from dira_scale.train.engine.means import Means
+from dira_scale.train.engine.nan_guard import NaNGuard
+from dira_scale.train.engine.step import Step
+from dira_scale.train.models.network import moved
+from dira_scale.train.schedule import stage_plans
 
 FEW = 8  # samples of a step whose work takes the device no time
 

@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.gpu import items
 from benchmarks.gpu.report import Job, figure
 from benchmarks.synthetic import wait
-from dira_scale.distributed import collectives
-from dira_scale.distributed.precision import set_fp32
-from dira_scale.forecast.ledger import Ledger
-from dira_scale.models.norm_over_ranks import BatchNormOverRanks
+from dira_scale.fleet.forecast.ledger import Ledger
+from dira_scale.train.distributed import collectives
+from dira_scale.train.distributed.precision import set_fp32
+from dira_scale.train.models.norm_over_ranks import BatchNormOverRanks
 
 CALLS, OWN = 50, 4  # calls that are timed; operations around a collective
 LAUNCH, DISPATCH = 0.05, 0.0075  # ms of the host: NCCL's call (estimated); an operation (``plan.dispatch``)

@@ -1,7 +1,7 @@
 """On a machine with a CUDA GPU: what is not known of its speed, in one call; by name what is known, and the tests.
 
     python -m dira_scale.bench gpu [--out DIR] [--seconds 590] [--caches FOLDER] [--rehearse]
-    python -m dira_scale.bench gpu --parts tests --tests tests/models/test_norm_act.py      by name
+    python -m dira_scale.bench gpu --parts tests --tests tests/train/models/test_norm_act.py      by name
 
 Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
 was no time for is named. In this order: `profile` (which kernels take a step's time), `alone` (D, norms), `ladder`
@@ -38,9 +38,9 @@ import torch
 from benchmarks.gpu import bounded, caches, expected
 from benchmarks.gpu.basics import machine
 from benchmarks.gpu.report import EXPECTED, Job, Report, text
-from dira_scale.errors import UserError
-from dira_scale.machine.hardware import CPUS_PER_TASK
-from dira_scale.storage.atomic import write_atomic, write_json
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.hardware import CPUS_PER_TASK
+from dira_scale.base.storage.atomic import write_atomic, write_json
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dira_scale.storage.atomic import write_json
+from dira_scale.base.storage.atomic import write_json
 
 SURPRISE = 2.0  # times as much as was expected, or as little
 EVEN = 1.03  # times as fast as the last one, or as slow, is no difference

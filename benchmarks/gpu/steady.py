@@ -22,7 +22,7 @@ from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.synthetic import blueprint, filled
-from dira_scale.data import distort
+from dira_scale.train.data import distort
 
 ROOT = str(Path(__file__).parents[2])
 WARM, WATCHED, DEPTH = 2, 3, 4  # steps before the watched ones; these; lines of a place

@@ -119,7 +119,7 @@ def run(job: Job) -> bool:
 
 def plainly(rung: Rung, rehearse: bool) -> dict[str, Any]:
     """The same with torch's own norms."""
-    from dira_scale.models.norm_act import plain
+    from dira_scale.train.models.norm_act import plain
 
     with plain():
         return measure(rung, rehearse)

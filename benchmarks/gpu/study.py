@@ -28,8 +28,8 @@ from benchmarks.gpu import bounded, items
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.study_commands import SETS, STAGES, Commands, Words, folder, shard
 from benchmarks.gpu.study_table import ended, scores, table
-from dira_scale.runs.exit_codes import DONE, INTERRUPTED
-from dira_scale.storage.atomic import write_atomic, write_json
+from dira_scale.base.storage.atomic import write_atomic, write_json
+from dira_scale.train.runs.exit_codes import DONE, INTERRUPTED
 
 SHORT = 6  # epochs of the runs that measure
 AFTER, SPARE, STOPPING = 150.0, 0.9, 15.0  # seconds after pretraining; share of those for it that is planned; to stop
@@ -75,7 +75,7 @@ def choose(commands: Commands, job: Job, end: float) -> dict[str, float]:
     Short runs of all at once, of the same shape, tell the seconds of the slowest's epoch, and of all else. Raises
     RuntimeError where they have not ended.
     """
-    from dira_scale.data.manifest import ShardedDataset  # needs pyarrow
+    from dira_scale.dataset.manifest import ShardedDataset  # needs pyarrow
 
     file, runs = commands.runs / "choice.json", commands.runs / "measured"
     if file.exists():
@@ -103,7 +103,7 @@ def choose(commands: Commands, job: Job, end: float) -> dict[str, float]:
 
 def seconds_an_image(run: Path) -> float:
     """Of training, in the mean over its stages by their epochs. The first steps of each are slow: medians."""
-    from dira_scale.runs.reader import RunReader
+    from dira_scale.train.runs.reader import RunReader
 
     reader, rates = RunReader(run), defaultdict[str, list[float]](list)
     for row in reader.rows():

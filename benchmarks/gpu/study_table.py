@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from dira_scale.metrics.figure import MEAN
-from dira_scale.runs.files import read_status
+from dira_scale.dataset.metrics.figure import MEAN
+from dira_scale.train.runs.files import read_status
 
 # Row -> the set that is probed, and its label.
 PROBED = {

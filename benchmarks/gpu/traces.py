@@ -18,7 +18,7 @@ from benchmarks.gpu.loops import Ours, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import CHECKED, FP32_D, PAPER, TURN
-from dira_scale.engine.profiler import SPANS
+from dira_scale.train.engine.profiler import SPANS
 
 DEAREST = 40  # kernels of the table
 LENGTH = 240  # of a kernel's name

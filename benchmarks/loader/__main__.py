@@ -37,8 +37,8 @@ from benchmarks.loader.inputs import CASES, LoaderInputs, prepare, radiographs
 from benchmarks.loader.tune import tune
 from benchmarks.peers import Peers, add_flag, gather
 from benchmarks.turns import Spread, rates, ratio, take_turns, turn_of
-from dira_scale.errors import UserError
-from dira_scale.runs.environment import environment
+from dira_scale.base.errors import UserError
+from dira_scale.train.runs.environment import environment
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from benchmarks.loader.files import Crops, Files, Workers
 from benchmarks.loader.inputs import VIEWS, LoaderInputs
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.build import LOADERS, choose
-from dira_scale.data.order import Order
-from dira_scale.errors import UserError
-from dira_scale.pixels import codecs
-from dira_scale.pixels.planes import resize
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.pixels import codecs
+from dira_scale.dataset.pixels.planes import resize
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.build import LOADERS, choose
+from dira_scale.train.data.order import Order
 
 CPU, DECODING, RESIZING = "ours: cpu", "limit: decoding", "limit: resizing"
 

@@ -17,11 +17,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.backends import draw as draw_phantoms
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.views import ViewSpec, draw
-from dira_scale.errors import UserError
-from dira_scale.pixels import codecs
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels import codecs
 from dira_scale.shard import main as shard
+from dira_scale.train.data.views import ViewSpec, draw
 
 VIEWS = ViewSpec()  # two crops of 224 x 224
 SIDE = 1024  # of the radiographs

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from benchmarks import tables
 from benchmarks.turns import rates, take_turns, turn_of
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.build import LOADERS, choose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import Order
-from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.build import LOADERS, choose
+from dira_scale.train.data.order import Order
+from dira_scale.train.data.views import ViewSpec
 
 CLOSE = 0.95  # of the fastest: not worth another thread, or more memory
 PREFETCH = (1, 2, 4, 8)  # batches

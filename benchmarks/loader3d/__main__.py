@@ -32,10 +32,10 @@ from benchmarks.loader3d.inputs import SIZES, VolumeInputs, crop_list, prepare, 
 from benchmarks.loader3d.turns import check, turn
 from benchmarks.peers import Peers, add_flag, gather
 from benchmarks.turns import Pace, Spread, Turn, ratio, take_turns
-from dira_scale.distributed.processes import keep_freed_memory
-from dira_scale.errors import UserError
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import write_json
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.atomic import write_json
+from dira_scale.train.distributed.processes import keep_freed_memory
+from dira_scale.train.runs.environment import environment
 
 # What keep_freed_memory() of ours sets.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{2**30}", "MALLOC_TRIM_THRESHOLD_": f"{2**31 - 1}"}

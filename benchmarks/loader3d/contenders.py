@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.loader3d.inputs import VolumeInputs
 from benchmarks.loader3d.turns import Contender, CropList
-from dira_scale.data.loaders.build import choose
-from dira_scale.metrics.libraries import require_libraries
+from dira_scale.dataset.metrics.libraries import require_libraries
+from dira_scale.train.data.loaders.build import choose
 
 LOADER = "ours: cpu"
 FOREVER = 10**6  # batches

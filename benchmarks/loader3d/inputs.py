@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.loader3d.turns import CropList
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import Order
-from dira_scale.data.requests import Requests
-from dira_scale.data.samples import Samples
-from dira_scale.data.views import Jitter, ViewSpec
-from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Shuffle
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main as shard
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.order import Order
+from dira_scale.train.data.requests import Requests
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.data.views import Jitter, ViewSpec
+from dira_scale.train.data.views.parts import Blur, Cutout, InverseCutout, Shuffle
 
 SIZES = {"64x64x32": (32, 64, 64), "96x96x96": (96, 96, 96)}  # the papers' name; (depth, height, width)
 BATCHES = 256  # of different crops
@@ -61,7 +61,7 @@ class VolumeInputs:
 
 def source(folder: Path, patients: int, size: int) -> list[str]:
     """The words that shard the volumes."""
-    from dira_scale.phantom.ct.dataset import generate  # needs nibabel and SimpleITK
+    from dira_scale.archive.phantom.ct.dataset import generate  # needs nibabel and SimpleITK
 
     made = generate(folder / f"phantoms-{patients}-{size}", patients, format="nifti", size=size)
     return ["recipe=phantom_ct", "recipe.format=nifti", f"recipe.images={made}"]

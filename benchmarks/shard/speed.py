@@ -18,16 +18,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.archive.imaging.read import read_image
+from dira_scale.archive.imaging.volumes import prepare, read_volume
+from dira_scale.archive.phantom.cxr.dataset import generate
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.writer import WrittenShard, sharding, write_shards
-from dira_scale.config.compose import compose
-from dira_scale.imaging.read import read_image
-from dira_scale.imaging.volumes import prepare, read_volume
-from dira_scale.machine.workers import worker_pool
-from dira_scale.phantom.cxr.dataset import generate
-from dira_scale.pixels.codecs import encode
+from dira_scale.base.config.compose import compose
+from dira_scale.base.machine.workers import worker_pool
+from dira_scale.dataset.pixels.codecs import encode
 
 
 @dataclass(frozen=True)

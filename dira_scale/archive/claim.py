@@ -15,10 +15,10 @@ from dira_scale.archive.output import LOCK, PARTIAL, PLAN_FILE, differences, fin
 from dira_scale.archive.plan import PlannedShards
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.writer import Conversion, WrittenShard, write_shards
-from dira_scale.data.manifest import MANIFEST_FILE, ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.storage.atomic import publish, write_json
-from dira_scale.storage.store import as_os_error, is_local, remove
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.atomic import publish, write_json
+from dira_scale.base.storage.store import as_os_error, is_local, remove
+from dira_scale.dataset.manifest import MANIFEST_FILE, ShardedDataset
 
 T = TypeVar("T")
 

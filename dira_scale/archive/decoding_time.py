@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.samples import stored_codecs
-from dira_scale.pixels.codecs import DECODED_ON_GPU, decode, encode, gpu_codec
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import DECODED_ON_GPU, decode, encode, gpu_codec
+from dira_scale.train.data.samples import stored_codecs
 
 IMAGES = 8  # measured
 REPEATS = 3  # of which the fastest counts

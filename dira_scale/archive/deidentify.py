@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dira_scale.errors import UserError
-from dira_scale.storage.text import brief
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.text import brief
 
 ENVIRONMENT = "DIRA_SCALE_HASH_KEY"
 PUBLIC_KEY = b"dira_scale: public images"  # for public data, so that everyone's shards are equal

@@ -20,13 +20,13 @@ from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import modality_of
-from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, schema_of
-from dira_scale.data.manifest.croissant import croissant
-from dira_scale.errors import UserError
-from dira_scale.storage.atomic import open_new, publish
-from dira_scale.storage.owned import REJECTED
-from dira_scale.storage.store import as_os_error, remove
-from dira_scale.storage.tables import harmless
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.atomic import open_new, publish
+from dira_scale.base.storage.owned import REJECTED
+from dira_scale.base.storage.store import as_os_error, remove
+from dira_scale.base.storage.tables import harmless
+from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, schema_of
+from dira_scale.dataset.manifest.croissant import croissant
 
 ROWS_AT_ONCE = 2**14  # per row group: about this many rows are in memory at most
 

@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from dira_scale.archive.imaging.burned_in import LetteringError
+from dira_scale.archive.imaging.colour import ColourError
+from dira_scale.archive.imaging.grey import GreyImage
 from dira_scale.archive.output import beside
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
-from dira_scale.errors import UserError, counted
-from dira_scale.imaging.burned_in import LetteringError
-from dira_scale.imaging.colour import ColourError
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.storage.atomic import write_atomic
-from dira_scale.storage.owned import own_file
+from dira_scale.base.errors import UserError, counted
+from dira_scale.base.storage.atomic import write_atomic
+from dira_scale.base.storage.owned import own_file
 
 LOOKED_AT = 16  # images
 MOST = 0.5  # share of the images that can be read, from which on lettering stops a conversion

@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from dira_scale.archive.finish import ConversionOutcome
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import EMPTY
-from dira_scale.config.compose import defaults
-from dira_scale.data.epochs import longer, smaller_batch, steps_of
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.data.manifest.index import SIDES
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.errors import UserError, counted
-from dira_scale.machine.console import Console
+from dira_scale.base.config.compose import defaults
+from dira_scale.base.errors import UserError, counted
+from dira_scale.base.machine.console import Console
+from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
+from dira_scale.dataset.manifest.index import SIDES
+from dira_scale.train.data.epochs import longer, smaller_batch, steps_of
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed

@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from dira_scale.archive.plan import ShardPlan, input_of
-from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.storage.owned import REJECTED, own_file
-from dira_scale.storage.store import as_os_error, is_local, locate, open_file
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.owned import REJECTED, own_file
+from dira_scale.base.storage.store import as_os_error, is_local, locate, open_file
+from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
 
 PARTIAL = ".partial"
 PLAN_FILE, LOCK = "plan.json", "lock"

@@ -16,8 +16,8 @@ from dira_scale.archive.deidentify import Hasher, coarse
 from dira_scale.archive.recipe import Recipe, channels_of, classes_of
 from dira_scale.archive.sources.base import Source, SourceRecord
 from dira_scale.archive.splits import draw_splits
-from dira_scale.config.border import at
-from dira_scale.errors import UserError
+from dira_scale.base.config.border import at
+from dira_scale.base.errors import UserError
 
 # SQLite's unnamed temporary file: it disappears with the process, however it ends.
 UNNAMED = ""

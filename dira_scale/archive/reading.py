@@ -6,18 +6,18 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.colour import RGB, refuse_grey
+from dira_scale.archive.imaging.files import DAMAGED
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.read import read_image, read_mask
+from dira_scale.archive.imaging.rejection import OUT_OF_REACH, RejectedError, rejects
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.archive.plan import Item
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import PaintedMask, SourceImage
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.colour import RGB, refuse_grey
-from dira_scale.imaging.files import DAMAGED
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.read import read_image, read_mask
-from dira_scale.imaging.rejection import OUT_OF_REACH, RejectedError, rejects
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes import read_volume, read_volume_mask
-from dira_scale.storage.store import is_local
+from dira_scale.base.storage.store import is_local
 
 # What accepts an input, by the word of its rejection.
 ACCEPTED = {

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
+from dira_scale.archive.imaging.colour import GREY, ColourMode
+from dira_scale.archive.imaging.settings import BurnedIn, ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.split_lists import checksums, split_lists
-from dira_scale.arguments import inside
-from dira_scale.config.border import at
-from dira_scale.config.keys import typed
-from dira_scale.config.registry import imported
-from dira_scale.config.schema import path_arguments
-from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
-from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.colour import GREY, ColourMode
-from dira_scale.imaging.settings import BurnedIn, ReadSettings, SliceSettings, VolumeSettings
-from dira_scale.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
+from dira_scale.base.arguments import inside
+from dira_scale.base.config.border import at
+from dira_scale.base.config.keys import typed
+from dira_scale.base.config.registry import imported
+from dira_scale.base.config.schema import path_arguments
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.dataset.manifest.checks import LONGEST_TEXT, is_shown
+from dira_scale.dataset.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
 
 AUTO = "auto"  # of recipe.volume.range
 HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone

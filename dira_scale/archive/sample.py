@@ -7,15 +7,15 @@ import PIL.Image
 import xxhash
 
 from dira_scale.archive.deidentify import coarse
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.grey import GreyImage, resize, shrink
+from dira_scale.archive.imaging.volume import Annotated, Volume
+from dira_scale.archive.imaging.volumes import prepare
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import check_shape, mask_of, quarantines
 from dira_scale.archive.recipe import Recipe
-from dira_scale.data.tar import Sample
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.grey import GreyImage, resize, shrink
-from dira_scale.imaging.volume import Annotated, Volume
-from dira_scale.imaging.volumes import prepare
-from dira_scale.pixels.codecs import encode
+from dira_scale.dataset.pixels.codecs import encode
+from dira_scale.train.data.tar import Sample
 
 FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks
 

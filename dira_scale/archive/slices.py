@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.grey import GreyImage, GreyWindow, store
+from dira_scale.archive.imaging.volume import Annotated, Volume
+from dira_scale.archive.imaging.volumes.prepare import SKIN
+from dira_scale.archive.imaging.volumes.read import is_volume
+from dira_scale.archive.imaging.volumes.resample import resample
+from dira_scale.archive.imaging.volumes.series import MODALITIES as VOLUMES
+from dira_scale.archive.imaging.volumes.values import may_be_hounsfield
 from dira_scale.archive.plan import Item, slice_key
 from dira_scale.archive.reading import QuarantinedError, quarantines, read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import FILLED, make_picture, prepared, sample_of
-from dira_scale.data.manifest.schema import POSITION, SLICE
-from dira_scale.data.tar import Sample
-from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.grey import GreyImage, GreyWindow, store
-from dira_scale.imaging.volume import Annotated, Volume
-from dira_scale.imaging.volumes.prepare import SKIN
-from dira_scale.imaging.volumes.read import is_volume
-from dira_scale.imaging.volumes.resample import resample
-from dira_scale.imaging.volumes.series import MODALITIES as VOLUMES
-from dira_scale.imaging.volumes.values import may_be_hounsfield
-from dira_scale.storage.text import brief
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.text import brief
+from dira_scale.dataset.manifest.schema import POSITION, SLICE
+from dira_scale.train.data.tar import Sample
 
 UNKNOWN = "unknown"
 # Those of DICOM (PS3.3 C.7.3.1.1.1) that are images. A header may hold any text, so other values are not published.

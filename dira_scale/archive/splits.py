@@ -8,8 +8,8 @@ from itertools import accumulate
 from dira_scale.archive.deidentify import Hasher
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.split_lists import SPLITS
-from dira_scale.data.manifest.checks import SPLIT
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest.checks import SPLIT
 
 
 def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> list[str]:

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from dira_scale.archive.plan import PlannedShards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples
-from dira_scale.data.tar import Sample, add_to_tar, checksum
-from dira_scale.errors import UserError
-from dira_scale.machine.progress import bar
-from dira_scale.machine.workers import CONTEXT, worker_pool
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.machine.workers import CONTEXT, worker_pool
+from dira_scale.train.data.tar import Sample, add_to_tar, checksum
 
 
 class WrittenShard(NamedTuple):

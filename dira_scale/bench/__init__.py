@@ -4,9 +4,9 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.termination import interrupted
 from dira_scale.command import Command
-from dira_scale.errors import UserError, nearest
-from dira_scale.termination import interrupted
 
 COMMAND = Command("bench", "measure speed on this machine against baselines", gpu=True)
 BENCHMARKS = {
@@ -26,7 +26,7 @@ def bench(words: Sequence[str]) -> None:
     if (name := words[0]) not in BENCHMARKS:
         choices = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
         raise UserError(f"no benchmark '{name}'{choices}")
-    from dira_scale.config.files import folder
+    from dira_scale.base.config.files import folder
 
     home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME
     sys.path[:0] = [] if home in sys.path else [home]

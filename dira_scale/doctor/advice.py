@@ -19,16 +19,16 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from dira_scale.config.compose import compose
-from dira_scale.data.epochs import longer, smaller_batch
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.distributed.precision import autocast, choose, set_fp32
-from dira_scale.errors import duration
-from dira_scale.forecast.estimate import USABLE, Configured, planned
-from dira_scale.forecast.links import GB
-from dira_scale.machine.console import Console
-from dira_scale.machine.hardware import Hardware
-from dira_scale.training.schedule import process_counts, stage_plans
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import duration
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.hardware import Hardware
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.fleet.forecast.estimate import USABLE, Configured, planned
+from dira_scale.fleet.forecast.links import GB
+from dira_scale.train.data.epochs import longer, smaller_batch
+from dira_scale.train.distributed.precision import autocast, choose, set_fp32
+from dira_scale.train.schedule import process_counts, stage_plans
 
 EXPERIMENTS = FULL, SMALL = "dira_moco", "small"
 TRIAL = 120.0  # seconds of steps: about three minutes with starting, validation and pictures

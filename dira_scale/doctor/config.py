@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dira_scale.config.schema import Schema, one_of, path_field, setting
+from dira_scale.base.config.schema import Schema, one_of, path_field, setting
 
 
 @dataclass

@@ -17,13 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from dira_scale.archive.outcome import require_images
-from dira_scale.machine.console import Console
-from dira_scale.machine.hardware import Hardware, hardware
-from dira_scale.machine.inventory import Component, components
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.hardware import Hardware, hardware
+from dira_scale.base.machine.inventory import Component, components
 
 with lazy_imports():
     from dira_scale.archive import decoding_time
-    from dira_scale.data import manifest
+    from dira_scale.dataset import manifest
     from dira_scale.doctor import advice
 
 WIDTH = 108  # columns where the output is not a terminal
@@ -34,7 +34,7 @@ MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]b
 def dicom_decoders() -> dict[str, bool]:
     """Return whether each transfer syntax, by name, can be decoded here."""
     with suppress(ImportError):  # without imagecodecs: only what pydicom decodes itself
-        import dira_scale.imaging.dicom.codestream  # noqa: F401 (registers our decoders with pydicom)
+        import dira_scale.archive.imaging.dicom.codestream  # noqa: F401 (registers our decoders with pydicom)
     return {uid.name: decoder.is_available for uid, (decoder, *_) in DECODERS.items()}
 
 

@@ -10,16 +10,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dira_scale.data.batch import UNITS
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.distributed.control import AgreedError, broadcast_from_main, check_equal, raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.errors import UserError, print_line
-from dira_scale.evaluation import embeddings as folder
-from dira_scale.evaluation.config import MAP
-from dira_scale.evaluation.embeddings import About
-from dira_scale.evaluation.feature_source import FeatureSource, open_source
-from dira_scale.evaluation.features import (
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.storage.atomic import as_user_error
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation import embeddings as folder
+from dira_scale.judge.evaluation.config import MAP
+from dira_scale.judge.evaluation.embeddings import About
+from dira_scale.judge.evaluation.feature_source import FeatureSource, open_source
+from dira_scale.judge.evaluation.features import (
     ALL,
     Images,
     StoredImages,
@@ -30,11 +29,12 @@ from dira_scale.evaluation.features import (
     rows_of,
     width,
 )
-from dira_scale.evaluation.rounds import Received, on_processes, own_parts, rounds
-from dira_scale.machine.progress import bar
-from dira_scale.models.network import moved
-from dira_scale.runs.exit_codes import DONE, INTERRUPTED
-from dira_scale.storage.atomic import as_user_error
+from dira_scale.judge.evaluation.rounds import Received, on_processes, own_parts, rounds
+from dira_scale.train.data.batch import UNITS
+from dira_scale.train.distributed.control import AgreedError, broadcast_from_main, check_equal, raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.models.network import moved
+from dira_scale.train.runs.exit_codes import DONE, INTERRUPTED
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.arguments import ArgumentError, AtLeast
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
-from dira_scale.distributed.config import AUTO, PRECISIONS, Threads
-from dira_scale.evaluation.config import MAP, POOLED
+from dira_scale.base.arguments import ArgumentError, AtLeast
+from dira_scale.base.config.schema import Schema, one_of, path_field, paths_field, setting, several
+from dira_scale.judge.evaluation.config import MAP, POOLED
+from dira_scale.train.distributed.config import AUTO, PRECISIONS, Threads
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from dira_scale.arguments import AtLeast
-from dira_scale.config.schema import one_of, setting
-from dira_scale.evaluation.config import SLIDING, WHOLE, LookedAt, OfRun
+from dira_scale.base.arguments import AtLeast
+from dira_scale.base.config.schema import one_of, setting
+from dira_scale.judge.evaluation.config import SLIDING, WHOLE, LookedAt, OfRun
 
 
 @dataclass

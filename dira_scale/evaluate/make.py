@@ -22,37 +22,37 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
-from dira_scale.config.border import advised, at
-from dira_scale.data.batch import UNITS
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.build import AUTO
-from dira_scale.data.loaders.build import choose as choose_loader
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import EvalOrder
-from dira_scale.data.samples import Samples
-from dira_scale.distributed.processes import default_workers
-from dira_scale.errors import UserError, counted, nearest, print_line
+from dira_scale.base.config.border import advised, at
+from dira_scale.base.errors import UserError, counted, nearest, print_line
+from dira_scale.base.machine.device import compute_device
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.base.storage.owned import own
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import CASES
+from dira_scale.dataset.metrics.figure import MEAN, Figure
 from dira_scale.evaluate.config import Evaluation
-from dira_scale.evaluation.config import require_masks
-from dira_scale.evaluation.finetuned_network import TrainedRun, unfinished
-from dira_scale.evaluation.held_out_split import HeldOutSplit
-from dira_scale.evaluation.journal import is_complete
-from dira_scale.evaluation.judge import judged, write_split
-from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
-from dira_scale.evaluation.results import FILE, overall, with_figures
-from dira_scale.machine.device import compute_device
-from dira_scale.machine.progress import bar
-from dira_scale.metrics.cases import CASES
-from dira_scale.metrics.figure import MEAN, Figure
-from dira_scale.pages.results import ShownResults
-from dira_scale.pages.template import template
-from dira_scale.pages.verdict import Headline
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
-from dira_scale.storage.owned import own
-from dira_scale.tasks.predictions import SplitCases
-from dira_scale.tasks.task import Supervision
-from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
+from dira_scale.judge.evaluation.config import require_masks
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun, unfinished
+from dira_scale.judge.evaluation.held_out_split import HeldOutSplit
+from dira_scale.judge.evaluation.journal import is_complete
+from dira_scale.judge.evaluation.judge import judged, write_split
+from dira_scale.judge.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
+from dira_scale.judge.evaluation.results import FILE, overall, with_figures
+from dira_scale.judge.pages.results import ShownResults
+from dira_scale.judge.pages.template import template
+from dira_scale.judge.pages.verdict import Headline
+from dira_scale.judge.tasks.predictions import SplitCases
+from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.data.batch import UNITS
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.build import AUTO
+from dira_scale.train.data.loaders.build import choose as choose_loader
+from dira_scale.train.data.order import EvalOrder
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.distributed.processes import default_workers
+from dira_scale.train.held_out import DistributedEvalOrder, HeldOutBatches
+from dira_scale.train.runs.environment import environment
 
 PAGE = "report.html"
 

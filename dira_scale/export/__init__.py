@@ -9,7 +9,7 @@ from dira_scale.command import Command
 COMMAND = Command(
     "export", "write weights that plain timm and smp load",
     function="dira_scale.export.make:make",
-    look=("dira_scale.runs.complete:check_runs",),
+    look=("dira_scale.train.runs.complete:check_runs",),
     output="out", in_sweeps=True, reads_run=True, check="dira_scale.export.make:check",
 )  # fmt: skip
 

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 from dira_scale import __version__
-from dira_scale.errors import UserError, require
-from dira_scale.evaluation.config import WHOLE
-from dira_scale.evaluation.finetuned_network import REPAIR
+from dira_scale.archive.imaging.settings import VolumeSettings
+from dira_scale.base.errors import UserError, require
 from dira_scale.export.network import Exported, TrainedNetwork
 from dira_scale.export.volume_formats import swinunetr_state
-from dira_scale.imaging.settings import VolumeSettings
-from dira_scale.models.translations import other_axes
-from dira_scale.models.volume.swinunetr import SwinEncoder
-from dira_scale.runs.shape import shaped
+from dira_scale.judge.evaluation.config import WHOLE
+from dira_scale.judge.evaluation.finetuned_network import REPAIR
+from dira_scale.train.models.translations import other_axes
+from dira_scale.train.models.volume.swinunetr import SwinEncoder
+from dira_scale.train.runs.shape import shaped
 
 BUNDLE = "monai_bundle"
 LICENSE, README, MODEL = "bundle/LICENSE", "bundle/docs/README.md", "bundle/models/model.pt"
 METADATA, INFERENCE = "bundle/configs/metadata.json", "bundle/configs/inference.json"
 FILES = (LICENSE, README, METADATA, INFERENCE, MODEL)
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-OURS = "$from dira_scale.models.architecture import architecture"
+OURS = "$from dira_scale.train.models.architecture import architecture"
 IGNITE = "0.5.5"  # by which bundles are tested
 PERCENTILES = (0.5, 99.5)  # that become 0 and 1 without a range (imaging.volumes.values)
 

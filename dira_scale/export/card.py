@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dira_scale import __version__
+from dira_scale.base.storage.text import without_tags
 from dira_scale.export.network import Exported
 from dira_scale.export.release import Release
-from dira_scale.models.hub import name_of
-from dira_scale.models.start import in_one
-from dira_scale.runs.description import Description
-from dira_scale.runs.reader import TrainingData
-from dira_scale.storage.text import without_tags
+from dira_scale.train.models.hub import name_of
+from dira_scale.train.models.start import in_one
+from dira_scale.train.runs.description import Description
+from dira_scale.train.runs.reader import TrainingData
 
 TITLES = {
     "timm": "timm, the encoder",

@@ -5,10 +5,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.arguments import Above, AtLeast
-from dira_scale.config.border import at
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
-from dira_scale.models.hub import Address
+from dira_scale.base.arguments import Above, AtLeast
+from dira_scale.base.config.border import at
+from dira_scale.base.config.schema import Schema, one_of, path_field, paths_field, setting, several
+from dira_scale.train.models.hub import Address
 
 # Those of ``formats.py``.
 FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet", "monai_bundle")

@@ -10,23 +10,23 @@ from textwrap import dedent
 import torch
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.atomic import as_user_error, write_atomic
+from dira_scale.base.storage.owned import own
 from dira_scale.export.bundle import BUNDLE, to_monai_bundle
 from dira_scale.export.bundle import FILES as OF_BUNDLE
 from dira_scale.export.network import Exported, TrainedNetwork, weights_file
 from dira_scale.export.timm_files import config, encoder_state, features, head_state
 from dira_scale.export.volume_formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
-from dira_scale.models.architecture import architecture
-from dira_scale.models.classifier import Classifier
-from dira_scale.models.encoder import timm_names
-from dira_scale.models.network import Encoder
-from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.timm_head import timm_head_names
-from dira_scale.models.unet import UNet
-from dira_scale.models.vit import PlainEncoder
-from dira_scale.models.volume.swinunetr import SwinEncoder
-from dira_scale.storage.atomic import as_user_error, write_atomic
-from dira_scale.storage.owned import own
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.models.classifier import Classifier
+from dira_scale.train.models.encoder import timm_names
+from dira_scale.train.models.network import Encoder
+from dira_scale.train.models.pyramid import TimmEncoder
+from dira_scale.train.models.timm_head import timm_head_names
+from dira_scale.train.models.unet import UNet
+from dira_scale.train.models.vit import PlainEncoder
+from dira_scale.train.models.volume.swinunetr import SwinEncoder
 
 # MONAI's other ResNets have shortcuts without weights (18, 34) or no counterpart in timm.
 MONAI = ("resnet50", "resnet101", "resnet152", "resnet200")
@@ -203,7 +203,7 @@ def to_plain(network: TrainedNetwork) -> Exported:
     channels = "" if network.run.network.channels == own else f", channels={network.run.network.channels}"
     files = {"plain_encoder.safetensors": weights_file(network.encoder.state_dict(), network.run)}
     code = f"""
-        from dira_scale.models.architecture import architecture
+        from dira_scale.train.models.architecture import architecture
         from safetensors.torch import load_file
 
         model = architecture({dict(network.run.network.architecture) | {"weights": None}})

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dira_scale.config.border import at
-from dira_scale.errors import UserError, print_line
-from dira_scale.evaluation.comparison import compared
-from dira_scale.evaluation.encoders import fake_encoder
-from dira_scale.evaluation.finetuned_network import FILE as ABOUT
-from dira_scale.evaluation.finetuned_network import about_run
-from dira_scale.evaluation.results import FILE
+from dira_scale.base.config.border import at
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.storage.owned import check_own
+from dira_scale.base.storage.text import last_parts
+from dira_scale.dataset.metrics.statistics.spread import spread_table
 from dira_scale.export import formats
 from dira_scale.export.bundle import BUNDLE, LICENSE, README
 from dira_scale.export.card import Card
@@ -21,17 +19,19 @@ from dira_scale.export.config import CardWords
 from dira_scale.export.formats import EXPORT, FILES, FORMATS, default_formats, replace_export
 from dira_scale.export.network import TrainedNetwork
 from dira_scale.export.release import Compute, Release
-from dira_scale.metrics.statistics.spread import spread_table
-from dira_scale.models.hub import CARD, push
-from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.pages.probe_figures import FILE as PROBE
-from dira_scale.pages.probe_figures import markdown, overviews, read_probe
-from dira_scale.runs.choice import BEST, LATEST, check_stage
-from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.reader import RunReader, TrainingData
-from dira_scale.storage.owned import check_own
-from dira_scale.storage.text import last_parts
-from dira_scale.tasks.task import FINETUNE
+from dira_scale.judge.evaluation.comparison import compared
+from dira_scale.judge.evaluation.encoders import fake_encoder
+from dira_scale.judge.evaluation.finetuned_network import FILE as ABOUT
+from dira_scale.judge.evaluation.finetuned_network import about_run
+from dira_scale.judge.evaluation.results import FILE
+from dira_scale.judge.pages.probe_figures import FILE as PROBE
+from dira_scale.judge.pages.probe_figures import markdown, overviews, read_probe
+from dira_scale.judge.tasks.task import FINETUNE
+from dira_scale.train.models.hub import CARD, push
+from dira_scale.train.models.weights import trained_encoder, trained_network
+from dira_scale.train.runs.choice import BEST, LATEST, check_stage
+from dira_scale.train.runs.description import Description, read_description
+from dira_scale.train.runs.reader import RunReader, TrainingData
 
 
 def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:

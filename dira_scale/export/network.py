@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from dira_scale.models.architecture import AXES, INPUT, XYZ, ZYX, architecture_metadata
-from dira_scale.models.classifier import Classifier
-from dira_scale.models.network import Encoder, Network
-from dira_scale.models.tensor_files import to_safetensors
-from dira_scale.models.translations import other_axes
-from dira_scale.runs.description import PRODUCTS, Description
+from dira_scale.train.models.architecture import AXES, INPUT, XYZ, ZYX, architecture_metadata
+from dira_scale.train.models.classifier import Classifier
+from dira_scale.train.models.network import Encoder, Network
+from dira_scale.train.models.tensor_files import to_safetensors
+from dira_scale.train.models.translations import other_axes
+from dira_scale.train.runs.description import PRODUCTS, Description
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
     """The part of ``run`` to export: an encoder, and the network around it if a decoder or a classifier was trained.
-    ``about``: what `predict` needs to know of a fine-tuned one (``evaluation.finetuned_network.about_run``)."""
+    ``about``: what `predict` needs to know of a fine-tuned one (``judge.evaluation.finetuned_network.about_run``)."""
 
     run: Description
     encoder: Encoder

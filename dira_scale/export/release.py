@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.export.config import CardWords
-from dira_scale.runs.description import Description
-from dira_scale.runs.reader import RunRow, TrainingData
+from dira_scale.train.runs.description import Description
+from dira_scale.train.runs.reader import RunRow, TrainingData
 
 NOT_STATED = "not stated"  # as recipes of one's own images have it where no licence is given
 NOT_WRITTEN = "Not written: `card.{}=…`."

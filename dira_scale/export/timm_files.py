@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.export.network import TrainedNetwork
-from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.timm_head import timm_head_names
-from dira_scale.models.vit import PlainEncoder
+from dira_scale.train.models.pyramid import TimmEncoder
+from dira_scale.train.models.timm_head import timm_head_names
+from dira_scale.train.models.vit import PlainEncoder
 
 
 def encoder_state(encoder: TimmEncoder, trained: dict[str, Tensor]) -> dict[str, Tensor]:

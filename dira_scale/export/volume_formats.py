@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.export.network import Exported, TrainedNetwork, weights_file
-from dira_scale.models.architecture import XYZ
-from dira_scale.models.network import Network
-from dira_scale.models.volume.architecture import primus_widths
-from dira_scale.models.volume.resenc import SLOPE, ResEncEncoder
-from dira_scale.models.volume.swinunetr import SwinEncoder
-from dira_scale.models.volume.vit3d import ViT3DEncoder
+from dira_scale.train.models.architecture import XYZ
+from dira_scale.train.models.network import Network
+from dira_scale.train.models.volume.architecture import primus_widths
+from dira_scale.train.models.volume.resenc import SLOPE, ResEncEncoder
+from dira_scale.train.models.volume.swinunetr import SwinEncoder
+from dira_scale.train.models.volume.vit3d import ViT3DEncoder
 
 MONAI_FILE = "monai_swinunetr.safetensors"
 NNUNET_FILE, NNSSL_FILE = "checkpoint_final.pth", "adaptation_plan.json"  # the names that nnssl's readers ask for

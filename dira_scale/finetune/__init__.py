@@ -5,14 +5,14 @@ from dira_scale.command import Command
 
 COMMAND = Command(
     "finetune", "train on labels, masks or numbers, from pretrained weights",
-    look=("dira_scale.metrics.libraries:require_libraries", "dira_scale.data.precheck:check_present",
-          "dira_scale.models.precheck:check_network"),
+    look=("dira_scale.dataset.metrics.libraries:require_libraries", "dira_scale.train.data.precheck:check_present",
+          "dira_scale.train.models.precheck:check_network"),
     processes=True, output="run", in_sweeps=True, gpu=True,
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
                "data.loader", "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "profile",
                "enough_steps"),
     blueprint="dira_scale.finetune.blueprint:FinetuneBlueprint", described=("stages", "model", "data.size", "task"),
-    results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared",
+    results="dira_scale.judge.evaluation.results:evaluated", compare="dira_scale.judge.evaluation.comparison:compared",
 )  # fmt: skip
 
 main = entry(COMMAND)

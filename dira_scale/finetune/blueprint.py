@@ -7,12 +7,6 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dira_scale.data.distort import build
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.world import World
-from dira_scale.engine import preflight
-from dira_scale.engine.run import Train
-from dira_scale.engine.task import StepTask
 from dira_scale.finetune import network, opening
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
@@ -20,12 +14,18 @@ from dira_scale.finetune.held_out import check_evaluation
 from dira_scale.finetune.rates import choose_rate
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
-from dira_scale.methods import views_of
-from dira_scale.models.network import Network
-from dira_scale.runs.description import Description
-from dira_scale.tasks.task import Supervision, without_data
-from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks
-from dira_scale.training.shapes import ViewShapes
+from dira_scale.judge.tasks.task import Supervision, without_data
+from dira_scale.train.blueprint import Blueprint, MakeDistort, Networks
+from dira_scale.train.data.distort import build
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import preflight
+from dira_scale.train.engine.run import Train
+from dira_scale.train.engine.task import StepTask
+from dira_scale.train.methods import views_of
+from dira_scale.train.models.network import Network
+from dira_scale.train.runs.description import Description
+from dira_scale.train.shapes import ViewShapes
 
 
 class FinetuneBlueprint(Blueprint):

@@ -9,27 +9,27 @@ from typing import Any
 from etils.epy import lazy_imports
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast
-from dira_scale.config.border import at
-from dira_scale.config.files import folder
-from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, one_of, path_field, setting
-from dira_scale.data.config import Data
-from dira_scale.data.epochs import steps_of
-from dira_scale.engine.config import Optim
-from dira_scale.errors import UserError, counted
-from dira_scale.evaluation.config import IMAGENET, Evaluate
-from dira_scale.forecast.config import Planned
-from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
-from dira_scale.models.hub import local, pin
-from dira_scale.runs.description import FILE, read_description
-from dira_scale.runs.identity import ADDED
-from dira_scale.tasks.task import TaskConfig
-from dira_scale.training.config import StagedTraining, Validate
+from dira_scale.base.arguments import UNSHOWN, Above, ArgumentError, AtLeast
+from dira_scale.base.config.border import at
+from dira_scale.base.config.files import folder
+from dira_scale.base.config.registry import TARGET, chosen_class
+from dira_scale.base.config.schema import Schema, one_of, path_field, setting
+from dira_scale.base.errors import UserError, counted
+from dira_scale.fleet.forecast.config import Planned
+from dira_scale.judge.evaluation.config import IMAGENET, Evaluate
+from dira_scale.judge.tasks.task import TaskConfig
+from dira_scale.train.config import StagedTraining, Validate
+from dira_scale.train.data.config import Data
+from dira_scale.train.data.epochs import steps_of
+from dira_scale.train.engine.config import Optim
+from dira_scale.train.models.architecture import OF_TRAINING, Architecture, exported_architecture
+from dira_scale.train.models.hub import local, pin
+from dira_scale.train.runs.description import FILE, read_description
+from dira_scale.train.runs.identity import ADDED
 
 with lazy_imports():
-    from dira_scale.data import manifest
-    from dira_scale.storage import store
+    from dira_scale.base.storage import store
+    from dira_scale.dataset import manifest
 
 IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 # Running statistics move by a tenth a step: before some 50 they are in part their start's, and of weights that still

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dira_scale.data.batch import UNITS
 from dira_scale.finetune.config import FROZEN, nevertheless
-from dira_scale.models.architecture import architecture
-from dira_scale.models.normalise import input_of
-from dira_scale.models.start import RANDOM
-from dira_scale.runs.description import CHOSEN_RATE, Description, Metric, NetworkDescription, Output, Tensors
-from dira_scale.runs.identity import execution
-from dira_scale.tasks.task import FINETUNE, task_of
-from dira_scale.training.description import data_of, stages_of
+from dira_scale.judge.tasks.task import FINETUNE, task_of
+from dira_scale.train.data.batch import UNITS
+from dira_scale.train.description import data_of, stages_of
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.models.normalise import input_of
+from dira_scale.train.models.start import RANDOM
+from dira_scale.train.runs.description import CHOSEN_RATE, Description, Metric, NetworkDescription, Output, Tensors
+from dira_scale.train.runs.identity import execution
 
 
 def describe(config: Mapping[str, Any]) -> Description:

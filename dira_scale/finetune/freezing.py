@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dira_scale.engine.config import depths_of
-from dira_scale.errors import UserError, require
+from dira_scale.base.errors import UserError, require
 from dira_scale.finetune.config import BIASES, FROZEN, LORA, Finetune
 from dira_scale.finetune.config import Lora as LoraSettings
-from dira_scale.models.classifier import Classifier
-from dira_scale.models.network import Network
-from dira_scale.runs.lora import SCALE
+from dira_scale.train.engine.config import depths_of
+from dira_scale.train.models.classifier import Classifier
+from dira_scale.train.models.network import Network
+from dira_scale.train.runs.lora import SCALE
 
 
 def require_peft() -> None:

@@ -1,15 +1,15 @@
 """Held-out images in fine-tuning: their views, and checks of what is asked of them."""
 
-from dira_scale.data.views import ViewSpec, fixed_views
-from dira_scale.errors import UserError
-from dira_scale.evaluation.config import CENTRE, IMAGENET
-from dira_scale.evaluation.inference import held_out_crops
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.metrics.libraries import require_libraries
 from dira_scale.finetune.config import Finetune
-from dira_scale.methods.build import check_dimensions
-from dira_scale.metrics.libraries import require_libraries
-from dira_scale.tasks.task import Supervision
-from dira_scale.training.held_out import HeldOutBatches
-from dira_scale.training.inputs import Inputs
+from dira_scale.judge.evaluation.config import CENTRE, IMAGENET
+from dira_scale.judge.evaluation.inference import held_out_crops
+from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.data.views import ViewSpec, fixed_views
+from dira_scale.train.held_out import HeldOutBatches
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.methods.build import check_dimensions
 
 
 def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> ViewSpec:

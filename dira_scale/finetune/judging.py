@@ -6,25 +6,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dira_scale.distributed.control import broadcast_from_main, raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine.task import StagePlan
-from dira_scale.evaluation.held_out_split import HeldOutSplit
-from dira_scale.evaluation.judge import choose, judged, write_split
-from dira_scale.evaluation.leak import Leak
-from dira_scale.evaluation.results import FILE, overall, read_results
+from dira_scale.base.storage.atomic import write_json
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS
 from dira_scale.finetune.held_out import judged_batches
-from dira_scale.models.network import moved
-from dira_scale.models.normalise import input_of, normalised
-from dira_scale.runs import checkpoint
-from dira_scale.runs.folder import RunFolder
-from dira_scale.runs.lora import merged
-from dira_scale.storage.atomic import write_json
-from dira_scale.tasks.predictions import SplitCases
-from dira_scale.tasks.task import Supervision
-from dira_scale.training.inputs import Inputs
+from dira_scale.judge.evaluation.held_out_split import HeldOutSplit
+from dira_scale.judge.evaluation.judge import choose, judged, write_split
+from dira_scale.judge.evaluation.leak import Leak
+from dira_scale.judge.evaluation.results import FILE, overall, read_results
+from dira_scale.judge.tasks.predictions import SplitCases
+from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.distributed.control import broadcast_from_main, raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.models.network import moved
+from dira_scale.train.models.normalise import input_of, normalised
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.folder import RunFolder
+from dira_scale.train.runs.lora import merged
 
 
 def write_results(

@@ -6,24 +6,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dira_scale.config.border import at
-from dira_scale.config.keys import typed
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import on_main, raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine import optim, parallel
-from dira_scale.errors import UserError
+from dira_scale.base.config.border import at
+from dira_scale.base.config.keys import typed
+from dira_scale.base.errors import UserError
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.freezing import freeze
-from dira_scale.methods.build import SIZE, check_dimensions
-from dira_scale.models import norm
-from dira_scale.models.network import Network
-from dira_scale.models.start import RANDOM, Start, start_weights
-from dira_scale.runs.description import FILE, read_description
-from dira_scale.tasks.task import Supervision
-from dira_scale.training.blueprint import in_stage
-from dira_scale.training.schedule import batches_of, groups_of
-from dira_scale.training.task import taken_at_first
+from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.blueprint import in_stage
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.control import on_main, raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import optim, parallel
+from dira_scale.train.methods.build import SIZE, check_dimensions
+from dira_scale.train.models import norm
+from dira_scale.train.models.network import Network
+from dira_scale.train.models.start import RANDOM, Start, start_weights
+from dira_scale.train.runs.description import FILE, read_description
+from dira_scale.train.schedule import batches_of, groups_of
+from dira_scale.train.task import taken_at_first
 
 NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")  # keys of networks with equal weights
 

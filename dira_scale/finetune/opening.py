@@ -3,22 +3,22 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dira_scale.config.border import advised, at
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import on_main, raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine.task import StagePlan
-from dira_scale.errors import DimensionsError, UserError
-from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
+from dira_scale.base.config.border import advised, at
+from dira_scale.base.errors import DimensionsError, UserError
+from dira_scale.dataset.metrics.libraries import require_libraries
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.held_out import check_evaluation, check_scored, held_out_views, judged_batches
-from dira_scale.metrics.libraries import require_libraries
-from dira_scale.models.hub import weights_fact
-from dira_scale.runs import checkpoint
-from dira_scale.runs.folder import recorded_config
-from dira_scale.tasks.task import Supervision
-from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import stage_plans
+from dira_scale.judge.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
+from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.control import on_main, raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.models.hub import weights_fact
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.folder import recorded_config
+from dira_scale.train.schedule import stage_plans
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dira_scale.distributed.control import AgreedError, broadcast_from_main, on_main, raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine.config import NONE
-from dira_scale.engine.nan_guard import NotFiniteError
-from dira_scale.engine.run import Train
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.owned import own
+from dira_scale.base.storage.store import remove
 from dira_scale.finetune.config import Finetune
-from dira_scale.runs import checkpoint
-from dira_scale.runs.exit_codes import DONE
-from dira_scale.runs.folder import recorded_config
-from dira_scale.runs.reader import RunReader
-from dira_scale.storage.owned import own
-from dira_scale.storage.store import remove
-from dira_scale.training.blueprint import Blueprint
+from dira_scale.train.blueprint import Blueprint
+from dira_scale.train.distributed.control import AgreedError, broadcast_from_main, on_main, raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.config import NONE
+from dira_scale.train.engine.nan_guard import NotFiniteError
+from dira_scale.train.engine.run import Train
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.exit_codes import DONE
+from dira_scale.train.runs.folder import recorded_config
+from dira_scale.train.runs.reader import RunReader
 
 FOLDER = "rates"
 

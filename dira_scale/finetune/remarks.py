@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from dira_scale.data.views import ViewSpec
 from dira_scale.finetune.config import Finetune, nevertheless
-from dira_scale.models.network import Network
-from dira_scale.runs.description import Best
-from dira_scale.runs.files import read_rows
-from dira_scale.tasks.task import Supervision
-from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import still_falling
+from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.models.network import Network
+from dira_scale.train.runs.description import Best
+from dira_scale.train.runs.files import read_rows
+from dira_scale.train.schedule import still_falling
 
 AXES = {  # of volumes as they are stored, counted from the last; images are mirrored along the last alone
     "left": -1, "right": -1,

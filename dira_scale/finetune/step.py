@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import Views, ViewSpec
-from dira_scale.distributed.collectives import reduce_sum
-from dira_scale.distributed.world import World
-from dira_scale.engine.profiler import VIEWS, span
-from dira_scale.engine.task import Losses, SideModule, StagePlan
 from dira_scale.finetune.config import Finetune
-from dira_scale.models import norm
-from dira_scale.models.network import Network
-from dira_scale.models.normalise import input_of, normalised
-from dira_scale.tasks.task import Supervision, identity
+from dira_scale.judge.tasks.task import Supervision, identity
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.distort import Distort, DistortVolumes, build
+from dira_scale.train.data.views import Views, ViewSpec
+from dira_scale.train.distributed.collectives import reduce_sum
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.profiler import VIEWS, span
+from dira_scale.train.engine.task import Losses, SideModule, StagePlan
+from dira_scale.train.models import norm
+from dira_scale.train.models.network import Network
+from dira_scale.train.models.normalise import input_of, normalised
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,7 @@ class FinetuneLosses(Losses):
 
 
 class Finetuning:
-    """A network's step on what is supervised (see :class:`dira_scale.engine.task.StepTask`).
+    """A network's step on what is supervised (see :class:`dira_scale.train.engine.task.StepTask`).
 
     Args:
         network: unsharded, on the CPU, its BatchNorm converted, and what is ``frozen`` is.

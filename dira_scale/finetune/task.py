@@ -8,12 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dira_scale.data.batch import UNITS
-from dira_scale.distributed.control import raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine.task import Detail, StagePlan, StagePosition
-from dira_scale.engine.watchdog import alive
-from dira_scale.evaluation.leak import NO_LEAK, Leak
 from dira_scale.finetune import judging, remarks
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, chosen_rate, describe
@@ -21,17 +15,23 @@ from dira_scale.finetune.network import Built
 from dira_scale.finetune.opening import Opened
 from dira_scale.finetune.rates import forget_candidates
 from dira_scale.finetune.step import Finetuning
-from dira_scale.models import norm
-from dira_scale.models.normalise import normalised
-from dira_scale.runs.description import Best, Description
-from dira_scale.runs.folder import RunFolder
-from dira_scale.training.schedule import few_steps, groups_of
-from dira_scale.training.task import DatasetTask
-from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
+from dira_scale.judge.evaluation.leak import NO_LEAK, Leak
+from dira_scale.train.data.batch import UNITS
+from dira_scale.train.distributed.control import raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.task import Detail, StagePlan, StagePosition
+from dira_scale.train.engine.watchdog import alive
+from dira_scale.train.models import norm
+from dira_scale.train.models.normalise import normalised
+from dira_scale.train.runs.description import Best, Description
+from dira_scale.train.runs.folder import RunFolder
+from dira_scale.train.schedule import few_steps, groups_of
+from dira_scale.train.task import DatasetTask
+from dira_scale.train.validation import LOWEST_LOSS, HeldOutValidation
 
 
 class FinetuneTask(Finetuning, DatasetTask):
-    """A network, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+    """A network, built and checked, on its data (see :class:`dira_scale.train.engine.task.Task`).
 
     Args:
         leak: whether patients that are evaluated on were trained on; on the main process.

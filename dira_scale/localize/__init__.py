@@ -9,8 +9,8 @@ from dira_scale.command import Command
 COMMAND = Command(
     "localize", "boxes of labels by Grad-CAM, and their accuracy",
     function="dira_scale.localize.make:make",
-    look=("dira_scale.runs.complete:check_folder", "dira_scale.data.precheck:check_present",
-          "dira_scale.metrics.libraries:require_libraries"),
+    look=("dira_scale.train.runs.complete:check_folder", "dira_scale.train.data.precheck:check_present",
+          "dira_scale.dataset.metrics.libraries:require_libraries"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     parts=True, execution=("data.workers", "trust", "reach"), check="dira_scale.localize.cases:check",
     results="dira_scale.localize.results:localizing", compare="dira_scale.localize.results:compared",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from omegaconf import DictConfig
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError, nearest
-from dira_scale.evaluation.config import require_finetuned
-from dira_scale.runs.description import Description
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation.config import require_finetuned
+from dira_scale.train.runs.description import Description
 
 # Of a box in the manifest: where it starts on each axis, then how far it extends.
 SIDES = {2: ("y", "x", "h", "w"), 3: ("z", "y", "x", "d", "h", "w")}

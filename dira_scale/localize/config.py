@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
-from dira_scale.config.schema import setting
-from dira_scale.evaluation.config import LookedAt, OfRun
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Within
+from dira_scale.base.config.schema import setting
+from dira_scale.judge.evaluation.config import LookedAt, OfRun
 
 
 @dataclass

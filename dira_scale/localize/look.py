@@ -11,20 +11,20 @@ from etils.epy import lazy_imports
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.distributed.precision import set_fp32
-from dira_scale.evaluation.config import CENTRE
-from dira_scale.evaluation.finetuned_network import TrainedRun
-from dira_scale.evaluation.inference import Stored, held_out_crops
+from dira_scale.base.machine.device import compute_device
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import DecodeError
+from dira_scale.judge.evaluation.config import CENTRE
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.judge.evaluation.inference import Stored, held_out_crops
 from dira_scale.localize.cases import BoxedImage
 from dira_scale.localize.results import LocatedBox
-from dira_scale.machine.device import compute_device
-from dira_scale.models.network import Network, moved
-from dira_scale.models.normalise import input_of, normalised
-from dira_scale.pixels.codecs import DecodeError
-from dira_scale.runs.description import InputDescription
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.distributed.precision import set_fp32
+from dira_scale.train.models.network import Network, moved
+from dira_scale.train.models.normalise import input_of, normalised
+from dira_scale.train.runs.description import InputDescription
 
 with lazy_imports():
     from monai import visualize

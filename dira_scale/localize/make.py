@@ -20,26 +20,26 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import __version__
-from dira_scale.data.batch import UNITS
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.distributed.processes import default_workers
-from dira_scale.errors import UserError, print_line
-from dira_scale.evaluation.finetuned_network import TrainedRun
-from dira_scale.evaluation.inference import Stored, read_ahead
-from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
-from dira_scale.evaluation.leak import Part, check_leak, sources_of
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.storage.atomic import write_atomic, write_json
+from dira_scale.base.storage.owned import own
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.judge.evaluation.inference import Stored, read_ahead
+from dira_scale.judge.evaluation.journal import FILE as UNFINISHED
+from dira_scale.judge.evaluation.journal import Journal, is_complete, journal, rows_are_kept
+from dira_scale.judge.evaluation.leak import Part, check_leak, sources_of
+from dira_scale.judge.pages.probe_figures import rich_table
 from dira_scale.localize.cases import BoxedImage, BoxedImages, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Localizer
 from dira_scale.localize.picture import draw
 from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, LocatedBox, cells, figures, write_boxes
-from dira_scale.machine.console import Console
-from dira_scale.machine.progress import bar
-from dira_scale.pages.probe_figures import rich_table
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import write_atomic, write_json
-from dira_scale.storage.owned import own
+from dira_scale.train.data.batch import UNITS
+from dira_scale.train.distributed.processes import default_workers
+from dira_scale.train.runs.environment import environment
 
 FOLDER = "pictures"
 KIND = "localizations"  # of the folder

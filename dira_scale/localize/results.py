@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished_by
+from dira_scale.base.storage.atomic import write_atomic
+from dira_scale.dataset.metrics.figure import MEAN, Figure, Key
+from dira_scale.dataset.metrics.statistics.bootstrap import bootstrap
+from dira_scale.dataset.metrics.statistics.intervals import ABOUT
+from dira_scale.dataset.metrics.statistics.weighted import Statistic, Statistics, average, weighted_mean
+from dira_scale.judge.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished_by
 from dira_scale.localize.cases import SIDES
-from dira_scale.metrics.figure import MEAN, Figure, Key
-from dira_scale.metrics.statistics.bootstrap import bootstrap
-from dira_scale.metrics.statistics.intervals import ABOUT
-from dira_scale.metrics.statistics.weighted import Statistic, Statistics, average, weighted_mean
-from dira_scale.runs.files import read_yaml
-from dira_scale.storage.atomic import write_atomic
+from dira_scale.train.runs.files import read_yaml
 
 FILE, BOXES, CONFIG = "results.json", "boxes.parquet", "config.yaml"
 ACCURACY = "accuracy"

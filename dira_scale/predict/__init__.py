@@ -6,7 +6,7 @@ from dira_scale.command import Command
 COMMAND = Command(
     "predict", "labels, masks or numbers of new images, by a fine-tuned run",
     function="dira_scale.predict.make:make",
-    look=("dira_scale.runs.complete:check_folder", "dira_scale.data.precheck:check_present",
+    look=("dira_scale.train.runs.complete:check_folder", "dira_scale.train.data.precheck:check_present",
           "dira_scale.predict.config:require_format", "dira_scale.predict.config:check_images"),
     processes=True, output="out", in_sweeps=True, gpu=True, reads_run=True, parts=True,
     execution=("batch", "workers", "threads", "timeout", "trust", "reach"),

@@ -6,14 +6,14 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from dira_scale.arguments import AtLeast
-from dira_scale.config.schema import Schema, one_of, path_field, setting
-from dira_scale.distributed.config import Threads
-from dira_scale.errors import UserError, require
-from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
-from dira_scale.evaluation.config import check as check_runs
-from dira_scale.runs.description import Description
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import AtLeast
+from dira_scale.base.config.schema import Schema, one_of, path_field, setting
+from dira_scale.base.errors import UserError, require
+from dira_scale.base.storage.walk import folder_at
+from dira_scale.judge.evaluation.config import SLIDING, WHOLE, OfRun
+from dira_scale.judge.evaluation.config import check as check_runs
+from dira_scale.train.distributed.config import Threads
+from dira_scale.train.runs.description import Description
 
 KEYS, SOURCE = "keys", "source"  # how images are named
 NIFTI, DICOMSEG = "nifti", "dicomseg"  # of masks

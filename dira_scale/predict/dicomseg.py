@@ -22,15 +22,15 @@ from pydicom.valuerep import DA, TM, PersonName
 from torch import Tensor
 
 from dira_scale import __version__
+from dira_scale.archive.imaging.dicom import Plane, is_dicom, plane_of, read_elements
+from dira_scale.archive.imaging.files import opened
+from dira_scale.archive.imaging.rejection import RejectedError, rejects
+from dira_scale.archive.imaging.volumes.geometry import Grid
+from dira_scale.archive.imaging.volumes.slice_position import voxels_of
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.archive.sources.base import SourceImage
-from dira_scale.errors import UserError
-from dira_scale.imaging.dicom import Plane, is_dicom, plane_of, read_elements
-from dira_scale.imaging.files import opened
-from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.slice_position import voxels_of
+from dira_scale.base.errors import UserError
 from dira_scale.predict.folder import FolderImages, leader_of
 from dira_scale.predict.geometry import ImageGeometry, SourceGeometry, Space
 from dira_scale.predict.images import Loaded

@@ -9,6 +9,10 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from dira_scale.archive.imaging.colour import GREY
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.settings import VolumeSettings
+from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
@@ -19,20 +23,16 @@ from dira_scale.archive.sources.brats import Brats
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.archive.sources.sequences import Sequences
 from dira_scale.archive.sources.volumes import Volumes
-from dira_scale.config.border import at
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.index import SIDES
-from dira_scale.errors import UserError
-from dira_scale.evaluation.inference import Stored
-from dira_scale.imaging.colour import GREY
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.settings import VolumeSettings
-from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.base.config.border import at
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.walk import folder_at
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.index import SIDES
+from dira_scale.judge.evaluation.inference import Stored
 from dira_scale.predict.config import SOURCE
 from dira_scale.predict.geometry import ImageGeometry, Space
 from dira_scale.predict.images import Loaded
-from dira_scale.runs.shape import shaped
-from dira_scale.storage.walk import folder_at
+from dira_scale.train.runs.shape import shaped
 
 # Stripped from a source's name where the mask's own is put.
 SUFFIXES = (".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".dicom", ".nii", ".mha",

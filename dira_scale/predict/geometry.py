@@ -18,12 +18,12 @@ import torch
 from etils.epy import lazy_imports
 from torch import Tensor
 
-from dira_scale.evaluation.inference import resized
-from dira_scale.imaging.files import opened
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.nifti import read_header
-from dira_scale.imaging.volumes.read import grid_of
+from dira_scale.archive.imaging.files import opened
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes.nifti import read_header
+from dira_scale.archive.imaging.volumes.read import grid_of
+from dira_scale.judge.evaluation.inference import resized
 
 with lazy_imports():
     from nibabel import nifti1, nifti2

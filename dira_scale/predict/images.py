@@ -6,14 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from dira_scale.archive.reading import QuarantinedError
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.errors import UserError
-from dira_scale.evaluation.features import ALL, rows_of
-from dira_scale.evaluation.inference import Stored
-from dira_scale.pixels.codecs import DecodeError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import DecodeError
+from dira_scale.judge.evaluation.features import ALL, rows_of
+from dira_scale.judge.evaluation.inference import Stored
 from dira_scale.predict.geometry import ImageGeometry, SourceGeometry, Space
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
 
 # Of a predicted image: ``values`` of labels or numbers, or ``mask``; ``stage`` and ``reason`` of a refused one.
 ImageRow = dict[str, Any]

@@ -26,31 +26,31 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
+from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.output import check_output
 from dira_scale.archive.reading import QuarantinedError
-from dira_scale.data.batch import UNITS, unit_interval
-from dira_scale.distributed.config import AUTO
-from dira_scale.distributed.control import broadcast_from_main, check_equal, on_main, raise_on_all
-from dira_scale.distributed.processes import default_workers
-from dira_scale.distributed.world import World
-from dira_scale.errors import UserError, print_line
-from dira_scale.evaluation.config import SLIDING, require_masks
-from dira_scale.evaluation.finetuned_network import TrainedRun, unfinished
-from dira_scale.evaluation.inference import dense, read_ahead
-from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
-from dira_scale.evaluation.rounds import on_processes, own_parts, rounds
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.machine.progress import bar
-from dira_scale.metrics.libraries import require_libraries
-from dira_scale.pixels.codecs import DecodeError
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.storage.atomic import write_atomic
+from dira_scale.base.storage.owned import check_own, own
+from dira_scale.dataset.metrics.libraries import require_libraries
+from dira_scale.dataset.pixels.codecs import DecodeError
+from dira_scale.judge.evaluation.config import SLIDING, require_masks
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun, unfinished
+from dira_scale.judge.evaluation.inference import dense, read_ahead
+from dira_scale.judge.evaluation.journal import Journal, is_complete, journal, rows_are_kept
+from dira_scale.judge.evaluation.rounds import on_processes, own_parts, rounds
 from dira_scale.predict.config import ABOUT, DICOMSEG, KEYS, MASKS, PROBABILITIES, Predict, check_format, require_format
 from dira_scale.predict.dicomseg import DicomImages
 from dira_scale.predict.folder import FolderImages, conversion_of
 from dira_scale.predict.images import DatasetImages, ImageRow, Loaded, PredictedImages
 from dira_scale.predict.tables import finish
-from dira_scale.runs.exit_codes import DONE, INTERRUPTED
-from dira_scale.storage.atomic import write_atomic
-from dira_scale.storage.owned import check_own, own
+from dira_scale.train.data.batch import UNITS, unit_interval
+from dira_scale.train.distributed.config import AUTO
+from dira_scale.train.distributed.control import broadcast_from_main, check_equal, on_main, raise_on_all
+from dira_scale.train.distributed.processes import default_workers
+from dira_scale.train.distributed.world import World
+from dira_scale.train.runs.exit_codes import DONE, INTERRUPTED
 
 logger = logging.getLogger(__name__)
 KIND = "predictions"  # of the folder

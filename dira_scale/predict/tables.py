@@ -13,15 +13,15 @@ import torch
 from dira_scale import __version__
 from dira_scale.archive.outcome import most_common
 from dira_scale.archive.output import beside
-from dira_scale.data.batch import UNITS
-from dira_scale.errors import UserError, counted, print_line
-from dira_scale.evaluation.finetuned_network import TrainedRun
-from dira_scale.evaluation.journal import FILE as UNFINISHED
+from dira_scale.base.errors import UserError, counted, print_line
+from dira_scale.base.storage.atomic import write_atomic, write_json
+from dira_scale.base.storage.owned import REJECTED
+from dira_scale.base.storage.tables import harmless
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.judge.evaluation.journal import FILE as UNFINISHED
 from dira_scale.predict.config import ABOUT, MASKS
 from dira_scale.predict.images import ImageRow, PredictedImages
-from dira_scale.storage.atomic import write_atomic, write_json
-from dira_scale.storage.owned import REJECTED
-from dira_scale.storage.tables import harmless
+from dira_scale.train.data.batch import UNITS
 
 PREDICTIONS, QUARANTINE = "predictions.csv", "quarantine.csv"
 

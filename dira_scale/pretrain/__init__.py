@@ -5,7 +5,7 @@ from dira_scale.command import Command
 
 COMMAND = Command(
     "pretrain", "self-supervised pretraining",
-    look=("dira_scale.data.precheck:check_present", "dira_scale.models.precheck:check_network"),
+    look=("dira_scale.train.data.precheck:check_present", "dira_scale.train.models.precheck:check_network"),
     processes=True, output="run", in_sweeps=True, gpu=True,
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
                "data.loader", "data.helper", "data.cache", "data.cache_size", "validate.pictures",

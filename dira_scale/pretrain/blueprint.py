@@ -9,34 +9,34 @@ from etils.epy import lazy_imports
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dira_scale import methods
-from dira_scale.config.border import advised, at
-from dira_scale.data.config import as_stored
-from dira_scale.data.distort import build
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import on_main, raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine import optim, parallel, preflight
-from dira_scale.engine.task import StagePlan, StepTask
-from dira_scale.errors import DimensionsError, UserError
-from dira_scale.methods.adversary import Adversary, adversary_of
-from dira_scale.methods.method import Method
-from dira_scale.models.discriminator import check_size
-from dira_scale.models.hub import local, weights_fact
-from dira_scale.models.network import moved
+from dira_scale.base.config.border import advised, at
+from dira_scale.base.errors import DimensionsError, UserError
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe
 from dira_scale.pretrain.step import Pretraining
 from dira_scale.pretrain.task import PretrainTask, remarks
-from dira_scale.runs.description import Description
-from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
-from dira_scale.training.schedule import batches_of, stage_plans
-from dira_scale.training.shapes import ViewShapes
-from dira_scale.training.task import taken_at_first
+from dira_scale.train import methods
+from dira_scale.train.blueprint import Blueprint, MakeDistort, Networks, in_stage
+from dira_scale.train.data.config import as_stored
+from dira_scale.train.data.distort import build
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.control import on_main, raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import optim, parallel, preflight
+from dira_scale.train.engine.task import StagePlan, StepTask
+from dira_scale.train.methods.adversary import Adversary, adversary_of
+from dira_scale.train.methods.method import Method
+from dira_scale.train.models.discriminator import check_size
+from dira_scale.train.models.hub import local, weights_fact
+from dira_scale.train.models.network import moved
+from dira_scale.train.runs.description import Description
+from dira_scale.train.schedule import batches_of, stage_plans
+from dira_scale.train.shapes import ViewShapes
+from dira_scale.train.task import taken_at_first
 
 with lazy_imports():
-    from dira_scale.runs import choice
-    from dira_scale.training import inputs
+    from dira_scale.train import inputs
+    from dira_scale.train.runs import choice
 
 
 class PretrainBlueprint(Blueprint):

@@ -7,17 +7,17 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from dira_scale.arguments import Above, ArgumentError, AtLeast
-from dira_scale.config.border import at
-from dira_scale.config.files import folder
-from dira_scale.config.schema import Schema, one_of, setting
-from dira_scale.distributed.config import AUTO
-from dira_scale.engine.config import Optim
-from dira_scale.errors import UserError
-from dira_scale.forecast.config import Planned
-from dira_scale.models.architecture import Architecture
-from dira_scale.models.hub import pin
-from dira_scale.training.config import StagedTraining, Validate
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast
+from dira_scale.base.config.border import at
+from dira_scale.base.config.files import folder
+from dira_scale.base.config.schema import Schema, one_of, setting
+from dira_scale.base.errors import UserError
+from dira_scale.fleet.forecast.config import Planned
+from dira_scale.train.config import StagedTraining, Validate
+from dira_scale.train.distributed.config import AUTO
+from dira_scale.train.engine.config import Optim
+from dira_scale.train.models.architecture import Architecture
+from dira_scale.train.models.hub import pin
 
 
 @dataclass

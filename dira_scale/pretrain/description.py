@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dira_scale.data.batch import UNITS
-from dira_scale.errors import UserError
-from dira_scale.methods import Method, method_class
-from dira_scale.models.architecture import architecture
+from dira_scale.base.errors import UserError
 from dira_scale.pretrain.objective import restores
-from dira_scale.runs.description import (
+from dira_scale.train.data.batch import UNITS
+from dira_scale.train.description import data_of, stages_of
+from dira_scale.train.methods import Method, method_class
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.runs.description import (
     Description,
     InputDescription,
     Metric,
@@ -20,8 +21,7 @@ from dira_scale.runs.description import (
     Tensors,
     Term,
 )
-from dira_scale.runs.identity import execution
-from dira_scale.training.description import data_of, stages_of
+from dira_scale.train.runs.identity import execution
 
 COMMAND = "pretrain"
 TERMS = {

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dira_scale.engine.task import StagePosition
 from dira_scale.pretrain.config import Pretrain
-from dira_scale.runs.remarks import ABOVE_CHANCE, COLLAPSED_RANK, COLLAPSED_STD, ENOUGH_STEPS, SETTLED
+from dira_scale.train.engine.task import StagePosition
+from dira_scale.train.runs.remarks import ABOVE_CHANCE, COLLAPSED_RANK, COLLAPSED_STD, ENOUGH_STEPS, SETTLED
 
 # A teacher's softmax over prototypes has the entropy of a uniform one (1, as a share of ln K), or all images have one
 # prototype (0 of the others): both ways in which DINO collapses (Caron et al., ICCV 2021, sec. 5.3). A network whose

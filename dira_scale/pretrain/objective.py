@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dira_scale.data.batch import Batch, per_sample
-from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import Views, ViewSpec
-from dira_scale.distributed.world import World
-from dira_scale.engine.profiler import VIEWS, span
-from dira_scale.engine.task import Losses
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import MASK, hidden_voxels
+from dira_scale.train.data.batch import Batch, per_sample
+from dira_scale.train.data.distort import Distort, DistortVolumes, build
+from dira_scale.train.data.views import Views, ViewSpec
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.profiler import VIEWS, span
+from dira_scale.train.engine.task import Losses
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.methods.method import Method, Terms
+from dira_scale.train.methods.restoration import MASK, hidden_voxels
 
 
 def restores(terms: Sequence[str]) -> bool:

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dira_scale.data.geometry.orientation import reorient
-from dira_scale.data.views import ViewSpec, VolumeViews
-from dira_scale.engine.task import StagePlan
-from dira_scale.engine.watchdog import alive
-from dira_scale.metrics.restoration import RestorationTable
+from dira_scale.base.storage.atomic import write_atomic, write_json
+from dira_scale.dataset.metrics.restoration import RestorationTable
 from dira_scale.pretrain.objective import Objective
-from dira_scale.storage.atomic import write_atomic, write_json
-from dira_scale.training.held_out import HeldOutBatches
-from dira_scale.training.validation import evaluating
+from dira_scale.train.data.geometry.orientation import reorient
+from dira_scale.train.data.views import ViewSpec, VolumeViews
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.engine.watchdog import alive
+from dira_scale.train.held_out import HeldOutBatches
+from dira_scale.train.validation import evaluating
 
 GAP = 4  # pixels between pictures
 WIDEST = 96  # pixels: planes of volumes are enlarged up to it, by a whole number

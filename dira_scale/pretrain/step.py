@@ -8,21 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.views import Views
-from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
-from dira_scale.distributed.config import AUTO
-from dira_scale.distributed.world import World
-from dira_scale.engine import optim
-from dira_scale.engine.task import StagePlan
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method, Terms
-from dira_scale.metrics.ssim import WINDOW, ssim
-from dira_scale.models import norm
-from dira_scale.models.heads import global_average
+from dira_scale.dataset.metrics.ssim import WINDOW, ssim
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.objective import Forward, Objective, PretrainLosses
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.distort import Distort, DistortVolumes, build
+from dira_scale.train.data.views import Views
+from dira_scale.train.distributed.collectives import rank, reduce_mean, reduce_sum, world
+from dira_scale.train.distributed.config import AUTO
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import optim
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.methods.method import Method, Terms
+from dira_scale.train.models import norm
+from dira_scale.train.models.heads import global_average
 
 IMAGES = 512  # of the global batch at most: limits the eigenvalue problem and the table of distances
 
@@ -162,7 +162,7 @@ class DiscriminatorTraining:
 
 
 class Pretraining:
-    """A method's step with the adversary beside it (see :class:`dira_scale.engine.task.StepTask`).
+    """A method's step with the adversary beside it (see :class:`dira_scale.train.engine.task.StepTask`).
 
     Args:
         method: unsharded, on the CPU.

@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dira_scale.data.batch import UNITS, Batch
-from dira_scale.data.labels import UNCERTAIN
-from dira_scale.distributed.collectives import gather, world
-from dira_scale.distributed.world import World
-from dira_scale.engine.task import Detail, StagePlan, StagePosition
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method
-from dira_scale.metrics.neighbours import knn_scores, mean_auc
-from dira_scale.models import norm
-from dira_scale.models.heads import global_average
+from dira_scale.dataset.metrics.neighbours import knn_scores, mean_auc
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe, tensors_of
 from dira_scale.pretrain.diagnosis import Diagnosis
 from dira_scale.pretrain.objective import PretrainLosses, restores
 from dira_scale.pretrain.step import Pretraining
-from dira_scale.runs.description import Description
-from dira_scale.runs.folder import RunFolder
-from dira_scale.runs.remarks import no_better_than_mean, worse_features
-from dira_scale.training.schedule import batches_of, few_steps, groups_of
-from dira_scale.training.task import DatasetTask
-from dira_scale.training.validation import HeldOutValidation
+from dira_scale.train.data.batch import UNITS, Batch
+from dira_scale.train.data.labels import UNCERTAIN
+from dira_scale.train.distributed.collectives import gather, world
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.task import Detail, StagePlan, StagePosition
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.methods.method import Method
+from dira_scale.train.models import norm
+from dira_scale.train.models.heads import global_average
+from dira_scale.train.runs.description import Description
+from dira_scale.train.runs.folder import RunFolder
+from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
+from dira_scale.train.schedule import batches_of, few_steps, groups_of
+from dira_scale.train.task import DatasetTask
+from dira_scale.train.validation import HeldOutValidation
 
 if TYPE_CHECKING:
-    from dira_scale.training.inputs import Inputs
+    from dira_scale.train.inputs import Inputs
 
 
 IMAGES = 4096  # approximately: limits the table of similarities
@@ -80,7 +80,7 @@ def knn_auc(features: Tensor, labels: Tensor) -> float:
 
 
 class PretrainTask(Pretraining, DatasetTask):
-    """A method, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+    """A method, built and checked, on its data (see :class:`dira_scale.train.engine.task.Task`).
 
     Args:
         stages: the stages to train.
@@ -157,7 +157,7 @@ class PretrainTask(Pretraining, DatasetTask):
             self._draw(stage, run, unsharded)
         if run is None or self.validation is None:
             return []
-        from dira_scale.runs.reader import RunReader  # needs pyarrow
+        from dira_scale.train.runs.reader import RunReader  # needs pyarrow
 
         reader = RunReader(run.folder)
         restored = [row for row in reader.restoration() if row["stage"] == stage.name]
@@ -175,8 +175,8 @@ class PretrainTask(Pretraining, DatasetTask):
         method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
-            from dira_scale.data.samples import Samples
             from dira_scale.pretrain.pictures import draw_restorations, view_spacing  # need OpenCV, scikit-image
+            from dira_scale.train.data.samples import Samples
 
             samples = Samples(self.data.datasets, str(self.config.data.val_split))
             draw_restorations(

@@ -9,15 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from dira_scale import __version__
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.selection import nested_draws
-from dira_scale.errors import UserError, nearest, without_commands
-from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.machine.console import Console
-from dira_scale.metrics.cases import CASES, MaskCase, write_cases
-from dira_scale.metrics.classification import AUROC
-from dira_scale.metrics.regression import R2
-from dira_scale.pages.probe_figures import (
+from dira_scale.base.errors import UserError, nearest, without_commands
+from dira_scale.base.machine.console import Console
+from dira_scale.base.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.base.storage.owned import check_own, own
+from dira_scale.base.storage.text import without_tags
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import CASES, MaskCase, write_cases
+from dira_scale.dataset.metrics.classification import AUROC
+from dira_scale.dataset.metrics.regression import R2
+from dira_scale.judge.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
+from dira_scale.judge.pages.probe_figures import (
     FILE,
     FORMAT,
     Fit,
@@ -35,10 +37,8 @@ from dira_scale.probe.notes import label_notes, map_notes
 from dira_scale.probe.pretext import pretext_task
 from dira_scale.probe.probing import PARTS, Parts, ProbeTask, probe
 from dira_scale.probe.sources import ComputedFeatures, Labelled, StoredFeatures
-from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
-from dira_scale.storage.owned import check_own, own
-from dira_scale.storage.text import without_tags
+from dira_scale.train.data.selection import nested_draws
+from dira_scale.train.runs.environment import environment
 
 
 @dataclass(frozen=True)

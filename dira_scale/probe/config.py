@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dira_scale.arguments import Above, AtLeast
-from dira_scale.config.schema import Schema, one_of, path_field, paths_field, setting, several
-from dira_scale.errors import UserError
-from dira_scale.evaluation.config import PIXELS
-from dira_scale.runs.files import read_json
-from dira_scale.tasks.classes import check_classes
+from dira_scale.base.arguments import Above, AtLeast
+from dira_scale.base.config.schema import Schema, one_of, path_field, paths_field, setting, several
+from dira_scale.base.errors import UserError
+from dira_scale.judge.evaluation.config import PIXELS
+from dira_scale.judge.tasks.classes import check_classes
+from dira_scale.train.runs.files import read_json
 
 PROBES = ("linear", "knn", "sgd")
 USUAL = PROBES[:2]  # of encoders; of embeddings, all

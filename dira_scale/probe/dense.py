@@ -13,24 +13,24 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dira_scale.data.labels import IGNORE
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.data.selection import nested_draws
-from dira_scale.errors import UserError
-from dira_scale.evaluation.embeddings import Embeddings
-from dira_scale.evaluation.features import POOLS
-from dira_scale.evaluation.inference import resized
-from dira_scale.machine.device import compute_device
-from dira_scale.metrics.cases import MaskCase
-from dira_scale.metrics.neighbours import knn_scores
-from dira_scale.metrics.segmentation import mask_cases, segmentation
-from dira_scale.pages.probe_figures import Fit, ProbeFigure, figures
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.device import compute_device
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import MaskCase
+from dira_scale.dataset.metrics.neighbours import knn_scores
+from dira_scale.dataset.metrics.segmentation import mask_cases, segmentation
+from dira_scale.judge.evaluation.embeddings import Embeddings
+from dira_scale.judge.evaluation.features import POOLS
+from dira_scale.judge.evaluation.inference import resized
+from dira_scale.judge.pages.probe_figures import Fit, ProbeFigure, figures
+from dira_scale.judge.tasks.mask_values import check_evaluated
+from dira_scale.judge.tasks.masks import Segmentation, within
 from dira_scale.probe.probing import Parts
 from dira_scale.probe.sources import StoredFeatures
-from dira_scale.tasks.mask_values import check_evaluated
-from dira_scale.tasks.masks import Segmentation, within
+from dira_scale.train.data.labels import IGNORE
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.data.selection import nested_draws
 
 READ = "train", "test"  # nothing is chosen on the validation part
 KNN, DICE = "knn", "Dice"

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from dira_scale.metrics.cases import CASES
-from dira_scale.metrics.classification import AUROC
-from dira_scale.metrics.regression import R2
-from dira_scale.pages.probe_figures import ProbeFigure
+from dira_scale.dataset.metrics.cases import CASES
+from dira_scale.dataset.metrics.classification import AUROC
+from dira_scale.dataset.metrics.regression import R2
+from dira_scale.judge.pages.probe_figures import ProbeFigure
 from dira_scale.probe.probing import ITERATIONS, PARTS
 
 RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.data.geometry.orientation import quarter_turns
-from dira_scale.errors import UserError
-from dira_scale.evaluation.features import Images
+from dira_scale.base.errors import UserError
+from dira_scale.judge.evaluation.features import Images
 from dira_scale.probe.probing import Parts, ProbeTask
+from dira_scale.train.data.geometry.orientation import quarter_turns
 
 AXES = ("depth", "height", "width")
 FILTERS = {4: "bilinear", 5: "trilinear"}  # by the number of a tensor's dimensions

@@ -15,14 +15,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from dira_scale.distributed.precision import set_fp32
-from dira_scale.machine.device import compute_device
-from dira_scale.metrics.classification import ACCURACY, AUROC, SHARES
-from dira_scale.metrics.figure import Figure, Key, mean
-from dira_scale.metrics.neighbours import knn_scores
-from dira_scale.metrics.regression import MAE, PEARSON, R2
-from dira_scale.pages.probe_figures import Fit
+from dira_scale.base.machine.device import compute_device
+from dira_scale.dataset.metrics.classification import ACCURACY, AUROC, SHARES
+from dira_scale.dataset.metrics.figure import Figure, Key, mean
+from dira_scale.dataset.metrics.neighbours import knn_scores
+from dira_scale.dataset.metrics.regression import MAE, PEARSON, R2
+from dira_scale.judge.pages.probe_figures import Fit
 from dira_scale.probe.config import USUAL
+from dira_scale.train.distributed.precision import set_fp32
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)  # for a batch of 256
 BATCH, STEPS, MOMENTUM = 128, 1250, 0.9

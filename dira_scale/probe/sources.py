@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.evaluation.config import PIXELS, SIZE
-from dira_scale.evaluation.embeddings import Embeddings
-from dira_scale.evaluation.encoders import (
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.device import compute_device
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation.config import PIXELS, SIZE
+from dira_scale.judge.evaluation.embeddings import Embeddings
+from dira_scale.judge.evaluation.encoders import (
     fake_encoder,
     levels,
     make_names_unique,
@@ -21,14 +22,13 @@ from dira_scale.evaluation.encoders import (
     trained_groups,
     weights_group,
 )
-from dira_scale.evaluation.features import Images, features
-from dira_scale.machine.device import compute_device
-from dira_scale.models.architecture import Architecture, TimmUNet, architecture
-from dira_scale.pages.probe_figures import Features
+from dira_scale.judge.evaluation.features import Images, features
+from dira_scale.judge.pages.probe_figures import Features
 from dira_scale.probe.pretext import PRETEXTS, Changed, Pretext
 from dira_scale.probe.probing import PARTS, Parts
-from dira_scale.runs.choice import check_stage
-from dira_scale.runs.description import Description
+from dira_scale.train.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.train.runs.choice import check_stage
+from dira_scale.train.runs.description import Description
 
 MemberFeatures = list[tuple[Features, list[Parts]]]  # rows of the table, with the features of their members
 Labelled = ShardedDataset | Embeddings

@@ -13,7 +13,7 @@ from dira_scale.command import Command
 
 COMMAND = Command(
     "report", "write an HTML page about a run", "dira_scale.report.page:report",
-    look=("dira_scale.runs.complete:check_runs",), output="out", reads_run=True,
+    look=("dira_scale.train.runs.complete:check_runs",), output="out", reads_run=True,
 )  # fmt: skip
 
 

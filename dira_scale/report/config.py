@@ -5,9 +5,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, path_field, paths_field, setting, several
-from dira_scale.errors import UserError
+from dira_scale.base.config.keys import typed
+from dira_scale.base.config.schema import Schema, path_field, paths_field, setting, several
+from dira_scale.base.errors import UserError
 
 
 @dataclass

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dira_scale.errors import UserError
-from dira_scale.evaluation.results import read_results
-from dira_scale.runs.checkpoint import StoredCheckpoint
-from dira_scale.runs.description import Description
-from dira_scale.runs.reader import RunReader, RunRow, TrainingData
-from dira_scale.runs.remarks import RECOGNISED
-from dira_scale.storage.text import last_parts
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.text import last_parts
+from dira_scale.judge.evaluation.results import read_results
+from dira_scale.train.runs.checkpoint import StoredCheckpoint
+from dira_scale.train.runs.description import Description
+from dira_scale.train.runs.reader import RunReader, RunRow, TrainingData
+from dira_scale.train.runs.remarks import RECOGNISED
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training

@@ -1,13 +1,13 @@
 """The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
 
-from dira_scale.errors import duration
-from dira_scale.evaluation.results import overall
-from dira_scale.pages.template import rate
-from dira_scale.pages.verdict import Grade, Headline, Verdict
+from dira_scale.base.errors import duration
+from dira_scale.judge.evaluation.results import overall
+from dira_scale.judge.pages.template import rate
+from dira_scale.judge.pages.verdict import Grade, Headline, Verdict
 from dira_scale.report.content import RunContent
 from dira_scale.report.summary import BASELINES, RESTORERS, throughput
-from dira_scale.runs.description import CHOSEN_RATE
-from dira_scale.runs.remarks import ABOVE_CHANCE, COLLAPSED_RANK, COLLAPSED_STD, ENOUGH_STEPS, RECOGNISED, SETTLED
+from dira_scale.train.runs.description import CHOSEN_RATE
+from dira_scale.train.runs.remarks import ABOVE_CHANCE, COLLAPSED_RANK, COLLAPSED_STD, ENOUGH_STEPS, RECOGNISED, SETTLED
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5

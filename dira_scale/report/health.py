@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from dira_scale.pages.figure import LEVEL, LINES, svg
-from dira_scale.pages.results import never_answered
+from dira_scale.judge.pages.figure import LEVEL, LINES, svg
+from dira_scale.judge.pages.results import never_answered
 from dira_scale.report.content import RunContent
 from dira_scale.report.plots import at_one_step, is_single, shade
-from dira_scale.runs.reader import RunRow
-from dira_scale.runs.remarks import no_better_than_mean, worse_features
+from dira_scale.train.runs.reader import RunRow
+from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
 
 TERM_GRADIENTS = "health/gradient/"
 HELD_OUT_KEYS = ("step", "stage", "health/knn_auc")  # drawn of a held-out row

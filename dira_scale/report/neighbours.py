@@ -14,17 +14,17 @@ from PIL.Image import Resampling
 from sklearn.manifold import TSNE
 
 from dira_scale import __version__
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.evaluation.embeddings import Embeddings
-from dira_scale.evaluation.features import rows_of
-from dira_scale.metrics.neighbours import nearest_of_others
-from dira_scale.metrics.statistics.bootstrap import bootstrap
-from dira_scale.metrics.statistics.weighted import weighted_mean
-from dira_scale.pages.figure import COLOURS, address, svg
-from dira_scale.pages.tables.figures import Plot
-from dira_scale.pages.template import template
-from dira_scale.pixels.outlines import fitted
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.neighbours import nearest_of_others
+from dira_scale.dataset.metrics.statistics.bootstrap import bootstrap
+from dira_scale.dataset.metrics.statistics.weighted import weighted_mean
+from dira_scale.dataset.pixels.outlines import fitted
+from dira_scale.judge.evaluation.embeddings import Embeddings
+from dira_scale.judge.evaluation.features import rows_of
+from dira_scale.judge.pages.figure import COLOURS, address, svg
+from dira_scale.judge.pages.tables.figures import Plot
+from dira_scale.judge.pages.template import template
 
 K, SHOWN, TILE = 6, 12, 160  # neighbours; images shown with theirs; pixels of a side
 ASKED, MAPPED, MAPS = 2000, 1500, 4  # images whose neighbours are counted; points of a map; maps, a label each

@@ -9,18 +9,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
+from dira_scale.base.config.compose import defaults
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.storage.atomic import as_user_error, write_atomic
+from dira_scale.base.storage.owned import own_file
 from dira_scale.commands import COMMANDS
-from dira_scale.config.compose import defaults
-from dira_scale.errors import UserError, print_line
-from dira_scale.pages.results import ShownResults
-from dira_scale.pages.template import of_volumes, template
+from dira_scale.judge.pages.results import ShownResults
+from dira_scale.judge.pages.template import of_volumes, template
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent, read_run
 from dira_scale.report.headlines import headlines
 from dira_scale.report.serve import State, serve
 from dira_scale.report.several import names, side_by_side
-from dira_scale.storage.atomic import as_user_error, write_atomic
-from dira_scale.storage.owned import own_file
 
 
 def report(cfg: DictConfig) -> None:

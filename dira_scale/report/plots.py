@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from dira_scale.pages.figure import BAND, LABEL, LEVEL, LINES, svg
+from dira_scale.judge.pages.figure import BAND, LABEL, LEVEL, LINES, svg
 from dira_scale.report.content import RunContent
-from dira_scale.runs.reader import RunRow
-from dira_scale.runs.remarks import RECOGNISED
+from dira_scale.train.runs.reader import RunRow
+from dira_scale.train.runs.remarks import RECOGNISED
 
 TRAIN, HELD_OUT = LINES[:2]
 

@@ -16,7 +16,7 @@ from socket import gethostname
 from threading import Lock
 from typing import Any
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 
 State = tuple[Any, Callable[[], str]]  # what a page depends on, and what makes it
 HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]+)?", re.IGNORECASE)

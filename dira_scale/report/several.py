@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale import __version__
-from dira_scale.errors import UserError
-from dira_scale.pages.figure import svg
-from dira_scale.pages.template import of_volumes, template
+from dira_scale.base.errors import UserError
+from dira_scale.judge.pages.figure import svg
+from dira_scale.judge.pages.template import of_volumes, template
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent
 from dira_scale.report.headlines import SUBJECTS, headlines
 
 with lazy_imports():
-    from dira_scale.pages.tables import figures
+    from dira_scale.judge.pages.tables import figures
 
 NamedRuns = Mapping[str, RunContent]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.config.keys import typed
+from dira_scale.base.config.keys import typed
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent
-from dira_scale.runs.reader import RunRow
+from dira_scale.train.runs.reader import RunRow
 
 RESTORERS = {
     "mean": "each image's own mean",

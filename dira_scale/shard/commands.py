@@ -7,13 +7,14 @@ from typing import Any
 from etils.epy import lazy_imports
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.errors import UserError
-from dira_scale.storage.store import is_local, locate
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.store import is_local, locate
 
 with lazy_imports():
     from dira_scale.archive import claim, output
     from dira_scale.archive import recipe as recipes
-    from dira_scale.data import manifest
+    from dira_scale.base.storage import atomic, owned
+    from dira_scale.dataset import manifest
     from dira_scale.shard import convert as conversion
     from dira_scale.shard import repair as repairing
     from dira_scale.shard import survey
@@ -23,7 +24,6 @@ with lazy_imports():
     from dira_scale.shard.curate import subset as subsets
     from dira_scale.shard.curate import verify as verification
     from dira_scale.shard.curate.audit import make as auditing
-    from dira_scale.storage import atomic, owned
 
 
 def convert_archive(config: DictConfig) -> int:

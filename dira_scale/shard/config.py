@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.arguments import Above, ArgumentError, AtLeast
-from dira_scale.config.schema import Schema, constructed, one_of, path_field, paths_field, setting
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast
+from dira_scale.base.config.schema import Schema, constructed, one_of, path_field, paths_field, setting
 
 
 @dataclass

@@ -16,11 +16,11 @@ from dira_scale.archive.plan import planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import with_modality
 from dira_scale.archive.writer import sharding
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError, counted
-from dira_scale.machine.console import Console
-from dira_scale.machine.hardware import gpus
-from dira_scale.storage.store import locate
+from dira_scale.base.errors import UserError, counted
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.hardware import gpus
+from dira_scale.base.storage.store import locate
+from dira_scale.dataset.manifest import ShardedDataset
 
 
 def convert(

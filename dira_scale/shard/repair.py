@@ -11,13 +11,13 @@ from dira_scale.archive.output import PARTIAL, check_unchanged, completed, diffe
 from dira_scale.archive.plan import planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.writer import WrittenShard, sharding, write_shards
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.data.tar import checksum
-from dira_scale.errors import UserError
-from dira_scale.machine.console import Console
-from dira_scale.machine.progress import bar
-from dira_scale.storage.atomic import publish
-from dira_scale.storage.store import as_os_error, locate, remove
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.storage.atomic import publish
+from dira_scale.base.storage.store import as_os_error, locate, remove
+from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
+from dira_scale.train.data.tar import checksum
 
 
 def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:

@@ -25,10 +25,10 @@ from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples, with_modality
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
-from dira_scale.data.tar import add_to_tar
-from dira_scale.errors import UserError, counted, duration
-from dira_scale.machine.console import Console
-from dira_scale.machine.workers import worker_pool
+from dira_scale.base.errors import UserError, counted, duration
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.workers import worker_pool
+from dira_scale.train.data.tar import add_to_tar
 
 EDGE = 4096  # bytes compared at both ends of a file to detect copies
 

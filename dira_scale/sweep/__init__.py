@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dira_scale.base.errors import UserError, print_error
 from dira_scale.cli import entry
 from dira_scale.command import Command
-from dira_scale.errors import UserError, print_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

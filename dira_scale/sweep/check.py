@@ -10,17 +10,17 @@ from typing import Any
 from etils.epy import lazy_imports
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale.base.config.border import advised
+from dira_scale.base.config.compose import compose, defaults
+from dira_scale.base.errors import UserError
 from dira_scale.commands import COMMANDS
-from dira_scale.config.border import advised
-from dira_scale.config.compose import compose, defaults
-from dira_scale.errors import UserError
-from dira_scale.runs.description import Description, read_description
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
+from dira_scale.train.runs.description import Description, read_description
 
 with lazy_imports():
-    from dira_scale.forecast import estimate
-    from dira_scale.training import blueprint
+    from dira_scale.fleet.forecast import estimate
+    from dira_scale.train import blueprint
 
 GB = 1e9
 

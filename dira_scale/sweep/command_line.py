@@ -12,10 +12,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from dira_scale.base.config.compose import path_keys_of
+from dira_scale.base.config.keys import as_words, typed, written
+from dira_scale.base.config.schema import PathKind
 from dira_scale.commands import COMMANDS
-from dira_scale.config.compose import path_keys_of
-from dira_scale.config.keys import as_words, typed, written
-from dira_scale.config.schema import PathKind
 
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits

@@ -7,12 +7,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.arguments import UNSHOWN, Above, ArgumentError, AtLeast, converted
+from dira_scale.base.arguments import UNSHOWN, Above, ArgumentError, AtLeast, converted
+from dira_scale.base.config.border import at
+from dira_scale.base.config.schema import Schema, one_of, path_field, setting
+from dira_scale.base.errors import UserError, nearest
 from dira_scale.commands import COMMANDS
-from dira_scale.config.border import at
-from dira_scale.config.schema import Schema, one_of, path_field, setting
-from dira_scale.errors import UserError, nearest
-from dira_scale.pages.tables.papers import PaperTable
+from dira_scale.judge.pages.tables.papers import PaperTable
 
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
 OWN = ("sweep", "cluster", "folder", "dry_run", "detach")

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from submitit import JobEnvironment
 
-from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 from dira_scale.sweep.queue import restarts
 from dira_scale.sweep.records import Run, SweepFolder, Try
+from dira_scale.train.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 # torchrun's summary names the process that failed first, and then its exit code: negative for a signal.
 ROOT = re.compile(r"Root Cause.*?host\s*: (\S+).*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)

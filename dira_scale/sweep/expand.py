@@ -11,9 +11,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dira_scale.base.config.keys import typed, written
+from dira_scale.base.errors import UserError, nearest
 from dira_scale.commands import COMMANDS
-from dira_scale.config.keys import typed, written
-from dira_scale.errors import UserError, nearest
 from dira_scale.sweep.command_line import DIGEST, digest_of, name_of, reference, references, resolved, words_of
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.records import Launch, Run

@@ -2,7 +2,7 @@
 
 A :class:`Job` starts the command as a child, passes signals on to it, records how it ended, and decides what follows
 (:mod:`dira_scale.sweep.ending`). The exact step comes from the run folder's checkpoint, and a first life that still
-runs on a node thought dead loses the run's lease to the second one (:mod:`dira_scale.runs.lease`).
+runs on a node thought dead loses the run's lease to the second one (:mod:`dira_scale.train.runs.lease`).
 
 ``python -m dira_scale.sweep.job FOLDER RUN LIMIT`` is a job on this machine.
 """
@@ -23,13 +23,13 @@ from typing import IO
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
+from dira_scale.base.config.trust import allow
+from dira_scale.base.errors import UserError
 from dira_scale.commands import COMMANDS
-from dira_scale.config.trust import allow
-from dira_scale.errors import UserError
-from dira_scale.runs.complete import newest_step
-from dira_scale.runs.exit_codes import DONE, INTERRUPTED, TRY
 from dira_scale.sweep import ending, queue
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
+from dira_scale.train.runs.complete import newest_step
+from dira_scale.train.runs.exit_codes import DONE, INTERRUPTED, TRY
 
 logger = logging.getLogger(__name__)
 

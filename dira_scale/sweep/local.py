@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
+from dira_scale.base.machine.hardware import CPUS_PER_TASK, Hardware
 from dira_scale.sweep.check import gpus_of
 from dira_scale.sweep.config import SweepConfig
 from dira_scale.sweep.job import start

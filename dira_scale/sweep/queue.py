@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from submitit import JobEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dira_scale.errors import UserError, nearest
-from dira_scale.runs.exit_codes import DONE
-from dira_scale.runs.files import read_json, read_status
-from dira_scale.storage.atomic import write_json
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.storage.atomic import write_json
+from dira_scale.train.runs.exit_codes import DONE
+from dira_scale.train.runs.files import read_json, read_status
 
 
 @dataclass(frozen=True)

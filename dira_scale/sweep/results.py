@@ -7,7 +7,7 @@
     results.md         mean and standard deviation over seeds; of `finetune` the tables of spread.json
     spread.json        of `finetune`: by phase the spread over pretraining runs, seeds and patients, and tests
 
-The HTML page of a sweep (`report`) and the tables beside it are made from these (``pages/tables/``).
+The HTML page of a sweep (`report`) and the tables beside it are made from these (``judge/pages/tables/``).
 """
 
 import io
@@ -27,22 +27,22 @@ import yaml
 from etils.epy import lazy_imports
 from omegaconf import OmegaConf
 
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.base.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.commands import COMMANDS
-from dira_scale.errors import UserError, print_line
-from dira_scale.metrics.figure import MEAN, plain
-from dira_scale.pages.probe_figures import ProbeFigure, read_probe
-from dira_scale.runs.files import inside, read_yaml
-from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
-from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
+from dira_scale.dataset.metrics.figure import MEAN, plain
+from dira_scale.judge.pages.probe_figures import ProbeFigure, read_probe
 from dira_scale.sweep.records import Run, SweepFolder, is_done
+from dira_scale.train.runs.files import inside, read_yaml
 
 with lazy_imports():
-    from dira_scale.pages.tables import page, read
-    from dira_scale.pages.tables import papers as published
-    from dira_scale.pages.tables import runs as finished
+    from dira_scale.judge.pages.tables import page, read
+    from dira_scale.judge.pages.tables import papers as published
+    from dira_scale.judge.pages.tables import runs as finished
 
 if TYPE_CHECKING:  # imports torch
-    from dira_scale.evaluation.comparison import Compared
+    from dira_scale.judge.evaluation.comparison import Compared
 
 # What files that are missing or damaged raise.
 UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError, UserError

@@ -11,7 +11,7 @@ from typing import Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.sweep.check import gpus_of
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.job import Job

@@ -10,12 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.files import roots
-from dira_scale.config.overrides import Arguments, key_of
-from dira_scale.errors import UserError
-from dira_scale.runs.exit_codes import DONE
-from dira_scale.storage.atomic import as_user_error, write_atomic
-from dira_scale.storage.owned import own
+from dira_scale.base.config.files import roots
+from dira_scale.base.config.overrides import Arguments, key_of
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.atomic import as_user_error, write_atomic
+from dira_scale.base.storage.owned import own
 from dira_scale.sweep.check import check_machines, check_runs, rehearse
 from dira_scale.sweep.command_line import read
 from dira_scale.sweep.config import OWN, SweepConfig
@@ -24,6 +23,7 @@ from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.slurm import script
 from dira_scale.sweep.status import AT_WORK, known_statuses
 from dira_scale.sweep.watch import carry_out
+from dira_scale.train.runs.exit_codes import DONE
 
 logger = logging.getLogger(__name__)
 

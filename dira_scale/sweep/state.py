@@ -18,9 +18,9 @@ does not answer.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dira_scale.runs.exit_codes import INTERRUPTED
 from dira_scale.sweep.queue import BROKEN, GONE, PENDING, RUNNING, STOPPED, UNKNOWN, JobState
 from dira_scale.sweep.records import Try, is_done
+from dira_scale.train.runs.exit_codes import INTERRUPTED
 
 STATES = (
     "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",

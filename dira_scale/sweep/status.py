@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 
-from dira_scale.errors import UserError
-from dira_scale.runs.heartbeat import has_stopped, seconds_without_beat
+from dira_scale.base.errors import UserError
 from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
 from dira_scale.sweep.state import RunFacts, state
+from dira_scale.train.runs.heartbeat import has_stopped, seconds_without_beat
 
 AT_WORK = ("queued", "running", "waiting")
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is

@@ -9,12 +9,12 @@ from pathlib import Path
 from etils.epy import lazy_imports
 from omegaconf import DictConfig
 
-from dira_scale.errors import UserError, nearest
-from dira_scale.machine.console import Console
-from dira_scale.runs.exit_codes import DONE, FAILED
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.machine.console import Console
 from dira_scale.sweep import queue
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.status import RunStatus, known_statuses, present, read_statuses
+from dira_scale.train.runs.exit_codes import DONE, FAILED
 
 with lazy_imports():
     from dira_scale.sweep import results as sweep_results

@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dira_scale.errors import duration
-from dira_scale.machine.console import Console
+from dira_scale.base.errors import duration
+from dira_scale.base.machine.console import Console
 from dira_scale.sweep.records import SweepFolder
 from dira_scale.sweep.state import STATES
 from dira_scale.sweep.status import AT_WORK, RunStatus, hours_used, present, progress, read_statuses

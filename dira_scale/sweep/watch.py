@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from dira_scale.errors import UserError
-from dira_scale.machine.hardware import hardware
-from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.hardware import hardware
 from dira_scale.sweep import queue
 from dira_scale.sweep.config import SweepConfig
 from dira_scale.sweep.local import LocalExecutor
@@ -19,6 +18,7 @@ from dira_scale.sweep.records import Run, SweepFolder, is_done
 from dira_scale.sweep.results import write_results
 from dira_scale.sweep.slurm import submit
 from dira_scale.sweep.status import AT_WORK, RunStatus, hours_used, known_statuses, read_statuses
+from dira_scale.train.runs.exit_codes import DONE, FAILED, INTERRUPTED
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dira_scale.command import Command
 COMMAND = Command(
     "words", "cut visual words out of volumes or images, as a dataset with labels",
     function="dira_scale.words.make:make",
-    look=("dira_scale.runs.complete:check_runs", "dira_scale.data.precheck:check_present",
-          "dira_scale.models.precheck:check_network"),
+    look=("dira_scale.train.runs.complete:check_runs", "dira_scale.train.data.precheck:check_present",
+          "dira_scale.train.models.precheck:check_network"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     parts=True, execution=("batch", "workers", "data.workers", "trust", "reach"),
     check="dira_scale.words.config:check",

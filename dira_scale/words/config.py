@@ -6,11 +6,11 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dira_scale.arguments import Above, ArgumentError, AtLeast, Within
-from dira_scale.config.schema import Schema, path_field, paths_field, setting, several
-from dira_scale.errors import UserError
-from dira_scale.models.architecture import Architecture
-from dira_scale.runs.description import Description
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Within
+from dira_scale.base.config.schema import Schema, path_field, paths_field, setting, several
+from dira_scale.base.errors import UserError
+from dira_scale.train.models.architecture import Architecture
+from dira_scale.train.runs.description import Description
 
 AXES = {2: "height and width", 3: "depth, height and width"}
 

@@ -24,25 +24,25 @@ from dira_scale.archive.outcome import sample_counts
 from dira_scale.archive.output import PARTIAL, check_output, finished
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.writer import Conversion
-from dira_scale.config.border import at
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.errors import UserError, counted
-from dira_scale.evaluation.encoders import LAST, levels
-from dira_scale.evaluation.feature_source import weights_hash
-from dira_scale.evaluation.features import Images, features
-from dira_scale.machine.console import Console
-from dira_scale.machine.device import compute_device
-from dira_scale.models.architecture import architecture, exported_architecture
-from dira_scale.models.hub import local
-from dira_scale.models.network import Encoder
-from dira_scale.models.normalise import normalise_input
-from dira_scale.models.start import start_weights
-from dira_scale.models.weights import trained_encoder
-from dira_scale.runs.reader import RunReader
-from dira_scale.storage.atomic import write_atomic
-from dira_scale.storage.store import is_local, locate
+from dira_scale.base.config.border import at
+from dira_scale.base.errors import UserError, counted
+from dira_scale.base.machine.console import Console
+from dira_scale.base.machine.device import compute_device
+from dira_scale.base.storage.atomic import write_atomic
+from dira_scale.base.storage.store import is_local, locate
+from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
+from dira_scale.judge.evaluation.encoders import LAST, levels
+from dira_scale.judge.evaluation.feature_source import weights_hash
+from dira_scale.judge.evaluation.features import Images, features
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.models.architecture import architecture, exported_architecture
+from dira_scale.train.models.hub import local
+from dira_scale.train.models.network import Encoder
+from dira_scale.train.models.normalise import normalise_input
+from dira_scale.train.models.start import start_weights
+from dira_scale.train.models.weights import trained_encoder
+from dira_scale.train.runs.reader import RunReader
 from dira_scale.words.config import Words, check_dimensions
 from dira_scale.words.cubes import CODECS, LABEL, WordPlan, cut, make_cube, planned_cubes
 from dira_scale.words.origin import SplitVolumes, open_origin, references, too_small

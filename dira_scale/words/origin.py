@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.config.border import at
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.index import SIDES
-from dira_scale.data.selection import Selection, select
-from dira_scale.errors import UserError
+from dira_scale.base.config.border import at
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.index import SIDES
+from dira_scale.train.data.selection import Selection, select
 from dira_scale.words.config import Words
 
 OFFSETS = 3  # slices at and above a voxel that the air filter looks at; so many more must a reference have

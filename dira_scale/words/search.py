@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.data import random
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.train.data import random
 from dira_scale.words.config import Words
 from dira_scale.words.origin import OFFSETS, SplitVolumes, highest_corner, references
 

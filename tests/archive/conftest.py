@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from archive.imaging.volumes.conftest import make
 from archive.sandbox import FOLDERS
 from archive.sources.conftest import Here
 from archive.sources.miniatures import picture
-from imaging.volumes.conftest import make
 from omegaconf import OmegaConf
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 
-from dira_scale.config.compose import compose
-from dira_scale.machine.workers import worker_pool
+from dira_scale.base.config.compose import compose
+from dira_scale.base.machine.workers import worker_pool
 
-__all__ = ["make"]  # the fixture of tests/imaging/volumes
+__all__ = ["make"]  # the fixture of tests/archive/imaging/volumes
 IDENTITY = {
     "PatientName": "Quillfeather^Osbertina",
     "PatientID": "HOSP-7741903",

@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.curate.verify import verify
 

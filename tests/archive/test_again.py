@@ -18,8 +18,8 @@ from harness import job
 from PIL import Image
 
 from dira_scale.archive import writer
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.repair import repair

@@ -15,9 +15,9 @@ import SimpleITK
 from archive.sources.conftest import Here
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.pixels.codecs import decode
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.survey import survey_and_print
@@ -92,7 +92,7 @@ def by_slice(dataset: ShardedDataset) -> dict[int, tuple[np.ndarray, dict[str, A
     }
 
 
-@pytest.mark.parametrize("kind", ["PSL", "series"])  # other files: tests/imaging/volumes
+@pytest.mark.parametrize("kind", ["PSL", "series"])  # other files: tests/archive/imaging/volumes
 def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: SimpleNamespace, shard: Callable) -> None:
     values, images = body(make), tmp_path / "images"
     images.mkdir()

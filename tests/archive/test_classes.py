@@ -13,17 +13,17 @@ from PIL import Image
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.label_columns import MOST_CLASSES, ClassColumns
-from dira_scale.arguments import ArgumentError
-from dira_scale.data.labelled import LabelledImages
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import DatasetError, UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import DatasetError, UserError
+from dira_scale.base.storage.tables import TableRow
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import PARTS
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.subset import SubsetPart, _filtered, subset
-from dira_scale.storage.tables import TableRow
+from dira_scale.train.data.labelled import LabelledImages
 
 KINDS = ("normal", "Pneumonia", "TB")
 COLUMNS = {"file": "file", "patient": None, "study": None, "split": "split", "mask": None}

@@ -10,9 +10,9 @@ from archive.sources.miniatures_colour import colours, write
 from PIL import Image
 
 from dira_scale.archive import writer
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.pixels.codecs import decode
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats

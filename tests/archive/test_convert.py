@@ -20,15 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 import xxhash
-from data.conftest import make_dataset
+from dataset.conftest import make_dataset
 from needs import real_data
 from PIL import Image
 from rich.console import Console
 
 from dira_scale.archive import outcome, writer
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.pixels.codecs import decode
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dira_scale.archive.outcome import pretraining
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.pixels.codecs import decode
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 from dira_scale.shard.survey import survey_and_print
 

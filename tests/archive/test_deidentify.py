@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher, check_attributes, coarse, load_key
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 
 
 def test_hash_is_hmac_sha256() -> None:

@@ -16,8 +16,8 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.pixels.codecs import decode
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 
 TEXT = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")

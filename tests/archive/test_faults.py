@@ -17,11 +17,11 @@ from archive.sources.conftest import Here
 from PIL import Image
 
 from dira_scale.archive import writer
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.store import open_file
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
-from dira_scale.storage.store import open_file
 
 
 def command(folder: Path, out: Path, ingest: SimpleNamespace, images: int) -> list[str]:

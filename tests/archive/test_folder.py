@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.archive.sources.split_lists import is_mask
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
 
 REFUSED = UserError, ArgumentError
 

@@ -21,9 +21,9 @@ import xxhash
 from archive.mutants.tars import PAYLOAD, tars
 from archive.sandbox import listing
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError, printable
-from dira_scale.pages.figure import svg
+from dira_scale.base.errors import UserError, printable
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.pages.figure import svg
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate import stats_page
 from dira_scale.shard.curate.merge import merge
@@ -156,7 +156,7 @@ TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=f
 HARMLESS = {"spacing no number", "quarantine of other columns"}
 # What claims to be large: there memory is measured, which takes most of a test's time.
 CLAIMS = ("without end", "petabyte", "deep", "huge", "GiB", "10^18", "size below", "back to the beginning")
-# Beside what tests/data/test_index.py and test_manifest.py have of rows, counts and cut files.
+# Beside what tests/dataset/manifest/test_index.py and test_manifest.py have of rows, counts and cut files.
 SPOILT: dict[str, Callable[[Path], None]] = {
     "shard above": lambda f: renamed_shard(f, "../ours/letter"),
     "shard without end": lambda f: renamed_shard(f, "/dev/zero"),

@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.boxes import read_boxes, read_findings
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError, printable
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError, printable
+from dira_scale.base.storage.tables import read_names, read_table
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard.convert import convert as convert_here
-from dira_scale.storage.tables import read_names, read_table
 
 OWN = "defaults: [folder, _self_]\nname: theirs\nimages: {images}\n"
 RECIPES = {

@@ -8,11 +8,11 @@ from archive.mutants.elements import elements, radiographs, scans, structures, w
 from archive.mutants.valid import images, picture, volumes, voxels
 from archive.sandbox import convert_good, place_all, survived
 
-from dira_scale.imaging.dicom.frames import ELEMENTS, MACROS
-from dira_scale.imaging.dicom.header import HEADER
-from dira_scale.imaging.dicom.structures import DESCRIBED, ROIS, SEGMENTS
-from dira_scale.imaging.volumes.series_index import ALSO, GEOMETRY_AND_IDENTITY, PARTS
-from dira_scale.imaging.volumes.slice_position import EXTRA
+from dira_scale.archive.imaging.dicom.frames import ELEMENTS, MACROS
+from dira_scale.archive.imaging.dicom.header import HEADER
+from dira_scale.archive.imaging.dicom.structures import DESCRIBED, ROIS, SEGMENTS
+from dira_scale.archive.imaging.volumes.series_index import ALSO, GEOMETRY_AND_IDENTITY, PARTS
+from dira_scale.archive.imaging.volumes.slice_position import EXTRA
 from dira_scale.predict.dicomseg import GEOMETRY, IDENTITY, UIDS
 
 

@@ -16,15 +16,15 @@ from PIL import Image
 
 from dira_scale.archive.outcome import pretraining
 from dira_scale.archive.output import completed
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.shard import convert as converting
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
 from dira_scale.shard.survey import survey_and_print
-from dira_scale.training.schedule import stage_plans
+from dira_scale.train.schedule import stage_plans
 
 UNNAMED = {"name": None, "splits": {"train": 1.0}, "min_side": 1}
 

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.settings import VolumeSettings
 from dira_scale.archive.plan import TABLES, plan_shards
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.registry import REGISTERED
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.settings import VolumeSettings
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.registry import REGISTERED
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import UserError
 
 HASHER = Hasher(b"a key of some length")
 # Written down before plans moved from lists into a table.
@@ -116,7 +116,7 @@ from pathlib import Path
 from test_plan import HASHER, make
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.storage.path_index import PathIndex
+from dira_scale.base.storage.path_index import PathIndex
 def peak(count):
     index = PathIndex()
     for n in range(count):

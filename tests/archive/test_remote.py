@@ -11,8 +11,8 @@ import s3
 import s3fs
 
 from dira_scale.archive import writer
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard.convert import convert
 from dira_scale.shard.repair import repair
 from dira_scale.shard.survey import survey_and_print

@@ -9,7 +9,7 @@ import pytest
 from archive.conftest import locked
 
 from dira_scale.archive.claim import ShardSlice
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.shard.convert import convert
 
 

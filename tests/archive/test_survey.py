@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.survey import _estimate, survey_and_print

@@ -9,12 +9,12 @@ from zipfile import ZipFile
 import pytest
 from needs import need_extra
 
+from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.boxes import read_boxes
 from dira_scale.archive.sources.label_columns import flags_and_numbers, number
-from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box
-from dira_scale.storage import excel
-from dira_scale.storage.tables import TableRow, read_table
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage import excel
+from dira_scale.base.storage.tables import TableRow, read_table
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import end_to_end
-from dira_scale.data.views import ViewSpec
+from dira_scale.train.data.views import ViewSpec
 
 
 def test_the_slower_half_is_the_measure() -> None:

@@ -153,7 +153,7 @@ def test_every_recipe_is_one_that_its_command_trains(name: str) -> None:
 
 @pytest.mark.system
 def test_what_is_expected_of_a_step_is_what_the_planner_says() -> None:
-    from dira_scale.forecast.estimate import planned
+    from dira_scale.fleet.forecast.estimate import planned
 
     command, *given = words("labels", True)
     row = planned(command, [*given, "machine=h200", "precision=bf16"], {"gpus": 1, "nodes": 1}).row

@@ -20,7 +20,7 @@ from forked import Forked
 from benchmarks.gpu import study, study_commands, study_table
 from benchmarks.gpu.report import Job, Report
 from benchmarks.synthetic import blueprint
-from dira_scale.config.compose import compose
+from dira_scale.base.config.compose import compose
 
 FINDINGS = "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema "
 FINDINGS += "Emphysema Fibrosis Pleural_Thickening Hernia"
@@ -135,7 +135,7 @@ def test_epochs_fit_the_time_and_another_call_keeps_them(monkeypatch: pytest.Mon
     """By a clock of its own: 6 epochs took 30 s, of which the slowest trained 24; 390 s are left of 420."""
     clock = [0.0]
     images, commands = SimpleNamespace(rows=lambda _: range(1000)), study.Commands(tmp_path, False)
-    monkeypatch.setattr("dira_scale.data.manifest.ShardedDataset", SimpleNamespace(open=lambda _: images))
+    monkeypatch.setattr("dira_scale.dataset.manifest.ShardedDataset", SimpleNamespace(open=lambda _: images))
     monkeypatch.setattr(study, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(study, "ended", lambda _: True)
     monkeypatch.setattr(study, "seconds_an_image", lambda run: (0.001 if "moco" in run.name else 0.004) / 3)
@@ -156,7 +156,7 @@ def test_seconds_of_an_image_are_the_stages_in_the_mean(monkeypatch: pytest.Monk
         for split in ("train", "val")
     ]
     reader = SimpleNamespace(rows=lambda: rows, description=SimpleNamespace(rate="rate"))
-    monkeypatch.setattr("dira_scale.runs.reader.RunReader", lambda _: reader)
+    monkeypatch.setattr("dira_scale.train.runs.reader.RunReader", lambda _: reader)
     assert study.seconds_an_image(Path("dira-1")) == pytest.approx((10 / 100 + 10 / 50 + 4 / 25) / 24)
 
 

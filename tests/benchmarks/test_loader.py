@@ -14,8 +14,8 @@ from benchmarks.loader import inputs as made
 from benchmarks.loader.contenders import CPU, DECODING, RESIZING
 from benchmarks.loader.inputs import CASES, VIEWS, LoaderInputs, prepare
 from dira_scale.bench import main
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.order import EvalOrder
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.order import EvalOrder
 
 IMAGES = 2
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # these tests import it too

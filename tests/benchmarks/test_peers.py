@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.peers import VARIABLE, Peers
 from benchmarks.turns import Pace
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 
 
 def environment(folder: Path, script: str) -> Path:

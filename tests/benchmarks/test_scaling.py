@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.scaling import efficiency, gpus, messages, percent
 from dira_scale.bench import main
-from dira_scale.forecast.ledger import CollectiveMessage
+from dira_scale.fleet.forecast.ledger import CollectiveMessage
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # these tests import it too
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.encoder=test_resnet"]

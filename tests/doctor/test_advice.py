@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dira_scale.base.machine.hardware import Gpu, Hardware
 from dira_scale.doctor import advice
 from dira_scale.doctor.advice import ExperimentChoice, choice, flops_per_second, recommend, show_advice
-from dira_scale.machine.hardware import Gpu, Hardware
 
 LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
 TWO_GPUS = Hardware((Gpu("NVIDIA A100", 80.0, "570", 8.0),) * 2, "a CPU", 16, 32, (), 128.0, 100.0, 100.0)

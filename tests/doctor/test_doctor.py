@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from dira_scale import doctor
+from dira_scale.base.machine import hardware as looking
+from dira_scale.base.machine import inventory as software
+from dira_scale.base.machine.hardware import Gpu, Hardware, hardware
+from dira_scale.base.machine.inventory import Component
 from dira_scale.doctor.survey import as_typed, launch_command, show
-from dira_scale.machine import hardware as looking
-from dira_scale.machine import inventory as software
-from dira_scale.machine.hardware import Gpu, Hardware, hardware
-from dira_scale.machine.inventory import Component
 
 LAPTOP = Hardware((), "a CPU", 6, 12, ("avx512_bf16",), 16.0, 10.0, 100.0)
 H100 = Gpu("NVIDIA H100", 80.0, "570.86", 9.0)

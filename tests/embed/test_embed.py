@@ -13,26 +13,26 @@ import pytest
 import timm
 import torch
 import yaml
-from data.volumes import WORDS, make, plain_view, random_volumes
 from harness import finish
-from models.stub3d import TinyEncoder
 from PIL import Image
 from recorded import record
 from safetensors.torch import save_file
 from system.faults import Job, killed_at
 from toy_run import COUNTS, ENCODER, train, write
+from train.data.volumes import WORDS, make, plain_view, random_volumes
+from train.models.stub3d import TinyEncoder
 
 from dira_scale import api
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.base.config.compose import compose
+from dira_scale.base.storage.atomic import machine_tag
+from dira_scale.base.storage.owned import MARK
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.embed import main
-from dira_scale.evaluation import embeddings as folder
-from dira_scale.evaluation.embeddings import Embeddings, part_rows
-from dira_scale.models.normalise import IMAGENET
+from dira_scale.judge.evaluation import embeddings as folder
+from dira_scale.judge.evaluation.embeddings import Embeddings, part_rows
 from dira_scale.probe import main as probe
-from dira_scale.runs.checkpoint import Checkpointer, replicated
-from dira_scale.storage.atomic import machine_tag
-from dira_scale.storage.owned import MARK
+from dira_scale.train.models.normalise import IMAGENET
+from dira_scale.train.runs.checkpoint import Checkpointer, replicated
 
 ONE = ["threads=1", "data.workers=1"]
 

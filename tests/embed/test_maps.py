@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import timm
 import torch
-from data.conftest import make_dataset
-from data.volumes import WORDS, make
-from models.stub3d import TinyEncoder
+from dataset.conftest import make_dataset
 from recorded import record
 from safetensors.torch import save_file
 from torch import nn
+from train.data.volumes import WORDS, make
+from train.models.stub3d import TinyEncoder
 
 from dira_scale import api
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import read_cases
 from dira_scale.embed import main
-from dira_scale.evaluation.embeddings import part_rows
-from dira_scale.metrics.cases import read_cases
+from dira_scale.judge.evaluation.embeddings import part_rows
 from dira_scale.probe import main as probe
-from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.train.runs.checkpoint import Checkpointer, replicated
 
 __all__ = ["make_dataset"]
 ONE = ["threads=1", "data.workers=1"]
@@ -193,8 +193,8 @@ def test_masks_by_the_nearest_cells_are_those_of_brute_force(make_dataset: Make,
 
 
 def mask_of(dataset: ShardedDataset, row: int) -> np.ndarray:
-    from dira_scale.data.reader import SampleReader
-    from dira_scale.data.samples import Samples
+    from dira_scale.train.data.reader import SampleReader
+    from dira_scale.train.data.samples import Samples
 
     split = str(dataset.column("split")[row])
     mask = SampleReader(Samples([dataset], split)).mask([*dataset.rows(split)].index(row))

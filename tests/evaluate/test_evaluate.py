@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.conftest import make_dataset
-from data.volumes import make, random_volumes
+from dataset.conftest import make_dataset
 from finetune.conftest import TINY, TINY_VOLUMES
 from localize.made_up import NAMES, sees_brightness, tuned
 from omegaconf import OmegaConf
 from recorded import derived
 from toy_run import train
+from train.data.volumes import make, random_volumes
 
 from dira_scale import api
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.evaluate import main
-from dira_scale.evaluation.config import check
-from dira_scale.evaluation.finetuned_network import TrainedRun
-from dira_scale.evaluation.results import evaluated, read_results
 from dira_scale.finetune import main as finetune
-from dira_scale.tasks.task import task_of
+from dira_scale.judge.evaluation.config import check
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.judge.evaluation.results import evaluated, read_results
+from dira_scale.judge.tasks.task import task_of
 
 __all__ = ["make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from finetune.test_comparison import Runs, labelled
 
-from dira_scale.evaluation.comparison import compared_evaluations as compared
+from dira_scale.judge.evaluation.comparison import compared_evaluations as compared
 
 
 def evaluated(root: Path, tuned: Path, draw: int, first: str = "k") -> tuple[Path, float]:

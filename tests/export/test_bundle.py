@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from predict.test_predict_command import conversion, oblique
 from recorded import derived
 
-from dira_scale.config.compose import compose
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
 from dira_scale.export import main as export
 from dira_scale.export.bundle import to_monai_bundle
 from dira_scale.export.network import TrainedNetwork
 from dira_scale.finetune import main as finetune
-from dira_scale.models.architecture import architecture
 from dira_scale.predict import main as predict
+from dira_scale.train.models.architecture import architecture
 
 SHAPES = {"a.nii.gz": (31, 18, 40), "b.nii.gz": (30, 17, 36), "c.nii.gz": (33, 19, 41)}
 TUNED = [

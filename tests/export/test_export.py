@@ -23,27 +23,27 @@ import tiny_swin
 import torch
 import torchvision
 import yaml
-from models.stub3d import TARGET
 from omegaconf import OmegaConf
 from recorded import record
 from safetensors.torch import load_file
+from train.models.stub3d import TARGET
 
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.data.views import ViewSpec
+from dira_scale.base.config.compose import compose
+from dira_scale.base.storage.owned import MARK, own
+from dira_scale.dataset.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.export import config, formats, main
 from dira_scale.export.formats import EXPORT, FILES, FORMATS, MONAI
-from dira_scale.methods import build, views_of
-from dira_scale.methods.adversary import LOSSES
-from dira_scale.models import norm
-from dira_scale.models.encoder import build_encoder
-from dira_scale.models.layouts import StartWeights
-from dira_scale.models.unet import UNet
 from dira_scale.pretrain.config import AdversaryConfig
-from dira_scale.runs.checkpoint import Checkpointer, replicated
-from dira_scale.runs.choice import run_weights
-from dira_scale.runs.description import read_description
-from dira_scale.storage.owned import MARK, own
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.methods import build, views_of
+from dira_scale.train.methods.adversary import LOSSES
+from dira_scale.train.models import norm
+from dira_scale.train.models.encoder import build_encoder
+from dira_scale.train.models.layouts import StartWeights
+from dira_scale.train.models.unet import UNet
+from dira_scale.train.runs.checkpoint import Checkpointer, replicated
+from dira_scale.train.runs.choice import run_weights
+from dira_scale.train.runs.description import read_description
 
 CHANNELS = [32, 16, 16, 8, 8]
 STAGES = {

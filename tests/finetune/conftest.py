@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.conftest import make_dataset
-from data.volumes import WORDS
+from dataset.conftest import make_dataset
+from train.data.volumes import WORDS
 
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.dataset.manifest import ShardedDataset
 
 __all__ = ["discs", "make_dataset"]
 NAMES = ("bright", "coin")

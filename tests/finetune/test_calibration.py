@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from dira_scale.data.labels import Labels
-from dira_scale.metrics.cases import LabelCase, image_cases, label_arrays
-from dira_scale.metrics.temperature import class_temperature, label_temperatures, scaled
-from dira_scale.tasks.labels import Classification
+from dira_scale.dataset.metrics.cases import LabelCase, image_cases, label_arrays
+from dira_scale.dataset.metrics.temperature import class_temperature, label_temperatures, scaled
+from dira_scale.judge.tasks.labels import Classification
+from dira_scale.train.data.labels import Labels
 
 NAMES = "a", "b", "c"
 KEYS = [f"k{number:03}" for number in range(200)]

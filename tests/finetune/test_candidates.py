@@ -16,17 +16,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dira_scale.archive import writer
-from dira_scale.config.compose import compose
-from dira_scale.data.batch import Batch
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
+from dira_scale.dataset.metrics.froc import candidates
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
 from dira_scale.finetune.step import Finetuning
-from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
-from dira_scale.metrics.froc import candidates
+from dira_scale.judge.tasks.labels import Classification
+from dira_scale.judge.tasks.task import task_of
 from dira_scale.shard.convert import convert
-from dira_scale.tasks.labels import Classification
-from dira_scale.tasks.task import task_of
+from dira_scale.train.data.batch import Batch
 
 SMALL = [
     "data.size=[16,16,16]", "data.batch=6", "data.workers=1", "model.width=0.125", "parallel.threads=1",

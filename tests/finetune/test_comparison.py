@@ -15,14 +15,14 @@ from recorded import derived
 from scipy import stats
 from sweep.made_up_sweep import begin
 
-from dira_scale.config.compose import compose
-from dira_scale.evaluation.comparison import NOTES, compared
-from dira_scale.evaluation.encoders import common_name, shown_name
-from dira_scale.metrics.cases import LabelCase, MaskCase, write_cases
-from dira_scale.metrics.figure import Figure
-from dira_scale.runs.description import FILE
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.metrics.cases import LabelCase, MaskCase, write_cases
+from dira_scale.dataset.metrics.figure import Figure
+from dira_scale.judge.evaluation.comparison import NOTES, compared
+from dira_scale.judge.evaluation.encoders import common_name, shown_name
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.results import write_results
+from dira_scale.train.runs.description import FILE
 
 PATIENTS = 12
 Cases = list[LabelCase] | list[MaskCase]

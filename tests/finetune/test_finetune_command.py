@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.volumes import make, plain_view, random_volumes
 from finetune.conftest import NAMES, TINY, TINY_VOLUMES
 from harness import assert_equal_runs, rows, status
 from omegaconf import OmegaConf
+from train.data.volumes import make, plain_view, random_volumes
 
 from dira_scale.api import export
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import MaskCase, label_arrays, read_cases
+from dira_scale.dataset.metrics.classification import classification
+from dira_scale.dataset.metrics.segmentation import segmentation
+from dira_scale.dataset.metrics.temperature import label_temperatures
+from dira_scale.dataset.metrics.thresholds import choose_thresholds
 from dira_scale.finetune import main
-from dira_scale.methods import views_of
-from dira_scale.metrics.cases import MaskCase, label_arrays, read_cases
-from dira_scale.metrics.classification import classification
-from dira_scale.metrics.segmentation import segmentation
-from dira_scale.metrics.temperature import label_temperatures
-from dira_scale.metrics.thresholds import choose_thresholds
-from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.runs.reader import RunReader
-from dira_scale.tasks.mask_values import check_masks
-from dira_scale.training.inputs import Inputs
+from dira_scale.judge.tasks.mask_values import check_masks
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.methods import views_of
+from dira_scale.train.models.weights import trained_encoder, trained_network
+from dira_scale.train.runs.reader import RunReader
 
 pytestmark = pytest.mark.usefixtures("libraries")
 PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"

@@ -14,14 +14,14 @@ import torch
 import torch.distributed as dist
 from harness import together
 
-from dira_scale.data.labels import IGNORE, Labels
-from dira_scale.data.numbers import Numbers
-from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
-from dira_scale.tasks.labels import Classification
-from dira_scale.tasks.masks import Segmentation
-from dira_scale.tasks.ordinal import Grades, Ordinal
-from dira_scale.tasks.regression import Regression
-from dira_scale.tasks.survival import Survival, Times
+from dira_scale.judge.tasks.labels import Classification
+from dira_scale.judge.tasks.masks import Segmentation
+from dira_scale.judge.tasks.ordinal import Grades, Ordinal
+from dira_scale.judge.tasks.regression import Regression
+from dira_scale.judge.tasks.survival import Survival, Times
+from dira_scale.train.data.labels import IGNORE, Labels
+from dira_scale.train.data.numbers import Numbers
+from dira_scale.train.distributed.collectives import rank, reduce_mean, reduce_sum, world
 
 NAN = float("nan")
 

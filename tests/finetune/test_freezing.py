@@ -12,27 +12,27 @@ import pytest
 import torch
 from finetune.conftest import TINY
 from harness import assert_equal_runs, finish
-from models.test_classifier import model
 from needs import need_extra
 from timm.models.beit import Attention
 from torch import Tensor, nn
+from train.models.test_classifier import model
 
 from dira_scale.api import export
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.compose import compose
-from dira_scale.engine import optim
-from dira_scale.errors import UserError
-from dira_scale.evaluation.finetuned_network import TrainedRun
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.freezing import freeze
-from dira_scale.forecast.network import fake_task
-from dira_scale.models import norm
-from dira_scale.models.architecture import architecture
-from dira_scale.models.network import Network
-from dira_scale.runs import checkpoint
-from dira_scale.runs.lora import merged
+from dira_scale.fleet.forecast.network import fake_task
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.train.engine import optim
+from dira_scale.train.models import norm
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.models.network import Network
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.lora import merged
 
 VIT3D = {"_target_": "ViT3D", "embed_dim": 24, "depth": 2, "num_heads": 2, "decoder_channels": [8, 4], "reg_tokens": 1}
 INFLATED = {"_target_": "InflatedViT", "encoder": "test_vit", "patch_size": 8}

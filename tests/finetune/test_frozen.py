@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from finetune.conftest import TINY
 from harness import finish
-from models.test_classifier import model
+from train.models.test_classifier import model
 
 from dira_scale.api import export
-from dira_scale.config.compose import compose
-from dira_scale.distributed import processes
-from dira_scale.errors import UserError
-from dira_scale.evaluation.finetuned_network import TrainedRun
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
-from dira_scale.forecast.network import fake_task
-from dira_scale.models.architecture import architecture
-from dira_scale.runs import checkpoint
-from dira_scale.tasks.masks import Segmentation
-from dira_scale.tasks.task import identity
+from dira_scale.fleet.forecast.network import fake_task
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.judge.tasks.masks import Segmentation
+from dira_scale.judge.tasks.task import identity
+from dira_scale.train.distributed import processes
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.runs import checkpoint
 
 WORDS = [*TINY, "task=masks", "task.classes={upper: 1, lower: 2}", "optim.optimizer.lr=3e-3"]
 LINEAR, ESTIMATED = "task.decoder=linear", "validate.norm_passes=2"

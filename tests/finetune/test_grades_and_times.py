@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.conftest import make_dataset
+from dataset.conftest import make_dataset
 from finetune.conftest import TINY
 from harness import rows
 from torch import Tensor
 
 from dira_scale.api import export
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import read_cases
 from dira_scale.evaluate import main as evaluate
-from dira_scale.evaluation.comparison import compared
 from dira_scale.finetune import main
+from dira_scale.judge.evaluation.comparison import compared
+from dira_scale.judge.tasks.ordinal import Grades, Ordinal, corn
+from dira_scale.judge.tasks.survival import Survival, Times, partial_likelihood
+from dira_scale.judge.tasks.task import Chosen, identity
 from dira_scale.localize import main as localize
-from dira_scale.metrics.cases import read_cases
 from dira_scale.predict import main as predict
 from dira_scale.report import main as report
-from dira_scale.tasks.ordinal import Grades, Ordinal, corn
-from dira_scale.tasks.survival import Survival, Times, partial_likelihood
-from dira_scale.tasks.task import Chosen, identity
 
 __all__ = ["make_dataset"]
 NAN = math.nan

@@ -12,13 +12,13 @@ from hub_server import TOKEN, Hub, Repository, asked_anew, serving
 from huggingface_hub.utils import close_session
 from safetensors.torch import load_file, save_file
 
-from dira_scale.arguments import ArgumentError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.storage.owned import MARK
 from dira_scale.export import main as export
 from dira_scale.finetune import main
-from dira_scale.models import hub as client
-from dira_scale.models.architecture import ARCHITECTURE
-from dira_scale.runs.reader import RunReader
-from dira_scale.storage.owned import MARK
+from dira_scale.train.models import hub as client
+from dira_scale.train.models.architecture import ARCHITECTURE
+from dira_scale.train.runs.reader import RunReader
 
 ADOPTED = ["validate.norm_passes=0", *(word for word in TINY if not word.startswith("model."))]
 PUSHED = {".gitattributes", ".dira_scale.json", "README.md", "config.json", "model.safetensors"}

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from dira_scale.data.labels import IGNORE
-from dira_scale.errors import UserError
-from dira_scale.tasks.labels import balance, cross_entropy
-from dira_scale.tasks.masks import ONE, SMOOTH, MaskTask, Segmentation, dice_and_cross_entropy
-from dira_scale.tasks.task import Chosen, identity
+from dira_scale.base.errors import UserError
+from dira_scale.judge.tasks.labels import balance, cross_entropy
+from dira_scale.judge.tasks.masks import ONE, SMOOTH, MaskTask, Segmentation, dice_and_cross_entropy
+from dira_scale.judge.tasks.task import Chosen, identity
+from dira_scale.train.data.labels import IGNORE
 
 NAN = math.nan
 

@@ -14,12 +14,12 @@ from finetune.conftest import TINY
 from harness import rows
 
 from dira_scale.archive.outcome import finetuning
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.engine.task import StagePosition
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.finetune import main
 from dira_scale.finetune.task import FinetuneTask
-from dira_scale.runs.files import NEEDED
-from dira_scale.training.schedule import still_falling
+from dira_scale.train.engine.task import StagePosition
+from dira_scale.train.runs.files import NEEDED
+from dira_scale.train.schedule import still_falling
 
 
 @pytest.mark.system

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.conftest import make_dataset
+from dataset.conftest import make_dataset
 from finetune.conftest import TINY
 from sklearn.metrics import mean_poisson_deviance
 
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import number_arrays, read_cases
 from dira_scale.evaluate import main as evaluate
-from dira_scale.evaluation.comparison import compared
 from dira_scale.finetune import main as finetune
-from dira_scale.metrics.cases import number_arrays, read_cases
+from dira_scale.judge.evaluation.comparison import compared
 from dira_scale.predict import main as predict
 from dira_scale.report import main as report
 

@@ -13,12 +13,12 @@ from finetune.miniatures import sharded
 from harness import rows
 
 from dira_scale.archive import writer
-from dira_scale.config.compose import compose
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.metrics.cases import MaskCase, read_cases
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
-from dira_scale.metrics.cases import MaskCase, read_cases
 from dira_scale.predict import main as predict
-from dira_scale.runs.reader import RunReader
+from dira_scale.train.runs.reader import RunReader
 
 SMALL = [
     "data.size=64", "data.batch=4", "data.workers=1", "model.decoder_channels=[16,16,8,8,8]", "parallel.threads=1",

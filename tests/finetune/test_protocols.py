@@ -13,16 +13,16 @@ import yaml
 from omegaconf import OmegaConf
 
 from dira_scale.archive.sources import chestxray14, chexpert, jsrt, luna16, nlm_tuberculosis
-from dira_scale.config.compose import compose
-from dira_scale.config.files import folder
-from dira_scale.config.keys import leaves
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.config.files import folder
+from dira_scale.base.config.keys import leaves
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.finetune import network as of_run
 from dira_scale.finetune.description import describe
-from dira_scale.methods import views_of
-from dira_scale.runs.description import FILE
-from dira_scale.training.inputs import Inputs
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.methods import views_of
+from dira_scale.train.runs.description import FILE
 
 GOLDEN = Path(__file__).parent / "golden"
 PAIRS = sorted((file.parent.name, file.stem) for file in GOLDEN.glob("*/*.yaml"))

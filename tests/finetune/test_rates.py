@@ -11,17 +11,17 @@ from harness import rows
 from omegaconf import OmegaConf
 from torch import nn
 
-from dira_scale.config.compose import compose
-from dira_scale.engine import optim
-from dira_scale.engine.loop import Loop
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
-from dira_scale.models.encoder import build_encoder
 from dira_scale.report.content import read_run
 from dira_scale.report.page import render
-from dira_scale.runs.identity import execution, identity
-from dira_scale.runs.reader import RunReader
+from dira_scale.train.engine import optim
+from dira_scale.train.engine.loop import Loop
+from dira_scale.train.models.encoder import build_encoder
+from dira_scale.train.runs.identity import execution, identity
+from dira_scale.train.runs.reader import RunReader
 
 RATES = 1e-5, 3e-3
 

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.conftest import make_dataset
+from dataset.conftest import make_dataset
 from finetune.conftest import TINY
 from harness import rows
 from scipy.stats import pearsonr
 
 from dira_scale.api import export
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.numbers import Numbers
-from dira_scale.evaluation.comparison import compared
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import number_arrays, read_cases
 from dira_scale.finetune import main
+from dira_scale.judge.evaluation.comparison import compared
+from dira_scale.judge.tasks.regression import Regression, normalisation
+from dira_scale.judge.tasks.task import identity
 from dira_scale.localize import main as localize
-from dira_scale.metrics.cases import number_arrays, read_cases
 from dira_scale.predict import main as predict
 from dira_scale.report import main as report
-from dira_scale.runs.description import read_description
-from dira_scale.tasks.regression import Regression, normalisation
-from dira_scale.tasks.task import identity
+from dira_scale.train.data.numbers import Numbers
+from dira_scale.train.runs.description import read_description
 
 __all__ = ["make_dataset"]
 NAN = float("nan")

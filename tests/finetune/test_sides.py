@@ -2,9 +2,9 @@
 
 import pytest
 
-from dira_scale.data.views import ViewSpec
-from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Jitter, Shuffle
 from dira_scale.finetune.remarks import told_apart_by_side
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.data.views.parts import Blur, Cutout, InverseCutout, Jitter, Shuffle
 
 NOTHING = {"blur": Blur(p=0), "cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
 

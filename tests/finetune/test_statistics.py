@@ -13,12 +13,12 @@ from harness import finish, rows
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dira_scale.config.compose import compose
-from dira_scale.distributed import processes
+from dira_scale.base.config.compose import compose
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
-from dira_scale.models.normalise import normalised
-from dira_scale.runs import checkpoint
+from dira_scale.train.distributed import processes
+from dira_scale.train.models.normalise import normalised
+from dira_scale.train.runs import checkpoint
 
 WORDS = [*TINY, "task=masks", "task.classes={upper: 1, lower: 2}", "optim.optimizer.lr=3e-3"]
 RUNNING = "running_mean", "running_var", "num_batches_tracked"

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 import yaml
-from models.stub_classifier import Patches
 from omegaconf import OmegaConf
 from recorded import derived
+from train.models.stub_classifier import Patches
 
-from dira_scale.config.compose import compose
-from dira_scale.evaluation.finetuned_network import TrainedRun
-from dira_scale.models.architecture import architecture
-from dira_scale.models.classifier import Classifier
-from dira_scale.runs.checkpoint import Checkpointer, replicated
-from dira_scale.runs.description import FILE
+from dira_scale.base.config.compose import compose
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.models.classifier import Classifier
+from dira_scale.train.runs.checkpoint import Checkpointer, replicated
+from dira_scale.train.runs.description import FILE
 
 NAMES = ("bright", "dark")
 WORDS = ["data.shards=any", "model.encoder=test_resnet", "data.size=32"]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from models.stub_classifier import Patches
 from torch import Tensor, nn
+from train.models.stub_classifier import Patches
 
 from dira_scale.localize.look import GradCam
-from dira_scale.models.classifier import CoarsestMap
-from dira_scale.models.network import Network
-from dira_scale.runs.description import InputDescription
+from dira_scale.train.models.classifier import CoarsestMap
+from dira_scale.train.models.network import Network
+from dira_scale.train.runs.description import InputDescription
 
 pytestmark = pytest.mark.usefixtures("libraries")
 

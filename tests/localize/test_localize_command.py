@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from data.conftest import make_dataset
-from data.volumes import make as make_volumes
+from dataset.conftest import make_dataset
 from localize.made_up import NAMES, WORDS, sees_brightness, tuned
 from omegaconf import OmegaConf
 from PIL import Image
 from recorded import derived
 from system.faults import Job, killed_at
 from toy_run import train
+from train.data.volumes import make as make_volumes
 
 from dira_scale import api
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.evaluation.finetuned_network import TrainedRun
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.owned import own
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
 from dira_scale.localize import main
 from dira_scale.localize.cases import cases_of, check
-from dira_scale.storage.owned import own
 
 __all__ = ["make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")

@@ -13,21 +13,21 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from imaging.volumes.conftest import UID, dicom_series, dicom_slice, settings, smooth
+from archive.imaging.volumes.conftest import UID, dicom_series, dicom_slice, settings, smooth
 from needs import need_extra
 from predict.test_geometry import conversion
 
+from dira_scale.archive.imaging.volumes import read_volume_mask
 from dira_scale.archive.reading import QuarantinedError
-from dira_scale.errors import UserError
-from dira_scale.imaging.volumes import read_volume_mask
+from dira_scale.base.errors import UserError
+from dira_scale.judge.tasks.masks import Segmentation
+from dira_scale.judge.tasks.task import Chosen
 from dira_scale.predict import main as predict
 from dira_scale.predict.config import KEYS, SOURCE
 from dira_scale.predict.dicomseg import DicomImages
 from dira_scale.predict.folder import FolderImages
 from dira_scale.predict.geometry import Space
 from dira_scale.predict.make import Prediction
-from dira_scale.tasks.masks import Segmentation
-from dira_scale.tasks.task import Chosen
 
 pytestmark = pytest.mark.usefixtures("extra")
 CLASSES = {"liver": 1, "tumour ä": 4, "spleen": 2}

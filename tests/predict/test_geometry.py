@@ -8,10 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from imaging.volumes.conftest import dicom_series, dicom_slice, smooth
+from archive.imaging.volumes.conftest import dicom_series, dicom_slice, smooth
 
-from dira_scale.config.compose import defaults
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import defaults
+from dira_scale.base.errors import UserError
 from dira_scale.predict.config import KEYS, SOURCE
 from dira_scale.predict.folder import FolderImages
 from dira_scale.predict.geometry import ImageGeometry, Space

@@ -9,13 +9,13 @@ import pytest
 from archive.conftest import recipe
 from archive.mutants.elements import radiographs, with_unknown_vr
 from archive.sources.miniatures_3d import body, write_nifti
-from data.conftest import make_dataset
+from dataset.conftest import make_dataset
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.archive.recipe import Recipe
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.predict.folder import FolderImages
 from dira_scale.predict.images import DatasetImages
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.errors import UserError
-from dira_scale.evaluation.journal import FILE, journal
+from dira_scale.base.errors import UserError
+from dira_scale.judge.evaluation.journal import FILE, journal
 
 
 def test_rows_that_were_written_whole_are_done(tmp_path: Path) -> None:

@@ -16,34 +16,34 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from data.conftest import make_dataset
-from data.volumes import plain_view
+from archive.imaging.volumes.conftest import dicom_series
+from dataset.conftest import make_dataset
 from finetune.conftest import TINY, TINY_VOLUMES, discs
 from harness import finish
-from imaging.volumes.conftest import dicom_series
 from needs import need_extra
 from system.faults import Job, killed_at
+from train.data.volumes import plain_view
 
 from dira_scale.api import export, shard
-from dira_scale.config.compose import compose
-from dira_scale.data.config import as_stored
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.schema import SCHEMA
-from dira_scale.distributed.config import AUTO, PRECISIONS
-from dira_scale.errors import UserError
-from dira_scale.evaluation.finetuned_network import NetworkFacts, StoredAs
-from dira_scale.evaluation.journal import FILE as UNFINISHED
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes import read_volume_mask
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.schema import SCHEMA
+from dira_scale.dataset.metrics.cases import LabelCase, read_cases
 from dira_scale.finetune import main as finetune
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes import read_volume_mask
-from dira_scale.metrics.cases import LabelCase, read_cases
-from dira_scale.models.network import Network
-from dira_scale.models.weights import trained_encoder, trained_network
+from dira_scale.judge.evaluation.finetuned_network import NetworkFacts, StoredAs
+from dira_scale.judge.evaluation.journal import FILE as UNFINISHED
 from dira_scale.predict import main as predict
 from dira_scale.predict.config import check_format
 from dira_scale.predict.images import DatasetImages, Loaded
-from dira_scale.runs.reader import RunReader
-from dira_scale.runs.shape import shaped
+from dira_scale.train.data.config import as_stored
+from dira_scale.train.distributed.config import AUTO, PRECISIONS
+from dira_scale.train.models.network import Network
+from dira_scale.train.models.weights import trained_encoder, trained_network
+from dira_scale.train.runs.reader import RunReader
+from dira_scale.train.runs.shape import shaped
 
 __all__ = ["discs", "make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")

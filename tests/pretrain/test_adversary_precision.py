@@ -7,11 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from dira_scale.config.compose import compose
-from dira_scale.methods.adversary import adversary_of
+from dira_scale.base.config.compose import compose
 from dira_scale.pretrain import step
 from dira_scale.pretrain.config import Pretrain
-from dira_scale.runs.identity import differences, execution, run_name
+from dira_scale.train.methods.adversary import adversary_of
+from dira_scale.train.runs.identity import differences, execution, run_name
 
 
 def composed(*words: str) -> Any:

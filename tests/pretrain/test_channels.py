@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data.volumes import WORDS, make, random_volumes
-from methods.masked import UNET3D, masked
 from PIL import Image
+from train.data.volumes import WORDS, make, random_volumes
+from train.methods.masked import UNET3D, masked
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.views import draw
 from dira_scale.embed import main as embed
-from dira_scale.methods import check_batch, construct
-from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.pretrain import main
-from dira_scale.runs.reader import RunReader
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.views import draw
+from dira_scale.train.methods import check_batch, construct
+from dira_scale.train.models.weights import trained_encoder, trained_network
+from dira_scale.train.runs.reader import RunReader
 
 RANGES = [((-1024.0, 0.0), (3000.0, 2000.0))] * 5 + [((-1024.0, np.nan), (3000.0, np.nan))]
 TINY = [

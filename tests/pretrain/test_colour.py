@@ -13,30 +13,30 @@ import timm
 import torch
 import xxhash
 from archive.sources.miniatures_colour import colours
-from data.conftest import row_of, write_dataset
+from dataset.conftest import row_of, write_dataset
 from localize.made_up import sees_brightness
 from PIL import Image
 from safetensors.torch import save_file
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.views import ViewSpec
+from dira_scale.base.errors import DatasetError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.restoration import RestorationTable
+from dira_scale.dataset.pixels import codecs
+from dira_scale.dataset.pixels.outlines import side_by_side
 from dira_scale.embed import main as embed
-from dira_scale.errors import DatasetError
-from dira_scale.evaluation.finetuned_network import TrainedRun
 from dira_scale.finetune import main as finetune
+from dira_scale.judge.evaluation.finetuned_network import TrainedRun
 from dira_scale.localize.look import LocatedLabel
 from dira_scale.localize.picture import draw
 from dira_scale.localize.results import LocatedBox
-from dira_scale.methods import construct
-from dira_scale.metrics.restoration import RestorationTable
-from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.pixels import codecs
-from dira_scale.pixels.outlines import side_by_side
 from dira_scale.predict import main as predict
 from dira_scale.pretrain import main
 from dira_scale.pretrain.pictures import GAP, Restoration, write_pictures
 from dira_scale.report import main as report
-from dira_scale.runs.reader import RunReader
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.methods import construct
+from dira_scale.train.models.weights import trained_encoder, trained_network
+from dira_scale.train.runs.reader import RunReader
 
 MODEL = {"_target_": "TimmUNet", "encoder": "test_resnet", "decoder_channels": (8,) * 5, "bn_groups": 1}
 MODEL |= {"zero_init_residual": False}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from dira_scale.config.compose import compose
-from dira_scale.engine.task import StagePosition
+from dira_scale.base.config.compose import compose
 from dira_scale.pretrain.diagnosis import PATIENCE, ROWS, Diagnosis
+from dira_scale.train.engine.task import StagePosition
 
 LATE = StagePosition("dira", 10_000, 6_000)
 FINE = {

@@ -18,12 +18,12 @@ import torch.distributed as dist
 from harness import together
 from torch import Tensor, nn
 
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method, Terms
 from dira_scale.pretrain import step as monitors_module
 from dira_scale.pretrain.objective import Forward, PretrainLosses
 from dira_scale.pretrain.step import Monitors, alignment, effective_rank, std_ratio, uniformity
 from dira_scale.pretrain.task import knn_auc
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.methods.method import Method, Terms
 
 WAIT = 120  # seconds
 

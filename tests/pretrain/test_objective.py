@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from methods.tiny import Facts
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from train.methods.tiny import Facts
 
-from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
-from dira_scale.distributed.precision import LossScale
-from dira_scale.distributed.world import World
-from dira_scale.engine.means import Means
-from dira_scale.engine.nan_guard import NaNGuard
-from dira_scale.engine.parallel import StageModel
-from dira_scale.engine.step import Step
-from dira_scale.engine.task import Losses, StagePlan
-from dira_scale.methods.method import Terms
-from dira_scale.models.drop_path import DropPath
 from dira_scale.pretrain.objective import Objective
 from dira_scale.pretrain.task import PretrainTask
+from dira_scale.train.data.views import CUTOUT, Distortion, ViewSpec
+from dira_scale.train.distributed.precision import LossScale
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.means import Means
+from dira_scale.train.engine.nan_guard import NaNGuard
+from dira_scale.train.engine.parallel import StageModel
+from dira_scale.train.engine.step import Step
+from dira_scale.train.engine.task import Losses, StagePlan
+from dira_scale.train.methods.method import Terms
+from dira_scale.train.models.drop_path import DropPath
 
 COUNT = 2
 

@@ -12,14 +12,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.distort.corruptions import BlockMask, BlockwiseMask, Inpaint, Outpaint
-from dira_scale.data.geometry.orientation import reorient
-from dira_scale.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
-from dira_scale.distributed.world import World
-from dira_scale.methods import build
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Terms
 from dira_scale.pretrain.objective import Objective
 from dira_scale.pretrain.pictures import (
     GAP,
@@ -30,6 +22,14 @@ from dira_scale.pretrain.pictures import (
     view_spacing,
     write_pictures,
 )
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.distort.corruptions import BlockMask, BlockwiseMask, Inpaint, Outpaint
+from dira_scale.train.data.geometry.orientation import reorient
+from dira_scale.train.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
+from dira_scale.train.distributed.world import World
+from dira_scale.train.methods import build
+from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.methods.method import Terms
 
 COUNT, SIZE = 12, 64
 WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]

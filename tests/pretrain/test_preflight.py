@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.compose import compose
-from dira_scale.distributed import control, launcher
-from dira_scale.engine import preflight
-from dira_scale.errors import UserError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
 from dira_scale.pretrain.config import Pretrain
+from dira_scale.train.distributed import control, launcher
+from dira_scale.train.engine import preflight
 
 
 @cache

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.compose import compose
-from dira_scale.config.files import folder
-from dira_scale.errors import UserError
-from dira_scale.methods import method_class
+from dira_scale.base.config.compose import compose
+from dira_scale.base.config.files import folder
+from dira_scale.base.errors import UserError
 from dira_scale.pretrain.blueprint import PretrainBlueprint
-from dira_scale.runs.identity import differences, execution, seedless
+from dira_scale.train.methods import method_class
+from dira_scale.train.runs.identity import differences, execution, seedless
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
 PRESETS = sorted(f.stem for f in (folder("configs") / "pretrain" / "preset").glob("*.yaml"))

@@ -15,17 +15,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from dira_scale.config.compose import compose
-from dira_scale.data.order import Order
-from dira_scale.engine.run import _summary
-from dira_scale.engine.state import RunState
-from dira_scale.engine.step import StageRun
-from dira_scale.engine.task import StagePlan
-from dira_scale.methods.moco import MoCo
+from dira_scale.base.config.compose import compose
 from dira_scale.pretrain import main
-from dira_scale.runs import checkpoint
-from dira_scale.runs.description import read_description
 from dira_scale.shard import main as shard
+from dira_scale.train.data.order import Order
+from dira_scale.train.engine.run import _summary
+from dira_scale.train.engine.state import RunState
+from dira_scale.train.engine.step import StageRun
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.methods.moco import MoCo
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.description import read_description
 
 
 def composed(*overrides: str) -> Any:

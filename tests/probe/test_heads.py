@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dira_scale.metrics.classification import AUROC
+from dira_scale.dataset.metrics.classification import AUROC
 from dira_scale.probe.probing import RATES, ProbeTask, batches, sgd_probe, train_heads
 
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dira_scale.data.manifest.info import as_flags, flags_of
-from dira_scale.errors import UserError
-from dira_scale.metrics.classification import AUROC
-from dira_scale.metrics.figure import MEAN, Figure
-from dira_scale.metrics.regression import MAE, PEARSON, R2
-from dira_scale.pages.probe_figures import (
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest.info import as_flags, flags_of
+from dira_scale.dataset.metrics.classification import AUROC
+from dira_scale.dataset.metrics.figure import MEAN, Figure
+from dira_scale.dataset.metrics.regression import MAE, PEARSON, R2
+from dira_scale.judge.pages.probe_figures import (
     FILE,
     FORMAT,
     Features,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_run import COUNTS, train, write
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.probe import main
 from dira_scale.probe.pretext import PatchPositions, Turns, pretext_task
 from dira_scale.probe.probing import PARTS

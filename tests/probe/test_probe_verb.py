@@ -16,21 +16,21 @@ from recorded import derived, record
 from safetensors.torch import save_file
 from toy_run import COUNTS, ENCODER, train, write
 
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import SCHEMA
-from dira_scale.errors import UserError
-from dira_scale.evaluation.encoders import random_group
-from dira_scale.evaluation.features import Images, features
-from dira_scale.models.architecture import TimmUNet
-from dira_scale.models.encoder import build_encoder
-from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.start import start_weights
-from dira_scale.pages.probe_figures import FORMAT
-from dira_scale.pixels import codecs
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import SCHEMA
+from dira_scale.dataset.pixels import codecs
+from dira_scale.judge.evaluation.encoders import random_group
+from dira_scale.judge.evaluation.features import Images, features
+from dira_scale.judge.pages.probe_figures import FORMAT
 from dira_scale.probe import main
 from dira_scale.probe.sources import compared_network
-from dira_scale.runs.choice import chosen_checkpoint
-from dira_scale.runs.description import Description, read_description
+from dira_scale.train.models.architecture import TimmUNet
+from dira_scale.train.models.encoder import build_encoder
+from dira_scale.train.models.pyramid import TimmEncoder
+from dira_scale.train.models.start import start_weights
+from dira_scale.train.runs.choice import chosen_checkpoint
+from dira_scale.train.runs.description import Description, read_description
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, 
 
 
 def test_features_are_those_of_the_checkpoint_in_evaluation_mode(run: Path, shards: Path) -> None:
-    from dira_scale.data.manifest import ShardedDataset
-    from dira_scale.evaluation.encoders import read_runs, trained_groups
+    from dira_scale.dataset.manifest import ShardedDataset
+    from dira_scale.judge.evaluation.encoders import read_runs, trained_groups
 
     dataset = ShardedDataset.open(shards)
     rows = dataset.rows("val")

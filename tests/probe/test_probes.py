@@ -10,10 +10,9 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from dira_scale.data.selection import nested_draws
-from dira_scale.metrics.classification import ACCURACY, AUROC
-from dira_scale.metrics.figure import MEAN, Figure
-from dira_scale.pages.probe_figures import (
+from dira_scale.dataset.metrics.classification import ACCURACY, AUROC
+from dira_scale.dataset.metrics.figure import MEAN, Figure
+from dira_scale.judge.pages.probe_figures import (
     Features,
     Fit,
     as_json,
@@ -33,6 +32,7 @@ from dira_scale.probe.probing import (
     linear_probe,
     standardise,
 )
+from dira_scale.train.data.selection import nested_draws
 
 GRID = (0.0001, 0.01, 1.0, 100.0)
 

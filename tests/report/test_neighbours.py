@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.volumes import make, random_volumes
 from PIL import Image
 from toy_run import write
+from train.data.volumes import make, random_volumes
 
 from dira_scale import report
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.evaluation import embeddings
-from dira_scale.evaluation.embeddings import About, EmbeddedDataset, Embeddings, Weights
-from dira_scale.metrics.neighbours import nearest_of_others
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.neighbours import nearest_of_others
+from dira_scale.judge.evaluation import embeddings
+from dira_scale.judge.evaluation.embeddings import About, EmbeddedDataset, Embeddings, Weights
 from dira_scale.report.neighbours import K, known_labels, maps, shares
 
 

@@ -25,23 +25,23 @@ from made_up_run import STAGES, dataset, finished_run, metrics, row
 from omegaconf import OmegaConf
 from PIL import Image
 from recorded import record
-from runs.writers import write
+from train.runs.writers import write
 
 from dira_scale import report
-from dira_scale.config.compose import compose
-from dira_scale.config.trust import allow
-from dira_scale.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
-from dira_scale.pages import results
-from dira_scale.pages.template import of_volumes
+from dira_scale.base.config.compose import compose
+from dira_scale.base.config.trust import allow
+from dira_scale.base.storage.retry import PATIENCE
+from dira_scale.dataset.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
+from dira_scale.judge.pages import results
+from dira_scale.judge.pages.template import of_volumes
 from dira_scale.pretrain.task import PretrainTask
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent, read_run
 from dira_scale.report.headlines import Headline, headlines
 from dira_scale.report.page import render
-from dira_scale.runs import checkpoint
-from dira_scale.runs.description import Metric
-from dira_scale.runs.remarks import worse_features
-from dira_scale.storage.retry import PATIENCE
+from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.description import Metric
+from dira_scale.train.runs.remarks import worse_features
 
 
 @pytest.fixture(scope="module")

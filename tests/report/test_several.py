@@ -13,7 +13,7 @@ from made_up_run import finished_run, metrics
 from recorded import record
 
 from dira_scale import report
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.report.several import names
 
 

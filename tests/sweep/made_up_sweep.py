@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.storage.atomic import write_json
-from dira_scale.storage.owned import MARK
+from dira_scale.base.storage.atomic import write_json
+from dira_scale.base.storage.owned import MARK
 from dira_scale.sweep.records import Run, SweepFolder, Try
 
 SHARDS = "shards/tiny"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.sweep import watch
 from dira_scale.sweep.config import Cluster, Sweep, SweepConfig
 from dira_scale.sweep.records import Run, SweepFolder

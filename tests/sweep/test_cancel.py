@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.sweep.records import SweepFolder
 from dira_scale.sweep.status import known_statuses, read_statuses
 from dira_scale.sweep.subcommands import cancel_runs, choose, last_lines, runs_to_retry, show_logs

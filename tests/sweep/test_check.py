@@ -7,7 +7,7 @@ import pytest
 from harness import TINY
 
 from dira_scale import plan
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.sweep import check
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Launch, Run

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.compose import compose
-from dira_scale.errors import UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
 from dira_scale.sweep.command_line import read
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.expand import expand

@@ -13,7 +13,7 @@ import pytest
 from forked import Forked, Started
 from harness import job
 
-from dira_scale.machine.hardware import Gpu, Hardware
+from dira_scale.base.machine.hardware import Gpu, Hardware
 from dira_scale.sweep import local, main, watch
 from dira_scale.sweep.local import Room
 from dira_scale.sweep.records import SweepFolder

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dira_scale.config.files import folder
-from dira_scale.pages.tables.papers import PaperTable, figures
+from dira_scale.base.config.files import folder
+from dira_scale.judge.pages.tables.papers import PaperTable, figures
 from dira_scale.sweep.check import check_runs
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.expand import expand

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sweep.made_up_sweep import Slurm
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 from dira_scale.sweep import queue
 from dira_scale.sweep.queue import JobState, cancel, hours, query
 

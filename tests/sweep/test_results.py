@@ -11,10 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 from sweep.made_up_sweep import SHARDS, begin, made_up_sweep, mark, train
 
-from dira_scale.errors import UserError
-from dira_scale.metrics.figure import Figure
-from dira_scale.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
-from dira_scale.storage.owned import MARK
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.owned import MARK
+from dira_scale.dataset.metrics.figure import Figure
+from dira_scale.judge.pages.probe_figures import FORMAT, Features, Fit, as_json, figures
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.expand import expand
 from dira_scale.sweep.records import Run, SweepFolder

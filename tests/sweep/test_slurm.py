@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Launch, Run, SweepFolder
 from dira_scale.sweep.slurm import dependency, parameters, script, submit

@@ -12,7 +12,7 @@ from rich.console import Console
 from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep, train
 
 from dira_scale import sweep
-from dira_scale.errors import UserError, duration
+from dira_scale.base.errors import UserError, duration
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.status import progress, read_statuses
 from dira_scale.sweep.table import show

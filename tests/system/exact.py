@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale import pretrain
-from dira_scale.data.batch import Batch
 from dira_scale.pretrain import task as training
 from dira_scale.pretrain.task import PretrainTask
+from dira_scale.train.data.batch import Batch
 
 to, init = Batch.to, PretrainTask.__init__
 

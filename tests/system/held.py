@@ -10,14 +10,14 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dira_scale import methods
-from dira_scale.config.compose import compose
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import rank
-from dira_scale.distributed.processes import start
-from dira_scale.engine import optim, parallel
-from dira_scale.engine.parallel.strategy import Sharded
+from dira_scale.base.config.compose import compose
 from dira_scale.pretrain.objective import Forward
+from dira_scale.train import methods
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.collectives import rank
+from dira_scale.train.distributed.processes import start
+from dira_scale.train.engine import optim, parallel
+from dira_scale.train.engine.parallel.strategy import Sharded
 
 SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.threads=1", "method.base.queue=64"]
 

@@ -14,10 +14,10 @@ import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from dira_scale.data.batch import Batch
-from dira_scale.engine.loop import Loop
-from dira_scale.engine.step import Step
 from dira_scale.pretrain import main
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.engine.loop import Loop
+from dira_scale.train.engine.step import Step
 
 CONVOLUTION = "convolution"  # in the names of those operations
 stages: dict[str, dict[str, int]] = {}

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from dira_scale.data.batch import Batch
-from dira_scale.engine.loop import Loop
-from dira_scale.engine.step import Step
 from dira_scale.pretrain import main
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.engine.loop import Loop
+from dira_scale.train.engine.step import Step
 
 take = Step.__call__
 

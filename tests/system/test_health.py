@@ -12,17 +12,17 @@ from harness import TINY, assert_equal_runs, finish, pretrain, rows, status, wei
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from dira_scale.config.compose import compose
-from dira_scale.data.views import ViewSpec
+from dira_scale.base.config.compose import compose
 from dira_scale.pretrain import main
-from dira_scale.runs import checkpoint
-from dira_scale.training.inputs import Inputs
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.runs import checkpoint
 
 # DiRA, spoilt where the environment says: WHAT at a step of the order on a rank. It notes which images it had then.
 SPOILT = """
 import json, math, os
-from dira_scale.distributed.collectives import rank
-from dira_scale.methods.dira import DiRA
+from dira_scale.train.distributed.collectives import rank
+from dira_scale.train.methods.dira import DiRA
 
 class Spoilt(DiRA):
     def forward(self, clean, distorted, batch):
@@ -47,8 +47,8 @@ class Spoilt(DiRA):
 COLLAPSING = '''
 import torch.nn.functional as F
 from torch import nn
-from dira_scale.methods.method import Terms
-from dira_scale.methods.simsiam import SimSiam
+from dira_scale.train.methods.method import Terms
+from dira_scale.train.methods.simsiam import SimSiam
 
 class Collapsing(SimSiam):
     """Draws an image's two views together, and nothing apart."""

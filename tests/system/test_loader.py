@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data.volumes import make, random_volumes
 from harness import SMALL, assert_equal_runs, pretrain
+from train.data.volumes import make, random_volumes
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.pretrain import main
+from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.cpu import CpuLoader
 
 
 class Named:

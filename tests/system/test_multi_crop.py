@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from harness import assert_moved_alike, finish, losses, pretrain, status
-from methods.test_multi_crop import CROPS, METHOD
 from system.test_strategies import by_script
+from train.methods.test_multi_crop import CROPS, METHOD
 
 from dira_scale.report import main as report
 

@@ -55,7 +55,7 @@ def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> No
     """The main port is open, the others are not, as firewalls are often set up."""
     for node in pair:
         node.drop("1024-29499", "29501-65535")
-    meet = "from dira_scale.distributed.rendezvous import meet\nmeet(12)"
+    meet = "from dira_scale.train.distributed.rendezvous import meet\nmeet(12)"
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, [sys.executable, "-c", meet]))
     assert code_a == code_b == 1
     match = re.search(r"UserError: rank (\d) on node-[ab] does not reach rank (\d) on node-[ab] at .*", printed_a)
@@ -99,8 +99,8 @@ def test_two_launchers_that_lose_a_rank_come_together_again(pair: list[Node], sh
 
 HOLD = """
 from pathlib import Path
-from dira_scale.runs import lease
-from dira_scale.distributed.timings import TIMINGS
+from dira_scale.train.runs import lease
+from dira_scale.train.distributed.timings import TIMINGS
 TIMINGS.beat, TIMINGS.dead_after = 0.2, 4
 print("held", lease.Lease(Path({run!r})).number)
 """

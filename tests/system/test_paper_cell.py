@@ -9,7 +9,7 @@ from archive.sources.miniatures_3d import luna16
 from finetune.miniatures import lits
 from harness import finish
 
-from dira_scale.config.files import folder
+from dira_scale.base.config.files import folder
 
 SECONDS = 900  # bound on the whole
 PHASES = ("luna16", "genesis", "lits_data", "lits")

@@ -13,13 +13,13 @@ from harness import TINY, finish
 from omegaconf import OmegaConf
 
 from dira_scale import plan
-from dira_scale.config.compose import compose
-from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.forecast.estimate import planned as configured
-from dira_scale.forecast.network import fake_task
-from dira_scale.forecast.rehearsal import rehearse
-from dira_scale.models.norm_act import plain
+from dira_scale.base.config.compose import compose
+from dira_scale.fleet.forecast.estimate import planned as configured
+from dira_scale.fleet.forecast.network import fake_task
+from dira_scale.fleet.forecast.rehearsal import rehearse
 from dira_scale.pretrain.blueprint import PretrainBlueprint
+from dira_scale.train.engine.parallel import checkpoint_activations
+from dira_scale.train.models.norm_act import plain
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each

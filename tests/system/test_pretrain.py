@@ -23,7 +23,7 @@ from harness import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dira_scale.pretrain import main
-from dira_scale.runs import checkpoint
+from dira_scale.train.runs import checkpoint
 
 
 def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Path) -> None:

@@ -8,7 +8,7 @@ import s3
 import torch
 from harness import EACH, finish, losses, pretrain, status, weights
 
-from dira_scale.config.trust import allow
+from dira_scale.base.config.trust import allow
 from dira_scale.export import main
 
 pytestmark = pytest.mark.system

@@ -26,11 +26,11 @@ from harness import (
 from needs import need_program
 from safetensors.torch import load_file
 
-from dira_scale import methods
-from dira_scale.config.compose import compose
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.deepspeed import BUCKET
-from dira_scale.runs import checkpoint
+from dira_scale.base.config.compose import compose
+from dira_scale.train import methods
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.distributed.deepspeed import BUCKET
+from dira_scale.train.runs import checkpoint
 
 # Twenty steps of three stages in which rounding does not grow: small rates, no Adam step of a vanishing gradient.
 STEPS = ["model.encoder=test_resnet", "data.batch=16", "model.bn_groups=1", "parallel.channels_last=false"]
@@ -51,7 +51,7 @@ BASES = {
     "c2l": ["method=c2l", *PCRL[1:], "stages.dir.terms=[di]"],
 }
 # In float64, before the full counts. Every strategy and every base is in one of the tests of this file; beside it
-# tests/methods/test_processes.py has all bases on several processes, and tests/engine/test_any_task.py ZeRO and FSDP.
+# tests/train/methods/test_processes.py has all bases on several processes, and tests/train/engine/test_any_task.py ZeRO and FSDP.
 SHOWN = [("zero2", 2, "barlow")]
 KEPT = ["checkpoint.every=1", "checkpoint.keep=99"]  # of a reference: its tensors' way begins with its first step
 LOSS = 1e-3  # relative, of every loss of every step

@@ -27,7 +27,7 @@ from harness import (
 )
 from system.faults import SECONDS, Job, cut, flip, killed_at, small_disk
 
-from dira_scale.runs import checkpoint
+from dira_scale.train.runs import checkpoint
 
 # What the writing of a checkpoint does, in this order: a kill comes before the COUNTth of each.
 WRITING = [
@@ -156,9 +156,9 @@ def test_of_two_processes_both_take_one_more_step_after_a_signal_to_one_and_resu
 
 # From the end of the first step on the watchdog waits a fifth as long: before, slow machines take their time to start.
 SOON = """
-from dira_scale.distributed.timings import TIMINGS
-from dira_scale.engine.step import Step
-from dira_scale.engine.watchdog import Watchdog
+from dira_scale.train.distributed.timings import TIMINGS
+from dira_scale.train.engine.step import Step
+from dira_scale.train.engine.watchdog import Watchdog
 
 TIMINGS.linger, enter, take, dogs = 5, Watchdog.__enter__, Step.__call__, []
 
@@ -178,8 +178,8 @@ STUCK = """
 import time
 from datetime import timedelta
 import torch.distributed as dist
-from dira_scale.distributed.collectives import rank
-from dira_scale.methods.dira import DiRA
+from dira_scale.train.distributed.collectives import rank
+from dira_scale.train.methods.dira import DiRA
 
 def waiting_for_godot():
     time.sleep(3600)
@@ -333,7 +333,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, 
 # A process that stops itself when the second stage begins: then it is not about to write, its checkpoint is complete.
 STOPS = """
 import os, signal
-from dira_scale.engine.step import Step
+from dira_scale.train.engine.step import Step
 take = Step.__call__
 def stops(self, step, batch):
     if step == 2:
@@ -347,7 +347,7 @@ Step.__call__ = stops
 def test_a_ghost_writes_nothing(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped for so long that another takes the run over and finishes it, then it continues."""
     run = tmp_path / "run"
-    soon = "from dira_scale.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.dead_after = 0.2, 4"
+    soon = "from dira_scale.train.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.dead_after = 0.2, 4"
     with Job(pretrain(run, shards, *EACH), run, before=soon + STOPS) as ghost:
         ghost.wait_until(lambda: any(process.status() == psutil.STATUS_STOPPED for process in ghost.processes()))
         finish(pretrain(run, shards, *EACH), before=soon)  # waits until the beat has stood still
@@ -369,8 +369,8 @@ def contents(run: Path) -> dict[str, str]:
 # DiRA that notes which images each rank had at each step.
 NOTING = """
 import os
-from dira_scale.distributed.collectives import rank
-from dira_scale.methods.dira import DiRA
+from dira_scale.train.distributed.collectives import rank
+from dira_scale.train.methods.dira import DiRA
 
 class Noting(DiRA):
     def forward(self, clean, distorted, batch):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.volumes import NONE, WORDS, make, random_volumes
 from harness import assert_equal_runs, assert_moved_alike, finish, losses, require_strategy, status
 from PIL import Image
+from train.data.volumes import NONE, WORDS, make, random_volumes
 
 from dira_scale import embed, export, finetune, plan, probe
 from dira_scale.pretrain import main

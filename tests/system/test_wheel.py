@@ -35,7 +35,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # install shines through.
     behind = folder / "venv" / "lib" / version / "site-packages" / "behind.pth"
     behind.write_text("\n".join(path for path in sys.path if Path(path).name == "site-packages") + "\n")
-    run(python, "-m", "dira_scale.machine.torchvision_ops", folder=folder)
+    run(python, "-m", "dira_scale.base.machine.torchvision_ops", folder=folder)
     assert str(folder) in run(python, "-c", "import dira_scale; print(dira_scale.__file__)", folder=folder)
     return python.parent
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.config.schema import one_of, setting
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.numbers import NumberChoice, Numbers
-from dira_scale.metrics.cases import NumberCase, case_keys, number_arrays
-from dira_scale.metrics.figure import MEAN, Figure, mean
-from dira_scale.metrics.statistics.weighted import Statistics, average, unweighted, weighted_mean
-from dira_scale.runs.description import Best, Metric, Output, Term
-from dira_scale.tasks.images import ImageSupervision, ImageTask, image_rows
-from dira_scale.tasks.predictions import Predictions
-from dira_scale.tasks.task import AllReduce, Chosen, Supervision
-from dira_scale.training.inputs import Inputs
+from dira_scale.base.config.schema import one_of, setting
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.metrics.cases import NumberCase, case_keys, number_arrays
+from dira_scale.dataset.metrics.figure import MEAN, Figure, mean
+from dira_scale.dataset.metrics.statistics.weighted import Statistics, average, unweighted, weighted_mean
+from dira_scale.judge.tasks.images import ImageSupervision, ImageTask, image_rows
+from dira_scale.judge.tasks.predictions import Predictions
+from dira_scale.judge.tasks.task import AllReduce, Chosen, Supervision
+from dira_scale.train.data.numbers import NumberChoice, Numbers
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.runs.description import Best, Metric, Output, Term
 
 POISSON, DEVIANCE = "poisson", "deviance"
 

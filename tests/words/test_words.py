@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 import torch
 import xxhash
-from data.conftest import row_of, write_dataset
-from data.volumes import make, plain_view
+from dataset.conftest import row_of, write_dataset
 from omegaconf import OmegaConf
+from train.data.volumes import make, plain_view
 
-from dira_scale.config.compose import compose
-from dira_scale.data import random
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.data.selection import select
-from dira_scale.errors import UserError
-from dira_scale.models.architecture import architecture
-from dira_scale.pixels.codecs import decode, encode
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode, encode
 from dira_scale.shard import main as shard
+from dira_scale.train.data import random
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.data.selection import select
+from dira_scale.train.models.architecture import architecture
 from dira_scale.words import main
 from dira_scale.words.config import Words
 from dira_scale.words.cubes import WordPlan, cut, make_cube, planned_cubes

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.storage.tables import read_names, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import read_names, table_error
+from dira_scale.base.storage.walk import folder_at
 
 GROUPS = ("NOR", "MINF", "DCM", "HCM", "RV")
 PHASES = ("ED", "ES")

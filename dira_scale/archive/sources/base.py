@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.settings import ReadSettings
-from dira_scale.imaging.volume import Volume
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.settings import ReadSettings
+from dira_scale.archive.imaging.volume import Volume
 
 
 @runtime_checkable
@@ -63,7 +63,7 @@ class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
     ``dataset.json`` keeps these arguments except places on this machine: those that the constructor annotates with
-    ``PathStr`` (of ``dira_scale.config.schema``) or ``Path``, also within unions (``PathStr | None``, ``str | Path``).
+    ``PathStr`` (of ``dira_scale.base.config.schema``) or ``Path``, also within unions (``PathStr | None``, ``str | Path``).
     Annotate yours this way, or your folder names are published with the dataset.
     The constructor raises UserError if a file, folder or column that the recipe names is missing.
     """
@@ -71,7 +71,7 @@ class Source(Protocol):
     label_names: Sequence[str]
 
     # ``classes`` (column -> names) of an instance says which labels are the number of a class, from 0.
-    # ``channels`` of an instance names those of its volumes, which then have ``ranges`` (``imaging.volumes.channels``).
+    # ``channels`` of an instance names those of its volumes, which then have ``ranges`` (``archive.imaging.volumes.channels``).
     # ``takes_lists = True`` on a class says that its argument ``lists`` is a folder of published lists, one per split
     # (``split_lists.py``), and that a record's ``split`` is then final: neither divided, nor refused for its patient.
 

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.sequences import MASK, Sequences, Session
-from dira_scale.config.schema import PathStr
+from dira_scale.base.config.schema import PathStr
 
 
 class Bids(Sequences):

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from dira_scale.archive.imaging.boxes import Ball, Box, clip_box
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volumes.geometry import Grid
 from dira_scale.archive.sources.label_columns import number
-from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Ball, Box, clip_box
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.storage.tables import read_table
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.tables import read_table
 
 VOXELS = ("z", "y", "x", "d", "h", "w")
 WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names; DICOM's mm, to the left, back and head

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.volumes.channels import Channels
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.walk import folder_at
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 GRADES = {"HGG": 1.0, "LGG": 0.0}

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.volumes import Volumes
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
 
 
 class ChannelFiles(Volumes):

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending, listed_in
 from dira_scale.archive.sources.split_lists import split_lists, splits_of
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.boxes import Box
-from dira_scale.storage.tables import cell_number, read_names, read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.storage.tables import cell_number, read_names, read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 FINDINGS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending, folder_in, listed_in
-from dira_scale.config.schema import PathStr
-from dira_scale.storage.tables import TableRow, cell_number, read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import TableRow, cell_number, read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 FINDINGS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedNames, folder_in, listed_in
-from dira_scale.config.schema import PathStr
-from dira_scale.storage.tables import cell_number, read_names, read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import cell_number, read_names, read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 SPLITS = ("train", "valid")
 NAME = re.compile(r"(((?:train|valid)_\d+)_[a-z]+)_\d+\.nii\.gz")  # split_patient_scan_reconstruction: study, patient

@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.archive.deidentify import check_lesions
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.dicom import HEADER, ObjectError, header_of
+from dira_scale.archive.imaging.files import size_of
+from dira_scale.archive.imaging.read import DicomFrame
+from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
 from dira_scale.archive.sources.label_columns import ClassColumns, ClassSpec, flags_and_numbers, number
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, with_note
-from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, print_line
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.dicom import HEADER, ObjectError, header_of
-from dira_scale.imaging.files import size_of
-from dira_scale.imaging.read import DicomFrame
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.machine.progress import bar
-from dira_scale.storage.path_index import PathIndex
-from dira_scale.storage.store import is_local, locate
-from dira_scale.storage.tables import TableRow, read_table
-from dira_scale.storage.text import brief
-from dira_scale.storage.walk import files_below, folder_at, objects_below, resolve_links
+from dira_scale.base.arguments import UNSHOWN, ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.storage.path_index import PathIndex
+from dira_scale.base.storage.store import is_local, locate
+from dira_scale.base.storage.tables import TableRow, read_table
+from dira_scale.base.storage.text import brief
+from dira_scale.base.storage.walk import files_below, folder_at, objects_below, resolve_links
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 NOT_THERE = "named in the CSV, not there"

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from dira_scale.archive.imaging.boxes import Box, clip_box
+from dira_scale.archive.imaging.files import opened
+from dira_scale.archive.imaging.grey import GreyImage, GreyWindow, store
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.settings import ReadSettings
+from dira_scale.archive.imaging.volume import Volume
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.boxes import Box, clip_box
-from dira_scale.imaging.files import opened
-from dira_scale.imaging.grey import GreyImage, GreyWindow, store
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.settings import ReadSettings
-from dira_scale.imaging.volume import Volume
-from dira_scale.storage.tables import table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import table_error
+from dira_scale.base.storage.walk import folder_at
 
 SIDE, SPACING = 2048, 0.175  # pixels, mm
 STRUCTURES = {

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.errors import UserError, nearest
-from dira_scale.storage.tables import TableRow
-from dira_scale.storage.text import brief
+from dira_scale.base.arguments import UNSHOWN, ArgumentError
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.storage.tables import TableRow
+from dira_scale.base.storage.text import brief
 
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}  # in any case
 MOST_CLASSES = 100  # classes of a column: more is a measurement, a date or free text

@@ -7,6 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from dira_scale.archive.imaging.boxes import Box
+from dira_scale.archive.imaging.dicom import Plane
+from dira_scale.archive.imaging.files import size_of
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes.lidc_xml import agreed_nodules, nodules_in, series_of
+from dira_scale.archive.imaging.volumes.regrid import Stack
+from dira_scale.archive.imaging.volumes.series import Series
+from dira_scale.archive.imaging.volumes.series_index import head_of
+from dira_scale.archive.imaging.volumes.slice_position import pixels_to_voxels, place_slices
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import (
     ListedFiles,
@@ -16,21 +27,10 @@ from dira_scale.archive.sources.published import (
     listed_in,
     reject_repeated,
 )
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.dicom import Plane
-from dira_scale.imaging.files import size_of
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.lidc_xml import agreed_nodules, nodules_in, series_of
-from dira_scale.imaging.volumes.regrid import Stack
-from dira_scale.imaging.volumes.series import Series
-from dira_scale.imaging.volumes.series_index import head_of
-from dira_scale.imaging.volumes.slice_position import pixels_to_voxels, place_slices
-from dira_scale.storage.tables import cell_number, read_table
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import cell_number, read_table
+from dira_scale.base.storage.walk import folder_at
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.archive.deidentify import IRRELEVANT
+from dira_scale.archive.imaging.boxes import Ball, clip_box
+from dira_scale.archive.imaging.files import size_of
+from dira_scale.archive.imaging.rejection import RejectedError, rejects
+from dira_scale.archive.imaging.settings import ReadSettings
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes.geometry import LPS_TO_RAS, Grid
+from dira_scale.archive.imaging.volumes.read import grid_of
+from dira_scale.archive.imaging.volumes.values import to_volume
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import print_line
-from dira_scale.imaging.boxes import Ball, clip_box
-from dira_scale.imaging.files import size_of
-from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.imaging.settings import ReadSettings
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.read import grid_of
-from dira_scale.imaging.volumes.values import to_volume
-from dira_scale.storage.store import read_ranges
-from dira_scale.storage.tables import TableRow, cell_number, read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import print_line
+from dira_scale.base.storage.store import read_ranges
+from dira_scale.base.storage.tables import TableRow, cell_number, read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 CENTRE = ("coordX", "coordY", "coordZ")  # columns
 FOLDS = tuple(f"subset{n}" for n in range(10))

@@ -11,16 +11,16 @@ from typing import IO, BinaryIO, cast
 
 import numpy as np
 
+from dira_scale.archive.imaging.arrays import ArrayFile, open_array
+from dira_scale.archive.imaging.colour import chosen
+from dira_scale.archive.imaging.files import size_of
+from dira_scale.archive.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, store
+from dira_scale.archive.imaging.rejection import RejectedError, rejects
+from dira_scale.archive.imaging.settings import ReadSettings
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.arrays import ArrayFile, open_array
-from dira_scale.imaging.colour import chosen
-from dira_scale.imaging.files import size_of
-from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, store
-from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.imaging.settings import ReadSettings
-from dira_scale.storage.store import locate, open_file
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.store import locate, open_file
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.chexpert import FINDINGS, uncertain
 from dira_scale.archive.sources.published import ListedNames, listed_in
-from dira_scale.config.schema import PathStr
-from dira_scale.storage.tables import read_table
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import read_table
+from dira_scale.base.storage.walk import folder_at
 
 UNKNOWN = (math.nan,) * len(FINDINGS)
 

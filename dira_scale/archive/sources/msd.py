@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending, listed_in
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.volumes.channels import Channels
-from dira_scale.storage.tables import table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import table_error
+from dira_scale.base.storage.walk import folder_at
 
 
 class Msd(ListedFiles):

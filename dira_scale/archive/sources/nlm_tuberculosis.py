@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.read import read_mask
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volume import Volume
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedFiles, files_ending, folder_in
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.read import read_mask
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.walk import folder_at
 
 SEX = re.compile(r"(?:patient'?s sex:\s*)?([fm])(?:emale?|ale)?\b", re.IGNORECASE)
 AGE = re.compile(r"(\d+)\s*([ymd])", re.IGNORECASE)

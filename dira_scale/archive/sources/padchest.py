@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedNames, listed_in
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import nearest
-from dira_scale.storage.tables import TableRow, read_table
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import nearest
+from dira_scale.base.storage.tables import TableRow, read_table
+from dira_scale.base.storage.walk import folder_at
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 COLUMNS = (

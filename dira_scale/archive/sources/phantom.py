@@ -1,16 +1,16 @@
-"""The phantom chest radiographs of ``dira_scale.phantom``: a folder of DICOM like a hospital's."""
+"""The phantom chest radiographs of ``dira_scale.archive.phantom``: a folder of DICOM like a hospital's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dira_scale.archive.phantom.cxr.dataset import SMALLEST, generate
+from dira_scale.archive.phantom.cxr.findings import MIXTURES
+from dira_scale.archive.phantom.folder import check_sizes
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import nearest
-from dira_scale.phantom.cxr.dataset import SMALLEST, generate
-from dira_scale.phantom.cxr.findings import MIXTURES
-from dira_scale.phantom.folder import check_sizes
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import nearest
 
 
 def drawn(kind: type[Folder], root: Path, images: str, labels: Sequence[str], attributes: Sequence[str]) -> Folder:

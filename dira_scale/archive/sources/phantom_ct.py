@@ -1,17 +1,17 @@
-"""The phantom CT volumes of ``dira_scale.phantom.ct``: DICOM series, NIfTI or MetaImage, like an archive's."""
+"""The phantom CT volumes of ``dira_scale.archive.phantom.ct``: DICOM series, NIfTI or MetaImage, like an archive's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dira_scale.archive.phantom.ct.dataset import SMALLEST, generate
+from dira_scale.archive.phantom.ct.study import KINDS
+from dira_scale.archive.phantom.folder import check_sizes
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.phantom import drawn
 from dira_scale.archive.sources.volumes import Volumes
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import nearest
-from dira_scale.phantom.ct.dataset import SMALLEST, generate
-from dira_scale.phantom.ct.study import KINDS
-from dira_scale.phantom.folder import check_sizes
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import nearest
 
 
 class PhantomCT:

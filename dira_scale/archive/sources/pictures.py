@@ -7,10 +7,10 @@ from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.label_columns import ClassColumns, number
 from dira_scale.archive.sources.published import ListedFiles, files_ending, listed_in
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.storage.tables import read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 CLASS = "class"  # the label of class folders

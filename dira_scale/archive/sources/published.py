@@ -10,14 +10,14 @@ from typing import TypeVar
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from dira_scale.archive.imaging.dicom import header_of
+from dira_scale.archive.imaging.files import size_of
+from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
-from dira_scale.imaging.dicom import header_of
-from dira_scale.imaging.files import size_of
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.storage.text import brief
-from dira_scale.storage.walk import files_below
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.text import brief
+from dira_scale.base.storage.walk import files_below
 
 CHUNK = 64  # files per task of a thread
 T = TypeVar("T")

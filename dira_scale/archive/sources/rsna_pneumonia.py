@@ -4,12 +4,12 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 
+from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedNames, files_ending, listed_in, with_attributes
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.boxes import Box
-from dira_scale.storage.tables import cell_number, read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import cell_number, read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 SIDES = ("y", "x", "height", "width")

@@ -8,21 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from dira_scale.archive.imaging.volumes.channels import Channels
+from dira_scale.archive.imaging.volumes.series import Series
+from dira_scale.archive.imaging.volumes.series_index import COPY, SCOUT, SeriesIndex
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.published import in_threads, with_size
 from dira_scale.archive.sources.structure_masks import is_patterns
 from dira_scale.archive.sources.volumes import Volumes, above
-from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import nearest, print_line
-from dira_scale.imaging.volumes.channels import Channels
-from dira_scale.imaging.volumes.series import Series
-from dira_scale.imaging.volumes.series_index import COPY, SCOUT, SeriesIndex
-from dira_scale.pixels.limits import MAX_CHANNELS
-from dira_scale.storage.store import is_local
-from dira_scale.storage.text import brief
-from dira_scale.storage.walk import files_below, resolve_links
+from dira_scale.base.arguments import UNSHOWN, ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import nearest, print_line
+from dira_scale.base.storage.store import is_local
+from dira_scale.base.storage.text import brief
+from dira_scale.base.storage.walk import files_below, resolve_links
+from dira_scale.dataset.pixels.limits import MAX_CHANNELS
 
 MISSING = ("keep", "reject")
 MASK = "the mask"  # beside the names of sequences

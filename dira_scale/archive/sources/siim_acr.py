@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volume import Volume
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedNames, listed_in, with_header
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
-from dira_scale.storage.tables import read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import print_line
-from dira_scale.storage.store import open_file
-from dira_scale.storage.tables import read_names, table_error
-from dira_scale.storage.text import brief
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import print_line
+from dira_scale.base.storage.store import open_file
+from dira_scale.base.storage.tables import read_names, table_error
+from dira_scale.base.storage.text import brief
+from dira_scale.base.storage.walk import folder_at
 
 MASK = re.compile(r"(.*[_\W])?(masks?|segs?|segmentations?|labelst[rs])", re.IGNORECASE)
 KEY, GROUP = "patient_pattern", "patient"

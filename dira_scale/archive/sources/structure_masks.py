@@ -9,15 +9,15 @@ from typing import cast
 
 import numpy as np
 
+from dira_scale.archive.imaging.dicom.structures import Structures
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes.read import read_volume_mask
+from dira_scale.archive.imaging.volumes.series_index import SeriesIndex
+from dira_scale.archive.imaging.volumes.structure_mask import MAX_VALUE, value_of
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.arguments import ArgumentError
-from dira_scale.imaging.dicom.structures import Structures
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.read import read_volume_mask
-from dira_scale.imaging.volumes.series_index import SeriesIndex
-from dira_scale.imaging.volumes.structure_mask import MAX_VALUE, value_of
-from dira_scale.storage.text import brief
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.storage.text import brief
 
 SHOWN = 8  # names of structures
 Owner = tuple[str, str]  # a series' patient and SeriesInstanceUID: some archives reuse one UID for everybody

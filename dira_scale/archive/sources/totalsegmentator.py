@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.volume import Volume
+from dira_scale.archive.imaging.volumes.read import read_volume_mask
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.sequences import Files, Sequences, Session
-from dira_scale.arguments import UNSHOWN, ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.read import read_volume_mask
+from dira_scale.base.arguments import UNSHOWN, ArgumentError
+from dira_scale.base.config.schema import PathStr
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import ListedNames, folder_in, listed_in, with_attributes
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.schema import PathStr
-from dira_scale.imaging.boxes import Box
-from dira_scale.storage.tables import cell_number, read_table, table_error
-from dira_scale.storage.walk import folder_at
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.storage.tables import cell_number, read_table, table_error
+from dira_scale.base.storage.walk import folder_at
 
 SPLITS = ("train", "test")
 SIDES = ("x_min", "y_min", "x_max", "y_max")

@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from dira_scale.archive.imaging.boxes import Ball, Box
+from dira_scale.archive.imaging.dicom import ObjectError
+from dira_scale.archive.imaging.dicom.structures import Structures, structures_in
+from dira_scale.archive.imaging.files import opened_for_header, size_of
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volumes.geometry import Grid
+from dira_scale.archive.imaging.volumes.read import grid_of
+from dira_scale.archive.imaging.volumes.series_index import Head, SeriesIndex, head_of
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
 from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, LabelledFile
 from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.structure_masks import StructureMasks
-from dira_scale.config.schema import PathStr
-from dira_scale.errors import UserError, counted, print_line
-from dira_scale.imaging.boxes import Ball, Box
-from dira_scale.imaging.dicom import ObjectError
-from dira_scale.imaging.dicom.structures import Structures, structures_in
-from dira_scale.imaging.files import opened_for_header, size_of
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.read import grid_of
-from dira_scale.imaging.volumes.series_index import Head, SeriesIndex, head_of
-from dira_scale.storage.path_index import PathIndex
-from dira_scale.storage.walk import files_below, resolve_links
+from dira_scale.base.config.schema import PathStr
+from dira_scale.base.errors import UserError, counted, print_line
+from dira_scale.base.storage.path_index import PathIndex
+from dira_scale.base.storage.walk import files_below, resolve_links
 
 HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
 

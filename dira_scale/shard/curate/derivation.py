@@ -16,9 +16,16 @@ import pyarrow.parquet as pq
 
 from dira_scale import __version__
 from dira_scale.archive.recipe import identity_hash
-from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError, print_line
-from dira_scale.storage.store import is_local, locate
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.storage.store import is_local, locate
+from dira_scale.dataset.manifest import (
+    INFO_FILE,
+    MANIFEST_FILE,
+    QUARANTINE,
+    QUARANTINE_FILE,
+    DatasetInfo,
+    ShardedDataset,
+)
 
 
 def empty_folder(out: str | Path) -> Path:

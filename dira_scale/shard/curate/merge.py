@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError, print_line
+from dira_scale.base.errors import UserError, print_line
+from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.shard.curate.derivation import empty_folder, print_summary, with_relative_shards, write
 
 GUARDED = ("test", "val", "train")  # a test patient of one dataset is never trained on in another

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
-from dira_scale.data.manifest.schema import POSITION, SLICE
-from dira_scale.errors import counted
-from dira_scale.pixels.bricks import BrickError
-from dira_scale.pixels.codecs import DecodeError, decode
-from dira_scale.storage.store import open_file
+from dira_scale.base.errors import counted
+from dira_scale.base.storage.store import open_file
+from dira_scale.dataset.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.dataset.manifest.schema import POSITION, SLICE
+from dira_scale.dataset.pixels.bricks import BrickError
+from dira_scale.dataset.pixels.codecs import DecodeError, decode
 
 LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and shown
 FEW = 16

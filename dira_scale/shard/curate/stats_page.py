@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from rich.table import Column, Table
 
 from dira_scale import __version__
-from dira_scale.errors import counted
-from dira_scale.machine.console import Console
-from dira_scale.pages.figure import LINES, address, svg
-from dira_scale.pages.template import template
-from dira_scale.pages.verdict import Grade, Headline, Verdict
-from dira_scale.pixels.outlines import COLOURS, outlined
+from dira_scale.base.errors import counted
+from dira_scale.base.machine.console import Console
+from dira_scale.dataset.pixels.outlines import COLOURS, outlined
+from dira_scale.judge.pages.figure import LINES, address, svg
+from dira_scale.judge.pages.template import template
+from dira_scale.judge.pages.verdict import Grade, Headline, Verdict
 from dira_scale.shard.curate.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
 
 TILE = 320  # pixels per side of a sampled image, to be looked at larger

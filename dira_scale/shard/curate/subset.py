@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dira_scale.archive.sources.label_columns import key_of
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.data.selection import fold_of, fraction_of_samples
-from dira_scale.errors import UserError, nearest
+from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.storage.text import brief
+from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.shard.curate.derivation import empty_folder, print_summary, with_relative_shards, write
-from dira_scale.storage.text import brief
+from dira_scale.train.data.selection import fold_of, fraction_of_samples
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pytest
 
 from dira_scale.archive import writer
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.pixels.codecs import decode
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 
 

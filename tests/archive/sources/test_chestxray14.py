@@ -15,9 +15,9 @@ from needs import real_data
 from dira_scale.archive.deidentify import coarse
 from dira_scale.archive.sources import chestxray14
 from dira_scale.archive.sources.chestxray14 import FINDINGS, ChestXray14
-from dira_scale.arguments import ArgumentError
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 
 

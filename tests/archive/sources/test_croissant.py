@@ -15,8 +15,8 @@ from archive.sources.conftest import Shards
 from archive.sources.miniatures_colour import write
 from needs import need_extra
 
-from dira_scale.data.manifest import MANIFEST_FILE
-from dira_scale.data.manifest.croissant import croissant
+from dira_scale.dataset.manifest import MANIFEST_FILE
+from dira_scale.dataset.manifest.croissant import croissant
 
 RAI = {  # every property of version 1.0 of the vocabulary
     "dataCollection", "dataCollectionType", "dataCollectionMissingData", "dataCollectionRawData",

@@ -16,8 +16,8 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
 from dira_scale.shard.convert import convert
 
 OPENMIND, FILM = list(LAYOUTS["openmind"].rows), "train/patient00002/study{}.jpg"

@@ -13,13 +13,13 @@ import scipy.ndimage
 from archive.sources import miniatures_3d
 from archive.sources.miniatures import write_text
 
+from dira_scale.archive.imaging.dicom import Plane
+from dira_scale.archive.imaging.volumes.lidc_xml import _enclosed
+from dira_scale.archive.imaging.volumes.regrid import Stack
+from dira_scale.archive.imaging.volumes.series import Series
+from dira_scale.archive.imaging.volumes.slice_position import place_slices
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.lidc_idri import LidcIdri, VoxelRows
-from dira_scale.imaging.dicom import Plane
-from dira_scale.imaging.volumes.lidc_xml import _enclosed
-from dira_scale.imaging.volumes.regrid import Stack
-from dira_scale.imaging.volumes.series import Series
-from dira_scale.imaging.volumes.slice_position import place_slices
 
 SHAPE = (9, 40, 44)
 Block = tuple[range, slice, slice]  # slices, rows, columns

@@ -14,8 +14,8 @@ from upath import UPath
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.medmnist import MedMnist, Member, mapped_array
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
 
 
 def test_colours_become_luminance_if_asked_for(tmp_path: Path, shards: Callable) -> None:

@@ -15,7 +15,7 @@ from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 
 LISTS = {
     "chestxray14": ("*.csv", "*.txt"),

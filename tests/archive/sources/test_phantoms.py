@@ -13,14 +13,14 @@ import pytest
 import SimpleITK
 from omegaconf import OmegaConf
 
+from dira_scale.archive.phantom.ct.study import FINDING
+from dira_scale.archive.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
 from dira_scale.archive.sources.phantom_ct import PhantomCT
-from dira_scale.arguments import ArgumentError
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.phantom.ct.study import FINDING
-from dira_scale.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
-from dira_scale.pixels.codecs import decode
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 
 # Of two CT patients the first has two studies, the second one; in the abdomen each has one.
@@ -38,7 +38,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     config = compose("shard", [f"recipe={recipe}", "out=shards", *(f"recipe.{key}" for key in KEYS[recipe])])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("dira_scale.phantom.ct.chest.FED", 60)  # few vessels: they are most of the time
+        patch.setattr("dira_scale.archive.phantom.ct.chest.FED", 60)  # few vessels: they are most of the time
         convert(OmegaConf.to_container(config.recipe, resolve=True), Path("shards"), workers=1)
     (source,) = (folder / "out" / ("phantom_cxr" if recipe == "phantom_cxr" else "phantom_ct")).iterdir()
     listed, boxes = (list(csv.DictReader((source / f"{name}.csv").open())) for name in ("labels", "boxes"))

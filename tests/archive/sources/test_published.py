@@ -15,8 +15,8 @@ from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import in_threads, with_size
-from dira_scale.errors import UserError
-from dira_scale.storage.tables import read_table
+from dira_scale.base.errors import UserError
+from dira_scale.base.storage.tables import read_table
 
 
 def test_a_packed_table_that_ends_early_is_named(tmp_path: Path) -> None:

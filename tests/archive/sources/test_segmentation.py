@@ -11,12 +11,12 @@ from archive.sources import miniatures, miniatures_3d
 from archive.sources.miniatures import write_text
 from needs import real_data
 
+from dira_scale.archive.imaging.grey import GreyImage
+from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.sources.lidc_idri import LidcVois
 from dira_scale.archive.sources.siim_acr import RunLengths
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.rejection import RejectedError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
 
 
 def test_the_decathlon_says_which_tasks_are_ct(tmp_path: Path, shards: Callable) -> None:

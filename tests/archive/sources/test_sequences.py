@@ -19,17 +19,15 @@ from archive.sources import miniatures_3d
 from archive.sources.layouts import PATTERNS, config, listed
 from scipy.ndimage import gaussian_filter
 
+from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.settings import ReadSettings, VolumeSettings
+from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.sequences import _regex
-from dira_scale.arguments import ArgumentError
-from dira_scale.data.manifest import QUARANTINE_FILE, ShardedDataset
-from dira_scale.data.reader import SampleReader
-from dira_scale.data.samples import Samples
-from dira_scale.errors import UserError
-from dira_scale.evaluation.inference import Stored
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.settings import ReadSettings, VolumeSettings
-from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import QUARANTINE_FILE, ShardedDataset
+from dira_scale.judge.evaluation.inference import Stored
 from dira_scale.predict.dicomseg import _paths
 from dira_scale.predict.folder import FolderImages
 from dira_scale.shard.convert import convert
@@ -37,6 +35,8 @@ from dira_scale.shard.curate.audit.texts import own_words, tokens
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
+from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.samples import Samples
 
 REFUSED = UserError, ArgumentError
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from archive.imaging.volumes.conftest import dicom_series, smooth
 from archive.mutants.elements import mutants, structures
 from archive.mutants.valid import rtstruct, voxels
 from archive.sandbox import here
 from archive.sources.conftest import Shards
 from archive.sources.test_volumes import COLUMNS
-from imaging.volumes.conftest import dicom_series, smooth
 
 from dira_scale.archive.sources.volumes import Volumes
-from dira_scale.arguments import ArgumentError
-from dira_scale.errors import UserError
+from dira_scale.base.arguments import ArgumentError
+from dira_scale.base.errors import UserError
 from dira_scale.shard import main
 
 SHAPE, CORNER = (18, 24, 28), np.array([-20.0, -30, 40])

@@ -10,17 +10,17 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from imaging.volumes.conftest import change
+from archive.imaging.volumes.conftest import change
 from nibabel.affines import apply_affine
 
+from dira_scale.archive.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.volumes import Volumes
-from dira_scale.errors import UserError
-from dira_scale.imaging.volumes import read_volume, read_volume_mask
+from dira_scale.base.errors import UserError
 
 
 def listed(folder: Path, **keys: Any) -> dict[str, SourceRecord]:

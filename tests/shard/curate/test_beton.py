@@ -13,15 +13,25 @@ import torch
 from harness import finish
 from needs import need_extra
 
-from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.build import choose
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import EvalOrder
-from dira_scale.data.views import ViewSpec
-from dira_scale.pixels.codecs import decode
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
+from dira_scale.train.data.beton import (
+    JPEG,
+    PAGES,
+    ArrayField,
+    BetonError,
+    BytesField,
+    ImageField,
+    IntField,
+    Reader,
+    Writer,
+)
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.build import choose
+from dira_scale.train.data.order import EvalOrder
+from dira_scale.train.data.views import ViewSpec
 
 
 @pytest.fixture(scope="module", params=["jpg", "png"])
@@ -144,7 +154,7 @@ def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, tmp_path: Path) 
 
 
 def test_the_loader_reads_it(made: Path) -> None:
-    """The samples, crops and masks of the shards; pixels up to decoder and filter (tests/data/loaders/test_ffcv.py)."""
+    """The samples, crops and masks of the shards; pixels up to decoder and filter (tests/train/data/loaders/test_ffcv.py)."""
     need_extra("ffcv")
     opened = ShardedDataset.open(made)
     arguments = {"datasets": [opened], "split": "train", "order": EvalOrder(opened.info.counts["train"], 4),

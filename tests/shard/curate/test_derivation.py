@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge

@@ -10,11 +10,11 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.volumes import make, random_volumes
+from train.data.volumes import make, random_volumes
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.schema import SCHEMA
-from dira_scale.pixels.outlines import COLOURS, fitted, outlined
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.schema import SCHEMA
+from dira_scale.dataset.pixels.outlines import COLOURS, fitted, outlined
 from dira_scale.shard import main
 from dira_scale.shard.curate.stats import Stats, oddities
 from dira_scale.shard.curate.stats_page import TILE, render_dataset, tile

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.verify import Damage, verify

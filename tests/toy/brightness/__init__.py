@@ -6,7 +6,7 @@ from dira_scale.command import Command
 
 COMMAND = Command(
     "brightness", "learn how bright images are", output="run", in_sweeps=True, gpu=True,
-    look=("dira_scale.data.precheck:check_present",), processes=True,
+    look=("dira_scale.train.data.precheck:check_present",), processes=True,
     execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "watchdog", "tracker", "profile"),
     blueprint="dira_scale.brightness.blueprint:BrightnessBlueprint", described=("stages", "model", "data.size"),
     results="dira_scale.sweep.results:training",

@@ -9,30 +9,38 @@ from dira_scale.brightness.config import Brightness
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dira_scale.data.batch import UNITS, Batch
-from dira_scale.data.distort import build
-from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.control import raise_on_all
-from dira_scale.distributed.world import World
-from dira_scale.engine import optim, preflight
-from dira_scale.engine.task import Losses, SideModule, StagePlan
-from dira_scale.methods import views_of
-from dira_scale.models import norm
-from dira_scale.models.architecture import architecture
-from dira_scale.runs.description import Description, InputDescription, Metric, NetworkDescription, Output, Tensors, Term
-from dira_scale.runs.identity import execution
-from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks
-from dira_scale.training.description import data_of, stages_of
-from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import batches_of, stage_plans
-from dira_scale.training.shapes import ViewShapes
-from dira_scale.training.task import DatasetTask
+from dira_scale.train.blueprint import Blueprint, MakeDistort, Networks
+from dira_scale.train.data.batch import UNITS, Batch
+from dira_scale.train.data.distort import build
+from dira_scale.train.data.views import ViewSpec
+from dira_scale.train.description import data_of, stages_of
+from dira_scale.train.distributed.control import raise_on_all
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import optim, preflight
+from dira_scale.train.engine.task import Losses, SideModule, StagePlan
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.methods import views_of
+from dira_scale.train.models import norm
+from dira_scale.train.models.architecture import architecture
+from dira_scale.train.runs.description import (
+    Description,
+    InputDescription,
+    Metric,
+    NetworkDescription,
+    Output,
+    Tensors,
+    Term,
+)
+from dira_scale.train.runs.identity import execution
+from dira_scale.train.schedule import batches_of, stage_plans
+from dira_scale.train.shapes import ViewShapes
+from dira_scale.train.task import DatasetTask
 
 TENSORS = Tensors("network", "optim.network", "network.encoder", None, "network.head")
 
 
 class BrightnessStep:
-    """The squared error of the answer for a distorted view (see :class:`dira_scale.engine.task.StepTask`)."""
+    """The squared error of the answer for a distorted view (see :class:`dira_scale.train.engine.task.StepTask`)."""
 
     monitor_every = 1
 

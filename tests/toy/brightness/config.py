@@ -5,10 +5,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.border import at
-from dira_scale.forecast.config import Planned
-from dira_scale.models.architecture import Architecture
-from dira_scale.training.config import StagedTraining
+from dira_scale.base.config.border import at
+from dira_scale.fleet.forecast.config import Planned
+from dira_scale.train.config import StagedTraining
+from dira_scale.train.models.architecture import Architecture
 
 
 @dataclass

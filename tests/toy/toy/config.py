@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from dira_scale.arguments import AtLeast
-from dira_scale.config.schema import Schema, path_field, setting
+from dira_scale.base.arguments import AtLeast
+from dira_scale.base.config.schema import Schema, path_field, setting
 
 
 @dataclass

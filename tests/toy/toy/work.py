@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
 
 
 def check(cfg: DictConfig) -> None:

@@ -18,14 +18,14 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from dira_scale.errors import UserError
-from dira_scale.imaging.dicom import is_dicom
-from dira_scale.machine.workers import parallel_map
+from dira_scale.archive.imaging.dicom import is_dicom
+from dira_scale.base.errors import UserError
+from dira_scale.base.machine.workers import parallel_map
+from dira_scale.base.storage.store import is_local, locate
+from dira_scale.base.storage.tables import read_table
+from dira_scale.base.storage.walk import files_below, folder_at
 from dira_scale.shard.curate.audit.search import Text
 from dira_scale.shard.curate.audit.texts import JPEG, PNG, parts_of
-from dira_scale.storage.store import is_local, locate
-from dira_scale.storage.tables import read_table
-from dira_scale.storage.walk import files_below, folder_at
 
 CHUNK, HEAD = 64, 2**22  # files per task; bytes read of a file that is not DICOM
 TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "DA", "DT", "TM", "UI", "AE"}  # VRs that can identify somebody

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard.curate.audit.harvest import harvest
 from dira_scale.shard.curate.audit.leaks import MOST_HITS, find_leaks
 from dira_scale.shard.curate.audit.report import AuditFinding, AuditReport

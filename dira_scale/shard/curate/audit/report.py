@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dira_scale.machine.console import Console
-from dira_scale.storage.atomic import write_atomic
-from dira_scale.storage.owned import own_file
-from dira_scale.storage.store import is_local
-from dira_scale.storage.tables import harmless
+from dira_scale.base.machine.console import Console
+from dira_scale.base.storage.atomic import write_atomic
+from dira_scale.base.storage.owned import own_file
+from dira_scale.base.storage.store import is_local
+from dira_scale.base.storage.tables import harmless
 
 HEADER = ("found", "file", "member", "position", "kind", "value")  # of the table in full, and its stamp
 SHOWN = 10  # lines of a kind of finding

@@ -18,9 +18,9 @@ from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import EMPTY
 from dira_scale.archive.sources.split_lists import UNMATCHED
-from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, ShardedDataset
-from dira_scale.data.manifest.croissant import croissant
-from dira_scale.data.manifest.schema import POSITION, SLICE
+from dira_scale.dataset.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, ShardedDataset
+from dira_scale.dataset.manifest.croissant import croissant
+from dira_scale.dataset.manifest.schema import POSITION, SLICE
 from dira_scale.shard.curate.audit.search import Text
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"

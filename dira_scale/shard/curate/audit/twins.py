@@ -15,9 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dira_scale.data.manifest import DatasetError, ShardedDataset
-from dira_scale.machine.progress import bar
-from dira_scale.machine.workers import parallel_map
+from dira_scale.base.machine.progress import bar
+from dira_scale.base.machine.workers import parallel_map
+from dira_scale.dataset.manifest import DatasetError, ShardedDataset
 
 SIDE = 64  # pixels of the small versions
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, SCHEMA, ShardedDataset
+from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, SCHEMA, ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.curate.audit.harvest import harvest, texts_of
 from dira_scale.shard.curate.audit.leaks import find_leaks, is_coincidence

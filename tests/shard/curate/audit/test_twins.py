@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.audit import twins

@@ -1,0 +1,72 @@
+"""A CT volume as a DICOM series: CT Image Storage (PS3.3 A.3), one file per slice, names unrelated to their order."""
+
+import hashlib
+import shutil
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+
+from dira_scale.archive.phantom.ct.study import Study
+from dira_scale.archive.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study, uid
+
+BODY_PARTS = {"thorax": "CHEST", "abdomen": "ABDOMEN"}
+WINDOWS = {
+    "thorax": ((-600, 1500), (40, 400)),
+    "abdomen": ((60, 400), (40, 350)),
+}  # centre, width; default first
+SIGNED_SHARE = 0.3
+
+
+def series_uid(key: str) -> str:
+    """The UID of the series that `write` makes with this key."""
+    return str(uid(key, "series"))
+
+
+def write(
+    folder: Path, study: Study, kind: str, identity: Identity, age: int, number: int, key: str, rng: np.random.Generator
+) -> None:
+    """Write the series into ``folder``, atomically.
+
+    key: determines its unique identifiers; rng: transfer syntax, order of slices and the rest.
+    """
+    syntax = SYNTAXES[int(rng.choice(len(SYNTAXES), p=SYNTAX_SHARE))]
+    signed, from_head = rng.random() < SIGNED_SHARE, rng.random() < 0.7
+    common = Dataset()
+    patient_and_study(common, identity, age, number, key, rng)
+    common.SOPClassUID, common.Modality = CTImageStorage, "CT"
+    common.ImageType, common.DerivationDescription = ["DERIVED", "PRIMARY", "AXIAL"], "Simulated"
+    common.StudyDescription = f"CT {kind}" + (" with contrast medium" if study.enhanced else "")
+    common.BodyPartExamined, common.PatientPosition = BODY_PARTS[kind], "HFS"
+    common.FrameOfReferenceUID, common.PositionReferenceIndicator = uid(key, "frame"), ""
+    common.KVP, common.AcquisitionNumber, common.ConvolutionKernel = "120", 1, study.scanner.kernel
+    if study.enhanced:
+        common.ContrastBolusAgent = "APPLIED"
+    dz, dy, dx = study.grid.spacing
+    common.PixelSpacing, common.SliceThickness = [f"{dy:.4f}", f"{dx:.4f}"], f"{dz:.4f}"
+    common.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
+    slices, common.Rows, common.Columns = study.voxels.shape
+    common.BitsAllocated, common.BitsStored, common.HighBit = (16, 16, 15) if signed else (16, 12, 11)
+    common.PixelRepresentation = int(signed)
+    common.RescaleIntercept, common.RescaleSlope, common.RescaleType = "0" if signed else "-1024", "1", "HU"
+    common.WindowCenter, common.WindowWidth = ([str(window[i]) for window in WINDOWS[kind]] for i in (0, 1))
+    common.BurnedInAnnotation, common.LossyImageCompression = "NO", "00"
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for index, plane in enumerate(study.voxels):
+        ds = copy(common)
+        ds.SOPInstanceUID = uid(key, f"image {index}")
+        ds.InstanceNumber = slices - index if from_head else index + 1
+        x, y, z = (*study.grid.origin[:2], study.grid.line(0)[index])
+        ds.ImagePositionPatient = [f"{v:.6g}" if abs(v) >= 1e6 else f"{v:.4f}" for v in (x, y, z)]
+        ds.SliceLocation = f"{z:.4f}"
+        ds.PixelData = (plane if signed else plane + 1024).astype("<i2" if signed else "<u2").tobytes()
+        ds["PixelData"].VR = "OW"
+        name = hashlib.sha256(ds.SOPInstanceUID.encode()).hexdigest()[:8].upper()
+        (part / f"{name}.dcm").write_bytes(encoded(ds, syntax))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

@@ -1,0 +1,163 @@
+"""One study: draw pose and exposure, assemble the chest with its findings, take the radiograph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from dira_scale.archive.phantom.anatomy import Anatomy, StudyState
+from dira_scale.archive.phantom.cxr import organs, projection
+from dira_scale.archive.phantom.cxr.devices import Implant, shadows
+from dira_scale.archive.phantom.cxr.findings import Finding, Lungs, prepare
+from dira_scale.archive.phantom.cxr.painters import paint
+from dira_scale.archive.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
+from dira_scale.archive.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
+from dira_scale.archive.phantom.cxr.skeleton import bones
+from dira_scale.archive.phantom.cxr.view import Build, Map, Torso, View
+
+LEAD = 3.0  # line integral of a marker
+SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
+
+
+def body(chest: Torso, view: View) -> Map:
+    """The body's total thickness in mm; smooth, so drawn on a coarse grid and enlarged."""
+    view, size = view.coarse(4), view.size
+    x, y = view.grid
+    fat, build = chest.anatomy.fat, chest.build
+    wall = 30 + 1.1 * fat
+    trunk = np.clip((y + 45) / 140, 0, 1)
+    flank = build.waist * np.clip((y - 150) / 200, 0, 1)
+    half = (chest.width + wall) * (0.55 + 0.45 * np.sqrt(trunk * (2 - trunk))) + flank
+    deep = (chest.anatomy.depth + 50 + fat) * (0.55 + 0.45 * trunk)
+    edge = np.square(x / half)
+    body = np.where(y > -45, deep * np.sqrt(np.maximum(1 - edge * edge, 0)), 0).astype(np.float32)
+    ellipsoid(view, (0, -95, -10), (build.neck + 0.3 * fat, 120, 66), 0, body)
+    lift = chest.state.shrug - 2 * (build.shoulder - 17)
+    for side in (-1, 1):
+        # trapezius and shoulder, deltoid, arm
+        ellipsoid(view, (side * 95, -8 - 0.5 * lift, -25), (118, 46 + 0.4 * fat, 78), build.shoulder * side, body)
+        ellipsoid(view, (side * (chest.width + 48), 14 - lift, -10), (54 + 0.5 * fat, 58, 70), 0, body)
+        away = side * (chest.width + 48 + build.arms)
+        ellipsoid(view, (away, 150 - lift, -20), (40 + 0.6 * fat, 160, 64), (16 - build.arms) * side, body)
+    body = ndimage.gaussian_filter(body, 4 / view.spacing)
+    muscle, breast = np.zeros((2, view.size, view.size), np.float32)  # pectoral muscles; breasts
+    out, down = build.breast
+    for side in (-1, 1):
+        ellipsoid(view, (side * (chest.width - 40), 58, 70), (76, 60, build.muscle), -24 * side, muscle)
+        if chest.anatomy.breast:
+            b = chest.anatomy.breast * (build.uneven if side > 0 else 1)
+            axes = (46 + 0.6 * b, 44 + 0.6 * b, 0.8 * b)
+            ellipsoid(view, (side * (chest.width - 62 + out), 150 + down, 70), axes, 8 * side, breast)
+    breast *= np.clip((view.grid[1] - 95 - down) / 110, 0, 1)  # hangs: thin above, full below
+    front = ndimage.gaussian_filter(muscle, 7 / view.spacing) + ndimage.gaussian_filter(breast, 3 / view.spacing)
+    return upsample(body + front, size)
+
+
+@dataclass
+class Radiograph:
+    """A finished image: 12-bit presentation values (dense = bright), lungs, boxes (y, x, h, w) in pixels."""
+
+    pixels: np.ndarray  # uint16 [size, size]
+    lungs: np.ndarray  # bool [size, size]
+    boxes: list[tuple[str, tuple[float, float, float, float]]]
+    view: View
+
+
+def take(
+    anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator, implants: Sequence[Implant] = ()
+) -> Radiograph:
+    """Take one radiograph of `anatomy` with `findings`; rng draws everything else (pose, breath, exposure)."""
+    view, state, exposure = _pose(anatomy, size, rng)
+    for finding in findings:
+        state = prepare(finding, state)
+    chest = Torso(anatomy, state)
+    cavity, dome = organs.lungs(chest, view)
+    heart, mediastinum = organs.mediastinum(chest, view)
+    air = np.maximum(cavity - dome - np.hypot(heart, mediastinum), 0)
+    blood = organs.vessels(chest, view, np.random.default_rng(anatomy.seed)) * np.minimum(air / 15, 1)
+    zero = np.zeros_like(air)
+    lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
+    boxes = [(f.label, paint(f, lungs)) for f in findings]
+    line = _line(lungs, rng) + shadows(implants, chest, view, rng)
+    light = projection.detect(line, view.spacing, exposure, rng)
+    pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
+    inside = (cavity > 12) & (air > 0.7 * cavity)  # except where heart or dome fill most of the depth
+    return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
+
+
+def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, StudyState, Exposure]:
+    """Most are taken standing, PA; the rest supine, AP: less breath, less precise positioning."""
+    lying = rng.random() < 0.3
+    care = 1.8 if lying else 1.0
+    breath = float(rng.gamma(2.0, 8.0 if lying else 3.0))
+    view = View(
+        size,
+        field=float(rng.uniform(385, 430)),
+        yaw=float(rng.normal(0, 0.028 * care)),
+        pitch=float(rng.normal(0.08 if lying else 0, 0.03)) + Build.draw(anatomy).kyphosis,
+        roll=float(rng.normal(0, 0.016 * care)),
+        shift=(float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))),
+        front=not lying,
+    )
+    state = StudyState(
+        domes=(breath, breath + float(rng.normal(0, 3))),
+        heart=1 + 0.002 * breath,
+        shrug=float(rng.normal(0, 4) + (8 if lying else 0)),
+    )
+    exposure = Exposure(
+        photons=float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
+        scatter=float(rng.uniform(0.2, 0.5)) * (1.4 if lying else 1),
+        blur=float(rng.uniform(0.35, 0.6)),
+        equalise=float(rng.uniform(0.1, 0.4)),
+        detail=float(rng.uniform(0.4, 0.9)),
+        contrast=float(rng.uniform(0.7, 1.3)),
+        level=float(rng.uniform(0.9, 1.0)),
+    )
+    return view, state, exposure
+
+
+def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
+    """Line integrals of attenuation, [size, size]."""
+    view, chest = lungs.view, lungs.chest
+    thick = body(chest, view)
+    details = np.random.default_rng(chest.anatomy.seed + 1)
+    tissue = LUNG * (1 + 0.05 * projection.grain(view.size, details)) * (1 - lungs.emptied)
+    aerated = lungs.air * (1 - lungs.filled)
+    line = SOFT * (thick - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(thick, chest.anatomy.fat)
+    line += SHEATH * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
+    line += (BONE - SOFT) * bones(chest, view, details)
+    if chest.build.calcified > 0.2:
+        line += (BONE - SOFT) * organs.calcium(chest, view)
+    gas = np.maximum(organs.airways(chest, view), organs.bowel_gas(chest, view, float(rng.uniform(0.1, 1))))
+    line -= SOFT * np.minimum(gas, thick)
+    return np.maximum(line + _marker(view, rng), 0).astype(np.float32)
+
+
+def _marker(view: View, rng: np.random.Generator) -> Map | float:
+    """A lead letter on the patient's left or right; missing on some images."""
+    if rng.random() < 0.25:
+        return 0.0
+    side = 1 if rng.random() < 0.7 else -1
+    corner = (view.field * 0.40 * side + view.shift[0], view.shift[1] - view.field * rng.uniform(0.36, 0.42))
+    leg = [(0.0, -1.0), (0.0, 0.0), (0.0, 1.0)]
+    letter: list[list[tuple[float, float]]] = [leg, [(0, 1), (0.5, 1), (1, 1)]]  # L
+    if side < 0:
+        letter = [leg, [(0, -1), (1.3, -0.5), (0, 0)], [(0, 0), (0.4, 0.5), (0.9, 1)]]  # R
+    points = np.array([[(corner[0] + 9 * x, corner[1] + 9 * y, 60) for x, y in stroke] for stroke in letter])
+    layer = TubeLayer(view)
+    layer.add(points, np.full(points.shape[:2], 1.6))
+    return np.minimum(layer.thickness(), 1) * np.float32(LEAD)
+
+
+def _collimator(view: View, rng: np.random.Generator) -> Map | None:
+    """1 in the field, 0 behind the slightly rotated shutters; None if they are outside the image."""
+    if rng.random() < 0.55:
+        return None
+    field = np.ones((view.size, view.size), np.float32)
+    line = np.linspace(-1, 1, view.size, dtype=np.float32)
+    for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        edge, skew = np.float32(rng.uniform(0.88, 1.06)), np.float32(rng.normal(0, 0.012))
+        first, second = (line[:, None], line[None, :]) if axis == 0 else (line[None, :], line[:, None])
+        field *= np.clip((edge - sign * first + skew * second) * np.float32(view.size / 2), 0, 1)
+    return field

@@ -1,0 +1,1 @@
+"""Errors, configuration, storage, the machine: what all else is built of."""

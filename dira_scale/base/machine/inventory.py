@@ -1,0 +1,154 @@
+"""Software that this project uses or could use: whether it is present, what it is for, how to install it."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dira_scale.base.machine import torchvision_ops
+from dira_scale.base.machine.hardware import Hardware
+
+Presence = Literal["there", "missing", "broken"]
+CHECKOUT = Path(__file__).parents[2]
+PACKAGES = (  # name, what it is for, distribution, our extra that installs it
+    ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
+    ("simplejpeg", "JPEG shards", "simplejpeg"),
+    ("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard"),
+    ("DeepSpeed", "parallel=zero1, zero2, zero3: sharded optimizer, gradients, parameters", "deepspeed", "deepspeed"),
+    ("monai", "finetune, evaluate, localize: their figures", "monai", "evaluation"),
+)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One package or program on this machine."""
+
+    name: str
+    state: Presence
+    detail: str  # version and remarks; the reason if broken
+    gives: str  # what it is for
+    install: str  # the exact command that installs or repairs it
+
+
+def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Component]:
+    """Inspect all components; imports are tried in fresh processes, a few at once.
+
+    ``decoders``: DICOM transfer syntaxes by name, and whether each can be decoded here.
+    """
+    probes: list[Callable[[], Component]] = [
+        lambda: _torch(hardware),
+        _torchvision,
+        lambda: _dicom(decoders),
+        *(partial(_package, *row) for row in PACKAGES),
+        _dali,
+        _ffcv,
+        _slurm,
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        return [future.result() for future in [pool.submit(probe) for probe in probes]]
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs one of our extras without changing torch: from the checkout, or for the wheel."""
+    if _in_checkout():
+        return f"cd {CHECKOUT} && python3 setup/install.py {extra}".rstrip()
+    return f"{sys.executable} -m pip install 'dira_scale{f'[{extra}]' if extra else ''}' torch=={torch.__version__}"
+
+
+def _in_checkout() -> bool:
+    return (CHECKOUT / "setup" / "install.py").is_file()
+
+
+def torch_build() -> str:
+    """torch's version, and the CUDA version that it was built for."""
+    return f"{torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU build'})"
+
+
+def repair_torch() -> str:
+    """The command that installs a torch which can use this machine's GPUs."""
+    if _in_checkout():
+        return f"cd {CHECKOUT} && rm -rf .venv && ACCELERATOR=cuda make setup"
+    plain = torch.__version__.partition("+")[0]
+    return f"{sys.executable} -m pip install --force-reinstall torch=={plain}   (in the build for the driver's CUDA)"
+
+
+def _torch(hardware: Hardware) -> Component:
+    gives = "training on this machine's GPUs"
+    if not hardware.gpus or torch.cuda.is_available():
+        return Component("torch", "there", torch_build(), gives, "")
+    return Component("torch", "broken", f"{torch_build()}: it cannot use the GPU", gives, repair_torch())
+
+
+def _torchvision() -> Component:
+    state = torchvision_ops.state()
+    detail = {
+        "native": "its own operators load",
+        "declared": "a CUDA build over CPU torch: importable; nms and roi cannot be called, but are not used here",
+        "broken": "cannot be imported: built for a different torch",
+        "absent": "",
+    }[state]
+    status: Presence = "missing" if state == "absent" else "broken" if state == "broken" else "there"
+    repair = f"{sys.executable} -m dira_scale.base.machine.torchvision_ops" if state == "broken" else install_command()
+    return Component("torchvision", status, detail, "timm's backbones and accelerate launch import it", repair)
+
+
+def _dicom(decoders: Mapping[str, bool]) -> Component:
+    gives = "reading every compressed DICOM file"
+    if lacking := [name for name, available in decoders.items() if not available]:
+        detail = f"cannot read {', '.join(lacking)}"
+        return Component("DICOM decoders", "missing", detail, gives, install_command())
+    return Component("DICOM decoders", "there", f"all {len(decoders)} transfer syntaxes of pydicom", gives, "")
+
+
+def dali_extra() -> str:
+    """The extra with the DALI for the CUDA version that torch was built with."""
+    return "dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali"
+
+
+def _dali() -> Component:
+    gives = "data.loader=dali: decoding and cropping on the GPU"
+    candidates = [_package("DALI", gives, f"nvidia-dali-cuda{n}", dali_extra()) for n in ("130", "120")]
+    return next((component for component in candidates if component.state != "missing"), candidates[0])
+
+
+def _ffcv() -> Component:
+    debian = "apt-get install -y g++ pkg-config libturbojpeg0-dev libopencv-dev"
+    component = _package("FFCV", "data.loader=ffcv: 8-bit images in FFCV's format", "ffcv", "ffcv")
+    return component if component.state == "there" else replace(component, install=f"{debian} && {component.install}")
+
+
+def _slurm() -> Component:
+    gives = "runs on a cluster's nodes "
+    if not shutil.which("sbatch"):
+        debian = "apt-get install -y slurm-client   (and the cluster's slurm.conf), or log in where sbatch is"
+        return Component("SLURM", "missing", "", gives, debian)
+    try:
+        command = ["sinfo", "--noheader", "--format=%P %D %G"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return Component("SLURM", "broken", "sinfo does not answer", gives, "scontrol ping   (is the controller up?)")
+    if answer.returncode:
+        return Component("SLURM", "broken", answer.stderr.strip(), gives, "scontrol ping   (is the controller up?)")
+    return Component("SLURM", "there", "; ".join(answer.stdout.split("\n")).strip("; "), gives, "")
+
+
+def _package(name: str, gives: str, distribution: str, extra: str = "") -> Component:
+    """A Python package: its version, and whether it can be imported."""
+    command = install_command(extra)
+    try:
+        installed = version(distribution)
+    except PackageNotFoundError:
+        return Component(name, "missing", "", gives, command)
+    module = "nvidia.dali" if distribution.startswith("nvidia-dali") else distribution
+    tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True)
+    if tried.returncode:
+        return Component(name, "broken", f"{installed}: {tried.stderr.strip().splitlines()[-1]}", gives, command)
+    return Component(name, "there", installed, gives, "")

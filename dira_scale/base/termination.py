@@ -1,0 +1,79 @@
+"""End a command without a traceback: on Ctrl-C, a closed pipe or a full disk."""
+
+import atexit
+import errno
+import os
+import select
+import signal
+import sys
+from types import TracebackType
+
+from dira_scale.base.errors import local_rank
+from dira_scale.commands import COMMANDS
+
+
+def interrupted(command: str) -> int:
+    """Say in one line that Ctrl-C has ended ``command``; its exit code, 75 (train/runs/exit_codes.py)."""
+    if local_rank() == 0:
+        row = COMMANDS.get(command.partition(" ")[0])  # of its subcommands too
+        kept = "; finished work is kept" if row and row.parts else ""
+        print(f"\n{command}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
+    return 75
+
+
+def end_quietly(command: str) -> None:
+    """From now on, two ends of this process leave no traceback: Ctrl-C, wherever it comes, even while Python imports
+    packages (75 and one line), and a reader that closes standard output, as ``head`` does (the signal SIGPIPE)."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            code = interrupted(command)
+            drop_unread()
+            os._exit(code)  # Python would exit with 130
+        if issubclass(kind, BrokenPipeError):
+            output = select.poll()
+            output.register(sys.stdout.fileno(), 0)
+            if any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):  # this pipe, no other
+                drop_unread()
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGPIPE)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and _output_is_full():
+            drop_unread()
+            _end_full(command)
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+    atexit.register(_end, command)  # before Python flushes, which would fail with a traceback and exit code 120
+
+
+def drop_unread() -> int | None:
+    """Flush standard output; what nobody reads any more, or a full disk does not take, is dropped. Return the error's
+    number, if there is one."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return error.errno
+    return None
+
+
+def _end(command: str) -> None:
+    """Flush standard output. Where it is a file on a full disk, say so and end with 1."""
+    if drop_unread() == errno.ENOSPC:
+        _end_full(command)
+
+
+def _end_full(command: str) -> None:
+    print(f"{command}: what it prints cannot be written: the disk is full", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _output_is_full() -> bool:
+    """Return whether standard output is a file that takes no more."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    return False

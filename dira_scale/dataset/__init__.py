@@ -1,0 +1,1 @@
+"""A sharded dataset: manifest, stored pixels, metrics."""

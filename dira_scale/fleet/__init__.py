@@ -1,0 +1,1 @@
+"""Runs before they are made, and on many machines."""

@@ -1,0 +1,250 @@
+"""Rows of the plan: each strategy with and without activation checkpointing, on the machine described by ``plan.*``."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from omegaconf import DictConfig
+
+from dira_scale.base.config.compose import compose
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.pixels.codecs import DECODED_ON_GPU
+from dira_scale.fleet.forecast import strategies
+from dira_scale.fleet.forecast.config import Machine, plan_of
+from dira_scale.fleet.forecast.links import GB, JITTER, Links, StepTimes, Workload
+from dira_scale.fleet.forecast.network import fake_task, one_rank_of
+from dira_scale.fleet.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.fleet.forecast.strategies import Memory
+from dira_scale.fleet.forecast.work import Work
+from dira_scale.train.blueprint import Blueprint, blueprint_of
+from dira_scale.train.config import StagedTraining
+from dira_scale.train.data.config import Data
+from dira_scale.train.data.loaders.build import AUTO
+from dira_scale.train.data.samples import stored_codecs
+from dira_scale.train.data.views import PlaneViews, ViewSpec
+from dira_scale.train.engine.parallel import checkpoint_activations
+from dira_scale.train.engine.task import StagePlan
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.schedule import batches_of, check_division, stage_plans
+
+# Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.
+IN_USE = 4
+USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
+
+
+def planned_inputs(config: StagedTraining, views: ViewSpec, ranks: int) -> tuple[int, float]:
+    """Training images of an epoch, and bytes of GPU memory that the loader needs per image of a rank's batch.
+
+    The machine that plans needs no DALI and no cache: ``data.loader=auto`` counts as it does on a GPU machine after its
+    set-up.
+    """
+    batches = tuple(set(batches_of(config).values()))
+    here = replace(config.data, loader="cpu", helper=False, cache=None, cache_size=None, missing="stop")
+    inputs = Inputs(here, views, config.seed, 0, ranks, batches)
+    return inputs.order.epoch_size, decoding_bytes(config.data, inputs.datasets, views)
+
+
+def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSpec) -> float:
+    """An estimate of DALI's share for each image of a batch; 0 for a loader that decodes on the CPU.
+
+    Two batches are decoded, one that runs and one that is queued behind it: the region of all crops, at most the whole
+    image, and one view's crops, on average ``views.scale`` of it. Views are kept until the step has taken them.
+    """
+    on_gpu = data.loader == AUTO and stored_codecs(datasets) <= set(DECODED_ON_GPU)
+    if not (on_gpu or data.loader == "dali"):
+        return 0.0
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([dataset.column(name)[dataset.rows(data.split)] for dataset in datasets]).astype(float)
+
+    pixel = column("channels").max() * column("bits").max() / 8  # bytes
+    decoded = pixel * np.mean(column("height") * column("width"))
+    shares = [sum(entry.scale) / 2 for entry in views.entries if isinstance(entry, PlaneViews)]
+    crop = decoded * max(shares, default=1.0)
+    pixels = sum(math.prod(view.sides) for view in views.each)
+    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * pixel * pixels)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A strategy: memory for the stage that needs the most of it; time and price of all stages.
+
+    Attributes:
+        checkpointing: activations are recomputed.
+        largest: images of the largest micro-batch that fits; 0 if none does.
+        sent: bytes per rank and step, including the method's own collectives.
+        step: seconds per step of that stage.
+        images_per_second: of that stage, on all GPUs.
+    """
+
+    strategy: str
+    checkpointing: bool
+    memory: Memory
+    fits: bool
+    largest: int
+    sent: float
+    step: float
+    images_per_second: float
+    hours: float
+    price: float
+
+
+@dataclass(frozen=True)
+class Rehearsals:
+    """All stages, rehearsed as one rank of many; the heaviest, which needs the most memory, also with two other numbers
+    of images, of which every other number's memory is computed (``few`` and ``many``): at least 2, as a single one
+    takes fewer operations."""
+
+    ranks: int
+    stages: Mapping[str, Rehearsal]
+    heaviest: str
+    few: Rehearsal
+    many: Rehearsal
+    remarks: Sequence[str] = ()  # of what is trained
+
+
+def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float]:
+    """Return what is planned, with the number of images that its data has, the ranks, and the loader's bytes on the GPU
+    per image of a rank's batch.
+
+    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    """
+    blueprint = blueprint_of(command, cfg)
+    config, loading = blueprint.config, 0.0
+    ranks = config.plan.nodes * config.plan.gpus
+    check_division(config, ranks)
+    if config.data.shards is not None:
+        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
+    return blueprint, ranks, loading
+
+
+def rehearse_run(
+    blueprint: Blueprint, ranks: int, checkpointing: bool = False, done: Callable[[], None] = lambda: None
+) -> Rehearsals:
+    """Rehearse a step of every stage of what ``blueprint`` trains as rank 0 of ``ranks``, and one more; call ``done``
+    after each."""
+
+    def rehearsed(plan: StagePlan, images: int) -> Rehearsal:
+        rehearsal = rehearse(fake, plan, images, blueprint.config.parallel.accumulate)
+        done()
+        return rehearsal
+
+    with one_rank_of(ranks):
+        fake = fake_task(blueprint)
+        if checkpointing:
+            checkpoint_activations(fake.task.module)
+        stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
+        heaviest = max(fake.stages, key=lambda plan: strategies.memory("ddp", ranks, stages[plan.name]).peak)
+        few = stages[heaviest.name]
+        if few.images == 1:
+            few = rehearse(fake, heaviest, 2, blueprint.config.parallel.accumulate)
+        many = rehearsed(heaviest, 2 * few.images)
+        if len(few.live_in_passes) != len(many.live_in_passes):  # a first step makes tables that later ones find
+            few = rehearse(fake, heaviest, few.images, blueprint.config.parallel.accumulate)
+        return Rehearsals(ranks, stages, heaviest.name, few, many, blueprint.remarks((fake.task.module,)))
+
+
+def estimate(
+    config: StagedTraining, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str, loading: float
+) -> Estimate:
+    """The row of ``strategy``. ``plain``: rehearsed without activation checkpointing, as measured speeds are.
+
+    ``loading``: the loader's bytes on the GPU per image of a rank's batch.
+    """
+    ranks, accumulate, offload = rehearsed.ranks, config.parallel.accumulate, config.parallel.offload
+    stage = rehearsed.stages[rehearsed.heaviest]
+    memory = strategies.memory(strategy, ranks, stage, offload, loading)
+    usable = USABLE * machine.memory * GB
+    most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable, offload, loading)
+    factor = measured_factor(machine, plain)
+    times = {
+        name: seconds(machine, step, strategy, ranks, accumulate, factor) for name, step in rehearsed.stages.items()
+    }
+    plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
+    hours = sum(plan.steps * times[plan.name] for plan in plans) / 3600
+    # The method's own collectives, as rings.
+    own = [(c.ranks - 1) / c.ranks * c.size * (2 if c.kind == "all_reduce" else 1) for c in stage.collectives]
+    return Estimate(
+        strategy=strategy,
+        checkpointing=rehearsed is not plain,
+        memory=memory,
+        fits=memory.peak <= usable,
+        largest=most // accumulate,
+        sent=strategies.traffic(strategy, stage, accumulate).sent(ranks) + sum(own),
+        step=times[rehearsed.heaviest],
+        images_per_second=stage.images * ranks / times[rehearsed.heaviest],
+        hours=hours,
+        price=hours * ranks * machine.price,
+    )
+
+
+def arithmetic(machine: Machine, work: Work) -> float:
+    """Seconds of a GPU's ``work``: each product's at ``plan.tflops`` (half of it for fp32's) or ``plan.bandwidth``, by
+    which it is bound (Williams et al., Commun. ACM 52, 2009); normalisations at ``plan.norm_bandwidth``, all else at
+    ``plan.bandwidth``; products alone without a bandwidth.
+
+    docs/evidence/scale.md compares it with measured steps.
+    """
+    flops, bandwidth = machine.tflops * 1e12, (machine.bandwidth or math.inf) * 1e12
+    seconds = work.others / bandwidth
+    if machine.bandwidth:
+        seconds += (work.norms + work.idle) / ((machine.norm_bandwidth or machine.bandwidth) * 1e12)
+    for product, count in work.products.items():
+        seconds += count * max(product.flops * (2 if product.single else 1) / flops, product.moved / bandwidth)
+    return seconds
+
+
+def measured_factor(machine: Machine, plain: Rehearsals) -> float:
+    """Return a step's time over that of its arithmetic: by the measured images/s of the last stage, else 1."""
+    if machine.images_per_second is None:
+        return 1.0
+    last = list(plain.stages.values())[-1]
+    return last.images / machine.images_per_second / arithmetic(machine, last.forward + last.backward)
+
+
+def seconds(
+    machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, factor: float = 1.0
+) -> float:
+    """Seconds of one optimizer step: arithmetic, ``factor`` times as long as ``machine`` has it, and the communication
+    that it does not hide; or the host's work, which a measured speed has in it."""
+    host = step.operations * machine.dispatch if machine.images_per_second is None else 0.0
+    forward, backward = (factor * arithmetic(machine, work) for work in (step.forward, step.backward))
+    work = Workload(
+        Links.of(machine, machine.gpus),
+        StepTimes(forward, backward, host=host, jitter=JITTER),
+        strategies.traffic(strategy, step, accumulate),
+        messages=lambda ranks: step.collectives,
+        control=machine.control,
+    )
+    return work.seconds(ranks)
+
+
+@dataclass(frozen=True)
+class Configured:
+    """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run;
+    ``remarks``: what users should know about its batches."""
+
+    row: Estimate
+    images: int
+    steps: int
+    remarks: Sequence[str] = ()
+
+
+def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:
+    """Return the plan of a run of ``command`` with these ``words`` on a ``machine``, by the keys of ``plan.*``.
+
+    Raises UserError as ``prepared``.
+    """
+    cfg = compose(plan_of(command), [*words, *(f"plan.{key}={value}" for key, value in machine.items())])
+    blueprint, ranks, loading = prepared(command, cfg)
+    config = blueprint.config
+    plain = rehearse_run(blueprint, ranks)
+    again = config.parallel.checkpoint_activations
+    rehearsed = rehearse_run(blueprint, ranks, checkpointing=True) if again else plain
+    row = estimate(config, config.plan, rehearsed, plain, config.parallel.strategy, loading)
+    total = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, config.plan.images // batch)))
+    steps = min(total, config.steps or total)
+    share = steps / total
+    row = replace(row, hours=row.hours * share, price=row.price * share)
+    return Configured(row, config.plan.images, steps, plain.remarks)

@@ -1,0 +1,151 @@
+"""The costs of a rehearsed step under each strategy: bytes that a rank holds, bytes that it sends.
+
+Follows what dira_scale.train.engine.parallel does with torch and DeepSpeed, including their buffers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.fleet.forecast.rehearsal import Rehearsal
+from dira_scale.train.distributed.deepspeed import BUCKET as ZERO_BUCKET
+
+# Of what each rank keeps 1/W.
+SHARDED: dict[str, tuple[str, ...]] = {
+    "ddp": (),
+    "fsdp2": ("networks", "gradients", "states"),
+    "zero1": ("states",),
+    "zero2": ("gradients", "states"),
+    "zero3": ("networks", "gradients", "states"),
+}
+STRATEGIES = tuple(SHARDED)
+FLOAT = 4  # parameters, gradients and states are fp32 under every precision
+BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time
+DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # always allocated in full
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank.
+
+    Attributes:
+        parameters: of the generator, without momentum networks.
+        momentum: momentum networks and buffers (queue, statistics).
+        gradients: at their peak.
+        optimizer: its states, and DeepSpeed's own copy of the parameters.
+        adversary: the discriminator, its gradients and states; never sharded.
+        communication: buffers, and parameters gathered from other ranks.
+        activations: at their peak.
+        peak: of everything; below the sum of the above, since activations are freed as gradients appear.
+        loader: an estimate of what decoding on the GPU takes; part of the peak.
+    """
+
+    parameters: float
+    momentum: float
+    gradients: float
+    optimizer: float
+    adversary: float
+    communication: float
+    activations: float
+    peak: float
+    loader: float = 0.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of the generator's parameters and gradients that collectives move in one optimizer step.
+
+    Attributes:
+        reduced: all-reduced.
+        ahead: gathered for forward passes.
+        behind: gathered again for backward passes, or scattered from them.
+        after: gathered after the optimizer's step.
+        messages: number of messages that each of these is split into.
+    """
+
+    reduced: float = 0.0
+    ahead: float = 0.0
+    behind: float = 0.0
+    after: float = 0.0
+    messages: int = 1
+
+    def sent(self, ranks: int) -> float:
+        """Bytes a rank sends: a ring all-reduce 2 (W - 1) / W of the total, a gather or scatter half of that."""
+        return (ranks - 1) / ranks * (2 * self.reduced + self.ahead + self.behind + self.after)
+
+
+def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False, loader: float = 0.0) -> Memory:
+    """Return what a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states are in CPU memory;
+    ``loader``: bytes per image that decoding on the GPU takes."""
+    parts, after = _held(strategy, ranks, step, offload)
+    decoding = loader * step.images
+    return Memory(**parts, activations=step.activations, peak=float(after.max()) + decoding, loader=decoding)
+
+
+def largest(
+    strategy: str, ranks: int, few: Rehearsal, many: Rehearsal, limit: float, offload: bool = False, loader: float = 0.0
+) -> int:
+    """The most images per step with which a rank holds ``limit`` bytes or less; 0 if a single one is too many.
+
+    The bytes after each operation are on a line through those with the images of ``few`` and ``many``; where more
+    images take more operations, as corruptions in chunks do, the peaks nearly are (a few per cent too many).
+    """
+    first, second = (_held(strategy, ranks, step, offload)[1] + loader * step.images for step in (few, many))
+    if len(first) != len(second):
+        first, second = first.max(keepdims=True), second.max(keepdims=True)
+    slopes = np.maximum((second - first) / (many.images - few.images), 1e-9)
+    return max(0, int(few.images + ((limit - first) / slopes).min()))
+
+
+def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[dict[str, float], np.ndarray]:
+    """The parts of ``Memory`` that stay, and the bytes of everything after each operation."""
+    share = {part: 1 / ranks if part in SHARDED[strategy] else 1.0 for part in SHARDED["fsdp2"]}
+    networks, gradients, states = share["networks"], share["gradients"], share["states"]
+    zero, blocks = strategy.startswith("zero"), [block.size for block in step.blocks]
+    everything = step.trained + step.idle + step.momentum
+    buffers: dict[str, float] = {
+        "ddp": 0,
+        # What is in no block; the current block, the next one, and gradients being sent.
+        "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
+        "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent
+        "zero2": 2 * DEEPSPEED_BUCKET,
+        "zero3": everything + DEEPSPEED_BUCKET,  # gathered parameters stay if they are reused within 10^9 parameters
+    }
+    parts = {
+        "parameters": networks * (step.trained + step.idle),
+        "momentum": networks * step.momentum + step.buffers,
+        "optimizer": 0.0 if zero and offload else states * (step.optimizer + zero * step.trained),
+        "adversary": float(step.adversary),
+        "communication": buffers[strategy],
+    }
+    if strategy == "ddp" and ranks > 1:  # in the buckets that are sent, which stay
+        parts["gradients"], gradients = float(step.trained), 0.0
+    passes, update = (np.array(live, float).reshape(-1, 2) for live in (step.live_in_passes, step.live_in_update))
+    live = np.concatenate([passes @ (gradients, 1.0), update @ (gradients, states)])
+    return {"gradients": gradients * step.trained} | parts, sum(parts.values()) + live
+
+
+def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
+    """Return the bytes that ``strategy`` moves in a step of ``accumulate`` micro-batches.
+
+    ``ddp`` and ``zero1`` reduce after the last micro-batch; ``zero2`` and ``zero3`` after each, since they keep only
+    sharded gradients. ``fsdp2`` gathers a block for every pass through it and scatters its gradients after every pass
+    of the last micro-batch. ``zero3`` gathers every parameter for the forward passes of a micro-batch and again for its
+    backward pass, momentum networks for the forward pass only.
+    """
+    gradients, everything = step.trained, step.trained + step.idle + step.momentum
+    messages = max(1, round(gradients / DEEPSPEED_BUCKET))
+    if strategy == "ddp":
+        return Traffic(reduced=gradients, messages=max(1, round(gradients / BUCKET)))
+    if strategy == "fsdp2":
+        learning = [block for block in step.blocks if block.learning]
+        again = sum(block.size * block.learning for block in learning)
+        looked = sum(block.size * block.looking for block in step.blocks)
+        root = (everything - sum(block.size for block in step.blocks)) * accumulate  # gathered once a micro-batch
+        scattered = again / accumulate + gradients - sum(block.size for block in learning)
+        return Traffic(ahead=root + again + looked, behind=again + scattered, messages=max(1, len(learning)))
+    if strategy == "zero3":
+        behind = 2 * gradients * accumulate
+        return Traffic(ahead=everything * accumulate, behind=behind, messages=max(1, len(step.blocks)))
+    reductions = accumulate if strategy == "zero2" else 1
+    return Traffic(behind=gradients * reductions, after=gradients, messages=messages)

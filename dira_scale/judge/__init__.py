@@ -1,0 +1,1 @@
+"""Tasks, evaluation and pages: how a run is judged."""

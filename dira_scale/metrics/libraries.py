@@ -1,8 +1,0 @@
-"""The library that computes metrics of masks and Grad-CAM: the extra ``evaluation``."""
-
-from dira_scale.errors import require
-
-
-def require_libraries(_: object = None) -> None:
-    """Ask before training whether what computes its metrics is there. Raises UserError, one line."""
-    require("metrics need", "evaluation", "monai")

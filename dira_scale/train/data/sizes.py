@@ -1,0 +1,82 @@
+"""Check that samples fit the requested views, before any is read, with errors of one line."""
+
+import numpy as np
+
+from dira_scale.base.arguments import UNSHOWN, ArgumentError
+from dira_scale.base.errors import DatasetError
+from dira_scale.train.data.geometry.crop import in_stored
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.data.views import PlaneViews, ViewSpec, VolumeViews
+
+SQUARE = 0.01  # by how much a voxel's height and width may differ if views are turned, as a share
+
+
+class SmallError(ArgumentError):
+    """A sample is smaller than a crop of the views, which do not ``pad`` it; ``why`` is the sentence without advice."""
+
+    def __init__(self, why: str, fitting: str) -> None:
+        super().__init__("pad", False, f"true{fitting}: {why}")
+        self.why = why
+
+
+def require_fit(samples: Samples, views: ViewSpec) -> None:
+    """Check that all samples, before any is read, are as the views need them.
+
+    Raises, naming the first sample that is not, SmallError; ArgumentError for a voxel that is not square where views
+    are turned; DatasetError for an unknown spacing where it matters, and for other dimensions.
+    """
+    for dataset in samples.datasets:
+        dataset.require(views.dimensions, "this loader")
+    index, step = np.arange(len(samples)), None
+    turned = any(entry.turned for entry in views.entries)
+    if views.spacing is not None or turned:
+        spacing = samples.spacing(index)  # mm
+        step, present = views.step(spacing), (spacing > 0).all(1)
+        if views.spacing is not None and not present.all():
+            raise DatasetError(
+                f"{samples.name(present.argmin())} has no spacing in the manifest, nor have {(~present).sum() - 1} "
+                f"others of {len(spacing)} in split '{samples.split}', and views with a spacing of {views.spacing} mm "
+                "need it",
+                lacks="spacing",
+            )
+        height, width = spacing[:, -2], spacing[:, -1]
+        oblong = np.abs(height - width) > SQUARE * width
+        if views.spacing is None and oblong.any():
+            first = oblong.argmax()
+            raise ArgumentError(
+                "spacing", UNSHOWN, f"millimetres, or views without turns and transpose, which would distort: "
+                f"{samples.name(first)} has voxels of {height[first]:.3g} x {width[first]:.3g} mm in the plane, and "
+                f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square"
+            )  # fmt: skip
+    if not views.pad:
+        for number, entry in enumerate(views.entries):
+            name = f"views.crops[{number}].extents" if views.crops else "views.extents"
+            _require_sides(samples, entry, index, step, name)
+
+
+def _require_sides(
+    samples: Samples, views: PlaneViews | VolumeViews, index: np.ndarray, step: np.ndarray | None, name: str
+) -> None:
+    """Raise SmallError for a sample that is smaller than a crop of ``views`` of one size, the argument ``name``."""
+    if (least := views.least) is None:
+        return
+    sides = np.stack(samples.sides(index), 1)
+    extents = np.broadcast_to(least, sides.shape) if step is None else in_stored(np.array(least), step)
+    if (small := np.flatnonzero((sides < extents).any(1))).size:
+        size, crop = _product(sides[small[0]]), _product(least)
+        if step is not None:
+            crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
+        # Crops that fit all are resized to the views' size.
+        fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
+        if views.turned or views.orientations:
+            fit[1:] = fit[1:].min()
+        fitting = ",".join(map(str, fit))
+        raise SmallError(
+            f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
+            f"{len(sides)} in split '{samples.split}'",
+            "" if views.fixed or fit.min() < 1 else f", or {name} [[{fitting}]], which fits all",
+        )
+
+
+def _product(sides: np.ndarray | tuple[int, ...]) -> str:
+    return " x ".join(f"{side:g}" for side in sides)

@@ -1,0 +1,48 @@
+"""The schema of ``parallel.*`` and the names of precisions, apart from what uses them: reading these needs no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from omegaconf import MISSING
+
+from dira_scale.base.arguments import ArgumentError, AtLeast
+from dira_scale.base.config.schema import Schema, one_of, setting
+
+AUTO = "auto"
+Threads = Literal["auto"] | Annotated[int, AtLeast(1)]
+EXACT, FAST = "exact", "fast"  # attention
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # tf32 is fp32 as computed by tensor cores
+
+
+@dataclass
+class Parallel(Schema):
+    strategy: str = setting(one_of("ddp", "fsdp2", "zero1", "zero2", "zero3"))
+    accumulate: int = setting(AtLeast(1))
+    threads: Any = setting(Threads)
+    checkpoint_activations: bool = MISSING
+    channels_last: bool | None = None
+    compile: bool = MISSING
+    offload: bool = MISSING
+    timeout: int = setting(AtLeast(1))
+    device: str | None = setting(one_of("cpu"), None)
+    cuda_graphs: bool = MISSING
+    attention: str = setting(one_of(EXACT, FAST))
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for an option that the strategy does not support."""
+        super().__post_init__()
+        zero = self.strategy.startswith("zero")
+        if self.compile is True and zero:
+            raise ArgumentError(
+                "compile", True, f"false with strategy {self.strategy}: compiled blocks are tested with ddp and fsdp2"
+            )
+        if self.cuda_graphs is True and (self.compile is False or self.strategy == "fsdp2"):
+            raise ArgumentError(
+                "cuda_graphs", True, "false, or compile true and strategy ddp: it captures compiled blocks"
+            )
+        if self.cuda_graphs is True and self.accumulate not in (1, MISSING):
+            # Gradients of the first micro-batches lie in memory that the next replay writes over (pytorch #96693).
+            wrong = "torch may add up wrong gradients, without an error"
+            raise ArgumentError("cuda_graphs", True, f"false, or accumulate 1, not {self.accumulate}: {wrong}")
+        if self.offload is True and not zero:
+            raise ArgumentError("offload", True, f"false with strategy {self.strategy}: zero1, zero2 and zero3 offload")

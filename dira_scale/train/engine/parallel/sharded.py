@@ -1,0 +1,72 @@
+"""The base of the sharded strategies: each process holds parts of the module, which is sharded anew for every stage."""
+
+import copy
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import optim
+from dira_scale.train.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, Prepare, StageModel, piece
+from dira_scale.train.models.grouped_norm import GroupedBatchNorm
+from dira_scale.train.runs.checkpoint import CheckpointTensor
+
+
+class ShardedModel(StageModel):
+    """``original`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded."""
+
+    def __init__(
+        self,
+        world: World,
+        original: nn.Module,
+        module: nn.Module,
+        prepare: Prepare,
+        make: MakeOptimizer,
+        state: dict[str, Tensor],
+    ) -> None:
+        self.world, self.module, self._original, self._prepare = world, module, original, prepare
+        self._shard(prepare(module), make)
+        self._load(state)
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        total = get_total_norm(gradients).square().to(self.world.device)
+        dist.all_reduce(total)
+        return total.sqrt()
+
+    def unsharded(self) -> nn.Module:
+        gathered = copied(self._original)
+        self._prepare(gathered)
+        self.gather_into(gathered)
+        return gathered
+
+    def gather_into(self, unsharded: nn.Module) -> None:
+        """Copy the sharded module's values to ``unsharded``, on the CPU. Collective."""
+        values = unsharded.state_dict()  # the tensors themselves: a rank never holds two whole modules
+        for name, part in self._module_pieces().items():
+            values[name].copy_(part.whole())
+
+    def release(self) -> None:
+        """Release the sharded module before the next stage."""
+        del self.wrapped, self.optimizer, self.module
+
+    def pieces(self) -> dict[str, CheckpointTensor]:
+        pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
+        states = optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
+        return pieces | {name: piece(state) for name, state in states.items()}
+
+    def _module_pieces(self) -> dict[str, CheckpointTensor]:
+        return {name: piece(tensor) for name, tensor in self.module.state_dict(keep_vars=True).items()}
+
+    def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
+        """Shard ``module``, which ``forward`` calls; sets ``wrapped`` and ``optimizer``."""
+        raise NotImplementedError
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        optim.load_by_name(self.optimizer, self.module, OPTIMIZER, state)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy that shares the process groups."""
+    groups = [m.process_group for m in module.modules() if isinstance(m, GroupedBatchNorm)]
+    return copy.deepcopy(module, {id(group): group for group in groups})

@@ -1,0 +1,114 @@
+"""Strategies by name. A strategy holds the complete module between stages and creates each stage's model from it."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.torch_version import TorchVersion
+
+from dira_scale.train.distributed.config import Parallel
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.parallel.compiled import compile_module
+from dira_scale.train.engine.parallel.model import MakeOptimizer, Prepare, StageModel
+from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
+from dira_scale.train.engine.parallel.sharded import ShardedModel, copied
+from dira_scale.train.engine.parallel.zero import ZeROModel
+from dira_scale.train.models.momentum import local_shard
+from dira_scale.train.models.network import Encoder, keeps_channels_last, moved
+
+
+class FullyShardedModel(ShardedModel):
+    """ZeRO stage 3 in torch. Momentum networks are sharded in the same way as the encoder that they follow."""
+
+    # In torch 2.11 the backward pass of the first step fails after a loss was differentiated for the monitors ("data is
+    # not allocated yet"). 2.13 is the first release that we have seen work.
+    differentiable = TorchVersion(torch.__version__) >= "2.13"
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        assert isinstance(self.module, FSDPModule)
+        self.module.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def gradients(self) -> list[Tensor]:
+        return [local_shard(gradient) for gradient in super().gradients()]
+
+    def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
+        mesh = init_device_mesh(self.world.device.type, (dist.get_world_size(),))
+        for block in blocks(self.module):
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.module, mesh=mesh)
+        self.wrapped = forward.train()
+        self.optimizer = make(self.module)
+
+
+class Strategy:
+    """Replicas (``ddp``)."""
+
+    kind: type[StageModel] = StageModel
+
+    def __init__(self, world: World, parallel: Parallel, module: nn.Module) -> None:
+        self.world, self.parallel = world, parallel
+        # Unsharded, as the last stage has left it; it is read, or loaded into, only between stages.
+        self.module = on_device(module, world, parallel, channels_last=parallel.channels_last)
+
+    def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
+        """The model of the next stage (see :class:`StageModel`). Collective."""
+        return StageModel(self.world, self.module, prepare, make, state)
+
+    def end(self, model: StageModel) -> None:
+        """End the stage of ``model``, which must not be used after this. Collective."""
+
+
+class Sharded(Strategy):
+    """Sharded kinds: ``module`` is on the CPU, its sharded copy exists during a stage."""
+
+    kind: type[ShardedModel]
+
+    def __init__(self, world: World, parallel: Parallel, module: nn.Module, kind: type[ShardedModel]) -> None:
+        self.world, self.parallel, self.module, self.kind = world, parallel, module, kind
+
+    def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
+        # Parameters are flattened, so they must be contiguous; feature maps follow the layout of the image.
+        module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
+        channels_last = self.parallel.channels_last
+        if channels_last is None:
+            channels_last = keeps_channels_last(module)
+        for encoder in (part for part in module.modules() if isinstance(part, Encoder)):
+            encoder.channels_last = channels_last
+        return self.kind(self.world, self.module, module, prepare, make, state)
+
+    def end(self, model: StageModel) -> None:
+        assert isinstance(model, ShardedModel)
+        model.gather_into(self.module)
+        model.release()
+
+
+def build(world: World, parallel: Parallel, module: nn.Module, sides: Iterable[nn.Module] = ()) -> Strategy:
+    """The strategy ``parallel.strategy`` for ``module``, unsharded and on the CPU. ``sides``: side modules, on the
+    device, which stay whole and are compiled too if configured."""
+    for side in sides if parallel.compile is True else ():
+        compile_module(side, parallel)
+    match parallel.strategy:
+        case "fsdp2":
+            return Sharded(world, parallel, module, FullyShardedModel)
+        case "zero1" | "zero2" | "zero3":
+            return Sharded(world, parallel, module, ZeROModel)
+        case _:
+            return Strategy(world, parallel, module)
+
+
+def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last: bool | None) -> nn.Module:
+    """``module`` on the device, in its memory format; recomputed by block and compiled by region if configured."""
+    module = moved(module, world.device, channels_last)
+    if parallel.checkpoint_activations:
+        checkpoint_activations(module)
+    if parallel.compile:
+        compile_module(module, parallel)
+        if parallel.cuda_graphs is True:  # a pass may write over what the graphs of the one before have returned
+            module.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+    return module

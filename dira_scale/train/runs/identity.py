@@ -1,0 +1,85 @@
+"""A run's identity, which is a part of its configuration, and the name computed from it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dira_scale.base.config.keys import typed
+from dira_scale.commands import COMMANDS
+
+# A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change; in
+# what a protocol `differs` is told in words; what was `used`, `leak`, `started` and `optim.chosen` are recorded by the
+# run.
+FREE = (
+    "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "leak", "started",
+    "optim.chosen", "protocol.differs",
+)  # fmt: skip
+
+# Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name
+# and goes on. Whoever adds a key of identity adds it here.
+ADDED = {
+    "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
+    "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
+    "model.positions": None, "method.rises": None,
+    "method.base.rises": None,
+}  # fmt: skip
+
+
+SENTENCES = {
+    "datasets": "other images, labels or weights in data.shards",
+    "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
+    "data.shards",
+}
+
+
+def execution(command: str) -> tuple[str, ...]:
+    """Keys that may change between two calls on one run of ``command``: how and where it is computed. All others are
+    its identity."""
+    return (*COMMANDS[command].execution, *FREE)
+
+
+def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]:
+    """The flattened keys of a configuration that determine a run's result; the run's name is their hash.
+
+    ``execution``: the keys without effect on it, of :func:`execution` or the run's description. A rate that the run
+    chooses follows from the others.
+    """
+    flat = {key: value for key, value in _flatten(config).items() if key not in ADDED or value != ADDED[key]}
+    without = set(execution)
+    if flat.get("optim.choose"):
+        without.add("optim.optimizer.lr")
+    if flat.get("trained") != "lora":
+        without.add("lora")
+    return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in without)}
+
+
+def seedless(config: dict[str, Any], execution: Sequence[str]) -> str:
+    """Return a text that is equal for the configurations of runs that differ only in their seeds. A key that is null,
+    and one that an older configuration does not have, are alike."""
+    flat = identity(config, (*execution, "seed"))
+    return repr(sorted((key, value) for key, value in flat.items() if value is not None))
+
+
+def run_name(config: dict[str, Any], execution: Sequence[str]) -> str:
+    """Twelve hexadecimal digits: a hash of the run's identity."""
+    return hashlib.sha256(json.dumps(identity(config, execution), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence[str]) -> list[str]:
+    """``key: old value -> new value`` for each key by which the identities of two configurations differ.
+
+    A sentence with those whose values say nothing to a reader; hashes are left out.
+    """
+    old, new = identity(before, execution), identity(now, execution)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if any(key == "datasets" or key.startswith("data.") for key in keys):
+        keys = [key for key in keys if key != "selection"]  # follows from these
+    earlier, later = ADDED | old, ADDED | new
+    return [f"{key}: {SENTENCES.get(key) or f'{typed(earlier.get(key))} -> {typed(later.get(key))}'}" for key in keys]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: value}

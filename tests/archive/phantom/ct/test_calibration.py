@@ -1,0 +1,73 @@
+"""Hounsfield units of tissues where the anatomy says that they are, noise, and what a study's mask holds."""
+
+import numpy as np
+import pytest
+from archive.phantom.ct.conftest import QUIET, body, scan
+from scipy import ndimage
+
+from dira_scale.archive.phantom.ct import tissue
+from dira_scale.archive.phantom.ct.scanner import Noise, ScanGrid, Scanner
+from dira_scale.archive.phantom.ct.study import FINDING, ORGAN, Body, Study
+
+
+@pytest.fixture(scope="module")
+def thorax() -> Study:
+    """With all its vessels."""
+    return scan(body("thorax", 9), (0, 0, -130), (72, 96, 112), 4.0)
+
+
+@pytest.fixture(scope="module")
+def belly(abdomen: Body) -> Study:
+    return scan(abdomen, (0, 0, abdomen.belly.top - 80), (56, 96, 112), 4.0)
+
+
+def core(study: Study, value: int, rounds: int = 2) -> np.ndarray:
+    return study.voxels[ndimage.binary_erosion(study.mask == value, iterations=rounds)]
+
+
+@pytest.mark.system
+def test_air_lungs_fat_and_muscle(thorax: Study) -> None:
+    assert (thorax.voxels[:, :4] == -1000).all()
+    lung = core(thorax, ORGAN)
+    assert -900 < np.median(lung) < -780 and 15 < np.percentile(lung, 75) - np.percentile(lung, 25) < 120
+    counts = np.bincount(thorax.voxels.ravel() + 1024, minlength=4096)
+    smooth = ndimage.uniform_filter1d(counts.astype(float), 9)
+    fat, muscle = (low + np.argmax(smooth[low + 1024 : high + 1024]) for low, high in ((-150, -40), (0, 90)))
+    assert fat == pytest.approx(tissue.FAT, abs=12) and muscle == pytest.approx(tissue.MUSCLE, abs=12)
+
+
+@pytest.mark.system
+def test_masks_lie_in_their_organs(thorax: Study, belly: Study) -> None:
+    for study, (low, high) in ((thorax, (1.5e6, 9e6)), (belly, (0.6e6, 3e6))):  # mm3: lungs, liver
+        volume = (study.mask > 0).sum() * np.prod(study.grid.spacing)
+        assert low < volume < high and (study.mask == FINDING).any()
+    _, count = ndimage.label(ndimage.binary_erosion(thorax.mask > 0))
+    sizes = np.sort(np.bincount(ndimage.label(ndimage.binary_erosion(thorax.mask > 0))[0].ravel())[1:])
+    assert count >= 2 and sizes[-2] > 0.5 * sizes[-1]  # two lungs
+    left, right = (thorax.mask[..., half].sum() for half in (slice(56, None), slice(56)))
+    assert left < right  # the heart takes its room from the left one
+    assert (np.argwhere(belly.mask == ORGAN)[:, 2].mean() - 55.5) * 4 < -30  # the liver is on the right
+
+
+def test_the_noise_has_the_scanners_strength_and_correlation() -> None:
+    grid = ScanGrid.around((0, 0, 0), (12, 256, 256), (1.0, 0.7, 0.7))
+    neighbours = {}
+    for scanner in (Scanner("SOFT", 1.2, 12.0, 0.36), Scanner("SHARP", 0.9, 40.0, 0.62)):
+        noise, flat = Noise(scanner, grid, 3), np.full((256, 256), -450.0, np.float32)
+        slices = np.stack([noise.add(flat, n) for n in range(12)]) + 450
+        middle = slices[:, 108:148, 108:148]
+        assert middle.std() == pytest.approx(1.13 * scanner.sigma, rel=0.06)
+        assert slices[:, :20, :20].std() < 0.75 * middle.std()  # less where less is in the way
+        through = np.corrcoef(slices[:-1].ravel(), slices[1:].ravel())[0, 1]
+        assert through == pytest.approx(0.35 * (1 - 0.35**2) ** 0.5, abs=0.03)
+        neighbours[scanner.kernel] = np.corrcoef(slices[..., :-1].ravel(), slices[..., 1:].ravel())[0, 1]
+    assert neighbours["SOFT"] > 0.25 and neighbours["SHARP"] < neighbours["SOFT"]
+
+
+def test_a_thick_slice_is_the_mean_of_thin_ones(chest: Body) -> None:
+    thin, thick = (
+        chest.scan(ScanGrid.around((20, 10, -130), (slices, 60, 60), (apart, 1.25, 1.25)), np.zeros(3), QUIET, 0)
+        for slices, apart in ((7, 10 / 7), (1, 10.0))
+    )
+    assert thick.scanner.cuts(thick.grid) == 7
+    np.testing.assert_allclose(thick.voxels[0], thin.voxels.mean(0), atol=1.01)  # whole numbers

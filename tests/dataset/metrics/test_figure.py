@@ -1,0 +1,52 @@
+"""Metrics say which figures tables show in percent; rows of older files are read by the names of their time."""
+
+import json
+
+import numpy as np
+import torch
+
+from dira_scale.dataset.metrics.classification import classification
+from dira_scale.dataset.metrics.figure import Figure
+from dira_scale.dataset.metrics.multiclass import multiclass
+from dira_scale.dataset.metrics.ordinal import ordinal
+from dira_scale.dataset.metrics.regression import regression
+from dira_scale.dataset.metrics.segmentation import mask_cases, segmentation
+from dira_scale.dataset.metrics.statistics.spread import Result, Spread, spreads
+from dira_scale.dataset.metrics.survival import survival
+
+IN_PERCENT = ("AUROC", "accuracy", "Dice", "IoU", "R2", "concordance", "kappa")  # the beginnings of their titles
+
+
+def every_figure() -> list[Figure]:
+    rng, patients = np.random.default_rng(0), [f"p{n}" for n in range(30)]
+    flags, scores, grades = rng.integers(0, 2, (30, 2)), rng.random((30, 3)), rng.integers(0, 3, 30)
+    masks = torch.from_numpy(rng.random((2, 1, 8, 8)) > 0.5)
+    return [
+        *classification(flags, scores[:, :2], ["a", "b"], patients, [0.5, 0.5]),
+        *multiclass(grades, scores, ["x", "y", "z"], patients),
+        *ordinal(grades, rng.integers(0, 3, 30), "grade", patients),
+        *regression(scores[:, :2], scores[:, 1:], ["c", "d"], patients),
+        *survival(scores[:, 0], flags[:, 0], scores[:, 1], "death", patients),
+        *segmentation(mask_cases("k", "p", "test", *masks, ["lesion"], (1.0, 1.0))),
+    ]
+
+
+def test_shares_are_said_by_the_metrics_and_carried_to_tables() -> None:
+    figures = every_figure()
+    assert [figure.share for figure in figures] == [figure.title.startswith(IN_PERCENT) for figure in figures]
+    assert {figure.share for figure in figures if figure.overall} == {True, False}
+    for figure in figures:
+        (spread,) = spreads([Result("s", "r", 0, figure)])
+        assert spread.share == figure.share and spread.scale == (100 if figure.share else 1)
+
+
+def test_rows_of_before_are_read_by_the_names_of_their_time() -> None:
+    for figure in every_figure():
+        row = json.loads(json.dumps(figure.as_json()))
+        assert row["share"] is figure.share and repr(Figure.of_json(row)) == repr(figure)
+        del row["share"]
+        assert repr(Figure.of_json(row)) == repr(figure)
+    for metric, share in (("AUROC mean", True), ("MAE age", False)):
+        row = vars(spreads([Result("s", "r", 0, Figure(metric, "", 0.5, 9, 0, 9, share=share))])[0])
+        assert Spread.of_json({key: value for key, value in row.items() if key != "share"}) == Spread(**row)
+        assert Spread.of_json({**row, "share": not share}).share is not share

@@ -1,0 +1,237 @@
+"""The FFCV loader: the CPU loader's samples and crops, with the pixels of FFCV's own decoding and filter."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from needs import need_extra
+from train.data.volumes import alone
+
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
+from dira_scale.dataset.pixels.codecs import decode
+from dira_scale.train.data.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.cpu import CpuLoader
+from dira_scale.train.data.loaders.ffcv import FfcvLoader
+from dira_scale.train.data.order import EvalOrder, Order
+from dira_scale.train.data.requests import Requests
+from dira_scale.train.data.samples import Samples
+from dira_scale.train.data.views import ViewSpec
+
+SPEC = ViewSpec(size=24)
+ORDER = Order((10,), seed=1, batch=4)
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    need_extra("ffcv")
+
+
+def with_beton(dataset: ShardedDataset, split: str = "train") -> ShardedDataset:
+    """``dataset`` with ``{split}.beton``: its images and rows, without the fields that no loader reads."""
+    rows, file = dataset.rows(split), dataset.root / f"{split}.beton"
+    with Writer(file, {"image": ImageField(), "index": IntField()}, len(rows), 2**20) as writer:
+        for row in rows.tolist():
+            payload, codec = dataset.read(row), dataset.cell("codec", row)
+            pixels = decode(payload, codec)
+            if codec == "jpg":
+                image = (JPEG, *pixels.shape[:2], payload)
+            else:
+                colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
+                image = (RAW, *pixels.shape[:2], colour.tobytes())
+            writer.add({"image": image, "index": row})
+    info = replace(dataset.info, betons=dataset.info.betons | {file.name: file.stat().st_size})
+    (dataset.root / INFO_FILE).write_text(info.to_json())
+    return ShardedDataset.open(dataset.root)
+
+
+@pytest.fixture
+def make(make_dataset: Callable[..., ShardedDataset], images: Callable[..., Any]) -> Callable[..., Any]:
+    """Ten images, two of each patient, as a dataset with a beton."""
+
+    def made(codec: str = "jpg", channels: int = 1, grow: int = 1, name: str = "toy") -> ShardedDataset:
+        patients = [f"p{row // 2}" for row in range(10)]
+        return with_beton(make_dataset(images(8, channels, grow), codec, name, patients=patients))
+
+    return made
+
+
+def ffcv(dataset: ShardedDataset, order: Order | EvalOrder = ORDER, spec: ViewSpec = SPEC, **more: Any) -> FfcvLoader:
+    return FfcvLoader(LoaderSpec([dataset], "train", order, spec, seed=0, **more))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether all that two batches hold is equal, apart from their views."""
+    one, two = ((batch.index, batch.images, batch.low, batch.high, batch.labels, *batch.flips) for batch in (a, b))
+    return (a.step, a.epoch) == (b.step, b.epoch) and all(map(torch.equal, one, two))
+
+
+def area_matrix(source: int, target: int) -> np.ndarray:
+    """Means over the part of the source that each target pixel covers; the definition of OpenCV's INTER_AREA."""
+    edges, pixels = np.arange(target + 1)[:, None] * source / target, np.arange(source)
+    covered = np.clip(edges[1:], pixels, pixels + 1) - np.clip(edges[:-1], pixels, pixels + 1)
+    return covered * target / source
+
+
+def stored_pixels(dataset: ShardedDataset, row: int) -> np.ndarray:
+    """[H, W, C] as FFCV decodes."""
+    mode, height, width, payload = Reader(dataset.root / "train.beton")[row]["image"]
+    if mode == 0:
+        return simplejpeg.decode_jpeg(payload, "RGB", fastdct=True, fastupsample=True)
+    return np.frombuffer(payload, np.uint8).reshape(height, width, 3)
+
+
+@pytest.mark.parametrize(("codec", "channels"), [("png", 1), ("png", 3), ("jpg", 1), ("jpg", 3)])
+def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
+    make: Callable[..., ShardedDataset], codec: str, channels: int
+) -> None:
+    dataset = make(codec, channels, grow=3)  # every crop is larger than its view
+    requests = Requests(Samples([dataset], "train"), ORDER, SPEC, seed=0)
+    for step, batch in zip((1, 2), ffcv(dataset).iterate(1, 3), strict=True):
+        for view, geometry in zip(batch.views, requests.at(step).geometries, strict=True):
+            assert view.shape == (4, channels, 24, 24) and view.dtype == torch.uint8
+            for i, sample in enumerate(batch.index.tolist()):
+                y, x, h, w = geometry.box[i]
+                crop = stored_pixels(dataset, sample)[y : y + h, x : x + w, :channels].astype(float)
+                expected = np.einsum("ij,jkc,lk->cil", area_matrix(h, 24), crop, area_matrix(w, 24), optimize=True)
+                expected = expected[..., ::-1] if geometry.flip[i, 1] else expected
+                assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg"])
+@pytest.mark.parametrize(("grow", "bound"), [(1, 2.0), (8, 5.0)])
+def test_it_differs_from_the_cpu_loader_by_its_filter_only(
+    make: Callable[..., ShardedDataset], codec: str, grow: int, bound: float
+) -> None:
+    """Grey levels of 256 on average; the larger images have most of their detail below a view's pixel."""
+    dataset = make(codec, grow=grow)
+    for spec in (SPEC, replace(SPEC, pair="patient")):
+        ours = ffcv(dataset, spec=spec, workers=2).iterate(0, 3)
+        theirs = CpuLoader(LoaderSpec([dataset], "train", ORDER, spec, seed=0)).iterate(0, 3)
+        for a, b in zip(ours, theirs, strict=True):
+            assert same(a, b)
+            for view, expected in zip(a.views, b.views, strict=True):
+                assert (view.float() - expected.float()).abs().mean((1, 2, 3)).max() < bound
+
+
+def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., ShardedDataset]) -> None:
+    dataset, several = make("jpg"), replace(SPEC, crops=({}, {"size": 16, "count": 3, "scale": (0.05, 0.25)}))
+    (batch,) = ffcv(dataset, spec=several).iterate(0, 1)
+    for view, of_view in enumerate(several.each):
+        (only,) = ffcv(dataset, spec=alone(several, view)).iterate(0, 1)
+        assert batch.views[view].shape[2:] == of_view.sides and torch.equal(batch.views[view], only.views[view])
+
+
+def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:
+    datasets = [make("jpg"), make("png", name="other")]
+    order = EvalOrder(20, 20)
+    (ours,) = FfcvLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
+    (theirs,) = CpuLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
+    assert same(ours, theirs)
+    assert (ours.views[0].float() - theirs.views[0].float()).abs().mean((1, 2, 3)).max() < 1.5
+
+
+def test_ranks_a_resume_and_threads_change_nothing(make: Callable[..., ShardedDataset]) -> None:
+    dataset = make()
+    whole = list(ffcv(dataset).iterate(0, 6))
+    parts = [list(ffcv(dataset, rank=rank, world=2, workers=3, prefetch=1).iterate(2, 6)) for rank in range(2)]
+    for expected, *both in zip(whole[2:], *parts, strict=True):
+        assert torch.equal(torch.cat([part.index for part in both]), expected.index)
+        for v, view in enumerate(expected.views):
+            assert torch.equal(torch.cat([part.views[v] for part in both]), view)
+
+
+def test_closing_early_leaves_no_thread_and_leaves_torch_its_threads(make: Callable[..., ShardedDataset]) -> None:
+    before, threads = set(threading.enumerate()), torch.get_num_threads()
+    loader = ffcv(make(), workers=3)
+    batches = loader.iterate(0, 6)
+    first = next(batches)
+    batches.close()
+    assert set(threading.enumerate()) == before and torch.get_num_threads() == threads
+    assert torch.equal(first.views[0], next(loader.iterate(0, 1)).views[0])
+    assert min(loader.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
+
+
+def first_image(dataset: ShardedDataset) -> int:
+    """The place of row 0's image in the file."""
+    return int(Reader(dataset.root / "train.beton").records["f0"]["pointer"][0])
+
+
+def test_a_damaged_jpeg_is_named(make: Callable[..., ShardedDataset]) -> None:
+    dataset = make()
+    with (dataset.root / "train.beton").open("r+b") as file:
+        file.seek(first_image(dataset) + 300)
+        file.write(b"\1\2\3\4")
+    with pytest.raises(UserError, match=r"train\.beton: sample toy0 .*checksum"):
+        list(ffcv(dataset, workers=2).iterate(0, 3))
+
+
+def test_a_file_cut_short_under_a_running_epoch_is_named(make: Callable[..., ShardedDataset]) -> None:
+    """Mapped into memory, it would end the process."""
+    dataset = make("png")
+    batches = ffcv(dataset, EvalOrder(10, 2), prefetch=0).iterate(0, 5)
+    next(batches)
+    os.truncate(dataset.root / "train.beton", first_image(dataset) + 100)
+    with pytest.raises(UserError, match=r"train\.beton: sample toy2 cannot be read \(the file ends before it\)"):
+        list(batches)
+
+
+def test_a_jpeg_that_libjpeg_refuses_is_named(make: Callable[..., ShardedDataset]) -> None:
+    """With a valid checksum, so that only the decoder can tell."""
+    loader = ffcv(make(), EvalOrder(10, 10))
+    images = loader.files[0]
+    images.sizes[4] //= 2
+    with pytest.raises(UserError, match=r"toy4 .*checksum"):
+        next(loader.iterate(0, 1))
+    payload, height, width = images.read(5)
+    for wrong in (payload[: len(payload) // 2], payload[::-1].copy()):
+        with pytest.raises(ValueError, match="JPEG"):
+            loader.library.decode(wrong, height, width)
+
+
+def rewritten(dataset: ShardedDataset, **changes: Any) -> ShardedDataset:
+    (dataset.root / INFO_FILE).write_text(replace(dataset.info, **changes).to_json())
+    return ShardedDataset.open(dataset.root)
+
+
+def test_what_it_cannot_read_is_refused_at_once(
+    make: Callable[..., ShardedDataset],
+    make_dataset: Callable[..., ShardedDataset],
+    radiograph: Callable[..., np.ndarray],
+    images: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = make_dataset([radiograph(30, 40)], name="plain")
+    with pytest.raises(UserError, match=r"plain has no train\.beton"):
+        ffcv(plain, EvalOrder(1, 1))
+    with pytest.raises(ValueError, match=r"up to 16 bits and 1 channels: use cpu"):
+        ffcv(make_dataset([radiograph(30, 40, 16)], name="deep"), EvalOrder(1, 1))
+
+    dataset = make()
+    file = dataset.root / "train.beton"
+    size = file.stat().st_size
+    with pytest.raises(UserError, match=f"{size} bytes instead of 7"):
+        ffcv(rewritten(dataset, betons={"train.beton": 7}))
+    os.truncate(file, 1000)
+    with pytest.raises(UserError, match=r"not usable \(truncated or damaged"):
+        ffcv(rewritten(dataset, betons={"train.beton": 1000}))
+    file.unlink()
+    with pytest.raises(UserError, match=r"not usable .*No such file"):
+        ffcv(dataset)
+
+    other = make("jpg", name="other")  # the same sizes, but the manifest has one sample less
+    shorter = with_beton(make_dataset(images()[:9], "jpg", "less"))
+    (shorter.root / "train.beton").write_bytes((other.root / "train.beton").read_bytes())
+    with pytest.raises(UserError, match="it holds other samples than the manifest"):
+        ffcv(rewritten(shorter, betons=other.info.betons), EvalOrder(9, 3))
+
+    monkeypatch.setattr("dira_scale.train.data.loaders.ffcv.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"_libffcv cannot be loaded .*dira_scale\.doctor.*install\.md"):
+        ffcv(other)

@@ -1,0 +1,98 @@
+"""nnU-Net's own commands and trainers on our weights; runs in its environment (tests/train/models/test_nnunet.py).
+
+``python nnunet_roads.py FOLDER``: it has a dataset, ``KIND/checkpoint_final.pth`` of two ResEncs and of Primus, and
+images ``cube.pt`` and ``flat.pt``. For each road by which weights enter, ``ROAD.pt`` gets the network's tensors, what
+it computes of an image, the loss of a training step, and how many tensors this moved.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from nnunetv2.experiment_planning import like_nnssl, plan_and_preprocess_entrypoints
+from nnunetv2.run import run_training, run_training_from_pretrained
+
+DATASET, PLANS, CPU = "Dataset001_Ball", "nnUNetResEncUNetLPlans", torch.device("cpu")
+SPACING = "Spacing__1.00_1.00_1.00___Norm__Z"
+
+
+def command(entry: Callable[[], None], *words: str) -> None:
+    """Call what ``pyproject.toml`` there names as a command."""
+    sys.argv = ["command", "-d", "1", *words]
+    entry()
+
+
+def plan(name: str, **changed: object) -> None:
+    """Another plan, which a user has edited: two images a batch, and ``changed``, of its configuration or network."""
+    folder = Path(os.environ["nnUNet_preprocessed"], DATASET)  # noqa: SIM112
+    content = json.loads((folder / f"{PLANS}.json").read_text())
+    configuration = content["configurations"]["3d_fullres"] | {"batch_size": 2}
+    network = configuration["architecture"]["arch_kwargs"]
+    for key, value in changed.items():
+        (network if key in network else configuration)[key] = value
+    content |= {"plans_name": name, "configurations": {"3d_fullres": configuration}}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def trainer_of(weights: Path | None, name: str, plans: str):
+    """The trainer as ``nnUNetv2_train -pretrained_weights`` or, without them, ``nnUNetv2_train_pretrained`` has it."""
+    module = run_training if weights else run_training_from_pretrained
+    trainer = module.get_trainer_from_args(DATASET, "3d_fullres", "all", name, plans, device=CPU)
+    trainer.initialize()
+    if weights:
+        run_training.maybe_load_checkpoint(trainer, False, False, str(weights))
+    return trainer
+
+
+def computed(network: torch.nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    """Maps of the stages, the finest first, and the decoder's last; of Primus the tokens and the output."""
+    found = []
+    with torch.inference_mode():
+        if hasattr(network, "eva"):
+            network.eva.register_forward_hook(lambda _, __, made: found.append(made[0]))
+            output = network(image)
+            return [*found, output]
+        maps = network.encoder(image)
+        network.decoder.stages[-1].register_forward_hook(lambda _, __, made: found.append(made))
+        network.decoder(maps)
+        return [*maps, *found]
+
+
+def follow(road: str, image: str, weights: Path | None, name: str, plans: str) -> None:
+    folder = Path(sys.argv[-1])
+    trainer = trainer_of(weights, name, plans)
+    state = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    found = {"state": state, "computed": computed(trainer.network.eval(), torch.load(folder / image))}
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    found["loss"] = float(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    found["moved"] = sum(not torch.equal(state[name], now) for name, now in trainer.network.state_dict().items())
+    torch.save(found, folder / f"{road}.pt")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    resenc, deep, primus = (folder / kind / "checkpoint_final.pth" for kind in ("resenc", "deep", "primus"))
+    prepare = plan_and_preprocess_entrypoints.plan_and_preprocess_entry
+    command(prepare, "-pl", "nnUNetPlannerResEncL", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
+    plan("cubes")
+    plan("flat", patch_size=[16, 24, 32])
+    plan("thin", kernel_sizes=[[1, 3, 3], *3 * [[3, 3, 3]]])
+    command(like_nnssl.plan_like_dynamic_entrypoint, "-n", "deep", "-pc", str(deep), "-pl", "thin")
+    for name, file in (("resenc", resenc), ("primus", primus)):
+        command(like_nnssl.preprocess_like_nnssl_entrypoint, "-n", name, "-pc", str(file), "-np", "1")
+    sys.argv = ["", str(folder)]
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  # batches by this process; planning refuses 0
+    follow("weights", "cube.pt", resenc, "nnUNetTrainer", "cubes")
+    follow("weights_primus", "flat.pt", primus, "nnUNet_Primus_S_Trainer", "flat")
+    follow("dynamic", "cube.pt", None, "DynamicPretrainedTrainer", "ptPlans_dynamic__deep")
+    follow("nnssl", "cube.pt", None, "PretrainedTrainer", f"ptPlans__resenc____{SPACING}")
+    follow("nnssl_primus", "flat.pt", None, "PretrainedTrainer_Primusx", f"ptPlans__primus____{SPACING}")
+
+
+if __name__ == "__main__":
+    main()

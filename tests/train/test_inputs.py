@@ -1,0 +1,240 @@
+"""From ``data.*`` to datasets, order and loaders, and what is refused at once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dira_scale.base.config.compose import compose
+from dira_scale.base.errors import UserError
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.fleet.forecast.estimate import planned_inputs
+from dira_scale.train.data.config import Data
+from dira_scale.train.data.geometry.fixed import centre, ten_crops
+from dira_scale.train.data.labels import LabelChoice
+from dira_scale.train.data.selection import stratified
+from dira_scale.train.data.views import ViewSpec, fixed_views
+from dira_scale.train.inputs import Inputs, _paths
+from dira_scale.train.methods import views_of
+from dira_scale.train.shapes import ViewShapes
+
+NAN = float("nan")
+
+
+def test_shards_are_one_several_or_weighted() -> None:
+    assert [_paths(shards) for shards in ("a", ["a", "b"], {"a": 2, "b": 0.5})] == [
+        {"a": 1.0}, {"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 0.5},
+    ]  # fmt: skip
+    for wrong in ({"a": 0}, {"a": "much"}, 7):
+        with pytest.raises(UserError, match=r"data\.shards="):
+            _paths(wrong)
+
+
+def inputs(shards: list[Path], **keys: Any) -> Inputs:
+    """With the first dataset's only split to train on."""
+    rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
+    rest |= {"fraction": 1.0, "fraction_seed": 0}
+    requested = {name: keys.pop(name) for name in ("masks", "held_out_views", "labels") if name in keys}
+    views = keys.pop("views", None)
+    data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
+    return Inputs(data, views or ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **requested)
+
+
+def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:
+    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(4)])
+    expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 2}
+    assert inputs([dataset.root]).identity() == expected
+
+
+def test_masks_come_where_they_are_asked_for(make_dataset: Any, radiograph: Any) -> None:
+    """In training and of held-out images: here a mask is where its image is bright, at the crops' own resolution."""
+    images = [radiograph(16, 16, seed=i) for i in range(6)]
+    splits = ["train"] * 4 + ["val"] * 2
+    dataset = make_dataset(images, masks=[np.uint8(image > 127) for image in images], splits=splits)
+    data = inputs([dataset.root], val_split="val", masks=True, views=fixed_views(16, centre(2)))
+    held_out = data.held_out(2, None)
+    assert held_out is not None
+    for batch in (next(data.train(2).iterate(0, 1)), next(held_out.batches())[0]):
+        assert batch.mask is not None
+        for view, mask in zip(batch.views, batch.mask.unbind(1), strict=True):
+            assert torch.equal(mask, (view[:, 0] > 127).to(torch.int16))
+    assert next(inputs([dataset.root]).train(2).iterate(0, 1)).mask is None
+    without = make_dataset(images, name="without")
+    with pytest.raises(UserError, match="without: no sample in split 'train' has a mask"):
+        inputs([without.root], masks=True)
+
+
+def test_held_out_images_have_views_of_their_own(make_dataset: Any, radiograph: Any) -> None:
+    images = [radiograph(32, 32, seed=i) for i in range(7)]
+    dataset = make_dataset(images, splits=["train"] * 4 + ["val"] * 2 + ["test"])
+    plain = inputs([dataset.root], val_split="val")
+    data = inputs([dataset.root], val_split="val", held_out_views=fixed_views(16, centre(2, 0.5)))
+    for ours, theirs in zip(data.train(2).iterate(0, 2), plain.train(2).iterate(0, 2), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(ours.views, theirs.views, strict=True))
+    (batch, _), (before, _) = (next(each.held_out(2, None).batches()) for each in (data, plain))  # type: ignore[union-attr]
+    assert len(before.views) == 2
+    for i, view in zip((4, 5), batch.views[0], strict=True):
+        np.testing.assert_array_equal(view[0], images[i][8:24, 8:24])
+    ten = fixed_views(16, ten_crops(2, 0.5))
+    ((batch, counted),) = data.evaluation("test_split", "test", ten, 4).batches()
+    assert len(batch.views) == 10 and counted == 1
+    np.testing.assert_array_equal(batch.views[0][0, 0], images[6][:16, :16])
+    with pytest.raises(UserError, match=r"test_split=tset: .*toy has train, val, test; did you mean 'test'"):
+        data.evaluation("test_split", "tset", ten, 4)
+
+
+def test_chosen_labels_come_and_must_be_there_to_be_learned(make_dataset: Any) -> None:
+    """Twenty patients, of whom two have `b`: a tenth of them keeps one. In `val` it may be lacking, but not unknown."""
+    rows = [[i, i % 2, float(i in (0, 10)), NAN if i > 19 else 1] for i in range(22)]
+    images, splits = [np.full((16, 16), i, np.uint8) for i in range(22)], ["train"] * 20 + ["val"] * 2
+    dataset = make_dataset(images, label_names=("number", "a", "b", "c"), labels=rows, splits=splits)
+    data = inputs([dataset.root], val_split="val", labels=LabelChoice(("b", "a")))
+    for batch in data.train(2).iterate(0, 3):
+        index = batch.index
+        assert torch.equal(batch.labels, torch.stack([index % 10 == 0, index % 2 == 1], 1).float())  # type: ignore[arg-type]
+    (held_out, _) = next(data.held_out(2, None).batches())  # type: ignore[union-attr]
+    assert held_out.labels.tolist() == [[0, 0], [0, 1]]  # type: ignore[union-attr]
+    assert next(inputs([dataset.root]).train(2).iterate(0, 1)).labels.shape == (2, 4)  # type: ignore[union-attr]
+    fraction = {"fraction": 0.05, "batch": 1}
+    for choice, keys, printed in (
+        (("a", "number"), {}, r"toy, split 'train': label 'number' has the value [2-9]: need 0, 1, -1"),
+        (("c",), {}, r"toy, split 'train': label 'c' has no negative among 20 samples: leave it out$"),
+        (
+            ("a", "b"),
+            fraction,
+            r"data.fraction=0.05: expected 0.1 or more: 1 of 20 patients cannot have a positive of every label",
+        ),
+    ):
+        with pytest.raises(UserError, match=printed):
+            inputs([dataset.root], labels=LabelChoice(choice), **keys)
+    zeros = LabelChoice(("a", "c"), unknown="zeros")
+    rows[0][3] = 0.0
+    other = make_dataset(images, name="other", label_names=("number", "a", "b", "c"), labels=rows, splits=splits)
+    inputs([other.root], val_split="val", labels=zeros)
+    with pytest.raises(UserError, match=r"other, split 'val': label 'c' is unknown in all 2 samples"):
+        inputs([other.root], val_split="val", labels=LabelChoice(("a", "c")))
+    with pytest.raises(
+        UserError,
+        match=r"split 'train': label 'c' has no negative .*at data.fraction=0.5.: use a larger .*: task.labels=.a.",
+    ):
+        inputs([other.root], fraction=0.5, batch=1, labels=zeros, fraction_seed=unlucky(other))
+
+
+def test_held_out_splits_never_shrink(make_dataset: Any, tmp_path: Path) -> None:
+    """Whatever is left of the training split; a patient who is excluded is in none of its batches."""
+    images = [np.full((16, 16), i, np.uint8) for i in range(30)]
+    splits = ["train"] * 20 + ["val"] * 6 + ["test"] * 4
+    dataset = make_dataset(images, splits=splits, labels=[[i % 2] for i in range(30)])
+    (tmp_path / "gone.txt").write_text("p3\np7\np21\n")
+    keys: dict[str, Any] = {"fraction": 0.5, "exclude": str(tmp_path / "gone.txt"), "negatives": 1, "val_split": "val"}
+    start, end = inputs([dataset.root], **keys), inputs([dataset.root], fraction_from="end", **keys)
+    seen = [
+        {i for batch in data.train(2).iterate(0, data.steps_per_epoch(2)) for i in batch.index.tolist()}
+        for data in (start, end)
+    ]
+    assert not seen[0] & seen[1] and not {3, 7} & (seen[0] | seen[1])
+    assert start.identity()["selection"] != end.identity()["selection"]
+    for data in (start, end):
+        held_out = data.held_out(4, None)
+        assert held_out is not None
+        assert sum(count for _, count in held_out.batches()) == 6
+        assert sum(count for _, count in data.evaluation("data.test_split", "test", data.views, 4).batches()) == 4
+
+
+def unlucky(dataset: ShardedDataset) -> int:
+    """A seed at which half of the patients lack the first one, whose label `c` is the only one of 0."""
+    rows = dataset.rows("train")
+    flags = dataset.flags(rows) > 0
+    for seed in range(100):
+        if not stratified(dataset.column("patient")[rows], flags, ["n", "a", "b", "c"], 0.5, seed)[0]:
+            return seed
+    raise AssertionError
+
+
+def test_what_is_chosen_is_trained_on_and_is_part_of_the_identity(make_dataset: Any, radiograph: Any) -> None:
+    """Image 0 is negative and 1 to 7 are positive: of six patients it is one, as labels keep their shares."""
+    images = [radiograph(20, 20, seed=i) for i in range(8)]
+    labels = [(i, i > 0) for i in range(8)]
+    dataset = make_dataset(images, label_names=("number", "sick"), labels=labels)
+    everything, some = inputs([dataset.root]), inputs([dataset.root], fraction=0.75, fraction_seed=3, negatives=1)
+    content = some.identity()
+    assert some.order.identity == f"{everything.order.identity},{content.pop('selection')}"
+    assert content == everything.identity()
+    seen = list(some.train(2).iterate(0, some.steps_per_epoch(2)))
+    index = np.concatenate([batch.index for batch in seen]).tolist()
+    assert len(index) == 10 and index.count(0) == 5 and len(set(index)) == 6
+    assert [row[0] for batch in seen for row in batch.labels.tolist()] == index  # under the samples' own numbers
+    assert planned(dataset, "data.fraction=0.75", "data.negatives=1") == 10 and planned(dataset) == 8
+    for words, printed in (
+        (
+            {"fraction": 0.5, "negatives": 1},
+            r"data.negatives=1: expected null, or another .* no negative .* in split 'train' at a fraction of 0\.5",
+        ),
+        (
+            {"fraction": 0.1, "batch": 4},
+            r"data.batch=4: .* 1 samples of 8, .* do not fill one global batch of 4 .data\.fraction=0\.1.",
+        ),
+    ):
+        with pytest.raises(UserError, match=printed):
+            inputs([dataset.root], **words)
+
+
+def planned(dataset: ShardedDataset, *words: str) -> int:
+    more = [f"data.shards={dataset.root}", "data.batch=2", "data.val_split=null", "data.loader=cpu"]
+    cfg = compose("plan", ["experiment=small", *more, *words])
+    return planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1)[0]
+
+
+def test_what_cannot_be_read_is_refused_at_once(make_dataset: Any, radiograph: Any) -> None:
+    grey = make_dataset([radiograph(20, 20, seed=i) for i in range(4)], name="grey")
+    colour = make_dataset([radiograph(20, 20, 8, 3)], name="colour")
+    with pytest.raises(UserError, match=r"number of channels \(1 in .*grey and 3 in .*colour\)"):
+        inputs([grey.root, colour.root])
+    with pytest.raises(UserError, match=r"data\.loader=gpu: expected auto, cpu"):
+        inputs([grey.root], loader="gpu")
+    info = grey.root / "dataset.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"counts": {"train": 4, "val": 0}}))
+    with pytest.raises(UserError, match=r"no sample in split 'val'; data.val_split=null trains without validation"):
+        inputs([grey.root], val_split="val")
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"counts": {"val": 0, "train": 4}}))
+    with pytest.raises(UserError, match=r"no sample in split 'val'\. .*recipe\.splits='{train: 1, val: 0, test: 0}'"):
+        inputs([grey.root], split="val")
+
+
+def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(
+    make_dataset: Callable[..., ShardedDataset], tmp_path: Path
+) -> None:
+    dataset = make_dataset([np.zeros((40, 40), np.uint8)] * 6, "png")
+    words = [
+        "experiment=small",
+        f"data.shards={dataset.root}",
+        "data.batch=2",
+        "data.loader=stream",
+        "data.val_split=null",
+    ]
+    cfg = compose("plan", [*words, f"data.cache={tmp_path / 'cache'}", "data.missing=skip"])
+    assert planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1) == (6, 0.0)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_described_shapes_are_those_of_the_loaders_batches(make_dataset: Any, radiograph: Any, bits: int) -> None:
+    root = make_dataset([radiograph(40, 48, bits, seed=i) for i in range(4)]).root
+    data = inputs([root], val_split=None)
+    loaded = next(data.train(2).iterate(0, 1))
+    described = ViewShapes(data.views, dtype=loaded.views[0].dtype, labels=1).batch(2)
+
+    def shapes(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.dtype, tuple(value.shape)
+        if isinstance(value, tuple):
+            return tuple(map(shapes, value))
+        return {f.name: shapes(getattr(value, f.name)) for f in fields(value)} if is_dataclass(value) else type(value)
+
+    assert shapes(described) == shapes(loaded)

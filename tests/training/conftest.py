@@ -1,5 +1,0 @@
-"""The datasets of the data room's tests."""
-
-from data.conftest import make_dataset, radiograph
-
-__all__ = ["make_dataset", "radiograph"]
