@@ -30,7 +30,7 @@ SECONDS = 900  # bound on the tests of one room
 class Mutation(NamedTuple):
     """``old`` becomes ``new`` in ``file``; one of ``tests``, files relative to tests/, must notice.
 
-    By default, that is the file's own: ``data/test_order.py`` of ``train/data/order.py``.
+    By default, that is the file's own: ``train/data/test_order.py`` of ``train/data/order.py``.
     """
 
     name: str

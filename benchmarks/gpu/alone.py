@@ -1,7 +1,7 @@
 """D and normalisations alone: DiRA's largest part in three layouts and two precisions, and norms of both kinds of maps.
 
-Each is timed forward and backward, with torch's own operations and with ours (``train/models/norm_act.py``). What a layer
-would take at the planner's rates is expected; all must agree with IEEE fp32 as far as their bits go.
+Each is timed forward and backward, with torch's own operations and with ours (``train/models/norm_act.py``). What a
+layer would take at the planner's rates is expected; all must agree with IEEE fp32 as far as their bits go.
 """
 
 from collections.abc import Callable, Iterable

@@ -4,7 +4,8 @@
     def __init__(self, encoder: Encoder, dim: Annotated[int, AtLeast(1)] = 128) -> None:
 
 Constructors, settings and JSON are held against such declarations. A part knows its own arguments alone: its error says
-which one, what was given and what is expected. The border that built it (``base.config.border.at``) adds the key or file.
+which one, what was given and what is expected. The border that built it (``base.config.border.at``) adds the key or
+file.
 """
 
 import inspect

@@ -10,7 +10,8 @@ COMMAND = Command(
           "dira_scale.train.models.precheck:check_network"),
     processes=True, output="out", in_sweeps=True, gpu=True, reads_run=True, parts=True,
     execution=("data.workers", "threads", "timeout", "trust", "reach"),
-    check="dira_scale.judge.evaluation.feature_source:check", results="dira_scale.judge.evaluation.embeddings:about_rows",
+    check="dira_scale.judge.evaluation.feature_source:check",
+    results="dira_scale.judge.evaluation.embeddings:about_rows",
 )  # fmt: skip
 
 main = entry(COMMAND)

@@ -13,7 +13,8 @@ COMMAND = Command(
           "dira_scale.dataset.metrics.libraries:require_libraries"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     execution=("batch", "data.workers", "trust", "reach"), check="dira_scale.judge.evaluation.config:check",
-    results="dira_scale.judge.evaluation.results:evaluated", compare="dira_scale.judge.evaluation.comparison:compared_evaluations",
+    results="dira_scale.judge.evaluation.results:evaluated",
+    compare="dira_scale.judge.evaluation.comparison:compared_evaluations",
 )  # fmt: skip
 
 main = entry(COMMAND)

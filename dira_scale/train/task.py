@@ -34,8 +34,8 @@ def taken_at_first(config: StagedTraining, now: str | None) -> str | None:
 
 
 class DatasetTask:
-    """A task (:class:`dira_scale.train.engine.task.Task`) but for its step, its stages and its description; what is rarely
-    needed does nothing here."""
+    """A task (:class:`dira_scale.train.engine.task.Task`) but for its step, its stages and its description; what is
+    rarely needed does nothing here."""
 
     config: Any  # a StagedTraining
     data: "Inputs"

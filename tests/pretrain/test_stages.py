@@ -146,7 +146,10 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
         (["stages.dira.batch=48"], r"data\.batch=48: expected 32 .* 40 samples do not fill one global batch of 48"),
         (["data.lanes=8"], "data.lanes=8: expected a divisor of the global batch of 4"),
         (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is not shorter than stages\.dira\.epochs=0\.4"),
-        (["stages.dira.terms=[re,da]"], "stages\.dira\.terms=\[re, da\]: expected terms of DiRA, which has di, re, ad"),
+        (
+            ["stages.dira.terms=[re,da]"],
+            r"stages\.dira\.terms=\[re, da\]: expected terms of DiRA, which has di, re, ad",
+        ),
         (["optim.discriminator.lr=-1"], r"optim\.discriminator: Invalid learning rate: -1"),
         (["optim.fixed_rate=[predictor]"], "no module is named 'predictor'"),
     ],

@@ -47,7 +47,9 @@ def test_a_low_soft_limit_of_open_files_is_raised_and_a_low_hard_one_reported(sh
     run = tmp_path / "run"
     command = pretrain(run, shards, *EACH, "steps=1", ranks=2)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, {}))"
-    printed = finish(command, code=2, before=limit.format(20) + "; from dira_scale import errors; errors.PAUSE = 0")
+    printed = finish(
+        command, code=2, before=limit.format(20) + "; from dira_scale.base import errors; errors.PAUSE = 0"
+    )
     lines = error_lines(printed)  # without a launcher that would have ended the second
     assert len(lines) == 2, printed
     assert all("allows a process 20 open files, and connecting 2 processes takes at least" in line for line in lines)

@@ -51,7 +51,8 @@ BASES = {
     "c2l": ["method=c2l", *PCRL[1:], "stages.dir.terms=[di]"],
 }
 # In float64, before the full counts. Every strategy and every base is in one of the tests of this file; beside it
-# tests/train/methods/test_processes.py has all bases on several processes, and tests/train/engine/test_any_task.py ZeRO and FSDP.
+# tests/train/methods/test_processes.py has all bases on several processes, and tests/train/engine/test_any_task.py ZeRO
+# and FSDP.
 SHOWN = [("zero2", 2, "barlow")]
 KEPT = ["checkpoint.every=1", "checkpoint.keep=99"]  # of a reference: its tensors' way begins with its first step
 LOSS = 1e-3  # relative, of every loss of every step

@@ -1,5 +1,5 @@
-"""The datasets of the data room's tests."""
+"""The datasets of the tests of `dataset`."""
 
-from dataset.conftest import make_dataset, radiograph
+from dataset.conftest import images, make_dataset, radiograph, tf32
 
-__all__ = ["make_dataset", "radiograph"]
+__all__ = ["images", "make_dataset", "radiograph", "tf32"]

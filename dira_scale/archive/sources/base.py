@@ -63,17 +63,18 @@ class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
     ``dataset.json`` keeps these arguments except places on this machine: those that the constructor annotates with
-    ``PathStr`` (of ``dira_scale.base.config.schema``) or ``Path``, also within unions (``PathStr | None``, ``str | Path``).
-    Annotate yours this way, or your folder names are published with the dataset.
+    ``PathStr`` (of ``dira_scale.base.config.schema``) or ``Path``, also within unions (``PathStr | None``, ``str |
+    Path``). Annotate yours this way, or your folder names are published with the dataset.
     The constructor raises UserError if a file, folder or column that the recipe names is missing.
     """
 
     label_names: Sequence[str]
 
     # ``classes`` (column -> names) of an instance says which labels are the number of a class, from 0.
-    # ``channels`` of an instance names those of its volumes, which then have ``ranges`` (``archive.imaging.volumes.channels``).
-    # ``takes_lists = True`` on a class says that its argument ``lists`` is a folder of published lists, one per split
-    # (``split_lists.py``), and that a record's ``split`` is then final: neither divided, nor refused for its patient.
+    # ``channels`` of an instance names those of its volumes, which then have ``ranges``
+    # (``archive.imaging.volumes.channels``). ``takes_lists = True`` on a class says that its argument ``lists`` is a
+    # folder of published lists, one per split (``split_lists.py``), and that a record's ``split`` is then final:
+    # neither divided, nor refused for its patient.
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """All images, in any order, without decoding any. It may use ``workers`` processes.

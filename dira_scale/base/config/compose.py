@@ -1,8 +1,8 @@
 """Configuration: Hydra's compose API and override grammar over ``configs/``, checked against dataclasses.
 
 A command's root file is ``configs/COMMAND.yaml``. Its ``_schema_`` names the dataclass that it is checked against,
-which is beside the class that it configures (:mod:`dira_scale.base.config.schema`). Defaults and their reasons are in the
-YAML files only. Hydra's own entry point is not used: it would change the working directory and configure logging.
+which is beside the class that it configures (:mod:`dira_scale.base.config.schema`). Defaults and their reasons are in
+the YAML files only. Hydra's own entry point is not used: it would change the working directory and configure logging.
 """
 
 import re

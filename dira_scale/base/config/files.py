@@ -10,7 +10,7 @@ import yaml
 
 def folder(name: str) -> Path:
     """The folder ``configs``, ``shards`` …: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     checkout = package.parent
     return checkout / name if (checkout / "pyproject.toml").is_file() else package / "_data" / name
 

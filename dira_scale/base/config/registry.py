@@ -76,6 +76,14 @@ _MODULES = {
     "dira_scale.archive.sources.vindr_cxr": ("VinDrCxr",),
     "dira_scale.archive.sources.volumes": ("Volumes",),
 }  # fmt: skip
+_MOVED = {  # folders, and where they lie now: paths of our classes in files of users and in older runs
+    "config": "base.config", "errors": "base.errors", "storage": "base.storage", "machine": "base.machine",
+    "data.manifest": "dataset.manifest", "pixels": "dataset.pixels", "metrics": "dataset.metrics",
+    "imaging": "archive.imaging", "phantom": "archive.phantom",
+    "losses": "train.losses", "models": "train.models", "methods": "train.methods", "data": "train.data",
+    "engine": "train.engine", "runs": "train.runs", "distributed": "train.distributed", "training": "train",
+    "tasks": "judge.tasks", "evaluation": "judge.evaluation", "pages": "judge.pages", "forecast": "fleet.forecast",
+}  # fmt: skip
 REGISTERED: Mapping[str, str] = {name: f"{module}.{name}" for module, names in _MODULES.items() for name in names}
 
 
@@ -92,9 +100,13 @@ def imported(key: str, target: object) -> Any:
     if name not in REGISTERED:
         require_trusted(name, key)
     try:
-        return _resolved(path)
+        return _resolved(_located(path))
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        now = _located(error.name or "")
+        hint = f"{error}: it is {now} now" if now != error.name else str(error)
+        raise UserError(f"{key}: {target} cannot be imported: {hint}") from error
     except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         raise UserError(f"{key}: {target} cannot be imported: {' '.join(str(error).split())}") from error
 
@@ -105,6 +117,15 @@ def chosen_class(base: type, key: str, target: str) -> type:
     if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
     return chosen
+
+
+def _located(path: str) -> str:
+    """Return where a module of ours lies, or what is in it, that has moved; any other path as it is."""
+    package, *names = path.split(".")
+    for count in (2, 1):
+        if package == "dira_scale" and (now := _MOVED.get(".".join(names[:count]))):
+            return ".".join([package, now, *names[count:]])
+    return path
 
 
 def _resolved(path: str) -> Any:

@@ -1,9 +1,9 @@
 """The classes that may be imported by their paths, and the addresses of stores and servers that may be read.
 
 A run, an export or a file of weights may be a stranger's. It names classes of networks and tasks: none is imported
-unless it is registered (base/config/registry.py), or its module was named by ``trust=MODULE``, or the same class was typed
-on this command line. It names addresses, which could be of machines that only this one can reach: those are read that
-were typed, as ``reach=ADDRESS`` or as another key.
+unless it is registered (base/config/registry.py), or its module was named by ``trust=MODULE``, or the same class was
+typed on this command line. It names addresses, which could be of machines that only this one can reach: those are read
+that were typed, as ``reach=ADDRESS`` or as another key.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

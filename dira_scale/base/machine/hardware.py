@@ -115,7 +115,8 @@ def cpu_bf16() -> tuple[str, ...]:
 
 @cache
 def bf16_without_amx() -> bool:
-    """Return whether the CPU has bfloat16 by AVX-512 alone: oneDNN gets some gradients wrong there (train/models/bf16.py)."""
+    """Return whether the CPU has bfloat16 by AVX-512 alone: oneDNN gets some gradients wrong there
+    (train/models/bf16.py)."""
     return "avx512_bf16" in cpu_bf16() and "amx_bf16" not in cpu_bf16()
 
 

@@ -17,7 +17,7 @@ from dira_scale.base.machine import torchvision_ops
 from dira_scale.base.machine.hardware import Hardware
 
 Presence = Literal["there", "missing", "broken"]
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 PACKAGES = (  # name, what it is for, distribution, our extra that installs it
     ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
     ("simplejpeg", "JPEG shards", "simplejpeg"),

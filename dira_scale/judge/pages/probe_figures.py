@@ -1,7 +1,7 @@
 """The probe's figures, as ``probe.json`` has them, and as tables.
 
-A figure is a spread of ``dataset.metrics.statistics.spread``: its runs are the encoders of a row of the table, which differ in
-their seeds alone, and its seeds are draws of labelled patients.
+A figure is a spread of ``dataset.metrics.statistics.spread``: its runs are the encoders of a row of the table, which
+differ in their seeds alone, and its seeds are draws of labelled patients.
 """
 
 from collections.abc import Mapping, Sequence

@@ -38,8 +38,9 @@ class CandidateTask(LabelTask):
 
 @dataclass(frozen=True)
 class Candidates(Classification):
-    """Figures are also those of :func:`~dira_scale.dataset.metrics.froc.candidates`, where all candidates of a split have the
-    attribute ``lesions``, how many their scan has, and ``lesion``, in which of them they lie (none: in no lesion)."""
+    """Figures are also those of :func:`~dira_scale.dataset.metrics.froc.candidates`, where all candidates of a split
+    have the attribute ``lesions``, how many their scan has, and ``lesion``, in which of them they lie (none: in no
+    lesion)."""
 
     def cases(self, predictions: Predictions) -> list[Any]:
         about, lesions = predictions.about, predictions.about.attributes("lesions")

@@ -2,8 +2,8 @@
 `predict` writes.
 
 A task is one file beside this one: its keys are a class derived from :class:`TaskConfig`, which
-``base/config/registry.py`` names, and what is learned one derived from :class:`Supervision`. Commands read the keys before
-they import torch, so these files import lazily what takes seconds.
+``base/config/registry.py`` names, and what is learned one derived from :class:`Supervision`. Commands read the keys
+before they import torch, so these files import lazily what takes seconds.
 """
 
 from __future__ import annotations

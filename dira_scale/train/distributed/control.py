@@ -1,7 +1,7 @@
 """Sharing values and errors between processes: an error of one ends all of them the same way, and is printed once.
 
-For work that finishes within a collective's timeout; :mod:`dira_scale.train.distributed.long_work` is for disks and stores.
-Over gloo, so no device is needed or waited for.
+For work that finishes within a collective's timeout; :mod:`dira_scale.train.distributed.long_work` is for disks and
+stores. Over gloo, so no device is needed or waited for.
 """
 
 import socket

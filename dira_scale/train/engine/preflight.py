@@ -1,7 +1,7 @@
 """Checks of all processes before the first step: same code, packages and configuration, and the same run folder.
 
-Each problem is one message that names both sides and what to do. (train/distributed/launcher.py checks the launcher before
-the processes are connected.)
+Each problem is one message that names both sides and what to do. (train/distributed/launcher.py checks the launcher
+before the processes are connected.)
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
 
     Raises AgreedError, which names processes, machines and what differs, or the processes that share a GPU.
     """
-    package, code = Path(__file__).parents[1], hashlib.sha256()
+    package, code = Path(__file__).parents[2], hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         code.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
     everything = {"the code of dira_scale": code.hexdigest()[:DIGITS], "python": platform.python_version()}

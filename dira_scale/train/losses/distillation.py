@@ -2,8 +2,8 @@
 
 A student's softmax is to be that of a teacher, which is centred or balanced against collapse. KoLeo spreads features.
 
-``total``, where a function takes it, sums a tensor over all processes (``train.distributed.collectives.reduce_sum``); by
-default there is one process.
+``total``, where a function takes it, sums a tensor over all processes (``train.distributed.collectives.reduce_sum``);
+by default there is one process.
 """
 
 from collections.abc import Callable

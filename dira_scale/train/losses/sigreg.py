@@ -18,7 +18,8 @@ def epps_pulley(x: Tensor, total: Total = one_process) -> Tensor:
     expected value for N(0, 1) is 1.06 whatever N; if all are 0, it is 0.41 N.
 
     Args:
-        total: sums a tensor over all processes, with gradient (``train.distributed.collectives.reduce_sum``); by default
+        total: sums a tensor over all processes, with gradient (``train.distributed.collectives.reduce_sum``); by
+        default
             there is one.
 
     Example:

@@ -219,13 +219,14 @@ class PCRLReleased(PCRL):
     processes.
 
     Losses, gradients, weights, momentum encoder and queue were compared with the authors' own functions on the same
-    tensors (``tests/train/methods/test_pcrl_authors.py``): in float64 they agree to 3e-12 over three steps. What differs from
-    that code all the same:
+    tensors (``tests/train/methods/test_pcrl_authors.py``): in float64 they agree to 3e-12 over three steps. What
+    differs from that code all the same:
 
     * Images have one channel in [0, 1], and cutouts are black; theirs have three colours, normalised by ImageNet's mean
       and deviation (``target_scale``), of which each output has a third of the error. Rotation is bilinear, theirs
       takes the nearest pixel; the blur comes last, in floating point.
-    * Their NCE divides by n Z (:func:`dira_scale.train.losses.info_nce.nce`). The queue starts with random directions of
+    * Their NCE divides by n Z (:func:`dira_scale.train.losses.info_nce.nce`). The queue starts with random directions
+    of
       unit length, theirs with uniform numbers of about unit length.
     * BatchNorm's running statistics move once a step and are those of all groups; theirs move once a pass, and on
       several GPUs the first one's are kept. Every epoch is of whole batches; theirs ends with a short one, and their

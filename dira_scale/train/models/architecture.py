@@ -147,7 +147,7 @@ class TimmUNet(Architecture):
 
 OF_TRAINING = ("weights", "bn_groups", "bn_group_size")  # keys of every architecture that are not of the network
 AXES, ZYX, XYZ = "axes", "zyx", "xyz"  # in that metadata: of the volumes that the tensors are for; by default ours
-INPUT = "input"  # in that metadata: ``train.runs.description.InputDescription``, whose channels are those of the first layer
+INPUT = "input"  # in that metadata: a run's ``InputDescription``, whose channels are those of the first layer
 ARCHITECTURE = "architecture"  # in the metadata of exported files: the node ``model`` as JSON, without those
 
 

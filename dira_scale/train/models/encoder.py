@@ -50,8 +50,8 @@ def build_encoder(
 
     A network with a single resolution (a plain ViT) gets a light pyramid, :mod:`dira_scale.train.models.vit`.
     Stochastic depth and dropout are off. ``arguments``, for ``timm.create_model``, may turn the first on
-    (``drop_path_rate``, of a ViT with ``drop_path_uniform`` in all blocks alike; ``dira_scale.train.models.drop_path``), or
-    change a ViT's ``depth``, ``patch_size``, ….
+    (``drop_path_rate``, of a ViT with ``drop_path_uniform`` in all blocks alike;
+    ``dira_scale.train.models.drop_path``), or change a ViT's ``depth``, ``patch_size``, ….
     ``positions``: how a plain ViT's learnt ones are resampled, one of ``vit.CUBICS``.
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.

@@ -154,7 +154,8 @@ def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, tmp_path: Path) 
 
 
 def test_the_loader_reads_it(made: Path) -> None:
-    """The samples, crops and masks of the shards; pixels up to decoder and filter (tests/train/data/loaders/test_ffcv.py)."""
+    """The samples, crops and masks of the shards; pixels up to decoder and filter
+    (tests/train/data/loaders/test_ffcv.py)."""
     need_extra("ffcv")
     opened = ShardedDataset.open(made)
     arguments = {"datasets": [opened], "split": "train", "order": EvalOrder(opened.info.counts["train"], 4),

@@ -52,9 +52,8 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_takes_memory(mon
         nn.Linear(2**12, 2**12)
     with pytest.raises(UserError, match=r"a.json describes a larger network"), as_large_as([], "a.json"):
         nn.Linear(2**30, 2**30)
-    monkeypatch.setattr(
-        "dira_scale.train.models.memory_limit.BESIDE", BESIDE // 64
-    )  # which many small layers reach sooner
+    # Many small layers reach it sooner.
+    monkeypatch.setattr("dira_scale.train.models.memory_limit.BESIDE", BESIDE // 64)
     with pytest.raises(UserError, match=r"a.json describes a larger network"), as_large_as([], "a.json"):
         nn.ModuleList(nn.Linear(1, 1) for _ in range(10**9))
 

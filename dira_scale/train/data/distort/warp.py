@@ -96,7 +96,8 @@ class Warping(nn.Module):
 
 
 def uniform(key: Tensor, count: int) -> Tensor:
-    """``count`` numbers in [0, 1) for each int64 ``key`` [b], by SplitMix64 as ``train.data.random.mix``: float32 [b, count].
+    """``count`` numbers in [0, 1) for each int64 ``key`` [b], by SplitMix64 as ``train.data.random.mix``: float32 [b,
+    count].
 
     The same on every device: whole numbers only, whose products wrap.
     """

@@ -57,7 +57,8 @@ class LoaderChoice:
             inspect.signature(factory).bind(spec, **self.settings)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.name} does not take a LoaderSpec and its settings ({error}); see dira_scale.train.data.loaders.Loader"
+                f"{self.name} does not take a LoaderSpec and its settings ({error}); see "
+                "dira_scale.train.data.loaders.Loader"
             ) from error
         loader = factory(spec, **self.settings)
         if not isinstance(loader, Loader):

@@ -34,8 +34,8 @@ MODULE, OPTIMIZER = "module", "optimizer"
 @cache
 def spend_ddp_warning(device: torch.device) -> None:
     """DDP warns, once per process, that looking for unused parameters found none. We look for another reason
-    (``train/distributed/processes.py``). The warning is C++'s, which no Python filter reaches, so a tiny module draws it
-    while stderr is away. Collective; takes no random numbers.
+    (``train/distributed/processes.py``). The warning is C++'s, which no Python filter reaches, so a tiny module draws
+    it while stderr is away. Collective; takes no random numbers.
     """
     tiny = DistributedDataParallel(nn.PReLU().to(device), find_unused_parameters=True)
     kept = os.dup(2)

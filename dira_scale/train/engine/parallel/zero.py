@@ -1,4 +1,5 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, through Accelerate (``train/distributed/deepspeed.py``)."""
+"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, through Accelerate
+(``train/distributed/deepspeed.py``)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
