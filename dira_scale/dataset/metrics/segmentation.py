@@ -150,7 +150,7 @@ def _pooled(metric: str, name: str, cases: Sequence[MaskCase]) -> Figure:
     above, below = (2 * overlap, both) if metric == "Dice" else (overlap, both - overlap)
     patients, empty = len({case.patient for case in cases}), sum(case.empty == "both" for case in cases)
     value, positives = above / below if below else float("nan"), len(_with_class(cases))
-    return Figure(f"pooled {metric}", name, value, len(cases), 0, patients, positives, both_empty=empty)
+    return Figure(f"pooled {metric}", name, value, len(cases), 0, patients, positives, both_empty=empty, share=True)
 
 
 def _with_class(cases: Sequence[MaskCase]) -> list[MaskCase]:
