@@ -18,6 +18,7 @@ from dira_scale.command import Command
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+SUBMISSION = ("cluster", "nodes", "processes", "dry_run")  # the keys of configs/submission.yaml
 Function = Callable[["DictConfig"], Any]  # returns an exit code, or nothing
 
 
@@ -83,19 +84,32 @@ def run(name: str, function: Function, words: list[str]) -> int:
     return _ended(name, words, lambda: function(compose(name, words)))
 
 
-def _of_processes(command: Command, words: list[str]) -> int:
-    """Run a command of which each process exits through here.
+def _of_processes(command: Command, typed: list[str]) -> int:
+    """Run a command of which each process exits through here, or submit its run.
 
     With several processes none looks at the inputs: what only one of them lacks is reported once they have met.
     """
     from dira_scale.base.config.compose import compose
+    from dira_scale.base.config.overrides import key_of
 
+    keys = SUBMISSION if command.trains else ()
+    own = [word for word in typed if "=" in word and key_of(word).partition(".")[0] in keys]
+    words = [word for word in typed if word not in own]
     try:
         config = compose(command.name, words)
+        submission = resolve_name("dira_scale.sweep.single:chosen")(own, words) if own else None
         if not any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
             command.check_inputs(config)
     except UserError as error:
-        return _refused(command.name, words, error)
+        return _refused(command.name, typed, error)
+    except SystemExit:  # after --help or --cfg
+        if keys and {"-h", "--help"} & {*words}:
+            print("\non SLURM by cluster=slurm, or a profile of your own (docs/how-to/slurm.md); cluster=local: here")
+            compose("submission", ["cluster=slurm", "--help"])
+        raise
+    if submission:
+        submit = resolve_name("dira_scale.sweep.single:submit_run")
+        return _ended(command.name, typed, lambda: submit(command.name, words, config, submission))
     from dira_scale.train.distributed.processes import leave
 
     return leave(lambda: _ended(command.name, words, lambda: command.carry_out(config)))

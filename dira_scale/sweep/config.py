@@ -152,6 +152,16 @@ class SweepConfig(Schema):
         return merged
 
 
+@dataclass
+class Submission(Schema):
+    """The keys beside its own with which a command that trains submits its run."""
+
+    nodes: int = setting(AtLeast(1))
+    processes: int = setting(AtLeast(1))
+    dry_run: bool = MISSING
+    cluster: Cluster = field(default_factory=Cluster)
+
+
 def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)
 

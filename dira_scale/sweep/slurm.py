@@ -55,6 +55,12 @@ def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str
     return str(_make_sbatch_string(command=command, folder=folder.path / "jobs", map_count=count, **options))
 
 
+def require_sbatch() -> None:
+    """Raise UserError where nothing can be submitted."""
+    if not shutil.which("sbatch"):
+        raise UserError("cluster: executor slurm, but there is no sbatch here: use a login node, or cluster=local")
+
+
 def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued: Mapping[str, str]) -> None:
     """Submit ``runs``, phase after phase, each to begin when what it needs allows.
 
@@ -68,8 +74,7 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
     Raises:
         UserError: SLURM refuses. What was submitted before that, and only that, is recorded.
     """
-    if not shutil.which("sbatch"):
-        raise UserError("cluster: executor slurm, but there is no sbatch here: use a login node, or cluster=local")
+    require_sbatch()
     jobs = dict(queued)
     for phase in dict.fromkeys(run.phase for run in runs):
         group, profile = [run for run in runs if run.phase == phase], config.profile(phase)

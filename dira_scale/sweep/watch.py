@@ -42,7 +42,7 @@ def carry_out(
     """
     slurm = config.cluster.executor == "slurm"
     try:
-        with _in_control(folder), _stoppable():
+        with in_control(folder), _stoppable():
             before = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
             at_work = {run.id: before[run.id] for run in runs if run.id in before and before[run.id].state in AT_WORK}
             done = {run_id for run_id, status in before.items() if status.state == "done"}
@@ -126,7 +126,7 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
 
 
 @contextmanager
-def _in_control(folder: SweepFolder) -> Iterator[None]:
+def in_control(folder: SweepFolder) -> Iterator[None]:
     """No other process starts runs of this sweep meanwhile. Raises UserError if one does already."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with (folder.path / "lock").open("a+") as file:

@@ -29,7 +29,7 @@ class Root:
 
     Attributes:
         schema: dotted path of the dataclass that the configuration is checked against (``_schema_``).
-        example: what to type after the command, for ``--help`` (``_example_``).
+        example: what to type after the command, for ``--help`` (``_example_``); empty if no command has this name.
         first: the keys and groups that matter first, for ``--help`` (``_first_``).
     """
 
@@ -44,4 +44,4 @@ class Root:
     def read(cls, command: str) -> "Root":
         """Read the metadata of one of the project's own root files."""
         content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{command}.yaml").read_text())
-        return cls(content["_schema_"], content["_example_"], tuple(content.get("_first_", ())))
+        return cls(content["_schema_"], content.get("_example_", ""), tuple(content.get("_first_", ())))

@@ -49,10 +49,10 @@ def describe(
                 every_line.append(f"  {node}: {meanings[node]}")
         every_line += lines[key]
     text = [
-        f"example: python -m dira_scale.{command.replace('_', ' ')} {root.example}".rstrip(),
+        f"example: python -m dira_scale.{command.replace('_', ' ')} {root.example}",
         "(KEY=VALUE in Hydra's grammar; --cfg prints the configuration and stops; "
         "--config-dir DIR adds a folder of your own groups, such as experiments)",
-    ]
+    ] * bool(root.example)
     if root.first:
         most = (line for key in root.first for line in ([groups[key]] if key in groups else lines.get(key, [])))
         text += ["", "what matters most:", *most]

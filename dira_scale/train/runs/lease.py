@@ -21,7 +21,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import process_namespace, write_json
 from dira_scale.train.distributed.control import PrecedingError
 from dira_scale.train.distributed.timings import TIMINGS
-from dira_scale.train.runs.heartbeat import newest, numbers
+from dira_scale.train.runs.heartbeat import has_stopped, newest, numbers, seconds_without_beat
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,14 @@ def check(folder: Path, number: int) -> None:
         raise LeaseLostError(
             f"{folder} was taken over by another process (lease {held}); this one (lease {number}) stops"
         )
+
+
+def living(folder: Path) -> str:
+    """Name the process that holds the run in ``folder``, by its last beat; empty if there is none."""
+    held, silent = newest(folder), seconds_without_beat(folder)
+    if held is None or silent is None or held["released"] or has_stopped(silent) or _dead(held):
+        return ""
+    return f"a running process on {held['host']} (process {held['pid']})"
 
 
 def _dead(held: dict[str, Any]) -> bool:
