@@ -1,5 +1,6 @@
-"""One run on SLURM, by ``cluster=slurm`` of a command that trains: a sweep of this run alone, in ``slurm/`` of the run's
-folder, which `sweep status`, `logs`, `cancel` and `retry` take as their ``folder``.
+"""One run on SLURM, by ``cluster=slurm`` of a command that trains: a sweep of this run alone.
+
+It lies in ``slurm/`` of the run's folder, which `sweep status`, `logs`, `cancel` and `retry` take as ``folder``.
 
 Later calls with other settings, such as more steps, are further runs of that sweep with the same output.
 """
@@ -82,7 +83,9 @@ def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: 
         submit(folder, config, [run], {})
     sweep, where = "python -m dira_scale.sweep", shlex.quote(f"folder={path / FOLDER}")
     print(f"{path}: job {folder.jobs[run.id][-1]} is submitted; logs: log.txt there, {FOLDER}/jobs before it begins")
-    print(f"follow: {sweep} status {where}, or python -m dira_scale.report {shlex.quote(f'run={path}')} watch=true")
+    print(
+        f"follow: {sweep} status {where} watch=5, or python -m dira_scale.report {shlex.quote(f'run={path}')} watch=true"
+    )
     print(f"end, after a checkpoint: {sweep} cancel {where}; resume: the same command again")
     return DONE
 

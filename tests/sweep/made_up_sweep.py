@@ -3,8 +3,9 @@ wants and count their calls."""
 
 import json
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dira_scale.base.storage.owned import MARK
 from dira_scale.sweep.records import Run, SweepFolder, Try
 
 SHARDS = "shards/tiny"
+Tools = Callable[..., Path]  # puts stand-ins of sbatch and srun on the path (conftest.py)
 
 
 def made_up_sweep(path: Path, runs: int) -> SweepFolder:
@@ -114,3 +116,8 @@ class Slurm:
     def calls(self) -> list[str]:
         """Every call so far, as a line."""
         return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+
+
+def options(text: str) -> dict[str, str]:
+    """The options in a script for sbatch."""
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))

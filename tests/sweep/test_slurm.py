@@ -1,15 +1,14 @@
 """SLURM gets the right options, and its refusals are reported, with stand-ins; tests/system has a real one."""
 
-import os
 import pickle
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from sweep.made_up_sweep import Tools, options
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
@@ -18,13 +17,6 @@ from dira_scale.sweep.records import Launch, Run, SweepFolder
 from dira_scale.sweep.slurm import dependency, parameters, script, submit
 
 PROFILE: dict[str, Any] = {"executor": "slurm", "hours": 2.0, "signal_delay": 60, "cpus_per_task": 4, "tries": 5}
-SBATCH = """#!/bin/sh
-count=$(ls {log} | wc -l); cp "$1" {log}/$count
-{refusal}
-echo "Submitted batch job $((100 + count))"
-"""
-
-Tools = Callable[..., Path]
 
 
 def config(phase: Phase | None = None, **profile: Any) -> SweepConfig:
@@ -34,26 +26,6 @@ def config(phase: Phase | None = None, **profile: Any) -> SweepConfig:
 
 def run(name: str, phase: str = "a", needs: tuple[str, ...] = (), command: str = "pretrain", **launch: Any) -> Run:
     return Run(phase, name, command, [f"run={name}"], f"{phase}/{name}/output", list(needs), launch=Launch(**launch))
-
-
-def options(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
-
-
-@pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
-    """Puts stand-ins of SLURM's commands on the path; returns the folder where sbatch's scripts are kept."""
-
-    def make(refusal: str = "") -> Path:
-        (folder := tmp_path / "bin").mkdir()
-        (log := tmp_path / "scripts").mkdir()
-        for name, text in (("sbatch", SBATCH.format(log=log, refusal=refusal)), ("srun", "#!/bin/sh\n")):
-            (folder / name).write_text(text)
-            (folder / name).chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-        return log
-
-    return make
 
 
 def test_the_profile_is_what_sbatch_is_given(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 import os
 import shlex
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from dev_cluster import DevCluster
 from harness import CALM, EACH, SECONDS, assert_equal_runs, finish, losses, pretrain, rows
 from system.jobs import Jobs
 
+from dira_scale import pretrain as command
 from dira_scale.sweep.records import Launch, Run
+
+COUNTED = Path(__file__).parents[1] / "sweep" / "counted"
 
 
 @pytest.fixture
@@ -75,6 +80,46 @@ def test_a_time_limit_leads_to_a_checkpoint_and_on(jobs: Jobs) -> None:
     first, *others = jobs.tries(run)
     assert first.exit_code == 75 and others[-1].exit_code == 0, jobs.reported()
     assert lines(jobs, run) == list(range(1, 101))
+
+
+@pytest.mark.system
+def test_one_run_by_one_key_goes_on_after_a_kill_and_a_time_limit(
+    dev_cluster: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It only counts its steps. SLURM looks every 30 s for limits that come near, here in the last 50 s of a minute: by
+    luck before the kill. While its job is there, the run is not submitted again."""
+    monkeypatch.setenv("PYTHONPATH", f"{COUNTED}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")  # of the job
+    output, hold = tmp_path / "run", tmp_path / "hold"
+    words = ["experiment=small", "data.shards=s3://bucket/set", "model.encoder=test_resnet", f"run={output}", "steps=9"]
+    words += ["cluster=slurm", f"cluster.hours={1 / 60}", "cluster.signal_delay=20", "cluster.cpus_per_task=1"]
+    words += ["cluster.gpus_per_node=0", "cluster.plan=null"]
+    hold.write_text("3")
+    assert command.main(words) == 0
+    jobs = Jobs(output / "slurm", dev_cluster.environment)
+    ((run_id, (job,)),) = jobs.sweep.jobs.items()
+    assert f"{output}: job {job} is submitted" in capsys.readouterr().out
+    run = jobs.sweep.run(run_id)
+
+    def codes() -> list[int | None]:
+        return [each.exit_code for each in jobs.tries(run)]
+
+    def killed() -> bool:
+        for process in psutil.process_iter(["cmdline"]):
+            with suppress(psutil.NoSuchProcess):
+                if f"run={output}" in (process.info["cmdline"] or []):
+                    process.kill()
+        return -9 in codes()
+
+    jobs.wait(lambda: jobs.step(run) == 3)
+    assert command.main(words) == 2 and f"job {job} has it, which is " in capsys.readouterr().err
+    jobs.wait(killed)
+    hold.write_text("6")
+    jobs.wait(lambda: 75 in codes())
+    hold.unlink()
+    jobs.end(job)
+    assert codes()[-1] == 0 and codes().count(-9) == 1 and jobs.sweep.jobs == {run_id: [job]}, jobs.reported()
+    assert lines(jobs, run) == list(range(1, 10))
+    assert command.main(words) == 0 and "done; nothing is submitted" in capsys.readouterr().out
 
 
 @pytest.mark.torture
