@@ -97,7 +97,7 @@ def _of_processes(command: Command, typed: list[str]) -> int:
     words = [word for word in typed if word not in own]
     try:
         config = compose(command.name, words)
-        submission = resolve_name("dira_scale.sweep.single:chosen")(own, words) if own else None
+        submission = resolve_name(command.submission).chosen(own, words) if own else None
         if not any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
             command.check_inputs(config)
     except UserError as error:
@@ -108,7 +108,7 @@ def _of_processes(command: Command, typed: list[str]) -> int:
             compose("submission", ["cluster=slurm", "--help"])
         raise
     if submission:
-        submit = resolve_name("dira_scale.sweep.single:submit_run")
+        submit = resolve_name(command.submission).submit_run
         return _ended(command.name, typed, lambda: submit(command.name, words, config, submission))
     from dira_scale.train.distributed.processes import leave
 

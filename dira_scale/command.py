@@ -37,6 +37,7 @@ class Command:
             the names of the figures by which runs are compared.
         compare: the function that compares a phase's finished runs, given what varies and the folder of each: spreads,
             differences and notes. Empty: a sweep's page has means over seeds.
+        submission: of a command that trains: the module that submits its run to SLURM by ``cluster=slurm``.
         page: the function that writes the HTML page of its folder, given the folder and the file, for `report`. Empty:
             the folder is a run's, or has no page. ``watch_page``: the function that gives what this page depends on,
             and a function that makes it and writes nothing.
@@ -60,6 +61,7 @@ class Command:
     described: tuple[str, ...] = ()
     results: str = "dira_scale.sweep.results:from_json"
     compare: str = ""
+    submission: str = "dira_scale.sweep.single"
     page: str = ""
     watch_page: str = ""
     subcommands: Mapping[str, str] = field(default_factory=dict)

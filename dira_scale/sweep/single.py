@@ -83,9 +83,8 @@ def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: 
         submit(folder, config, [run], {})
     sweep, where = "python -m dira_scale.sweep", shlex.quote(f"folder={path / FOLDER}")
     print(f"{path}: job {folder.jobs[run.id][-1]} is submitted; logs: log.txt there, {FOLDER}/jobs before it begins")
-    print(
-        f"follow: {sweep} status {where} watch=5, or python -m dira_scale.report {shlex.quote(f'run={path}')} watch=true"
-    )
+    page = f"python -m dira_scale.report {shlex.quote(f'run={path}')} watch=true"
+    print(f"follow: {sweep} status {where} watch=5, or {page}")
     print(f"end, after a checkpoint: {sweep} cancel {where}; resume: the same command again")
     return DONE
 
