@@ -1,29 +1,36 @@
 """The commands as functions for scripts and notebooks, with their keys as ``settings`` (docs/reference/api.md)."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from etils.epy import lazy_imports
-from torch import Tensor
 
 from dira_scale.base.config.compose import configured
 from dira_scale.base.config.logs import Errors
-from dira_scale.base.errors import UserError
+from dira_scale.base.errors import UserError, require
 from dira_scale.base.machine.workers import refuse_in_worker
+from dira_scale.command import Command
 from dira_scale.commands import COMMANDS
 from dira_scale.dataset.manifest import ShardedDataset
-from dira_scale.judge.evaluation.embeddings import Embeddings
-from dira_scale.judge.evaluation.encoders import stored_encoder
-from dira_scale.train.data.labelled import LabelledImages
-from dira_scale.train.models.bf16 import autocast
-from dira_scale.train.models.network import Encoder
 from dira_scale.train.runs.exit_codes import BAD_INPUT, FAILED
-from dira_scale.train.runs.reader import RunReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dira_scale.judge.evaluation.embeddings import Embeddings
+    from dira_scale.train.data.labelled import LabelledImages
+    from dira_scale.train.models.bf16 import autocast
+    from dira_scale.train.models.network import Encoder
+    from dira_scale.train.runs.reader import RunReader
 
 with lazy_imports():
+    from dira_scale.judge.evaluation import encoders
     from dira_scale.train import blueprint as blueprints
     from dira_scale.train import inputs, trainer
     from dira_scale.train.data import distort as distortion
@@ -34,6 +41,19 @@ __all__ = [
 ]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path
+_OF_TORCH = {
+    "Embeddings": "dira_scale.judge.evaluation.embeddings:Embeddings",
+    "LabelledImages": "dira_scale.train.data.labelled:LabelledImages",
+    "autocast": "dira_scale.train.models.bf16:autocast",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for: archives are sharded without it."""
+    if name not in _OF_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require(f"{name} needs", "train", "torch")
+    return resolve_name(_OF_TORCH[name])
 
 
 def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
@@ -44,7 +64,7 @@ def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
 def views(shards: Where, experiment: str = "small", settings: Settings = None) -> tuple[list[Tensor], list[Tensor]]:
     """The views of the first training batch, to look at before training: as they are cropped, and as they are distorted
     in stages that restore them; of each view [b, C, *size] in [0, 1]. Nothing is written."""
-    refuse_in_worker("pretrain")
+    _prepare("pretrain")
     keys = {"experiment": experiment, "data.shards": shards, **(settings or {})}
     blueprint = blueprints.blueprint_of("pretrain", configured("pretrain", keys))
     config = blueprint.config
@@ -83,7 +103,7 @@ def encoder(run: Where, stage: str | None = None) -> Encoder:
     """The encoder of a run's folder, of the checkpoint ``stage`` as `export` takes it, or of its export, as a torch
     module in evaluation mode: of images [b, 1 or C, *size] in [0, 1] a list of maps, the coarsest last. Raises
     ``UserError``."""
-    return stored_encoder(Path(run), stage)
+    return encoders.stored_encoder(Path(run), stage)
 
 
 def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
@@ -113,9 +133,17 @@ def report(run: Where, settings: Settings = None) -> Path:
     return _run("report", f"{run}/report.html", {"run": run}, settings)
 
 
-def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:
-
+def _prepare(command: str) -> Command:
+    """Return the row of ``command``. Raises UserError where torch is missing, or in a worker."""
     refuse_in_worker(command)
+    row = COMMANDS[command]
+    if row.torch:
+        require(f"{command} needs", "train", "torch")
+    return row
+
+
+def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:
+    _prepare(command)
     return trainer.Trainer(blueprints.blueprint_of(command, configured(command, {**keys, **(settings or {})}))).train()
 
 
@@ -124,8 +152,7 @@ def _run(command: str, output: Where, keys: Mapping[str, Any], settings: Setting
 
     Raises UserError for bad input, RuntimeError for all else that the command says.
     """
-    refuse_in_worker(command)
-    row = COMMANDS[command]
+    row = _prepare(command)
     key = row.output
     cfg = configured(command, {**keys, key: output, **(settings or {})})
     with Errors() as errors:

@@ -11,8 +11,8 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dira_scale.base.arguments import ArgumentError
-from dira_scale.base.errors import UserError, local_rank, nearest, print_error
-from dira_scale.base.termination import interrupted
+from dira_scale.base.errors import UserError, local_rank, nearest, print_error, require
+from dira_scale.base.termination import interrupted, leave
 from dira_scale.command import Command
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ def entry(
 
     def main(argv: list[str] | None = None) -> int:
         typed = list(sys.argv[1:] if argv is None else argv)
+        if command.torch and not {"-h", "--help"} & {*typed}:
+            try:
+                require("it needs", "train", "torch")
+            except UserError as error:
+                print_error(command.name, error)
+                return 2
         if typed and typed[0] in names:
             return run(f"{command.name}_{typed[0]}", chosen(typed[0]), typed[1:])
         if names and typed and typed[0].isalpha():
@@ -110,8 +116,6 @@ def _of_processes(command: Command, typed: list[str]) -> int:
     if submission:
         submit = resolve_name(command.submission).submit_run
         return _ended(command.name, typed, lambda: submit(command.name, words, config, submission))
-    from dira_scale.train.distributed.processes import leave
-
     return leave(lambda: _ended(command.name, words, lambda: command.carry_out(config)))
 
 

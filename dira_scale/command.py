@@ -25,6 +25,7 @@ class Command:
         gpu: computes on a GPU where there is one.
         reads_run: its key ``run`` names what another command has trained.
         processes: may be started as several processes.
+        torch: computes with it.
         parts: keeps the finished parts of its output when it is stopped.
         slices: makes one of N parts of its output by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.
@@ -53,6 +54,7 @@ class Command:
     gpu: bool = False
     reads_run: bool = False
     processes: bool = False
+    torch: bool = True
     parts: bool = False
     slices: bool = False
     execution: tuple[str, ...] = ()

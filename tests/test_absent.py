@@ -40,12 +40,14 @@ MAY_NEED = {
     "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},
 }  # fmt: skip
-LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
+LAZY = ("SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
 ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an environment of their own
 
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-NAMES = {Requirement(line).name for lines in EXTRAS.values() for line in lines if "types-" not in line}
+# `train` is another matter: tests/test_bare.py.
+OTHERS = [line for extra, lines in EXTRAS.items() if extra != "train" for line in lines if "types-" not in line]
+NAMES = {Requirement(line).name for line in OTHERS} - {"dira_scale"}
 OPTIONAL = sorted({"mkdocs", *(MODULES.get(name, name.replace("-", "_")) for name in NAMES)})  # as they are imported
 # Each of these is missed by other modules.
 ALONE = sorted({*LAZY, "deepspeed", "monai", "nvidia", "onnx", "upath", "wandb"})

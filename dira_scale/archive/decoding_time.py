@@ -6,7 +6,6 @@ import numpy as np
 
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.codecs import DECODED_ON_GPU, decode, encode, gpu_codec
-from dira_scale.train.data.samples import stored_codecs
 
 IMAGES = 8  # measured
 REPEATS = 3  # of which the fastest counts
@@ -20,13 +19,13 @@ def gpu_codecs_line(dataset: ShardedDataset) -> str | None:
 
     Raises OSError where the shards cannot be read.
     """
-    if dataset.info.dims == 3 or stored_codecs([dataset]) <= set(DECODED_ON_GPU):
+    if dataset.info.dims == 3 or dataset.codecs <= set(DECODED_ON_GPU):
         return None
     rows = np.unique(np.linspace(0, sum(dataset.info.counts.values()) - 1, IMAGES).astype(int))
     stored = [(dataset.read(row), str(codec)) for row, codec in zip(rows, dataset.column("codec")[rows], strict=True)]
     images = [decode(payload, codec) for payload, codec in stored]
     deep = any(image.itemsize > 1 for image in images)
-    measured = [f"{' and '.join(sorted(stored_codecs([dataset])))} has no GPU decoder: {_cost(stored)}"]
+    measured = [f"{' and '.join(sorted(dataset.codecs))} has no GPU decoder: {_cost(stored)}"]
     for codec in ("jp2",) if deep else ("jpg", "jp2"):
         measured.append(f"{FORMS[codec]} {_cost([(encode(image, codec), codec) for image in images])}")
     advised = gpu_codec(16 if deep else 8)

@@ -19,8 +19,6 @@ from dira_scale.base.machine.console import Console
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.dataset.manifest.index import SIDES
 from dira_scale.train.data.epochs import longer, smaller_batch, steps_of
-from dira_scale.train.data.reader import SampleReader
-from dira_scale.train.data.samples import Samples
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed
@@ -68,8 +66,7 @@ def finetuning(out: Path, info: DatasetInfo) -> str:
     labels = dataset.labels(rows)[:, [name not in info.classes for name in info.label_names]]
     if dataset.has_mask(rows).all():
         words = ["task=masks", f"preset={'volumes' if info.dims == 3 else 'images'}_small"]
-        readers = [(SampleReader(Samples([dataset], split)), info.counts[split]) for split in splits]
-        values, *others = (reader.mask_values(np.arange(count))[0] for reader, count in readers)
+        values, *others = (dataset.mask_values(dataset.rows(split))[0] for split in splits)
         if not 0 < len(values) <= CLASSES or any(other != values for other in others):
             return ""
         if len(values) > 1:

@@ -14,8 +14,8 @@ from dira_scale.archive.imaging.volumes import prepare
 from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import check_shape, mask_of, quarantines
 from dira_scale.archive.recipe import Recipe
+from dira_scale.dataset.manifest.tar import Sample
 from dira_scale.dataset.pixels.codecs import encode
-from dira_scale.train.data.tar import Sample
 
 FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks
 

@@ -23,7 +23,7 @@ from dira_scale.archive.sample import FILLED, make_picture, prepared, sample_of
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.text import brief
 from dira_scale.dataset.manifest.schema import POSITION, SLICE
-from dira_scale.train.data.tar import Sample
+from dira_scale.dataset.manifest.tar import Sample
 
 UNKNOWN = "unknown"
 # Those of DICOM (PS3.3 C.7.3.1.1.1) that are images. A header may hold any text, so other values are not published.

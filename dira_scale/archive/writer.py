@@ -21,7 +21,7 @@ from dira_scale.archive.slices import Noted, Refused, make_samples
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import CONTEXT, worker_pool
-from dira_scale.train.data.tar import Sample, add_to_tar, checksum
+from dira_scale.dataset.manifest.tar import Sample, add_to_tar, checksum
 
 
 class WrittenShard(NamedTuple):

@@ -1,4 +1,4 @@
-"""End a command without a traceback: on Ctrl-C, a closed pipe or a full disk."""
+"""End a command: without a traceback on Ctrl-C, a closed pipe or a full disk; one of several processes at once."""
 
 import atexit
 import errno
@@ -6,10 +6,42 @@ import os
 import select
 import signal
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from dira_scale.base.errors import local_rank
 from dira_scale.commands import COMMANDS
+
+_at_once = False
+
+
+def end_at_once() -> None:
+    """Have :func:`leave` skip Python's shutdown, of this process from now on.
+
+    Freeing what another thread holds takes the interpreter's lock, and a thread that asks for it during the shutdown
+    aborts the process with its own message and exit code.
+    """
+    global _at_once
+    _at_once = True
+
+
+def leave(main: Callable[[], int]) -> int:
+    """Return ``main()``'s exit code; after :func:`end_at_once`, exit with it right here."""
+    try:
+        code = main()
+    except Exception:
+        if not _at_once:
+            raise
+        traceback.print_exc()
+        code = 1  # as Python would
+    if _at_once:
+        with suppress(OSError):  # the pipe may be closed
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def interrupted(command: str) -> int:

@@ -4,7 +4,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.errors import UserError, nearest, require
 from dira_scale.base.termination import interrupted
 from dira_scale.command import Command
 
@@ -26,6 +26,7 @@ def bench(words: Sequence[str]) -> None:
     if (name := words[0]) not in BENCHMARKS:
         choices = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
         raise UserError(f"no benchmark '{name}'{choices}")
+    require("it needs", "train", "torch")
     from dira_scale.base.config.files import folder
 
     home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME

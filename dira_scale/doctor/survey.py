@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 
-import torch
 from etils.epy import lazy_imports
 from omegaconf import DictConfig
 from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS as DECODERS
@@ -17,11 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from dira_scale.archive.outcome import require_images
+from dira_scale.base.errors import require
 from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.hardware import Hardware, hardware
-from dira_scale.base.machine.inventory import Component, components
+from dira_scale.base.machine.inventory import Component, components, has_torch
 
 with lazy_imports():
+    import torch
+
     from dira_scale.archive import decoding_time
     from dira_scale.dataset import manifest
     from dira_scale.doctor import advice
@@ -64,10 +66,13 @@ def as_typed(command: list[str]) -> list[str]:
 
 def survey(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
-    if config.shards:
-        require_images(config.shards)  # refused before anything is measured
+    if config.shards:  # refused before anything is measured
+        require("shards needs", "train", "torch")
+        require_images(config.shards)
+    if config.show == "launch":
+        require("show=launch needs", "train", "torch")
     machine = hardware()
-    command = launch_command()
+    command = launch_command() if has_torch() else []
     if config.show == "launch":
         print(shlex.join(command))
         return
@@ -82,7 +87,7 @@ def survey(config: DictConfig) -> None:
         content = {"hardware": asdict(machine), "software": described, "launch": command}
         print(json.dumps(content | {"experiments": [asdict(choice) for choice in choices]}, indent=1))
         return
-    show(machine, software, as_typed(command), console)
+    show(machine, software, as_typed(command) if command else [], console)
     if choices:
         advice.show_advice(config.shards, choices, as_typed(command), console)
         if machine.gpus and (line := decoding_time.gpu_codecs_line(manifest.ShardedDataset.open(config.shards))):
@@ -90,7 +95,7 @@ def survey(config: DictConfig) -> None:
 
 
 def show(machine: Hardware, software: list[Component], command: list[str], console: Console) -> None:
-    """Print hardware, software, how to get what is missing, and the launch command."""
+    """Print hardware, software, how to get what is missing, and the launch command, if there is one."""
     bf16 = (
         f"bfloat16 in hardware ({', '.join(machine.bf16)})"
         if machine.bf16
@@ -121,9 +126,10 @@ def show(machine: Hardware, software: list[Component], command: list[str], conso
     for component in lacking:
         console.print(f"  [bold]{component.name}[/]: {component.gives}")
         console.print(f"      {component.install}", soft_wrap=True, highlight=False, markup=False)
-    console.print("\n[bold]The launch command for this machine[/]")
-    keys = "experiment=… data.shards=… run=…"
-    console.print(f"  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
+    if command:
+        console.print("\n[bold]The launch command for this machine[/]")
+        keys = "experiment=… data.shards=… run=…"
+        console.print(f"  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
     console.print()
 
 

@@ -17,7 +17,7 @@ from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.atomic import publish
 from dira_scale.base.storage.store import as_os_error, locate, remove
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
-from dira_scale.train.data.tar import checksum
+from dira_scale.dataset.manifest.tar import checksum
 
 
 def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:

@@ -28,7 +28,7 @@ from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.base.errors import UserError, counted, duration
 from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.workers import worker_pool
-from dira_scale.train.data.tar import add_to_tar
+from dira_scale.dataset.manifest.tar import add_to_tar
 
 EDGE = 4096  # bytes compared at both ends of a file to detect copies
 

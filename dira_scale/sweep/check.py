@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.base.config.border import advised
 from dira_scale.base.config.compose import compose, defaults
-from dira_scale.base.errors import UserError
+from dira_scale.base.errors import UserError, require
 from dira_scale.commands import COMMANDS
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
@@ -119,6 +119,8 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
     """Check a run as its command would, except for data; ``reads``: runs of the sweep it reads. Raises UserError."""
     row = COMMANDS[run.command]
+    if row.torch:
+        require(f"{run.command} needs", "train", "torch")
     arguments: list[Any] = [compose(run.command, run.words)]
     if row.trains:
         return blueprint.blueprint_of(run.command, arguments[0]).check(run.launch.nodes * run.launch.processes)

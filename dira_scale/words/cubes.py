@@ -11,11 +11,11 @@ import xxhash
 
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.manifest.index import SIDES
+from dira_scale.dataset.manifest.tar import Sample
 from dira_scale.dataset.pixels.boxes import Crop
 from dira_scale.dataset.pixels.codecs import encode
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
-from dira_scale.train.data.tar import Sample
 from dira_scale.words.config import Words
 from dira_scale.words.origin import SplitVolumes
 from dira_scale.words.search import Word, boxes

@@ -8,20 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import torch
+from etils.epy import lazy_imports
 
 from dira_scale.base.machine import torchvision_ops
 from dira_scale.base.machine.hardware import Hardware
+
+with lazy_imports():
+    import torch
 
 Presence = Literal["there", "missing", "broken"]
 CHECKOUT = Path(__file__).parents[3]
 PACKAGES = (  # name, what it is for, distribution, our extra that installs it
     ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
     ("simplejpeg", "JPEG shards", "simplejpeg"),
-    ("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard"),
+    ("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard", "train"),
     ("DeepSpeed", "parallel=zero1, zero2, zero3: sharded optimizer, gradients, parameters", "deepspeed", "deepspeed"),
     ("monai", "finetune, evaluate, localize: their figures", "monai", "evaluation"),
 )
@@ -60,11 +64,17 @@ def install_command(extra: str = "") -> str:
     """The command that installs one of our extras without changing torch: from the checkout, or for the wheel."""
     if _in_checkout():
         return f"cd {CHECKOUT} && python3 setup/install.py {extra}".rstrip()
-    return f"{sys.executable} -m pip install 'dira_scale{f'[{extra}]' if extra else ''}' torch=={torch.__version__}"
+    kept = f" torch=={torch.__version__}" if has_torch() else ""
+    return f"{sys.executable} -m pip install 'dira_scale{f'[{extra}]' if extra else ''}'{kept}"
 
 
 def _in_checkout() -> bool:
     return (CHECKOUT / "setup" / "install.py").is_file()
+
+
+def has_torch() -> bool:
+    """Return whether torch is installed, without importing it."""
+    return find_spec("torch") is not None
 
 
 def torch_build() -> str:
@@ -81,6 +91,9 @@ def repair_torch() -> str:
 
 
 def _torch(hardware: Hardware) -> Component:
+    if not has_torch():
+        gives = "training, and every command that uses a network; shard does without"
+        return Component("torch", "missing", "", gives, install_command("train"))
     gives = "training on this machine's GPUs"
     if not hardware.gpus or torch.cuda.is_available():
         return Component("torch", "there", torch_build(), gives, "")
@@ -96,7 +109,11 @@ def _torchvision() -> Component:
         "absent": "",
     }[state]
     status: Presence = "missing" if state == "absent" else "broken" if state == "broken" else "there"
-    repair = f"{sys.executable} -m dira_scale.base.machine.torchvision_ops" if state == "broken" else install_command()
+    repair = (
+        f"{sys.executable} -m dira_scale.base.machine.torchvision_ops"
+        if state == "broken"
+        else install_command("train")
+    )
     return Component("torchvision", status, detail, "timm's backbones and accelerate launch import it", repair)
 
 
@@ -110,7 +127,7 @@ def _dicom(decoders: Mapping[str, bool]) -> Component:
 
 def dali_extra() -> str:
     """The extra with the DALI for the CUDA version that torch was built with."""
-    return "dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali"
+    return "dali-cuda12" if has_torch() and (torch.version.cuda or "").startswith("12.") else "dali"
 
 
 def _dali() -> Component:

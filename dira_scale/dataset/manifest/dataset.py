@@ -25,6 +25,7 @@ from dira_scale.dataset.pixels.codecs import DecodeError, decode
 
 ReadInto = Callable[[memoryview, int], int]  # fills a buffer from an offset; returns how many bytes it got
 CHECKSUM = "checksum differs from the manifest's"
+LOOKED_AT = 256  # masks, for the values in them
 
 
 class ShardedDataset:
@@ -258,6 +259,31 @@ class ShardedDataset:
     def has_mask(self, rows: Any) -> Any:
         """Return whether a row, or each of several rows [n], has a mask."""
         return self.index.records["mask_size"][rows] != NO_MASK
+
+    def mask(self, row: int) -> np.ndarray | None:
+        """Return the values of a mask, uint8 [H, W] or [Z, Y, X]; None without one. Raises DatasetError for a damaged
+        one."""
+        if not self.has_mask(row):
+            return None
+        sides = self.sides(row)
+        try:
+            if self.info.dims == 2:
+                return decode(self._read(row, "mask_offset", "mask_size"), "png", sides)
+            return self.bricks(row, mask=True).cut([tuple(slice(0, side) for side in sides)])[0][0]
+        except (OSError, BrickError, DecodeError) as error:
+            raise self.damaged(row, error, mask=True) from error
+
+    def mask_values(self, rows: np.ndarray) -> tuple[set[int], int]:
+        """Return the values above 0 in some masks of ``rows``, spread over them, and in how many."""
+        masked = rows[self.has_mask(rows)]
+        some = masked[np.unique(np.linspace(0, len(masked) - 1, min(LOOKED_AT, len(masked))).astype(int))]
+        values = [np.unique(mask) for row in some.tolist() if (mask := self.mask(row)) is not None]
+        return {int(value) for part in values for value in part} - {0}, len(values)
+
+    @property
+    def codecs(self) -> set[str]:
+        """Return the codecs of all images."""
+        return {kind.codec for kinds in self.index.kinds.values() for kind in kinds}
 
     def bricks(self, row: int, mask: bool = False, read_into: ReadInto | None = None) -> Bricks:
         """Return the bricks of a volume, or of its mask; ``read_into``: instead of the shard's own :meth:`reader`."""

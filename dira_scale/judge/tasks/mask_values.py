@@ -8,8 +8,8 @@ import numpy as np
 from dira_scale.base.config.keys import typed
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.dataset import LOOKED_AT
 from dira_scale.judge.tasks.classes import Classes, regions_of, values_of
-from dira_scale.train.data.reader import LOOKED_AT, SampleReader
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.selection import Selection
 
@@ -48,11 +48,10 @@ def _check_split(
     where = f"split '{split}'" + f" at {keys}" * bool(keys)
     values, counts, first = set[int](), list[int](), 0
     for dataset in datasets:
-        numbers = np.arange(len(dataset.rows(split)))
-        chosen = numbers[np.isin(first + numbers, selection.samples)] if selection else numbers
-        first += len(numbers)
-        reader = SampleReader(Samples([dataset], split)) if len(chosen) else None
-        here, count = reader.mask_values(chosen) if reader else (set[int](), 0)
+        rows = dataset.rows(split)
+        chosen = rows[np.isin(first + np.arange(len(rows)), selection.samples)] if selection else rows
+        first += len(rows)
+        here, count = dataset.mask_values(chosen)
         looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
         if classes is None and len(here) > 1:
             listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)

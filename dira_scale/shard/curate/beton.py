@@ -17,7 +17,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import sync_folder, write_atomic
 from dira_scale.base.storage.store import is_local
 from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
-from dira_scale.train.data.beton import (
+from dira_scale.dataset.manifest.beton import (
     JPEG,
     RAW,
     ArrayField,
@@ -29,7 +29,7 @@ from dira_scale.train.data.beton import (
     Writer,
     pages_for,
 )
-from dira_scale.train.data.tar import BLOCK, member_at
+from dira_scale.dataset.manifest.tar import BLOCK, member_at
 
 
 def to_beton(path: str | Path) -> dict[str, int]:

@@ -16,8 +16,6 @@ from dira_scale.base.errors import counted
 from dira_scale.base.storage.store import open_file
 from dira_scale.dataset.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.dataset.manifest.schema import POSITION, SLICE
-from dira_scale.dataset.pixels.bricks import BrickError
-from dira_scale.dataset.pixels.codecs import DecodeError, decode
 
 LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and shown
 FEW = 16
@@ -194,18 +192,6 @@ class Stats:
         """Up to ``count`` random row numbers, in manifest order."""
         rows = len(self.dataset.index.records)
         return np.sort(np.random.default_rng(self.seed).choice(rows, min(count, rows), replace=False))
-
-    def mask(self, row: int) -> np.ndarray | None:
-        """uint8 [H, W] or [D, H, W]; None without one."""
-        payload, sides = self.dataset.read_mask(row), self.dataset.sides(row)
-        if payload is None:
-            return None
-        try:
-            if self.info.dims == 2:
-                return decode(payload, "png", sides)
-            return self.dataset.bricks(row, mask=True).cut([tuple(slice(0, side) for side in sides)])[0][0]
-        except (BrickError, DecodeError) as error:
-            raise self.dataset.damaged(row, error, mask=True) from error
 
     @cached_property
     def _looked_at(self) -> tuple[np.ndarray, int]:

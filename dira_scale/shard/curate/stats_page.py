@@ -100,7 +100,7 @@ def headlines(stats: Stats) -> list[Headline]:
 def tile(stats: Stats, row: int) -> np.ndarray:
     """uint8 [TILE, TILE, 3]: an image on black with its mask's outlines and its boxes; of a volume the slice with most
     of its mask, else through the middle of its first box, else the middle one."""
-    mask, boxes, depth = stats.mask(row), stats.dataset.cell("boxes", row) or [], None
+    mask, boxes, depth = stats.dataset.mask(row), stats.dataset.cell("boxes", row) or [], None
     if stats.info.dims == 3:
         if mask is not None and mask.any():
             depth = int((mask > 0).sum((1, 2)).argmax())

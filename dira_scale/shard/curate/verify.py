@@ -18,9 +18,9 @@ from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import worker_pool
 from dira_scale.base.storage.store import open_file
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.tar import checksum, members
 from dira_scale.dataset.pixels.bricks import BrickError, Bricks
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
-from dira_scale.train.data.tar import checksum, members
 
 SHOWN = 20  # damages that are printed individually
 

@@ -18,7 +18,6 @@ from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.storage import ShardFiles, Storage
 
 T = TypeVar("T")
-LOOKED_AT = 256  # masks, for the values in them
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
@@ -58,14 +57,6 @@ class SampleReader:
         if xxhash.xxh3_64_intdigest(payload) != self.samples.datasets[number].checksums[row]:
             raise self.samples.damaged(sample, DecodeError(CHECKSUM))
         return payload
-
-    def mask_values(self, chosen: np.ndarray) -> tuple[set[int], int]:
-        """Return the values above 0 in some masks of the ``chosen`` samples, spread over them, and in how many."""
-        by_dataset = zip(self.samples.datasets, self.samples.rows, strict=True)
-        masked = chosen[np.concatenate([dataset.has_mask(rows) for dataset, rows in by_dataset])[chosen]]
-        some = masked[np.unique(np.linspace(0, len(masked) - 1, min(LOOKED_AT, len(masked))).astype(int))]
-        values = [np.unique(mask) for sample in some.tolist() if (mask := self.mask(sample)) is not None]
-        return {int(value) for part in values for value in part} - {0}, len(values)
 
     def mask(self, sample: int) -> np.ndarray | None:
         """Return the values of the mask, uint8 [*sides]; None without one."""

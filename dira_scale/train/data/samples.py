@@ -191,4 +191,4 @@ class Samples:
 
 def stored_codecs(datasets: Sequence[ShardedDataset]) -> set[str]:
     """Return the codecs of all images."""
-    return {kind.codec for dataset in datasets for split in dataset.splits for kind in dataset.kinds(split)}
+    return {codec for dataset in datasets for codec in dataset.codecs}

@@ -5,11 +5,7 @@ import logging
 import os
 import resource
 import socket
-import sys
 import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 
 import psutil
@@ -21,7 +17,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from dira_scale.base.errors import UserError, local_rank
 from dira_scale.base.machine.device import compute_device
 from dira_scale.base.machine.hardware import CPUS_PER_TASK, usable_cpus
-from dira_scale.train.distributed.collectives import set_timeout, world
+from dira_scale.base.termination import end_at_once
+from dira_scale.train.distributed.collectives import set_timeout
 from dira_scale.train.distributed.config import AUTO, FAST, Parallel
 from dira_scale.train.distributed.deepspeed import plugin
 from dira_scale.train.distributed.precision import choose, set_fp32
@@ -85,6 +82,8 @@ def start(parallel: Parallel, precision: str) -> World:
                 TIMINGS.dead_after,
             )
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
+        if ranks > 1:  # gloo's threads may still hold the last collective's tensors when the command ends
+            end_at_once()
     accelerator = Accelerator(
         cpu=not cuda and not zero,  # ignored with a DeepSpeed plug-in
         deepspeed_plugin=plugin(int(parallel.strategy.removeprefix("zero")), parallel.offload, cuda) if zero else None,
@@ -127,27 +126,6 @@ def allow_open_files() -> None:
         raise UserError(problem)
     if local_rank() == 0:
         logger.warning(problem, extra={"every_rank": True})
-
-
-def leave(main: Callable[[], int]) -> int:
-    """``main()``'s exit code. With several processes, exits with it right here.
-
-    gloo's threads may still hold the last collective's tensors. Freeing them takes the GIL, and a thread that asks for
-    it during interpreter shutdown aborts the process with its own message and exit code. So shutdown is skipped.
-    """
-    try:
-        code = main()
-    except Exception:
-        if world() == 1:
-            raise
-        traceback.print_exc()
-        code = 1  # as Python would
-    if world() > 1:
-        with suppress(OSError):  # the pipe may be closed
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-    return code
 
 
 def default_threads() -> int:

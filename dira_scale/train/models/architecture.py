@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from etils.epy import lazy_imports
 from omegaconf import MISSING, DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
 
 from dira_scale.base.arguments import ArgumentError, AtLeast, check_arguments
 from dira_scale.base.config.border import at
@@ -21,6 +20,8 @@ from dira_scale.base.errors import UserError
 from dira_scale.train.runs.files import DAMAGED, parse_json
 
 with lazy_imports():
+    import safetensors
+
     from dira_scale.train.models import classifier as classifiers
     from dira_scale.train.models import encoder as encoders
     from dira_scale.train.models import linear, pyramid, timm_head, unet
@@ -188,8 +189,8 @@ def exported_metadata(path: Path) -> dict[str, str]:
     if not file.is_file() or file.suffix != ".safetensors":
         return {}
     try:
-        with safe_open(file, "np") as stored:
+        with safetensors.safe_open(file, "np") as stored:
             metadata = stored.metadata() or {}
-    except SafetensorError:  # reported when its weights are read
+    except safetensors.SafetensorError:  # reported when its weights are read
         return {}
     return metadata if ARCHITECTURE in metadata else {}

@@ -14,10 +14,7 @@ from harness import finish
 from needs import need_extra
 
 from dira_scale.dataset.manifest import ShardedDataset
-from dira_scale.dataset.pixels.codecs import decode
-from dira_scale.shard import main
-from dira_scale.shard.convert import convert
-from dira_scale.train.data.beton import (
+from dira_scale.dataset.manifest.beton import (
     JPEG,
     PAGES,
     ArrayField,
@@ -28,6 +25,9 @@ from dira_scale.train.data.beton import (
     Reader,
     Writer,
 )
+from dira_scale.dataset.pixels.codecs import decode
+from dira_scale.shard import main
+from dira_scale.shard.convert import convert
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.build import choose
 from dira_scale.train.data.order import EvalOrder

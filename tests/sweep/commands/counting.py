@@ -38,7 +38,9 @@ def main() -> int:
         temporary.replace(status)
 
     def save() -> None:
-        (run / "checkpoints" / f"{step:09d}").mkdir(parents=True, exist_ok=True)  # another process may have
+        (run / "checkpoints" / f"{step:09d}").mkdir(
+            parents=True, exist_ok=True
+        )  # one taken over may just have saved it
 
     write("running", None)
     lines.write_text("".join(f"{line}\n" for line in kept))

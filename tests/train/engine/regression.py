@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from dira_scale.base.termination import leave
 from dira_scale.train.distributed.config import EXACT, Parallel
-from dira_scale.train.distributed.processes import leave
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine.config import CheckpointConfig, Optim, Training
 from dira_scale.train.engine.run import run_task

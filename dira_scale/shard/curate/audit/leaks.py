@@ -17,10 +17,10 @@ from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import parallel_map
 from dira_scale.base.storage.store import open_file
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.tar import members
 from dira_scale.shard.curate.audit.report import AuditFinding
 from dira_scale.shard.curate.audit.search import Match, Searcher, SourceValues
 from dira_scale.shard.curate.audit.texts import Text, json_texts, parquet_texts, parts_of, tokens
-from dira_scale.train.data.tar import members
 
 MOST_HITS = 1000  # after which a file is not searched further
 BATCH = 512  # decoded texts searched at a time

@@ -17,9 +17,9 @@ import xxhash
 from dira_scale.base.errors import DatasetError, UserError
 from dira_scale.base.storage.store import is_local
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.beton import JPEG, RAW, BetonError, ImageField, Reader
 from dira_scale.dataset.pixels.boxes import mirrored
 from dira_scale.dataset.pixels.codecs import DecodeError
-from dira_scale.train.data.beton import JPEG, RAW, BetonError, ImageField, Reader
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.requests import Request

@@ -15,8 +15,8 @@ from train.data.volumes import alone
 
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
+from dira_scale.dataset.manifest.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.dataset.pixels.codecs import decode
-from dira_scale.train.data.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.loaders.ffcv import FfcvLoader
