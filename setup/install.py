@@ -70,8 +70,8 @@ def install(accelerator: str, wanted: dict) -> None:
         print(f"torch        {kept} is installed and is kept")
     else:
         install_torch(f"torch=={pin}", accelerator)
-    extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
-    pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
+    extras = ",".join(["train", *wanted["extras"]])
+    pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}[{extras}]")
     run(PYTHON, "-m", "dira_scale.base.machine.torchvision_ops")
     if accelerator == "cuda":
         require_gpu()

@@ -40,7 +40,7 @@ MAY_NEED = {
     "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},
 }  # fmt: skip
-LAZY = ("SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
+LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
 ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an environment of their own
 
 

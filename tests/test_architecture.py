@@ -2,12 +2,14 @@
 
 import ast
 import functools
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
 import pytest
+from packaging.requirements import Requirement
 
 from dira_scale.commands import COMMANDS
 
@@ -142,6 +144,23 @@ def test_no_files_and_no_rooms_import_each_other() -> None:
     for name, others in files.items():
         rooms.setdefault(room(name), set()).update({room(other) for other in others} - {room(name)})
     assert circles(rooms) == []
+
+
+def test_archives_are_sharded_without_torch() -> None:
+    """Nothing that they reach imports a package of the extra `train`, not even inside a function."""
+    reached = [name for name in modules() if name.startswith(("shard", "archive"))]
+    for name in reached:
+        reached += imported(name) - {*reached}  # and what these import
+    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    train = {Requirement(line).name.replace("-", "_") for line in extras["train"]} | {"sklearn"}
+    packages = {
+        (name, package.partition(".")[0])
+        for name in reached
+        for node in nodes(name)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for package in [getattr(node, "module", ""), *(alias.name for alias in node.names)]
+    }
+    assert [f"{name}: {package}" for name, package in packages if package in train] == []
 
 
 def test_only_the_factory_imports_a_loader() -> None:

@@ -56,16 +56,16 @@ def test_an_archive_becomes_shards(tmp_path: Path) -> None:
     codes, printed = call(
         tmp_path,
         f"shard plan {SMALL} recipe.patients=4 sample=2",
-        f"shard {SMALL} recipe.patients=20 out=a",
-        f"shard {SMALL} recipe.patients=6 recipe.seed=1 out=b",
-        "shard recipe=phantom_ct recipe.patients=2 workers=1 out=c",
+        f"shard {SMALL} recipe.patients=12 out=a",
+        "shard recipe=phantom_ct recipe.patients=1 recipe.size=32 workers=1 out=b",
         "shard stats path=a",
         "shard verify path=a",
-        "shard subset path=a out=d fraction=0.5",
-        "shard merge paths=[a,b] out=e",
-        "shard audit path=a source=out/phantom_cxr/patients20-size64-seed0/dicom workers=1",
+        "shard subset path=a out=c folds=2 fold=0",
+        "shard subset path=a out=d folds=2 fold=1",
+        "shard merge paths=[c,d] out=e",
+        "shard audit path=a source=out/phantom_cxr/patients12-size64-seed0/dicom workers=1",
         "shard convert path=a",
-        f"shard repair {SMALL} recipe.patients=20 path=a",
+        f"shard repair {SMALL} recipe.patients=12 path=a",
     )
     assert codes == [0] * len(codes), printed
     assert "task=masks" in printed

@@ -16,8 +16,8 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.machine.hardware import hardware
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.fleet.forecast import strategies
-from dira_scale.fleet.forecast.config import plan_of
 from dira_scale.train.engine.parallel import checkpoint_activations
+from dira_scale.train.planned import plan_of
 
 REACHED = 0.6  # of a peak, by products alone: an estimate
 

@@ -14,11 +14,11 @@ from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.base.storage.owned import own_file
-from dira_scale.fleet.forecast.config import Machine
 from dira_scale.fleet.forecast.estimate import Estimate, Rehearsals, estimate, prepared, rehearse_run
 from dira_scale.fleet.forecast.links import GB
 from dira_scale.fleet.forecast.strategies import FLOAT, STRATEGIES
 from dira_scale.train.data.batch import UNITS
+from dira_scale.train.planned import Machine
 from dira_scale.train.schedule import batches_of
 
 WIDTH = 108  # columns of the table where the output is not a terminal

@@ -12,12 +12,12 @@ from dira_scale.base.config.border import at
 from dira_scale.base.config.files import folder
 from dira_scale.base.config.schema import Schema, one_of, setting
 from dira_scale.base.errors import UserError
-from dira_scale.fleet.forecast.config import Planned
 from dira_scale.train.config import StagedTraining, Validate
 from dira_scale.train.distributed.config import AUTO
 from dira_scale.train.engine.config import Optim
 from dira_scale.train.models.architecture import Architecture
 from dira_scale.train.models.hub import pin
+from dira_scale.train.planned import Planned
 
 
 @dataclass

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMMAND = Command(
-    "sweep", "start many runs of these, here or on SLURM", output="folder", torch=False, page="dira_scale.sweep.results:write_page",
-    watch_page="dira_scale.sweep.results:watch_page",
+    "sweep", "start many runs of these, here or on SLURM", output="folder", torch=False,
+    page="dira_scale.sweep.results:write_page", watch_page="dira_scale.sweep.results:watch_page",
     subcommands={
         name: f"dira_scale.sweep.subcommands:{name}" for name in ("status", "logs", "cancel", "retry", "results")
     },

@@ -1,12 +1,15 @@
-"""The wheel, away from the checkout: configurations, recipes and templates travel in it, and the whole way works."""
+"""The wheel, away from the checkout: configurations, recipes and templates travel in it, and the whole way works; up to
+shards with nothing but what the wheel requires."""
 
 import os
 import subprocess
 import sys
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
 from harness import SECONDS, TINY
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.system
@@ -17,7 +20,7 @@ def run(*command: str | Path, folder: Path, code: int = 0) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +62,39 @@ def test_from_phantoms_to_a_report(installed: Path, tmp_path: Path) -> None:
     run(command, "report", "run=demo", folder=tmp_path)
     assert (tmp_path / "demo" / "export" / "unet.safetensors").is_file()
     assert (tmp_path / "demo" / "report.html").is_file()
+
+
+def required(by: Distribution, extras: set[str]) -> dict[str, Distribution]:
+    """The packages that pip installs with one: those that it requires, with the extras of theirs that it asks for."""
+    found: dict[str, Distribution] = {}
+    for requirement in map(Requirement, by.requires or []):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras or {""}):
+            package = distribution(requirement.name)
+            found |= {requirement.name: package} | required(package, requirement.extras)
+    return found
+
+
+def test_without_the_extra_train_it_shards(installed: Path, tmp_path: Path) -> None:
+    """Behind the environment is nothing but what the wheel requires."""
+    (site,) = installed.parent.glob("lib/*/site-packages")
+    (wheel,) = site.glob("dira_scale-*.dist-info")
+    only, behind = tmp_path / "only", site / "behind.pth"
+    only.mkdir()
+    for package in required(Distribution.at(wheel), set()).values():
+        for top in {file.parts[0] for file in package.files or []} - {"..", "__pycache__"}:
+            if not (only / top).exists():
+                (only / top).symlink_to(package.locate_file(top))
+    before = behind.read_text()
+    behind.write_text(f"{only}\n")
+    try:
+        assert not (only / "torch").exists()
+        command = installed / "dira_scale"
+        recipe = ["recipe=phantom_cxr", "recipe.patients=8", "recipe.size=64", "out=shards"]
+        run(command, "shard", *recipe, folder=tmp_path)
+        run(command, "shard", "stats", "path=shards", folder=tmp_path)
+        refused = run(command, "pretrain", *TINY, "data.shards=shards", "run=demo", folder=tmp_path, code=2)
+        assert "pip install 'dira_scale[train]'" in refused
+    finally:
+        behind.write_text(before)
+    run(command, "pretrain", *TINY, "data.shards=shards", "data.batch=4", "run=demo", "steps=1", folder=tmp_path)

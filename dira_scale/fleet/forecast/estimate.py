@@ -11,7 +11,6 @@ from dira_scale.base.config.compose import compose
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.codecs import DECODED_ON_GPU
 from dira_scale.fleet.forecast import strategies
-from dira_scale.fleet.forecast.config import Machine, plan_of
 from dira_scale.fleet.forecast.links import GB, JITTER, Links, StepTimes, Workload
 from dira_scale.fleet.forecast.network import fake_task, one_rank_of
 from dira_scale.fleet.forecast.rehearsal import Rehearsal, rehearse
@@ -26,6 +25,7 @@ from dira_scale.train.data.views import PlaneViews, ViewSpec
 from dira_scale.train.engine.parallel import checkpoint_activations
 from dira_scale.train.engine.task import StagePlan
 from dira_scale.train.inputs import Inputs
+from dira_scale.train.planned import Machine, plan_of
 from dira_scale.train.schedule import batches_of, check_division, stage_plans
 
 # Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.

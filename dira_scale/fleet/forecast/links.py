@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr
 
-from dira_scale.fleet.forecast.config import Machine
 from dira_scale.fleet.forecast.ledger import CollectiveMessage
 from dira_scale.fleet.forecast.strategies import Traffic
 from dira_scale.train.engine.signals import interval
+from dira_scale.train.planned import Machine
 
 GB = 1e9
 # Messages of an all-to-all that are under way at once: NCCL groups them, and each of its blocks serves eight GPUs at a

@@ -6,9 +6,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.base.config.border import at
-from dira_scale.fleet.forecast.config import Planned
 from dira_scale.train.config import StagedTraining
 from dira_scale.train.models.architecture import Architecture
+from dira_scale.train.planned import Planned
 
 
 @dataclass
