@@ -25,7 +25,7 @@ class Command:
         gpu: computes on a GPU where there is one.
         reads_run: its key ``run`` names what another command has trained.
         processes: may be started as several processes.
-        torch: computes with it.
+        torch: needs it; where it is not installed, the command says so in one line, with what to type.
         parts: keeps the finished parts of its output when it is stopped.
         slices: makes one of N parts of its output by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.

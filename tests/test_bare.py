@@ -60,8 +60,8 @@ def test_an_archive_becomes_shards(tmp_path: Path) -> None:
         "shard recipe=phantom_ct recipe.patients=1 recipe.size=32 workers=1 out=b",
         "shard stats path=a",
         "shard verify path=a",
-        "shard subset path=a out=c folds=2 fold=0",
-        "shard subset path=a out=d folds=2 fold=1",
+        "shard subset path=a out=c splits=[train]",
+        "shard subset path=a out=d splits=[val,test]",
         "shard merge paths=[c,d] out=e",
         "shard audit path=a source=out/phantom_cxr/patients12-size64-seed0/dicom workers=1",
         "shard convert path=a",
@@ -74,10 +74,13 @@ def test_an_archive_becomes_shards(tmp_path: Path) -> None:
 
 def test_what_needs_torch_is_refused_in_one_line(tmp_path: Path) -> None:
     """And each command says what its keys are."""
-    need = [name for name, row in COMMANDS.items() if row.torch]
-    codes, printed = call(tmp_path, *need, "doctor shards=a", "plan finetune")
-    assert codes == [2] * (len(need) + 2)
-    assert printed.count("the extra `train` (torch not installed): python3 setup/install.py train") == len(need) + 2
+    need = [name for name, row in COMMANDS.items() if row.torch and name != "bench"]
+    need += ["bench step", "doctor shards=a", "plan finetune"]
+    codes, printed = call(tmp_path, *need)
+    assert codes == [2] * len(need)
+    assert printed.count("the extra `train` (torch not installed): python3 setup/install.py train") == len(need)
     assert "pretrain: it needs the extra `train`" in printed
-    codes, _ = call(tmp_path, *(f"{name} --help" for name in COMMANDS), "doctor", "doctor show=json")
-    assert codes == [0] * (len(COMMANDS) + 2)
+    others = ["doctor", "doctor show=json", "sweep sweep=shard_slices cluster=local dry_run=true"]
+    codes, printed = call(tmp_path, *(f"{name} --help" for name in COMMANDS), *others)
+    assert codes == [0] * (len(COMMANDS) + len(others))
+    assert "torch: training, and every command that uses a network; shard does without" in printed
