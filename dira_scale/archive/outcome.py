@@ -17,8 +17,8 @@ from dira_scale.base.config.compose import defaults
 from dira_scale.base.errors import UserError, counted
 from dira_scale.base.machine.console import Console
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
+from dira_scale.dataset.manifest.epochs import longer, smaller_batch, steps_of
 from dira_scale.dataset.manifest.index import SIDES
-from dira_scale.train.data.epochs import longer, smaller_batch, steps_of
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed

@@ -29,8 +29,8 @@ from typing import Annotated, Literal
 import numpy as np
 
 from dira_scale.base.arguments import ArgumentError, AtLeast, check_fields
+from dira_scale.dataset.manifest.epochs import smaller_batch
 from dira_scale.train.data import random
-from dira_scale.train.data.epochs import smaller_batch
 from dira_scale.train.data.selection import Selection
 
 ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below changes the order
