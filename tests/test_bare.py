@@ -19,9 +19,8 @@ HIDDEN = [*OPTIONAL, "torchvision", "nvidia", *(IMPORTED.get(name, name.replace(
 # All in one process, whose workers are processes of their own.
 CALLS = """
 import json, sys
-from dira_scale import api
-from dira_scale.commands import COMMANDS
 from importlib import import_module
+from dira_scale import api
 
 def code(name, words):
     try:
@@ -30,7 +29,7 @@ def code(name, words):
         return end.code
 
 codes = [code(name, words) for name, *words in json.loads(sys.argv[1])]
-print("codes", json.dumps(codes), "torch" in sys.modules)
+print(json.dumps([codes, "torch" in sys.modules]))
 """
 
 
@@ -43,9 +42,9 @@ def call(folder: Path, *commands: str) -> tuple[list[int], str]:
                           text=True, timeout=SECONDS)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     *printed, last = done.stdout.splitlines()
-    word, codes, torch = last.partition(" ")[0], *last.partition(" ")[2].rsplit(" ", 1)
-    assert (word, torch) == ("codes", "False")
-    return json.loads(codes), "\n".join(printed) + done.stderr
+    codes, torch = json.loads(last)
+    assert not torch
+    return codes, "\n".join(printed) + done.stderr
 
 
 SMALL = "recipe=phantom_cxr recipe.size=64 workers=2"
