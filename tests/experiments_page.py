@@ -11,11 +11,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dira_scale.base.config.compose import compose
+from dira_scale.base.config.parts import PARTS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "experiments.md"
 EXPERIMENTS = ROOT / "configs" / "experiment"
-PRESETS = ROOT / "configs" / "_preset_of"
+PRESETS = ROOT / "configs" / "pretrain" / "preset"
 DIFFERS = ("dira_moco", "pcrl", "pcrl3d", "dira_transvw", "models_genesis")  # whose presets have a table
 SIDES = ("paper", "released")
 NAMES = {"TimmUNet": "", "UNet3D": "`unet3d`", "ResEnc": "`resenc_l`", "SwinUNETR": "`swinunetr`", "ViT3D": "`vit3d`"}
@@ -31,7 +32,7 @@ def tables() -> dict[str, str]:
         for name, wanted in (("full", False), ("small", True))
     }
     for experiment in DIFFERS:
-        sides = [side for side in SIDES if (PRESETS / f"{experiment}_{side}.yaml").exists()]
+        sides = [side for side in SIDES if experiment in OmegaConf.load(PRESETS / f"{side}.yaml")[PARTS]]
         columns = [f"`preset={side}`" for side in sides]
         result[f"presets of {experiment}"] = table(("key", "default", *columns), differences(experiment, sides))
     return result

@@ -165,6 +165,8 @@ class Finetune(StagedTraining):
 
         Raises UserError for a damaged run, and as :func:`pin`.
         """
+        if (task := config.hydra.runtime.choices.task) in config.protocol.tasks:
+            config.protocol.task = task
         if OmegaConf.is_missing(config, "init"):
             return
         pin(config, "init")

@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig
 
 from dira_scale.base.arguments import Above, ArgumentError, AtLeast
 from dira_scale.base.config.border import at
-from dira_scale.base.config.files import folder
+from dira_scale.base.config.parts import GROUP, PARTS
 from dira_scale.base.config.schema import Schema, one_of, setting
 from dira_scale.base.errors import UserError
 from dira_scale.train.config import StagedTraining, Validate
@@ -67,13 +67,14 @@ class Pretrain(StagedTraining):
         Raises UserError for a preset without settings for the method that was chosen, and as :func:`pin`.
         """
         method, preset = (config.hydra.runtime.choices[group] for group in ("method", "preset"))
-        folders = [folder("configs"), *(Path(path.removeprefix("file://")) for path in config.hydra.searchpath)]
-        presets = {file.stem for path in folders for file in (path / "_preset_of").glob(f"*_{preset}.yaml")}
-        if preset is not None and f"{method}_{preset}" not in presets:
-            methods = ", ".join(sorted(name.removesuffix(f"_{preset}") for name in presets if not name.startswith("_")))
+        folders = [Path(path.removeprefix("file://")) for path in config.hydra.searchpath]
+        files = [file.stem for path in folders for file in (path / GROUP).glob(f"*_{preset}.yaml")]
+        methods = {*config.get(PARTS, {}), *(name.removesuffix(f"_{preset}") for name in files)}
+        if preset is not None and method not in methods:
             raise UserError(
-                f"preset={preset} has no settings for method={method}, but for {methods}: leave the preset out, "
-                f"or add _preset_of/{method}_{preset}.yaml to a folder of --config-dir"
+                f"preset={preset} has no settings for method={method}, but for "
+                f"{', '.join(sorted(name for name in methods if not name.startswith('_')))}: leave the preset out, "
+                f"or add {GROUP}/{method}_{preset}.yaml to a folder of --config-dir"
             )
         if not issubclass(cls, Planned):  # which reads no weights
             pin(config, "model.weights")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dira_scale.archive.sources import chestxray14, chexpert, jsrt, luna16, nlm_tuberculosis
 from dira_scale.base.config.compose import compose
-from dira_scale.base.config.files import folder
+from dira_scale.base.config.files import folder, small_options
 from dira_scale.base.config.keys import leaves
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
@@ -26,7 +26,7 @@ from dira_scale.train.runs.description import FILE
 
 GOLDEN = Path(__file__).parent / "golden"
 PAIRS = sorted((file.parent.name, file.stem) for file in GOLDEN.glob("*/*.yaml"))
-TASKS = sorted(file.stem for file in (folder("configs") / "task").glob("*.yaml"))
+TASKS = sorted({*small_options("finetune")["task"], *(f.stem for f in (folder("configs") / "task").glob("*.yaml"))})
 # What a protocol decides; not where and how a run computes, which weights and patients it is given, what it writes.
 DECIDED = re.compile(
     r"precision|normalise|(task|optim|stages|validate|evaluate)\."

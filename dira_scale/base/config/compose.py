@@ -37,6 +37,7 @@ from dira_scale.base.config.files import Root, folder, roots
 from dira_scale.base.config.help import describe
 from dira_scale.base.config.keys import as_words, keys, leaves, typed
 from dira_scale.base.config.overrides import Arguments, expand_home, key_of
+from dira_scale.base.config.parts import PARTS, store_presets, store_small_options
 from dira_scale.base.config.registry import imported
 from dira_scale.base.config.schema import PathKind, Schema, kind_words, path_arguments, path_keys, specialised
 from dira_scale.base.config.trust import trust_typed
@@ -155,7 +156,11 @@ def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Pa
 
 
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
-    paths = ",".join(f"file://{path}" for path in roots(command, list(config_dirs))[1:])
+    folders = roots(command, list(config_dirs))
+    store_small_options(command)
+    if config_dirs or any(key_of(word) == "preset" for word in words):  # files of your own may choose one
+        store_presets(folders)
+    paths = ",".join(f"file://{path}" for path in folders[1:])
     with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
         emptied = [f"{key_of(word)}=null" for word in words if word.startswith(REPLACED)]
         overrides = [f"hydra.searchpath=[{paths}]", *emptied, *words]
@@ -163,7 +168,7 @@ def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> D
 
 
 def _plain(composed: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", *Root.KEYS)])
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", PARTS, *Root.KEYS)])
 
 
 def _typed(composed: DictConfig, schema: type) -> DictConfig:

@@ -18,9 +18,18 @@ def folder(name: str) -> Path:
 def roots(command: str, config_dirs: list[Path]) -> list[Path]:
     """All folders of a command's configuration groups: the project's, with those of this command alone, then those of
     ``--config-dir``."""
-    own = "pretrain" if command == "plan" else command.removeprefix("plan_")  # a plan has the groups of what is planned
-    its_own = folder("configs") / own
-    return [folder("configs"), *[its_own] * its_own.is_dir(), folder("shards"), folder("slurm"), *config_dirs]
+    own = _own(command)
+    return [folder("configs"), *[own] * own.is_dir(), folder("shards"), folder("slurm"), *config_dirs]
+
+
+def small_options(command: str) -> dict[str, dict[str, Any]]:
+    """The options of a group that are nodes of one file, ``configs/COMMAND/GROUP.yaml``, by group and name."""
+    return {file.stem: yaml.safe_load(file.read_text()) for file in _own(command).glob("*.yaml")}
+
+
+def _own(command: str) -> Path:
+    """The folder of the groups of this command alone, of a plan those of what is planned."""
+    return folder("configs") / ("pretrain" if command == "plan" else command.removeprefix("plan_"))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import yaml
 from omegaconf import DictConfig
 from yaml import CollectionNode, MappingNode, ScalarNode
 
-from dira_scale.base.config.files import Root, roots
+from dira_scale.base.config.files import Root, roots, small_options
 from dira_scale.base.config.keys import leaves, typed
 from dira_scale.base.config.schema import PathKind, kind_words
+
+HERE = "_here_"  # in a file's defaults: in the node of this file itself
 
 
 def describe(
@@ -34,7 +36,8 @@ def describe(
     meanings = comments(command, choices, folders)
     groups = {}
     for group in sorted(choices):
-        options = sorted({file.stem for root in folders for file in (root / group).glob("*.yaml")})
+        files = {file.stem for root in folders for file in (root / group).glob("*.yaml")}
+        options = sorted(files | {*small_options(command).get(group, ())})
         if options and not group.startswith("_"):  # chosen by another group
             groups[group] = f"  {group}=  one of {', '.join(options)}"
     lines, every_line = dict[str, list[str]](), list[str]()
@@ -64,10 +67,12 @@ def describe(
 def comments(command: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
     """Comments by dotted key, from the command's own file and the options chosen in its groups."""
     meanings: dict[str, str] = {}
+    small = small_options(command)
     for root in roots:
         meanings |= of_file(root / f"{command}.yaml")
         for group, option in choices.items():
-            meanings = of_file(root / group / f"{option}.yaml", f"{group.replace('/', '.')}.") | meanings
+            for name in small.get(group, {}).get(option, {}).get("defaults", [option]):
+                meanings = of_file(root / group / f"{name}.yaml", f"{group.replace('/', '.')}.") | meanings
     return meanings
 
 
@@ -81,7 +86,8 @@ def of_file(file: Path, prefix: str = "") -> dict[str, str]:
     for option in (yaml.safe_load(text) or {}).get("defaults", []):
         name, _, node = option.partition("@") if isinstance(option, str) else ("", "", "")
         if name and name != "_self_":
-            meanings |= of_file(file.parent / f"{name}.yaml", f"{prefix}{node}." if node else prefix)
+            inside = f"{prefix}{node}." if node and node != HERE else prefix
+            meanings |= of_file(file.parent / f"{name}.yaml", inside)
     root = yaml.compose(text, yaml.SafeLoader)
     return meanings | dict(_of_mapping(root, text.splitlines(), prefix)) if isinstance(root, MappingNode) else meanings
 
