@@ -22,8 +22,7 @@ MODULES = {
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
     "nvidia.dali": {"dira_scale.train.data.loaders.dali"},
-    "nibabel": {"dira_scale.archive.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct"},
-    "SimpleITK": {
+    "nibabel": {
         "dira_scale.archive.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
         "benchmarks.shard.__main__", "benchmarks.shard.speed",
     },
@@ -40,7 +39,7 @@ MAY_NEED = {
     "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},
 }  # fmt: skip
-LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
+LAZY = ("tensorboard", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
 ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an environment of their own
 
 

@@ -61,7 +61,7 @@ class VolumeInputs:
 
 def source(folder: Path, patients: int, size: int) -> list[str]:
     """The words that shard the volumes."""
-    from dira_scale.archive.phantom.ct.dataset import generate  # needs nibabel and SimpleITK
+    from dira_scale.archive.phantom.ct.dataset import generate  # needs nibabel
 
     made = generate(folder / f"phantoms-{patients}-{size}", patients, format="nifti", size=size)
     return ["recipe=phantom_ct", "recipe.format=nifti", f"recipe.images={made}"]

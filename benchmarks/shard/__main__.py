@@ -1,6 +1,6 @@
 """Sharding: images/s compared with a bare decoder + encoder.
 
-    python -m dira_scale.bench shard [--json out/shard.json] [--sources dicom png mha]
+    python -m dira_scale.bench shard [--json out/shard.json] [--sources dicom png mhd]
 
 The writer against a bare loop of decoding and encoding the same files, both with 1 and 2 processes and in turns, from
 each process's first images on. The share is of CPU time per image, which hardly depends on other load, as a median over
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sources", nargs="+", default=["dicom", "png", "mha"])
+    parser.add_argument("--sources", nargs="+", default=["dicom", "png", "mhd"])
     arguments = parser.parse_args()
     result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
     result |= {"load": os.getloadavg()[0], "speed": []}

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import SimpleITK
 from omegaconf import OmegaConf
 from PIL import Image
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.imaging.read import read_image
 from dira_scale.archive.imaging.volumes import prepare, read_volume
+from dira_scale.archive.phantom.ct.dataset import write_metaimage
+from dira_scale.archive.phantom.ct.scanner import ScanGrid
 from dira_scale.archive.phantom.cxr.dataset import generate
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
@@ -34,7 +35,7 @@ from dira_scale.dataset.pixels.codecs import encode
 class ShardCase:
     """What is read, and what becomes of it."""
 
-    source: str  # dicom | png | mha
+    source: str  # dicom | png | mhd
     codec: str
     bits: int
     count: int  # inputs of a round, for each process
@@ -42,7 +43,7 @@ class ShardCase:
 
 FORMS = (
     ("dicom", "png", 16, 48), ("dicom", "jpg", 8, 96), ("dicom", "jp2", 16, 96), ("png", "png", 16, 48),
-    ("png", "jp2", 16, 96), ("mha", "b2nd", 16, 3),
+    ("png", "jp2", 16, 96), ("mhd", "b2nd", 16, 3),
 )  # fmt: skip
 CASES = [ShardCase(*form) for form in FORMS]
 
@@ -58,17 +59,17 @@ def make_inputs(folder: Path) -> dict[str, list[Path]]:
     z, y, x = np.mgrid[:200, :512, :512].astype(np.float32)
     body = np.where((y - 256) ** 2 / 4 + (x - 256) ** 2 < 180**2 / 2, 40 + 20 * np.sin(z / 20), -1000)
     noise = np.random.default_rng(0).normal(0, 12, body.shape)
-    volume = SimpleITK.GetImageFromArray((body + noise).astype(np.int16))
-    SimpleITK.WriteImage(volume, str(folder / "ct.mha"))
-    return {"dicom": dicom, "png": png, "mha": [folder / "ct.mha"]}
+    voxels = (body + noise).astype(np.int16)
+    write_metaimage(folder / "ct.mhd", voxels, ScanGrid(voxels.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+    return {"dicom": dicom, "png": png, "mhd": [folder / "ct.mhd"]}
 
 
 def recipe_of(case: ShardCase) -> Recipe:
-    name = "volumes" if case.source == "mha" else "folder"
+    name = "volumes" if case.source == "mhd" else "folder"
     config = compose("shard", [f"recipe={name}", "out=none", "recipe.images=none"]).recipe
     keys: Any = OmegaConf.to_container(config, resolve=True)
     keys |= {"codec": case.codec, "bits": case.bits, "splits": {"train": 1}}
-    return Recipe.from_config(keys | {"shard_size": 1 if case.source == "mha" else 4})
+    return Recipe.from_config(keys | {"shard_size": 1 if case.source == "mhd" else 4})
 
 
 def decode_and_encode(path: Path, recipe: Recipe) -> int:

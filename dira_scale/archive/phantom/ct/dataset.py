@@ -15,16 +15,12 @@ workers; the voxels do not depend on the format either.
 """
 
 import gzip
-import os
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import SimpleITK
 
 from dira_scale.archive.phantom.anatomy import Anatomy
 from dira_scale.archive.phantom.ct import dicom
@@ -45,15 +41,22 @@ def write_nifti(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
 
 
 def write_metaimage(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
-    """[Z, Y, X] as ``.mhd`` with a ``.raw`` beside it, as in LUNA16; the header is written last."""
-    image = SimpleITK.GetImageFromArray(voxels)
-    image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part") as part:
-        SimpleITK.WriteImage(image, os.fspath(Path(part) / path.name), useCompression=False)
-        for name in (path.with_suffix(".raw").name, path.name):
-            shutil.move(Path(part) / name, path.parent / name)
+    """[Z, Y, X] of int16 or uint8 as ``.mhd`` with a ``.raw`` beside it, as in LUNA16; the header is written last."""
+    header = {
+        "ObjectType": "Image",
+        "NDims": 3,
+        "BinaryData": True,
+        "BinaryDataByteOrderMSB": False,
+        "CompressedData": False,
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": " ".join(map(str, grid.origin)),
+        "ElementSpacing": " ".join(map(str, grid.spacing[::-1])),
+        "DimSize": " ".join(map(str, voxels.shape[::-1])),
+        "ElementType": {"int16": "MET_SHORT", "uint8": "MET_UCHAR"}[voxels.dtype.name],
+        "ElementDataFile": path.with_suffix(".raw").name,  # the last one: what follows it would be voxels
+    }
+    write(path.with_suffix(".raw"), voxels.astype(voxels.dtype.newbyteorder("<")).tobytes())
+    write(path, "".join(f"{key} = {value}\n" for key, value in header.items()).encode())
 
 
 VERSION = 2  # of the drawing; raise it when voxels change
