@@ -20,7 +20,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from dira_scale.archive.phantom.anatomy import Anatomy
-from dira_scale.archive.phantom.cxr import devices
 from dira_scale.archive.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.archive.phantom.cxr.radiograph import take
 from dira_scale.archive.phantom.cxr.view import View
@@ -85,7 +84,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-VERSION = 2  # of the drawing; raise it when pictures change
+VERSION = 3  # of the drawing; raise it when pictures change
 SMALLEST = 64  # pixels a side
 
 
@@ -111,19 +110,18 @@ def generate(
 
 def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int) -> None:
     """Write all files of one patient, its record last."""
-    anatomy_rng, course_rng, identity_rng, *studies_rng, devices_rng = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + 4 + 1)
+    anatomy_rng, course_rng, identity_rng, *studies_rng = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + 4)
     )
     anatomy = Anatomy.draw(anatomy_rng)
     studies = int(course_rng.choice((1, 2, 3, 4), p=(0.45, 0.3, 0.15, 0.1)))
     _, draw = MIXTURES[mixture]
     course = draw(course_rng, studies)
-    implants = devices.draw(devices_rng, anatomy.age, studies)
     identity = Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
     rows = []
     for study in range(studies):
         rng, age = studies_rng[study], anatomy.age + study
-        radiograph = take(anatomy, course[study], size, rng, implants[study])
+        radiograph = take(anatomy, course[study], size, rng)
         name = f"PAT{patient:05d}", f"STUDY{study:02d}"
         key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
         key += "" if mixture == "all" else f" {mixture}"

@@ -1,6 +1,5 @@
 """One study: draw pose and exposure, assemble the chest with its findings, take the radiograph."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,6 @@ from scipy import ndimage
 
 from dira_scale.archive.phantom.anatomy import Anatomy, StudyState
 from dira_scale.archive.phantom.cxr import organs, projection
-from dira_scale.archive.phantom.cxr.devices import Implant, shadows
 from dira_scale.archive.phantom.cxr.findings import Finding, Lungs, prepare
 from dira_scale.archive.phantom.cxr.painters import paint
 from dira_scale.archive.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
@@ -64,9 +62,7 @@ class Radiograph:
     view: View
 
 
-def take(
-    anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator, implants: Sequence[Implant] = ()
-) -> Radiograph:
+def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator) -> Radiograph:
     """Take one radiograph of `anatomy` with `findings`; rng draws everything else (pose, breath, exposure)."""
     view, state, exposure = _pose(anatomy, size, rng)
     for finding in findings:
@@ -79,8 +75,7 @@ def take(
     zero = np.zeros_like(air)
     lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
     boxes = [(f.label, paint(f, lungs)) for f in findings]
-    line = _line(lungs, rng) + shadows(implants, chest, view, rng)
-    light = projection.detect(line, view.spacing, exposure, rng)
+    light = projection.detect(_line(lungs, rng), view.spacing, exposure, rng)
     pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
     inside = (cavity > 12) & (air > 0.7 * cavity)  # except where heart or dome fill most of the depth
     return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
