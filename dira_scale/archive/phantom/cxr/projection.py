@@ -52,7 +52,7 @@ def detect(line: Map, spacing: float, exposure: Exposure, rng: np.random.Generat
     return ndimage.gaussian_filter(light, exposure.blur / spacing, truncate=3.0)
 
 
-def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = None) -> np.ndarray:
+def display(light: Map, spacing: float, exposure: Exposure) -> np.ndarray:
     """Detected photons -> 12-bit presentation values (dense = bright): logarithm, equalisation, film curve."""
     dense = -np.log(np.maximum(light, 1e-4))
     slow, fine = _smooth(dense, 40 / spacing), _smooth(dense, 4.5 / spacing)
@@ -65,8 +65,6 @@ def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = 
     # Steep in the lungs, flat in the mediastinum.
     grey = 1 - np.exp(density * density * np.float32(-1.2) - density * np.float32(exposure.contrast))
     grey *= np.float32(exposure.level)
-    if field is not None:
-        grey *= field
     return (np.clip(grey, 0, 1) * (LEVELS - 1)).astype(np.uint16)
 
 

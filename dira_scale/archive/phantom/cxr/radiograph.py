@@ -9,12 +9,11 @@ from dira_scale.archive.phantom.anatomy import Anatomy, StudyState
 from dira_scale.archive.phantom.cxr import organs, projection
 from dira_scale.archive.phantom.cxr.findings import Finding, Lungs, prepare
 from dira_scale.archive.phantom.cxr.painters import paint
-from dira_scale.archive.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
+from dira_scale.archive.phantom.cxr.primitives import ellipsoid, upsample
 from dira_scale.archive.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.archive.phantom.cxr.skeleton import bones
 from dira_scale.archive.phantom.cxr.view import Build, Map, Torso, View
 
-LEAD = 3.0  # line integral of a marker
 SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
 
 
@@ -76,7 +75,7 @@ def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Ge
     lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
     boxes = [(f.label, paint(f, lungs)) for f in findings]
     light = projection.detect(_line(lungs, rng), view.spacing, exposure, rng)
-    pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
+    pixels = projection.display(light, view.spacing, exposure)
     inside = (cavity > 12) & (air > 0.7 * cavity)  # except where heart or dome fill most of the depth
     return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
 
@@ -126,33 +125,4 @@ def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
         line += (BONE - SOFT) * organs.calcium(chest, view)
     gas = np.maximum(organs.airways(chest, view), organs.bowel_gas(chest, view, float(rng.uniform(0.1, 1))))
     line -= SOFT * np.minimum(gas, thick)
-    return np.maximum(line + _marker(view, rng), 0).astype(np.float32)
-
-
-def _marker(view: View, rng: np.random.Generator) -> Map | float:
-    """A lead letter on the patient's left or right; missing on some images."""
-    if rng.random() < 0.25:
-        return 0.0
-    side = 1 if rng.random() < 0.7 else -1
-    corner = (view.field * 0.40 * side + view.shift[0], view.shift[1] - view.field * rng.uniform(0.36, 0.42))
-    leg = [(0.0, -1.0), (0.0, 0.0), (0.0, 1.0)]
-    letter: list[list[tuple[float, float]]] = [leg, [(0, 1), (0.5, 1), (1, 1)]]  # L
-    if side < 0:
-        letter = [leg, [(0, -1), (1.3, -0.5), (0, 0)], [(0, 0), (0.4, 0.5), (0.9, 1)]]  # R
-    points = np.array([[(corner[0] + 9 * x, corner[1] + 9 * y, 60) for x, y in stroke] for stroke in letter])
-    layer = TubeLayer(view)
-    layer.add(points, np.full(points.shape[:2], 1.6))
-    return np.minimum(layer.thickness(), 1) * np.float32(LEAD)
-
-
-def _collimator(view: View, rng: np.random.Generator) -> Map | None:
-    """1 in the field, 0 behind the slightly rotated shutters; None if they are outside the image."""
-    if rng.random() < 0.55:
-        return None
-    field = np.ones((view.size, view.size), np.float32)
-    line = np.linspace(-1, 1, view.size, dtype=np.float32)
-    for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        edge, skew = np.float32(rng.uniform(0.88, 1.06)), np.float32(rng.normal(0, 0.012))
-        first, second = (line[:, None], line[None, :]) if axis == 0 else (line[None, :], line[:, None])
-        field *= np.clip((edge - sign * first + skew * second) * np.float32(view.size / 2), 0, 1)
-    return field
+    return np.maximum(line, 0).astype(np.float32)

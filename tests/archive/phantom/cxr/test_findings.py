@@ -25,8 +25,6 @@ def take(anatomy: Anatomy, monkeypatch: pytest.MonkeyPatch):
     view = View(256, shift=(0.0, 0.6 * anatomy.height))
     plain = Exposure(photons=1e10, scatter=0.0, equalise=0.0, detail=0.0)
     monkeypatch.setattr(radiograph, "_pose", lambda *_: (view, StudyState(), plain))
-    monkeypatch.setattr(radiograph, "_collimator", lambda *_: None)
-    monkeypatch.setattr(radiograph, "_marker", lambda *_: 0.0)
     return lambda *findings: radiograph.take(anatomy, list(findings), 256, np.random.default_rng(0))
 
 
