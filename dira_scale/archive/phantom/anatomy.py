@@ -3,8 +3,7 @@
 Shapes are drawn from typical adult proportions: a plausible chest, nobody's in particular.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,32 +42,32 @@ class Anatomy:
         sex = "M" if rng.random() < 0.55 else "F"
         age = int(np.clip(rng.normal(52, 17), 18, 95))
         male, fat = sex == "M", float(np.clip(rng.gamma(2.2, 9.0), 4, 58))
-        slender = _normal(rng, 0, 1)  # long and narrow rather than short and broad
+        slender = normal(rng, 0, 1)  # long and narrow rather than short and broad
 
         return cls(
             sex=sex,
             age=age,
-            width=_normal(rng, 143 if male else 131, 6) - 5 * slender,
-            height=_normal(rng, 206 if male else 190, 9) + 9 * slender,
-            depth=_normal(rng, 168 if male else 154, 10) - 5 * slender + 0.12 * age,
+            width=normal(rng, 143 if male else 131, 6) - 5 * slender,
+            height=normal(rng, 206 if male else 190, 9) + 9 * slender,
+            depth=normal(rng, 168 if male else 154, 10) - 5 * slender + 0.12 * age,
             fat=fat,
             breast=0.0 if male else float(rng.uniform(4, 20) + 0.45 * fat),
-            heart=_normal(rng, 1.0, 0.075),
-            aorta=10.5 + 0.07 * age + _normal(rng, 0, 1.6),
-            scoliosis=_normal(rng, 0, 3 if rng.random() < 0.8 else 10),
-            apex=_normal(rng, 46, 4),
+            heart=normal(rng, 1.0, 0.075),
+            aorta=10.5 + 0.07 * age + normal(rng, 0, 1.6),
+            scoliosis=normal(rng, 0, 3 if rng.random() < 0.8 else 10),
+            apex=normal(rng, 46, 4),
             opening=float(rng.uniform(1.9, 3.7)),
-            taper=_normal(rng, 0, 0.09),
-            rise=_normal(rng, 52, 9),
-            uneven=_normal(rng, 13, 7),
-            lie=_normal(rng, 0, 6) - 5 * slender + 0.25 * (fat - 20),
-            slope=_normal(rng, 1.0, 0.2),
+            taper=normal(rng, 0, 0.09),
+            rise=normal(rng, 52, 9),
+            uneven=normal(rng, 13, 7),
+            lie=normal(rng, 0, 6) - 5 * slender + 0.25 * (fat - 20),
+            slope=normal(rng, 1.0, 0.2),
             ribs=int(rng.choice(PAIRS_OF_RIBS[0], p=PAIRS_OF_RIBS[1])),
             seed=int(rng.integers(2**31)),
         )
 
 
-def _normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
+def normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
     return mean + deviation * float(np.clip(rng.normal(), -TAIL, TAIL))
 
 
@@ -83,10 +82,6 @@ class StudyState:
     vessels: float = 1.0  # calibre
     pruned: float = 0.0  # share of the peripheral vessels that are lost
     shrug: float = 0.0  # mm by which the shoulders are raised
-
-    def change(self, **values: Any) -> "StudyState":
-        """A copy with some values replaced."""
-        return replace(self, **values)
 
 
 class Chest:

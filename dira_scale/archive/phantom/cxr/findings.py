@@ -5,7 +5,7 @@ air (painters.py). Its location is fixed per patient; its severity changes betwe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -117,17 +117,15 @@ def prepare(finding: Finding, state: StudyState) -> StudyState:
     s, (right, left) = finding.severity, state.domes
     match finding.label:
         case "Cardiomegaly":
-            return state.change(heart=state.heart * (1.16 + 0.2 * s))
+            return replace(state, heart=state.heart * (1.16 + 0.2 * s))
         case "Atelectasis":
             lift = 8 + 18 * s
-            return state.change(domes=(right + lift, left) if finding.side < 0 else (right, left + lift))
+            return replace(state, domes=(right + lift, left) if finding.side < 0 else (right, left + lift))
         case "Edema":
-            return state.change(vessels=state.vessels * (1.15 + 0.25 * s), heart=state.heart * 1.07)
+            return replace(state, vessels=state.vessels * (1.15 + 0.25 * s), heart=state.heart * 1.07)
         case "Emphysema":
-            low = 8 + 12 * s
-            return state.change(
-                domes=(right - low, left - low), flat=0.4 + 0.5 * s, widened=1.03, pruned=0.2 + 0.3 * s, heart=0.92
-            )
+            low, flat, pruned = 8 + 12 * s, 0.4 + 0.5 * s, 0.2 + 0.3 * s
+            return replace(state, domes=(right - low, left - low), flat=flat, widened=1.03, pruned=pruned, heart=0.92)
         case "Fibrosis":
-            return state.change(domes=(right + 10 * s, left + 10 * s))
+            return replace(state, domes=(right + 10 * s, left + 10 * s))
     return state

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from dira_scale.archive.phantom.cxr.view import Map, View
 
 STEP = 0.75  # detector pixels between samples of a tube
-BATCH = 256  # tubes with the same number of samples
 
 
 def upsample(small: Map, size: int) -> Map:
@@ -38,25 +37,17 @@ def ellipsoid(
     a = (turn / np.square(axes)) @ turn.T
     schur = (a[:2, :2] - np.outer(a[:2, 2], a[2, :2]) / a[2, 2]) / scale**2
     reach_x, reach_y = np.sqrt(np.diag(np.linalg.inv(schur)))
-    rows = slice(max(0, int(row - reach_y)), max(0, min(view.size, int(row + reach_y) + 2)))
-    columns = slice(max(0, int(column - reach_x)), max(0, min(view.size, int(column + reach_x) + 2)))
-    window = out[rows, columns]
-    if window.size:
-        dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(row)
-        dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] - np.float32(column)
-        xx, xy, yy = np.float32(schur[0, 0]), np.float32(2 * schur[0, 1]), np.float32(schur[1, 1])
-        inside = 1 - xx * dx * dx - yy * dy * dy - (xy * dy) * dx
-        chord = np.float32(2 / np.sqrt(a[2, 2])) * np.sqrt(np.maximum(inside, 0))
-        np.maximum(window, chord, out=window)
+    (top, bottom), (left, right) = (
+        np.clip((int(middle - reach), int(middle + reach) + 2), 0, view.size)
+        for middle, reach in ((row, reach_y), (column, reach_x))
+    )
+    dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(row)
+    dx = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(column)
+    (xx, xy), (_, yy) = schur.astype(np.float32)
+    inside = 1 - xx * dx * dx - yy * dy * dy - (2 * xy * dy) * dx
+    window = out[top:bottom, left:right]
+    np.maximum(window, np.float32(2 / np.sqrt(a[2, 2])) * np.sqrt(np.maximum(inside, 0)), out=window)
     return out
-
-
-def _slope(values: Map) -> Map:
-    """Central differences along the second axis (twice the derivative), the ends as their neighbours."""
-    slope = np.empty_like(values)
-    slope[:, 1:-1] = values[:, 2:] - values[:, :-2]
-    slope[:, 0], slope[:, -1] = slope[:, 1], slope[:, -2]
-    return slope
 
 
 class TubeLayer:
@@ -73,64 +64,32 @@ class TubeLayer:
         flat: depth over height of the cross-section. core: density of the marrow (within `wall` of the radius)
         relative to the shell's. A tube that runs along the beam shows a longer chord.
         """
-        points, radius = np.asarray(points, float), np.asarray(radius, float)
         row, column, scale = self.view.project(points)
-        lengths = np.hypot(np.diff(row), np.diff(column)).max(-1) * (points.shape[1] - 1)
-        if len(points) > BATCH:  # tubes of like extent together: all of a batch get the longest one's samples
-            for part in np.array_split(np.argsort(lengths * radius[:, 0]), -(-len(points) // BATCH)):
-                self.add(points[part], radius[part], flat, core, wall)
-            return
-        samples = int(lengths.max() / STEP) + 3
-        at = np.linspace(0, points.shape[1] - 1, samples)
-        low = np.minimum(at.astype(np.intp), points.shape[1] - 2)
-        part = at - low
-
-        def fine(values: NDArray) -> Map:
-            return (values[:, low] * (1 - part) + values[:, low + 1] * part).astype(np.float32)
-
-        row, column, width, depth = (
-            fine(row),
-            fine(column),
-            fine(radius * scale),
-            fine((points * self.view.rotation[2]).sum(-1) * scale),
-        )
-        down, right = _slope(row), _slope(column)
+        segments = points.shape[1] - 1
+        longest = float(np.hypot(np.diff(row), np.diff(column)).max()) * segments
+        at = np.linspace(0, segments, int(longest / STEP) + 3)
+        low = np.minimum(at.astype(np.intp), segments - 1)
+        part = (at - low).astype(np.float32)
+        knots = np.stack([row, column, points @ self.view.rotation[2] * scale, radius * scale, radius])
+        knots = knots.astype(np.float32)
+        row, column, depth, width, radius = knots[..., low] * (1 - part) + knots[..., low + 1] * part
+        down, right, away = np.gradient(np.stack([row, column, depth]), axis=-1)
         step = np.hypot(down, right) + np.float32(1e-6)
-        longer = np.minimum(np.sqrt(1 + np.square(_slope(depth) / step)), 3.0)  # 1 / sin(angle to the beam)
-        chord = fine(radius) * np.float32(2 * flat) * longer * np.minimum(1, 2 * width)  # a thin one covers part
-        keep = np.flatnonzero(
-            np.maximum(np.abs(row - self._middle), np.abs(column - self._middle)) < self._middle + width
-        )
+        longer = np.minimum(np.sqrt(1 + np.square(away / step)), 3)  # 1 / sin(angle to the beam)
+        chord = radius * np.float32(2 * flat) * longer * np.minimum(1, 2 * width)  # a thin one covers part
         across = int(2 * width.max() / STEP) + 3
         n = np.linspace(-1, 1, across, dtype=np.float32) * np.float32(1 - 1 / across)
-        profile: NDArray = np.sqrt(1 - n * n)
-        if core < 1:
-            profile = profile - np.float32((1 - core) * wall) * np.sqrt(np.maximum(1 - np.square(n / wall), 0))
-        r = self._round(row, width * (right / step), keep, n)
-        c = self._round(column, width * (-down / step), keep, n)
-        r *= self.view.size + 2  # the canvas has a margin of a pixel, where all that lies outside goes
-        r += c
-        self._pixels.append(r.ravel())
-        self._chords.append((chord.ravel()[keep, None] * profile).ravel())
-
-    @property
-    def _middle(self) -> float:
-        return self.view.size / 2
-
-    def _round(self, centre: Map, reach: NDArray, keep: NDArray, n: Map) -> NDArray[np.intp]:
-        at = reach.ravel()[keep, None] * n
-        at += centre.ravel()[keep, None] + np.float32(1.5)  # the margin, and so that cutting off rounds
-        return np.clip(at, 0, self.view.size + 1, out=at).astype(np.intp)
+        marrow = np.float32((1 - core) * wall) * np.sqrt(np.maximum(1 - np.square(n / np.float32(wall)), 0))
+        side = self.view.size + 2  # the canvas has a margin of a pixel, where all that lies outside goes
+        rows, columns = (
+            np.clip(middle[..., None] + (reach / step)[..., None] * n + np.float32(1.5), 0, side - 1).astype(np.int32)
+            for middle, reach in ((row, width * right), (column, -width * down))
+        )
+        self._pixels.append((rows * side + columns).ravel())
+        self._chords.append((chord[..., None] * (np.sqrt(1 - n * n) - marrow)).ravel())
 
     def thickness(self) -> Map:
         """The layer's map [size, size] in mm: where samples meet in a pixel, their mean weighted by themselves."""
-        pixels, chords = np.concatenate(self._pixels), np.concatenate(self._chords)
-        side = self.view.size + 2
-        canvas = np.zeros((side, side), np.float32)
-        if len(pixels):
-            first, last = int(pixels.min()) // side, int(pixels.max()) // side + 1  # the rows that are touched
-            pixels -= first * side
-            total = np.bincount(pixels, chords, (last - first) * side)
-            squares = np.bincount(pixels, chords * chords, (last - first) * side)
-            canvas[first:last] = (squares / np.maximum(total, 1e-9)).reshape(-1, side)
-        return canvas[1:-1, 1:-1]
+        pixels, chords, side = np.concatenate(self._pixels), np.concatenate(self._chords), self.view.size + 2
+        total, squares = (np.bincount(pixels, weight, side * side) for weight in (chords, chords * chords))
+        return (squares / np.maximum(total, 1e-9)).astype(np.float32).reshape(side, side)[1:-1, 1:-1]

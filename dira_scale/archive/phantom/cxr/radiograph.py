@@ -12,7 +12,7 @@ from dira_scale.archive.phantom.cxr.painters import paint
 from dira_scale.archive.phantom.cxr.primitives import ellipsoid, upsample
 from dira_scale.archive.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.archive.phantom.cxr.skeleton import bones
-from dira_scale.archive.phantom.cxr.view import Build, Map, Torso, View
+from dira_scale.archive.phantom.cxr.view import Map, Torso, View
 
 SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
 
@@ -20,35 +20,28 @@ SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
 def body(chest: Torso, view: View) -> Map:
     """The body's total thickness in mm; smooth, so drawn on a coarse grid and enlarged."""
     view, size = view.coarse(4), view.size
-    x, y = view.grid
-    fat, build = chest.anatomy.fat, chest.build
-    wall = 30 + 1.1 * fat
+    (x, y), fat = view.grid, chest.anatomy.fat
     trunk = np.clip((y + 45) / 140, 0, 1)
-    flank = build.waist * np.clip((y - 150) / 200, 0, 1)
-    half = (chest.width + wall) * (0.55 + 0.45 * np.sqrt(trunk * (2 - trunk))) + flank
+    half = (chest.width + 30 + 1.1 * fat) * (0.55 + 0.45 * np.sqrt(trunk * (2 - trunk)))
+    half += chest.waist * np.clip((y - 150) / 200, 0, 1)
     deep = (chest.anatomy.depth + 50 + fat) * (0.55 + 0.45 * trunk)
-    edge = np.square(x / half)
-    body = np.where(y > -45, deep * np.sqrt(np.maximum(1 - edge * edge, 0)), 0).astype(np.float32)
-    ellipsoid(view, (0, -95, -10), (build.neck + 0.3 * fat, 120, 66), 0, body)
-    lift = chest.state.shrug - 2 * (build.shoulder - 17)
+    body = np.where(y > -45, deep * np.sqrt(np.maximum(1 - (x / half) ** 4, 0)), 0).astype(np.float32)
+    muscle, breast = np.zeros((2, view.size, view.size), np.float32)  # pectoral muscles; breasts
+    ellipsoid(view, (0, -95, -10), (chest.neck + 0.3 * fat, 120, 66), 0, body)
+    lift, b = chest.state.shrug - 2 * (chest.shoulder - 17), chest.anatomy.breast
     for side in (-1, 1):
         # trapezius and shoulder, deltoid, arm
-        ellipsoid(view, (side * 95, -8 - 0.5 * lift, -25), (118, 46 + 0.4 * fat, 78), build.shoulder * side, body)
+        ellipsoid(view, (side * 95, -8 - 0.5 * lift, -25), (118, 46 + 0.4 * fat, 78), chest.shoulder * side, body)
         ellipsoid(view, (side * (chest.width + 48), 14 - lift, -10), (54 + 0.5 * fat, 58, 70), 0, body)
-        away = side * (chest.width + 48 + build.arms)
-        ellipsoid(view, (away, 150 - lift, -20), (40 + 0.6 * fat, 160, 64), (16 - build.arms) * side, body)
-    body = ndimage.gaussian_filter(body, 4 / view.spacing)
-    muscle, breast = np.zeros((2, view.size, view.size), np.float32)  # pectoral muscles; breasts
-    out, down = build.breast
-    for side in (-1, 1):
-        ellipsoid(view, (side * (chest.width - 40), 58, 70), (76, 60, build.muscle), -24 * side, muscle)
-        if chest.anatomy.breast:
-            b = chest.anatomy.breast * (build.uneven if side > 0 else 1)
+        away = side * (chest.width + 48 + chest.arms)
+        ellipsoid(view, (away, 150 - lift, -20), (40 + 0.6 * fat, 160, 64), (16 - chest.arms) * side, body)
+        ellipsoid(view, (side * (chest.width - 40), 58, 70), (76, 60, chest.muscle), -24 * side, muscle)
+        if b:
             axes = (46 + 0.6 * b, 44 + 0.6 * b, 0.8 * b)
-            ellipsoid(view, (side * (chest.width - 62 + out), 150 + down, 70), axes, 8 * side, breast)
-    breast *= np.clip((view.grid[1] - 95 - down) / 110, 0, 1)  # hangs: thin above, full below
-    front = ndimage.gaussian_filter(muscle, 7 / view.spacing) + ndimage.gaussian_filter(breast, 3 / view.spacing)
-    return upsample(body + front, size)
+            ellipsoid(view, (side * (chest.width - 62), 150 + chest.sag, 70), axes, 8 * side, breast)
+    breast *= np.clip((y - 95 - chest.sag) / 110, 0, 1)  # hangs: thin above, full below
+    parts = (body, 4), (muscle, 7), (breast, 3)
+    return upsample(sum(ndimage.gaussian_filter(part, edge / view.spacing) for part, edge in parts), size)
 
 
 @dataclass
@@ -89,7 +82,7 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
         size,
         field=float(rng.uniform(385, 430)),
         yaw=float(rng.normal(0, 0.028 * care)),
-        pitch=float(rng.normal(0.08 if lying else 0, 0.03)) + Build.draw(anatomy).kyphosis,
+        pitch=float(rng.normal(0.08 if lying else 0, 0.03)) + Torso(anatomy, StudyState()).kyphosis,
         roll=float(rng.normal(0, 0.016 * care)),
         shift=(float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))),
         front=not lying,
@@ -121,8 +114,5 @@ def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
     line = SOFT * (thick - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(thick, chest.anatomy.fat)
     line += SHEATH * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
     line += (BONE - SOFT) * bones(chest, view, details)
-    if chest.build.calcified > 0.2:
-        line += (BONE - SOFT) * organs.calcium(chest, view)
-    gas = np.maximum(organs.airways(chest, view), organs.bowel_gas(chest, view, float(rng.uniform(0.1, 1))))
-    line -= SOFT * np.minimum(gas, thick)
+    line -= SOFT * np.minimum(organs.gas(chest, view, float(rng.uniform(0.1, 1))), thick)
     return np.maximum(line, 0).astype(np.float32)
