@@ -9,33 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    RLELossless,
-)
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 IDENTIFYING = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "OtherPatientNames",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "AccessionNumber",
-    "StudyID",
-    "InstitutionName",
-    "InstitutionAddress",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "OperatorsName",
-    "StationName",
-    "DeviceSerialNumber",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-)
+    "PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames", "PatientAddress", "PatientTelephoneNumbers",
+    "AccessionNumber", "StudyID", "InstitutionName", "InstitutionAddress", "ReferringPhysicianName",
+    "PerformingPhysicianName", "OperatorsName", "StationName", "DeviceSerialNumber", "StudyInstanceUID",
+    "SeriesInstanceUID", "SOPInstanceUID",
+)  # fmt: skip
 PRIVATE_CREATOR = "VELMORAY PHANTOM 01"
 SYNTAXES = (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)
 SYNTAX_SHARE = (0.85, 0.12, 0.03)
@@ -74,8 +55,6 @@ class Identity:
 def encoded(ds: Dataset, syntax: UID) -> bytes:
     """Encode a data set with uncompressed pixels as a file in ``syntax``."""
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     if syntax != ExplicitVRLittleEndian:
         ds.compress(syntax, encoding_plugin="pylibjpeg", generate_instance_uid=False)
@@ -85,9 +64,10 @@ def encoded(ds: Dataset, syntax: UID) -> bytes:
 
 
 def patient_and_study(
-    ds: Dataset, identity: Identity, age: int, study: int, key: str, rng: np.random.Generator
-) -> None:
-    """Set the elements on patient, study, institution and staff, with unique identifiers derived from ``key``."""
+    identity: Identity, age: int, study: int, key: str, description: str, rng: np.random.Generator
+) -> Dataset:
+    """The elements on patient, study, institution and staff, with unique identifiers derived from ``key``."""
+    ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = (uid(key, k) for k in ("image", "series", "study"))
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = (
@@ -96,24 +76,32 @@ def patient_and_study(
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = (
         f"{rng.integers(7, 20):02d}{rng.integers(60):02d}{rng.integers(60):02d}"
     )
-    ds.AccessionNumber = f"ACC{rng.integers(10**9):09d}"
-    ds.StudyID = f"STDY{rng.integers(10**6):06d}"
+    ds.AccessionNumber, ds.StudyID = f"ACC{rng.integers(10**9):09d}", f"STDY{rng.integers(10**6):06d}"
     ds.SeriesNumber = ds.InstanceNumber = 1
-    ds.StudyDescription = "Thorax"
+    ds.StudyDescription, ds.DerivationDescription = description, "Simulated"
     ds.PatientName, ds.PatientID, ds.PatientBirthDate = identity.name, identity.number, identity.born
     ds.OtherPatientNames = identity.name.replace("^", "^Alias ")
     ds.PatientAddress, ds.PatientTelephoneNumbers = identity.address, identity.telephone
     ds.PatientSex, ds.PatientAge = identity.sex, f"{age:03d}Y"
-    ds.InstitutionName = "Velmoray Phantom Infirmary"
-    ds.InstitutionAddress = "77 Quillhaven Embankment, Velmoray"
-    ds.ReferringPhysicianName = "Zandervelt^Ignatika"
-    ds.PerformingPhysicianName = "Morwenstrasse^Adelbrand"
+    ds.InstitutionName, ds.InstitutionAddress = "Velmoray Phantom Infirmary", "77 Quillhaven Embankment, Velmoray"
+    ds.ReferringPhysicianName, ds.PerformingPhysicianName = "Zandervelt^Ignatika", "Morwenstrasse^Adelbrand"
     ds.OperatorsName = "Fennimore-Quist^Hildegund"
     ds.Manufacturer, ds.ManufacturerModelName = "dira_scale", "phantom"
     ds.StationName, ds.DeviceSerialNumber = "VELMORAYDX7", f"SER{rng.integers(10**8):08d}"
+    ds.BurnedInAnnotation, ds.LossyImageCompression, ds.KVP = "NO", "00", "120"
     block = ds.private_block(0x0099, PRIVATE_CREATOR, create=True)
     block.add_new(0x01, "LO", f"Archive of {identity.name.replace('^', ' ')}")
     block.add_new(0x02, "LO", f"Barcode {identity.number}")
+    return ds
+
+
+def set_pixels(ds: Dataset, stored: np.ndarray, bits: int) -> None:
+    """Set 16-bit pixels [Y, X], of which ``bits`` are used, signed if their type is."""
+    ds.SamplesPerPixel, (ds.Rows, ds.Columns) = 1, stored.shape
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
+    ds.PixelRepresentation = int(stored.dtype.kind == "i")
+    ds.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+    ds["PixelData"].VR = "OW"
 
 
 def uid(key: str, kind: str) -> UID:

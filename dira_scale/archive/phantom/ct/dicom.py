@@ -6,11 +6,18 @@ from copy import copy
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
 from dira_scale.archive.phantom.ct.study import Study
-from dira_scale.archive.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study, uid
+from dira_scale.archive.phantom.dicom import (
+    SYNTAX_SHARE,
+    SYNTAXES,
+    Identity,
+    encoded,
+    patient_and_study,
+    set_pixels,
+    uid,
+)
 
 BODY_PARTS = {"thorax": "CHEST", "abdomen": "ABDOMEN"}
 WINDOWS = {
@@ -34,38 +41,31 @@ def write(
     """
     syntax = SYNTAXES[int(rng.choice(len(SYNTAXES), p=SYNTAX_SHARE))]
     signed, from_head = rng.random() < SIGNED_SHARE, rng.random() < 0.7
-    common = Dataset()
-    patient_and_study(common, identity, age, number, key, rng)
+    description = f"CT {kind}" + (" with contrast medium" if study.enhanced else "")
+    common = patient_and_study(identity, age, number, key, description, rng)
     common.SOPClassUID, common.Modality = CTImageStorage, "CT"
-    common.ImageType, common.DerivationDescription = ["DERIVED", "PRIMARY", "AXIAL"], "Simulated"
-    common.StudyDescription = f"CT {kind}" + (" with contrast medium" if study.enhanced else "")
+    common.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
     common.BodyPartExamined, common.PatientPosition = BODY_PARTS[kind], "HFS"
     common.FrameOfReferenceUID, common.PositionReferenceIndicator = uid(key, "frame"), ""
-    common.KVP, common.AcquisitionNumber, common.ConvolutionKernel = "120", 1, study.scanner.kernel
+    common.AcquisitionNumber, common.ConvolutionKernel = 1, study.scanner.kernel
     if study.enhanced:
         common.ContrastBolusAgent = "APPLIED"
     dz, dy, dx = study.grid.spacing
     common.PixelSpacing, common.SliceThickness = [f"{dy:.4f}", f"{dx:.4f}"], f"{dz:.4f}"
-    common.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
-    slices, common.Rows, common.Columns = study.voxels.shape
-    common.BitsAllocated, common.BitsStored, common.HighBit = (16, 16, 15) if signed else (16, 12, 11)
-    common.PixelRepresentation = int(signed)
+    common.ImageOrientationPatient, common.PhotometricInterpretation = [1, 0, 0, 0, 1, 0], "MONOCHROME2"
     common.RescaleIntercept, common.RescaleSlope, common.RescaleType = "0" if signed else "-1024", "1", "HU"
     common.WindowCenter, common.WindowWidth = ([str(window[i]) for window in WINDOWS[kind]] for i in (0, 1))
-    common.BurnedInAnnotation, common.LossyImageCompression = "NO", "00"
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for index, plane in enumerate(study.voxels):
         ds = copy(common)
         ds.SOPInstanceUID = uid(key, f"image {index}")
-        ds.InstanceNumber = slices - index if from_head else index + 1
+        ds.InstanceNumber = len(study.voxels) - index if from_head else index + 1
         x, y, z = (*study.grid.origin[:2], study.grid.line(0)[index])
         ds.ImagePositionPatient = [f"{v:.6g}" if abs(v) >= 1e6 else f"{v:.4f}" for v in (x, y, z)]
         ds.SliceLocation = f"{z:.4f}"
-        ds.PixelData = (plane if signed else plane + 1024).astype("<i2" if signed else "<u2").tobytes()
-        ds["PixelData"].VR = "OW"
+        set_pixels(ds, plane if signed else (plane + 1024).astype(np.uint16), 16 if signed else 12)
         name = hashlib.sha256(ds.SOPInstanceUID.encode()).hexdigest()[:8].upper()
         (part / f"{name}.dcm").write_bytes(encoded(ds, syntax))
     shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from dira_scale.archive.phantom.anatomy import Anatomy
 from dira_scale.archive.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.archive.phantom.cxr.radiograph import take
 from dira_scale.archive.phantom.cxr.view import View
-from dira_scale.archive.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study
+from dira_scale.archive.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study, set_pixels
 from dira_scale.archive.phantom.folder import check_sizes, fill, save_record, write
 from dira_scale.base.errors import UserError, nearest
 
@@ -31,56 +31,38 @@ INVERTED_SHARE = 0.2
 
 
 def as_dicom(
-    pixels: np.ndarray,
-    view: View,
-    identity: Identity,
-    age: int,
-    study: int,
-    key: str,
-    rng: np.random.Generator,
+    pixels: np.ndarray, view: View, identity: Identity, age: int, study: int, key: str, rng: np.random.Generator
 ) -> bytes:
     """A DICOM file of presentation values [size, size] (uint16, 12 bits, dense = bright).
 
     key: determines its unique identifiers; rng: transfer syntax, direction of the grey scale and the rest.
     """
     inverted, syntax = rng.random() < INVERTED_SHARE, SYNTAXES[int(rng.choice(3, p=SYNTAX_SHARE))]
-    ds = Dataset()
-    patient_and_study(ds, identity, age, study, key, rng)
-    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    ds.Modality, ds.PresentationIntentType = "DX", "FOR PRESENTATION"
+    ds = patient_and_study(identity, age, study, key, "Thorax", rng)
+    ds.SOPClassUID, ds.Modality = DigitalXRayImageStorageForPresentation, "DX"
+    ds.PresentationIntentType, ds.ImageType = "FOR PRESENTATION", ["DERIVED", "PRIMARY"]
     ds.BodyPartExamined, ds.ImageLaterality = "CHEST", "U"
     ds.ViewPosition, ds.PatientOrientation = "PA" if view.front else "AP", ["L", "F"]
-    ds.AnatomicRegionSequence = [_code("51185008", "SCT", "Chest")]
-    ds.ViewCodeSequence = [
-        _code("399348003", "SCT", "postero-anterior") if view.front else _code("399033003", "SCT", "antero-posterior")
-    ]
-    ds.AcquisitionContextSequence = []
-    ds.KVP, ds.ExposureInuAs = "120", int(rng.integers(1200, 4200))
-    ds.DistanceSourceToDetector = f"{view.source:.0f}"
-    ds.DetectorType, ds.DetectorConfiguration = "DIRECT", "AREA"
-    ds.FieldOfViewShape, ds.PositionerType = "RECTANGLE", "NONE"
-    ds.ImageType, ds.DerivationDescription = ["DERIVED", "PRIMARY"], "Simulated"
-    ds.SamplesPerPixel, ds.Rows, ds.Columns = 1, *pixels.shape
+    ds.AnatomicRegionSequence, ds.AcquisitionContextSequence = [_code("51185008", "Chest")], []
+    position = ("399348003", "postero-anterior") if view.front else ("399033003", "antero-posterior")
+    ds.ViewCodeSequence = [_code(*position)]
+    ds.ExposureInuAs, ds.DistanceSourceToDetector = int(rng.integers(1200, 4200)), f"{view.source:.0f}"
+    ds.DetectorType, ds.PositionerType = "DIRECT", "NONE"
     ds.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     ds.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", 1 if inverted else -1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
     low, high = (int(v) for v in np.percentile(pixels[::4, ::4], (1, 99)))
     center, width = (low + high + 1) // 2, max(high - low, 2)
     ds.WindowCenter, ds.WindowWidth = str(4095 - center if inverted else center), str(width)
-    ds.WindowCenterWidthExplanation = "NORMAL"
     ds.ImagerPixelSpacing = ds.PixelSpacing = [f"{view.spacing:.6f}"] * 2
-    ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
-    stored = 4095 - pixels if inverted else pixels
-    ds.PixelData = stored.astype("<u2").tobytes()
-    ds["PixelData"].VR = "OW"
+    set_pixels(ds, 4095 - pixels if inverted else pixels, 12)
     return encoded(ds, syntax)
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
     return item
 
 

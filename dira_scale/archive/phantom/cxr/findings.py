@@ -13,21 +13,10 @@ from dira_scale.archive.phantom.anatomy import StudyState
 from dira_scale.archive.phantom.cxr.view import Map, Torso, View
 
 PREVALENCE = {  # relative; roughly in the order of ChestX-ray14's counts, rare ones raised
-    "Atelectasis": 10,
-    "Cardiomegaly": 7,
-    "Effusion": 12,
-    "Infiltration": 12,
-    "Mass": 6,
-    "Nodule": 8,
-    "Pneumonia": 5,
-    "Pneumothorax": 6,
-    "Consolidation": 6,
-    "Edema": 4,
-    "Emphysema": 4,
-    "Fibrosis": 4,
-    "Pleural_Thickening": 5,
+    "Atelectasis": 10, "Cardiomegaly": 7, "Effusion": 12, "Infiltration": 12, "Mass": 6, "Nodule": 8, "Pneumonia": 5,
+    "Pneumothorax": 6, "Consolidation": 6, "Edema": 4, "Emphysema": 4, "Fibrosis": 4, "Pleural_Thickening": 5,
     "Hernia": 2,
-}
+}  # fmt: skip
 LABELS = tuple(PREVALENCE)
 DIFFUSE = {"Edema", "Emphysema"}  # affect the whole lung: no box
 # The small mixture: range of severity, and relative size. Patches of two to five centimetres anywhere in the lungs,

@@ -48,8 +48,7 @@ def _solid(lungs: Lungs, thickness: Map) -> Map:
 
 def _nodule(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.position(f)
-    radius = f.scale * (5 + 9 * f.severity)
-    axes = radius * rng.uniform(0.85, 1.15, 3)
+    axes = f.scale * (5 + 9 * f.severity) * rng.uniform(0.85, 1.15, 3)
     return _solid(lungs, ellipsoid(lungs.view, (x, y, rng.uniform(-40, 40)), tuple(axes), rng.uniform(0, 90)))
 
 
@@ -73,18 +72,20 @@ def _effusion(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     return _fill(lungs, 0.97 * depth * (2 - depth) * lungs.half(f.side))
 
 
+def _outer(lungs: Lungs, y: Map) -> Map:
+    """Inner face of the rib cage at the heights of a map, |x|."""
+    line = np.arange(-60, 420, 0.5)
+    return lungs.chest.lateral(line).astype(np.float32)[np.clip((y + 60) * 2, 0, len(line) - 1).astype(np.intp)]
+
+
 def _pneumothorax(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.view.grid
-    v = np.clip(y / np.float32(lungs.chest.anatomy.height), 0, 1)
-    gap = np.float32(9 + 34 * f.severity) * (1 - np.float32(0.75) * v)
-    line = np.arange(-60, 420, 0.5)
-    outer = lungs.chest.lateral(line).astype(np.float32)
-    shrunk = outer[np.clip((y - gap + 60) * 2, 0, len(line) - 1).astype(np.int32)] - gap
-    beyond = np.maximum(np.abs(x) - shrunk, gap - y) * lungs.half(f.side)  # mm outside the visceral pleura
+    gap = np.float32(9 + 34 * f.severity) * (1 - np.float32(0.75) * np.clip(y / lungs.chest.anatomy.height, 0, 1))
+    beyond = np.maximum(np.abs(x) - _outer(lungs, y - gap) + gap, gap - y)  # mm outside the visceral pleura
     free = np.clip(beyond + np.float32(0.5), 0, 1) * lungs.half(f.side)
     lungs.vessels *= 1 - free
     lungs.emptied = np.maximum(lungs.emptied, free)
-    pleura = np.exp(-np.square(beyond / np.float32(0.9))) * np.float32(13) * (beyond != 0)
+    pleura = np.exp(-np.square(beyond / np.float32(0.9))) * np.float32(13) * lungs.half(f.side)
     lungs.solid += np.minimum(pleura, lungs.air * np.float32(0.5))
     _fill(lungs, np.float32(0.05 + 0.1 * f.severity) * (1 - free) * lungs.half(f.side))
     return free * (lungs.air > 8)
@@ -132,18 +133,9 @@ def _atelectasis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 
 def _edema(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    hilum = float(lungs.chest.vertebra(6.8))
-    area = np.zeros_like(lungs.air)
-    for side in (-1, 1):  # batwing pattern
-        area = np.maximum(area, _blob(lungs, side * 58, hilum + 12, 74, 92, 1.0))
+    down = float(lungs.chest.vertebra(6.8)) + 12
+    area = np.maximum(_blob(lungs, -58, down, 74, 92), _blob(lungs, 58, down, 74, 92))  # batwing pattern
     cloudy = np.clip(0.75 + 0.25 * grain(lungs.view.size, rng), 0, 1.3)
-    layer = TubeLayer(lungs.view)
-    for side in (-1, 1):  # Kerley B lines
-        y = np.sort(rng.uniform(0.72, 0.98, 7)) * lungs.chest.anatomy.height
-        outer = lungs.chest.lateral(y) - 2
-        lines = np.stack([np.stack([side * (outer - d), y + 0.2 * d, 0 * y], -1) for d in (0, 7, 14)], 1)
-        layer.add(lines, np.full((7, 3), 0.7), flat=4.0)
-    _solid(lungs, layer.thickness())
     return _fill(lungs, area * cloudy * np.float32(0.25 + 0.35 * f.severity))
 
 
@@ -165,19 +157,17 @@ def _fibrosis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 def _pleural_thickening(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.view.grid
-    line = np.arange(-10, 420, 0.5)
-    outer = lungs.chest.lateral(line).astype(np.float32)[np.clip((y + 10) * 2, 0, len(line) - 1).astype(np.int32)]
-    thick = np.float32(4 + 7 * f.severity) * (1 + np.float32(0.25) * np.sin(y / 13) + np.float32(0.2) * np.sin(y / 5.3))
+    thick = np.float32(4 + 7 * f.severity) * (1 + np.float32(0.25) * np.sin(y / 13))
     along = np.exp(-np.square((y - np.float32(f.down * lungs.chest.anatomy.height)) / np.float32(48)))
-    rind = np.exp(-np.square(np.maximum(outer - np.abs(x), 0) / (thick * (0.3 + 0.7 * along)))) * along
+    inwards = np.maximum(_outer(lungs, y) - np.abs(x), 0)
+    rind = np.exp(-np.square(inwards / (thick * (0.3 + 0.7 * along)))) * along
     return _fill(lungs, np.float32(0.95) * rind * lungs.half(f.side) * (lungs.air > 1))
 
 
 def _hernia(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    base, radius = lungs.chest.anatomy.height - 22, 26 + 16 * f.severity
-    centre = (f.side * 10.0, base - 0.3 * radius, -45.0)
-    sac = ellipsoid(lungs.view, centre, (1.15 * radius, radius, radius), 0)
-    gas = ellipsoid(lungs.view, centre, (1.15 * radius - 3, radius - 3, radius - 3), 0)
+    radius = 26 + 16 * f.severity
+    centre = (f.side * 10.0, lungs.chest.anatomy.height - 22 - 0.3 * radius, -45.0)
+    sac, gas = (ellipsoid(lungs.view, centre, (1.15 * radius - wall, radius - wall, radius - wall)) for wall in (0, 3))
     gas *= np.clip((np.float32(centre[1] - 0.1 * radius) - lungs.view.grid[1]) / 1.5, 0, 1)  # above the fluid level
     lungs.solid += np.minimum(sac, lungs.air) - np.float32(0.9) * gas
     return sac
@@ -188,18 +178,8 @@ def _cardiomegaly(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 
 PAINTERS: dict[str, Callable[[Finding, Lungs, np.random.Generator], Map]] = {
-    "Atelectasis": _atelectasis,
-    "Cardiomegaly": _cardiomegaly,
-    "Effusion": _effusion,
-    "Infiltration": _infiltration,
-    "Mass": _mass,
-    "Nodule": _nodule,
-    "Pneumonia": _pneumonia,
-    "Pneumothorax": _pneumothorax,
-    "Consolidation": _consolidation,
-    "Edema": _edema,
-    "Emphysema": _emphysema,
-    "Fibrosis": _fibrosis,
-    "Pleural_Thickening": _pleural_thickening,
-    "Hernia": _hernia,
-}
+    "Atelectasis": _atelectasis, "Cardiomegaly": _cardiomegaly, "Consolidation": _consolidation, "Edema": _edema,
+    "Effusion": _effusion, "Emphysema": _emphysema, "Fibrosis": _fibrosis, "Hernia": _hernia,
+    "Infiltration": _infiltration, "Mass": _mass, "Nodule": _nodule, "Pleural_Thickening": _pleural_thickening,
+    "Pneumonia": _pneumonia, "Pneumothorax": _pneumothorax,
+}  # fmt: skip
