@@ -59,7 +59,7 @@ def write_metaimage(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
     write(path, "".join(f"{key} = {value}\n" for key, value in header.items()).encode())
 
 
-VERSION = 2  # of the drawing; raise it when voxels change
+VERSION = 3  # of the drawing; raise it when voxels change
 SMALLEST = 32  # rows and columns
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
 SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # share of studies with the lung kernel
@@ -113,8 +113,8 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
             "age": anatomy.age + number,
             "mask": mask,
         }
-        boxes = [[annotation.kind, *annotation.box] for annotation in study.annotations]
-        nodules = [[round(v, 6) for v in (*a.centre, a.diameter)] for a in study.annotations]
+        boxes = [[annotation.kind, *map(float, annotation.box)] for annotation in study.annotations]
+        nodules = [[round(float(v), 6) for v in (*a.centre, a.diameter)] for a in study.annotations]
         rows.append({"row": row, "boxes": boxes, "annotations": nodules})
     save_record(folder, patient, rows)
 

@@ -11,7 +11,7 @@ from dira_scale.archive.phantom.ct import tissue
 from dira_scale.archive.phantom.ct.belly import Belly
 from dira_scale.archive.phantom.ct.chest import Thorax
 from dira_scale.archive.phantom.ct.lesions import Lesion
-from dira_scale.archive.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, Noise, ScanGrid, Scanner, stored
+from dira_scale.archive.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, ScanGrid, Scanner, stored
 from dira_scale.archive.phantom.ct.skeleton import Skeleton
 from dira_scale.archive.phantom.ct.slab import Slab
 from dira_scale.archive.phantom.ct.trunk import Points, Trunk
@@ -26,9 +26,9 @@ class Annotation:
     """The annotation of a finding: position (x, y, z) and diameter in mm, LPS."""
 
     kind: str
-    centre: tuple[float, float, float]
+    centre: tuple[float, ...]
     diameter: float
-    box: tuple[float, float, float, float, float, float]  # z, y, x, d, h, w in voxels
+    box: tuple[float, ...]  # z, y, x, d, h, w in voxels
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,13 @@ class Patient:
         """The body in one study: depth of breath, contrast phase, growth of lesions."""
         breath = float(rng.gamma(2.0, 4.0))
         state = StudyState(domes=(breath, breath + float(rng.normal(0, 2))), heart=1 + 0.002 * breath)
-        plain, arterial = (0.6, 1.0) if self.kind == "thorax" else (0.2, 0.2)
-        chance = rng.random()
-        contrast = tissue.PLAIN if chance < plain else tissue.ARTERIAL if chance < arterial else tissue.VENOUS
-        trunk = Trunk(self.anatomy, state, contrast)
+        plain, enhanced = (0.6, tissue.ARTERIAL) if self.kind == "thorax" else (0.2, tissue.VENOUS)
+        trunk = Trunk(self.anatomy, state, tissue.PLAIN if rng.random() < plain else enhanced)
         chest, belly = Thorax(trunk), Belly(trunk)
         organ = chest.lungs if self.kind == "thorax" else belly.liver
         grown = (replace(lesion, radius=lesion.radius * lesion.growth**study) for lesion in self.lesions)
-        return Body(
-            self.kind,
-            trunk,
-            chest,
-            belly,
-            Skeleton(trunk),
-            [m for lesion in grown if (m := lesion.measured(trunk, organ))],
-        )
+        lesions = [m for lesion in grown if (m := lesion.measured(trunk, organ))]
+        return Body(self.kind, trunk, chest, belly, Skeleton(trunk), lesions)
 
 
 @dataclass(frozen=True)
@@ -91,8 +83,7 @@ class Body:
         """
         trunk, anatomy = self.trunk, self.trunk.anatomy
         middle = trunk.outline(-150.0)
-        wide = 2 * float(middle.body_a)
-        pixel = round(float(np.clip(wide * rng.uniform(0.94, 1.12), *FIELD)) / size, 4)
+        pixel = round(float(np.clip(2 * middle.body_a * rng.uniform(0.94, 1.12), *FIELD)) / size, 4)
         if self.kind == "thorax":
             top = float(rng.uniform(5, 20))
             bottom = -anatomy.height - anatomy.rise - float(rng.uniform(25, 45))
@@ -106,11 +97,10 @@ class Body:
 
     def scan(self, grid: ScanGrid, placed: NDArray, scanner: Scanner, seed: int) -> Study:
         """Scan ``grid`` of the trunk with its origin at ``placed``."""
-        cuts, noise = scanner.cuts(grid), Noise(scanner, grid, seed)
-        voxels, mask = np.empty(grid.shape, np.int16), np.empty(grid.shape, np.uint8)
+        cuts, edge = scanner.cuts(grid), scanner.blur(grid)
+        voxels, mask = np.empty(grid.shape, np.int16), np.zeros(grid.shape, np.uint8)
         z, y, x = (grid.line(axis) - placed[2 - axis] for axis in range(3))
         fine = ((np.arange(cuts) + 0.5) / cuts - 0.5) * grid.spacing[0]
-        edge = scanner.blur(grid)
         couch = self.trunk.couch((z, y, x), edge)
         step = max(1, VOXELS // (len(y) * len(x) * cuts))
         for first in range(0, len(z), step):
@@ -122,33 +112,29 @@ class Body:
                 self.paint(slab)
             hu, organ, finding = painted.reshape(3, len(slices), cuts, len(y), len(x)).mean(2)
             for number, plane in enumerate(hu, first):
-                voxels[number] = stored(noise.add(plane, number))
-            part = mask[first : first + step]
-            np.multiply(organ >= 0.5, ORGAN, out=part, casting="unsafe")
-            part[finding >= 0.5] = FINDING
+                voxels[number] = stored(plane + scanner.noise(grid, seed, number))
+            mask[first : first + step][organ >= 0.5] = ORGAN
+            mask[first : first + step][finding >= 0.5] = FINDING
         annotations = []
         for lesion in self.lesions:
-            cx, cy, cz = (float(v) for v in np.asarray(lesion.middle) + placed)
-            index = np.rint(grid.index((cx, cy, cz)))
+            centre = lesion.middle + placed
+            index = np.rint(grid.index(centre)).astype(int)
             if (index < 0).any() or (index >= grid.shape).any():  # its middle is outside the grid
                 continue
-            mask[tuple(index.astype(int))] = FINDING  # a finding smaller than a voxel still gets one
-            low, high = (grid.index(np.array([edge[i] for edge in lesion.extent]) + placed) + 0.5 for i in (0, 1))
+            mask[tuple(index)] = FINDING  # a finding smaller than a voxel still gets one
+            low, high = (grid.index(corner + placed) + 0.5 for corner in lesion.extent)
             low, high = np.floor(np.maximum(low, 0)), np.ceil(np.minimum(high, grid.shape))
-            box = tuple(float(v) for v in (*low, *(high - low)))
-            annotations.append(Annotation(lesion.kind, (cx, cy, cz), lesion.diameter, box))  # type: ignore[arg-type]
+            annotations.append(Annotation(lesion.kind, tuple(centre), lesion.diameter, (*low, *(high - low))))
         return Study(voxels, mask, grid, tuple(annotations), scanner, self.trunk.contrast is not tissue.PLAIN)
 
     def paint(self, slab: Slab) -> None:
         """Paint everything, from the outside inwards."""
-        trunk = self.trunk
-        trunk.body(slab)
-        if inner := trunk.inner(slab):
-            at = Points(trunk, inner.x, inner.y, inner.z)
+        self.trunk.body(slab)
+        if inner := self.trunk.inner(slab):
+            at = Points(self.trunk, *inner.places)
             inner.paint(at.cavity, tissue.FAT + 5)
             liver, lungs = self.belly.paint(inner, at), self.chest.paint(inner, at)
-            organ = lungs if self.kind == "thorax" else liver
-            inner.organ[...] = inner.cover(organ)
+            inner.organ[...] = inner.cover(lungs if self.kind == "thorax" else liver)
             for lesion in self.lesions:
-                lesion.paint(inner, organ, trunk)
+                lesion.paint(inner, self.trunk)
         self.skeleton.paint(slab)

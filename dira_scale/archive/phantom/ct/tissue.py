@@ -6,7 +6,6 @@ Unenhanced values are typical of a 120 kVp scan (Kalender, Computed Tomography, 
 from dataclasses import dataclass
 
 AIR = -1000.0
-WATER = 0.0
 FAT = -100.0
 SKIN = 20.0
 MUSCLE = 50.0
@@ -15,11 +14,9 @@ DISC = 85.0
 CORD = 36.0
 CORTEX = 1000.0  # of bone
 LUNG = -845.0  # at full inspiration, excluding visible vessels
-BILE = 8.0
-STOOL = 10.0
+FLUID = 14.0  # in stomach and bowel
 WALL = 38.0  # of bowel and bronchi
 COUCH = -40.0
-FOAM = -955.0
 
 
 @dataclass(frozen=True)
@@ -28,15 +25,12 @@ class Contrast:
 
     blood: float = 42.0  # arteries
     veins: float = 40.0
-    portal: float = 40.0
     heart: float = 44.0  # muscle
     liver: float = 57.0
     spleen: float = 48.0
     kidney: float = 32.0
-    pyramid: float = 28.0
-    pancreas: float = 40.0
 
 
 PLAIN = Contrast()
-ARTERIAL = Contrast(290, 190, 130, 95, 68, 105, 150, 70, 95)
-VENOUS = Contrast(150, 155, 170, 100, 105, 118, 185, 165, 92)
+ARTERIAL = Contrast(290, 190, 95, 68, 105, 150)
+VENOUS = Contrast(150, 160, 100, 105, 118, 185)

@@ -7,7 +7,7 @@ from dira_scale.archive.phantom.anatomy import Anatomy
 from dira_scale.archive.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.archive.phantom.ct.study import Body, Patient, Study
 
-QUIET = Scanner("SOFT", edge=1.0, sigma=0.0, frequency=0.4)
+QUIET = Scanner("SOFT", edge=1.0, sigma=0.0, grain=0.6)
 
 
 def body(kind: str, seed: int) -> Body:
@@ -29,7 +29,7 @@ def fewer(kind: str, seed: int) -> Body:
 
 @pytest.fixture(scope="session")
 def chest() -> Body:
-    return fewer("thorax", 9)
+    return fewer("thorax", 31)
 
 
 @pytest.fixture(scope="session")

@@ -22,16 +22,11 @@ def test_ellipsoid_is_as_far_as_its_nearest_point() -> None:
     np.testing.assert_allclose(got, np.where(inside, -away, away), atol=0.35)
 
 
-def slab_of(lines: tuple[np.ndarray, ...], edge: float) -> Slab:
-    shape = tuple(map(len, lines))
-    blank = [np.zeros(shape, np.float32) for _ in range(8)]
-    return Slab(lines, blank[0], blank[1], lines[0][:, None, None], edge, *blank[2:])  # type: ignore[arg-type]
-
-
 def test_tubes_are_as_far_as_their_nearest_point() -> None:
     tubes = Tubes.chain(np.array([[-20.0, 3, 2], [0, -5, 6], [18, 6, -4]]), np.array([3.0, 4.0, 2.5]))
     lines = np.arange(-12, 12, 1.5), np.arange(-16, 16, 1.5), np.arange(-26, 26, 1.5)
-    got = slab_of(lines, 1.0).distance(tubes, 6.0)
+    blank = np.zeros(tuple(map(len, lines)), np.float32)
+    got = Slab(lines, 1.0, blank, blank, blank, blank, blank).distance(tubes, 6.0)
     z, y, x = np.meshgrid(*lines, indexing="ij")
     t = np.linspace(0, 1, 400)[:, None]
     axis = np.concatenate([a + t * (b - a) for a, b in tubes.ends])
