@@ -43,28 +43,18 @@ class Anatomy:
         age = int(np.clip(rng.normal(52, 17), 18, 95))
         male, fat = sex == "M", float(np.clip(rng.gamma(2.2, 9.0), 4, 58))
         slender = normal(rng, 0, 1)  # long and narrow rather than short and broad
-
-        return cls(
-            sex=sex,
-            age=age,
-            width=normal(rng, 143 if male else 131, 6) - 5 * slender,
-            height=normal(rng, 206 if male else 190, 9) + 9 * slender,
-            depth=normal(rng, 168 if male else 154, 10) - 5 * slender + 0.12 * age,
-            fat=fat,
-            breast=0.0 if male else float(rng.uniform(4, 20) + 0.45 * fat),
-            heart=normal(rng, 1.0, 0.075),
-            aorta=10.5 + 0.07 * age + normal(rng, 0, 1.6),
-            scoliosis=normal(rng, 0, 3 if rng.random() < 0.8 else 10),
-            apex=normal(rng, 46, 4),
-            opening=float(rng.uniform(1.9, 3.7)),
-            taper=normal(rng, 0, 0.09),
-            rise=normal(rng, 52, 9),
-            uneven=normal(rng, 13, 7),
-            lie=normal(rng, 0, 6) - 5 * slender + 0.25 * (fat - 20),
-            slope=normal(rng, 1.0, 0.2),
-            ribs=int(rng.choice(PAIRS_OF_RIBS[0], p=PAIRS_OF_RIBS[1])),
-            seed=int(rng.integers(2**31)),
-        )
+        width = normal(rng, 143 if male else 131, 6) - 5 * slender
+        height = normal(rng, 206 if male else 190, 9) + 9 * slender
+        depth = normal(rng, 168 if male else 154, 10) - 5 * slender + 0.12 * age
+        breast = 0.0 if male else float(rng.uniform(4, 20) + 0.45 * fat)
+        heart, aorta = normal(rng, 1.0, 0.075), 10.5 + 0.07 * age + normal(rng, 0, 1.6)
+        scoliosis, apex = normal(rng, 0, 3 if rng.random() < 0.8 else 10), normal(rng, 46, 4)
+        opening, taper = float(rng.uniform(1.9, 3.7)), normal(rng, 0, 0.09)
+        rise, uneven = normal(rng, 52, 9), normal(rng, 13, 7)
+        lie, slope = normal(rng, 0, 6) - 5 * slender + 0.25 * (fat - 20), normal(rng, 1.0, 0.2)
+        ribs, seed = int(rng.choice(PAIRS_OF_RIBS[0], p=PAIRS_OF_RIBS[1])), int(rng.integers(2**31))
+        shape = scoliosis, apex, opening, taper, rise, uneven, lie, slope
+        return cls(sex, age, width, height, depth, fat, breast, heart, aorta, *shape, ribs, seed)
 
 
 def normal(rng: np.random.Generator, mean: float, deviation: float) -> float:

@@ -42,14 +42,10 @@ class Identity:
         def surname() -> str:
             return str(rng.choice(_HEADS)) + str(rng.choice(_TAILS))
 
-        return cls(
-            name=f"{surname()}-{surname()}^{rng.choice(_GIVEN)}",
-            sex=sex,
-            number=f"VHX{patient:05d}-{rng.integers(16**6):06X}",
-            born=f"{2019 - age}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}",
-            address=f"{rng.integers(1000, 9999)} {surname()} Lane",
-            telephone=f"+99 555 {rng.integers(10**7):07d}",
-        )
+        name, number = f"{surname()}-{surname()}^{rng.choice(_GIVEN)}", f"VHX{patient:05d}-{rng.integers(16**6):06X}"
+        born = f"{2019 - age}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
+        address = f"{rng.integers(1000, 9999)} {surname()} Lane"
+        return cls(name, sex, number, born, address, f"+99 555 {rng.integers(10**7):07d}")
 
 
 def encoded(ds: Dataset, syntax: UID) -> bytes:

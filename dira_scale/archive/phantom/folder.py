@@ -8,7 +8,7 @@ FOLDER/phantom.json   the same with the number of patients, written last
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from dira_scale.base.machine.workers import parallel_map
 from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.base.storage.owned import own
 
-OMITTED = {"findings": "all"}  # defaults of settings that older folders lack
-
 
 def check_sizes(patients: Any, size: Any, smallest: int) -> None:
     """Raises UserError for numbers of which no phantoms can be made."""
@@ -28,28 +26,19 @@ def check_sizes(patients: Any, size: Any, smallest: int) -> None:
 
 
 def fill(
-    folder: Path,
-    settings: Mapping[str, Any],
-    patients: int,
-    make: Callable[[int], None],
-    workers: int,
-    box: Sequence[str],
+    folder: Path, settings: dict[str, Any], patients: int, make: Callable[[int], None], workers: int, box: Sequence[str]
 ) -> None:
     """Call ``make(patient)``, which ends with `save_record`, for each missing patient; then write the tables.
 
     box: the columns of a box. Raises UserError if the folder was made with other settings, or holds more patients.
     """
-    for name in ("phantom.json", "settings.json"):
-        if (folder / name).exists():
-            stored = OMITTED | json.loads((folder / name).read_text())
-            for key, value in {**OMITTED, **settings}.items():
-                if stored.get(key) != value:
-                    raise UserError(
-                        f"{folder} holds phantoms made with {key}={stored.get(key)}, not {value}: "
-                        "use another folder, or remove this one"
-                    )
-    if (folder / "phantom.json").exists():
-        finished = int(json.loads((folder / "phantom.json").read_text())["patients"])
+    for path in (folder / "phantom.json", folder / "settings.json"):
+        stored = json.loads(path.read_text()) if path.exists() else settings
+        for key, value in settings.items():
+            if stored.get(key) != value:
+                found = f"{folder} holds phantoms made with {key}={stored.get(key)}, not {value}"
+                raise UserError(f"{found}: use another folder, or remove this one")
+        finished = stored.get("patients", 0)
         if finished > patients:
             raise UserError(
                 f"{folder} already holds {finished} patients: ask for at least as many, or use another folder"
@@ -65,12 +54,19 @@ def fill(
         for _ in parallel_map(make, ((patient,) for patient in missing), max(1, min(workers, len(missing)))):
             progress.advance(task)
     records = [r for p in range(patients) for r in _record(folder, p) or []]
-    _write_table(folder / "labels.csv", [*records[0]["row"]], (r["row"].values() for r in records))
-    boxes = ((r["row"]["file"], *values) for r in records for values in r["boxes"])
-    _write_table(folder / "boxes.csv", ("file", "label", *box), boxes)
-    if "annotations" in records[0]:
-        balls = ((r["row"]["seriesuid"], *values) for r in records for values in r["annotations"])
-        _write_table(folder / "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), balls)
+    tables: dict[str, list[Iterable[Any]]] = {"labels": [records[0]["row"]], "boxes": [("file", "label", *box)]}
+    if "seriesuid" in records[0]["row"]:
+        tables["annotations"] = [("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")]
+    for record in records:
+        row = record["row"]
+        tables["labels"].append(row.values())
+        tables["boxes"] += [(row["file"], *values) for values in record["boxes"]]
+        if "annotations" in tables:
+            tables["annotations"] += [(row["seriesuid"], *values) for values in record["annotations"]]
+    for name, lines in tables.items():
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        write(folder / f"{name}.csv", text.getvalue().encode())
     write(folder / "phantom.json", json.dumps({**settings, "patients": patients}).encode())
 
 
@@ -85,19 +81,8 @@ def write(path: Path, content: bytes) -> None:
     write_atomic(path, content)
 
 
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    text = io.StringIO(newline="")
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(header)
-    lines.writerows(rows)
-    write(path, text.getvalue().encode())
-
-
 def _record(folder: Path, patient: int) -> list[dict[str, Any]] | None:
     """The rows of a finished patient, None if any of its files is missing."""
     path = folder / "records" / f"{patient:05d}.json"
-    if not path.exists():
-        return None
-    rows = json.loads(path.read_text())
-    complete = all((folder / r["row"][k]).exists() for r in rows for k in ("file", "mask"))
-    return rows if complete else None
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return rows if rows and all((folder / r["row"][k]).exists() for r in rows for k in ("file", "mask")) else None

@@ -174,4 +174,6 @@ def test_the_small_mixture_is_another_course_of_the_same_patients(phantoms: Path
 def test_the_default_mixture_is_drawn_as_ever(phantoms: Path) -> None:
     """The tables of these five patients, whatever other mixtures there are."""
     assert hashlib.sha256((phantoms / "labels.csv").read_bytes()).hexdigest()[:16] == "9d3052c23612f108"
-    assert json.loads((phantoms / "settings.json").read_text()) == {"version": 3, "seed": 7, "size": SIZE}
+    assert json.loads((phantoms / "settings.json").read_text()) == {
+        "version": 3, "seed": 7, "size": SIZE, "findings": "all"
+    }  # fmt: skip

@@ -1,14 +1,4 @@
-"""Phantom patients as a folder of CT volumes with annotations and masks.
-
-    FOLDER/images/PAT00000/STUDY00/*.dcm          a DICOM series, or
-    FOLDER/images/PAT00000_STUDY00.nii.gz         NIfTI, or
-    FOLDER/images/PAT00000_STUDY00.mhd, .raw      MetaImage
-    FOLDER/masks/PAT00000_STUDY00.nii.gz          (.mhd, .raw): 1 = lungs or liver, 2 = nodule or lesion
-    FOLDER/labels.csv       one row per volume: file, patient, study, seriesuid, its findings (0/1), contrast, sex, age,
-                            mask
-    FOLDER/boxes.csv        file, label, z, y, x, d, h, w (voxels; z counts from the feet)
-    FOLDER/annotations.csv  seriesuid, coordX, coordY, coordZ, diameter_mm, as in LUNA16 (mm, LPS)
-    FOLDER/records/, settings.json, phantom.json: see `phantom.folder`
+"""Phantom patients as a folder of CT volumes with annotations and masks: docs/explanation/phantoms.md.
 
 A patient's files depend only on (seed, size, kind, format, patient number), so they are the same for any number of
 workers; the voxels do not depend on the format either.
@@ -25,7 +15,7 @@ import numpy as np
 from dira_scale.archive.phantom.anatomy import Anatomy
 from dira_scale.archive.phantom.ct import dicom
 from dira_scale.archive.phantom.ct.scanner import ScanGrid, Scanner
-from dira_scale.archive.phantom.ct.study import KINDS, Patient, Study
+from dira_scale.archive.phantom.ct.study import KINDS, Patient
 from dira_scale.archive.phantom.dicom import Identity
 from dira_scale.archive.phantom.folder import check_sizes, fill, save_record, write
 from dira_scale.base.errors import UserError, nearest
@@ -42,21 +32,15 @@ def write_nifti(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
 
 def write_metaimage(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
     """[Z, Y, X] of int16 or uint8 as ``.mhd`` with a ``.raw`` beside it, as in LUNA16; the header is written last."""
-    header = {
-        "ObjectType": "Image",
-        "NDims": 3,
-        "BinaryData": True,
-        "BinaryDataByteOrderMSB": False,
-        "CompressedData": False,
-        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-        "Offset": " ".join(map(str, grid.origin)),
-        "ElementSpacing": " ".join(map(str, grid.spacing[::-1])),
-        "DimSize": " ".join(map(str, voxels.shape[::-1])),
-        "ElementType": {"int16": "MET_SHORT", "uint8": "MET_UCHAR"}[voxels.dtype.name],
-        "ElementDataFile": path.with_suffix(".raw").name,  # the last one: what follows it would be voxels
-    }
-    write(path.with_suffix(".raw"), voxels.astype(voxels.dtype.newbyteorder("<")).tobytes())
-    write(path, "".join(f"{key} = {value}\n" for key, value in header.items()).encode())
+    raw, kind = path.with_suffix(".raw"), {"int16": "MET_SHORT", "uint8": "MET_UCHAR"}[voxels.dtype.name]
+    origin, spacing, size = (" ".join(map(str, v)) for v in (grid.origin, grid.spacing[::-1], voxels.shape[::-1]))
+    header = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
+        f"TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = {origin}\nElementSpacing = {spacing}\nDimSize = {size}\n"
+        f"ElementType = {kind}\nElementDataFile = {raw.name}\n"
+    )
+    write(raw, voxels.astype(voxels.dtype.newbyteorder("<")).tobytes())
+    write(path, header.encode())
 
 
 VERSION = 3  # of the drawing; raise it when voxels change
@@ -94,28 +78,23 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
     """Write all files of one patient, its record last."""
     rows = []
     for number, (study, anatomy, identity, rng) in enumerate(studies(seed, size, kind, patient)):
-        name = f"PAT{patient:05d}", f"STUDY{number:02d}"
+        name, age = (f"PAT{patient:05d}", f"STUDY{number:02d}"), anatomy.age + number
         key = f"dira_scale phantom ct {VERSION} {seed} {size} {kind} {patient} {number}"
+        ending, found = FORMATS[format] or FORMATS["nifti"], study.annotations
+        file, mask = (f"{place}/{name[0]}_{name[1]}{ending}" for place in ("images", "masks"))
+        writer = write_metaimage if format == "metaimage" else write_nifti
         if format == "dicom":
             file = f"images/{name[0]}/{name[1]}"
-            dicom.write(folder / file, study, kind, identity, anatomy.age + number, number, key, rng)
+            dicom.write(folder / file, study, kind, identity, age, number, key, rng)
         else:
-            file = f"images/{name[0]}_{name[1]}{FORMATS[format]}"
-            _write_volume(folder / file, study.voxels, study)
-        mask = f"masks/{name[0]}_{name[1]}{FORMATS[format] or FORMATS['nifti']}"
-        _write_volume(folder / mask, study.mask, study)
-        present = {annotation.kind for annotation in study.annotations}
+            writer(folder / file, study.voxels, study.grid)
+        writer(folder / mask, study.mask, study.grid)
         row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1], "seriesuid": dicom.series_uid(key)}
-        row |= {label: int(label in present) for label in KINDS[kind]}
-        row |= {
-            "contrast": "yes" if study.enhanced else "no",
-            "sex": anatomy.sex,
-            "age": anatomy.age + number,
-            "mask": mask,
-        }
-        boxes = [[annotation.kind, *map(float, annotation.box)] for annotation in study.annotations]
-        nodules = [[round(float(v), 6) for v in (*a.centre, a.diameter)] for a in study.annotations]
-        rows.append({"row": row, "boxes": boxes, "annotations": nodules})
+        row |= {label: int(any(a.kind == label for a in found)) for label in KINDS[kind]}
+        row |= {"contrast": "yes" if study.enhanced else "no", "sex": anatomy.sex, "age": age, "mask": mask}
+        boxes = [[a.kind, *map(float, a.box)] for a in found]
+        balls = [[round(float(v), 6) for v in (*a.centre, a.diameter)] for a in found]
+        rows.append({"row": row, "boxes": boxes, "annotations": balls})
     save_record(folder, patient, rows)
 
 
@@ -133,8 +112,3 @@ def studies(seed: int, size: int, kind: str, patient: int):  # type: ignore[no-u
         grid, placed = body.field(size, rng)
         scanner = Scanner.draw(rng, SHARP_SHARE[kind], grid.spacing[0])
         yield body.scan(grid, placed, scanner, int(rng.integers(2**31))), anatomy, identity, rng
-
-
-def _write_volume(path: Path, voxels: np.ndarray, study: Study) -> None:
-    writer = write_metaimage if path.suffix == ".mhd" else write_nifti
-    writer(path, voxels, study.grid)

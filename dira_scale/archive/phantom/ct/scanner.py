@@ -12,17 +12,11 @@ from dira_scale.archive.phantom.ct.solids import Array
 
 @dataclass(frozen=True)
 class ScanGrid:
-    """An axial volume without tilt.
+    """An axial volume without tilt."""
 
-    Attributes:
-        shape: voxels in z, y, x.
-        spacing: mm in z, y, x.
-        origin: (x, y, z) of the first voxel's centre, mm, LPS.
-    """
-
-    shape: tuple[int, ...]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, ...]
+    shape: tuple[int, ...]  # voxels in z, y, x
+    spacing: tuple[float, float, float]  # mm in z, y, x
+    origin: tuple[float, ...]  # (x, y, z) of the first voxel's centre, mm, LPS
 
     @classmethod
     def around(
@@ -57,19 +51,12 @@ BITS = (-1024, 3071)  # HU range of 12 bits
 
 @dataclass(frozen=True)
 class Scanner:
-    """The acquisition parameters of a study.
+    """The acquisition parameters of a study."""
 
-    Attributes:
-        kernel: its name in the header.
-        edge: width of a blurred edge in mm.
-        sigma: noise standard deviation, HU.
-        grain: mm over which the kernel smooths the noise.
-    """
-
-    kernel: str
-    edge: float
-    sigma: float
-    grain: float
+    kernel: str  # its name in the header
+    edge: float  # width of a blurred edge in mm
+    sigma: float  # noise standard deviation, HU
+    grain: float  # mm over which the kernel smooths the noise
 
     @classmethod
     def draw(cls, rng: np.random.Generator, sharp_share: float, thickness: float) -> "Scanner":
@@ -91,8 +78,3 @@ class Scanner:
         white = np.random.default_rng((seed, number)).standard_normal(grid.shape[1:], np.float32)
         smooth = ndimage.gaussian_filter(white, self.grain / grid.spacing[1])
         return smooth * np.float32(self.sigma / smooth.std())
-
-
-def stored(hu: NDArray) -> NDArray[np.int16]:
-    """Integer HU in 12 bits."""
-    return np.clip(np.rint(hu), *BITS).astype(np.int16)

@@ -11,7 +11,7 @@ from dira_scale.archive.phantom.ct import tissue
 from dira_scale.archive.phantom.ct.belly import Belly
 from dira_scale.archive.phantom.ct.chest import Thorax
 from dira_scale.archive.phantom.ct.lesions import Lesion
-from dira_scale.archive.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, ScanGrid, Scanner, stored
+from dira_scale.archive.phantom.ct.scanner import BITS, FIELD, SLICE_SHARE, SLICES, ScanGrid, Scanner
 from dira_scale.archive.phantom.ct.skeleton import Skeleton
 from dira_scale.archive.phantom.ct.slab import Slab
 from dira_scale.archive.phantom.ct.trunk import Points, Trunk
@@ -112,7 +112,7 @@ class Body:
                 self.paint(slab)
             hu, organ, finding = painted.reshape(3, len(slices), cuts, len(y), len(x)).mean(2)
             for number, plane in enumerate(hu, first):
-                voxels[number] = stored(plane + scanner.noise(grid, seed, number))
+                voxels[number] = np.clip(np.rint(plane + scanner.noise(grid, seed, number)), *BITS)
             mask[first : first + step][organ >= 0.5] = ORGAN
             mask[first : first + step][finding >= 0.5] = FINDING
         annotations = []

@@ -4,8 +4,8 @@ Frame: x to the patient's left, y to the back, z to the head, mm; z = 0 at the l
 Proportions as in the phantom radiographs (`phantom.anatomy`), continued to the pelvis.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -18,19 +18,6 @@ from dira_scale.archive.phantom.ct.tissue import Contrast
 
 SQUARE = 0.3  # how much squarer than an ellipse the cavity's outline is
 TOP, BOTTOM = 60.0, -480.0  # z range of the outlines
-
-
-@dataclass(frozen=True)
-class Outline:
-    """For given heights, in mm: semi-axes of cavity and body, and y of landmarks."""
-
-    cavity_a: Array
-    cavity_b: Array
-    body_a: Array
-    front: Array  # y of the skin in front
-    back: Array
-    spine: Array  # y of the vertebral bodies' centre
-    size: Array  # of the vertebrae, 1 = T12
 
 
 class Points:
@@ -87,15 +74,12 @@ class Trunk:
         wall = np.interp(heights, [-60, -25, 0, 40, 90, 150, 230, 360, 480], [50, 100, 112, 66, 44, 31, 24, 24, 40])
         pectoral = np.interp(heights, [-60, -25, 0, 50, 110, 170, 230, 480], [22, 26, 26, 25, 19, 13, 11, 11])
         behind = spine + 60 * size**0.5
-        tables = {
-            "cavity_a": cavity_a,
-            "cavity_b": cavity_b,
-            "body_a": cavity_a + wall + 0.55 * f,
-            "front": -cavity_b - pectoral - 0.5 * f,
-            "back": np.where(heights < 20, behind, behind[(heights > 20) & (heights < 320)].max()) + 14 + 0.4 * f,
-            "spine": spine,
-            "size": size,
-        }
+        behind = np.where(heights < 20, behind, behind[(heights > 20) & (heights < 320)].max())
+        # Semi-axes of cavity and body; y of the skin in front and behind, and of the vertebral bodies' centre; the size
+        # of the vertebrae, 1 = T12.
+        tables = {"cavity_a": cavity_a, "cavity_b": cavity_b, "spine": spine, "size": size}
+        tables |= {"body_a": cavity_a + wall + 0.55 * f, "front": -cavity_b - pectoral - 0.5 * f}
+        tables |= {"back": behind + 14 + 0.4 * f}
         self._heights = np.arange(BOTTOM, TOP, 0.5)
         self._tables = {k: PchipInterpolator(-h[::-1], v[::-1])(self._heights) for k, v in tables.items()}
 
@@ -103,9 +87,10 @@ class Trunk:
         """z of the centre of a thoracic vertebra (13 = L1)."""
         return -float(self.chest.vertebra(vertebra))
 
-    def outline(self, z: Array | float) -> Outline:
-        """The outline at each z, in the shape of z."""
-        return Outline(**{k: np.asarray(np.interp(z, self._heights, v), np.float32) for k, v in self._tables.items()})
+    def outline(self, z: Array | float) -> SimpleNamespace:
+        """The values of the tables at each z, in the shape of z."""
+        at = {k: np.asarray(np.interp(z, self._heights, v), np.float32) for k, v in self._tables.items()}
+        return SimpleNamespace(**at)
 
     def spine(self, z: float) -> float:
         """y of the vertebral bodies' centre."""

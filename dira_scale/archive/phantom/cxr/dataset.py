@@ -1,9 +1,4 @@
-"""Phantom patients as a folder of DICOM files with labels, boxes and lung masks.
-
-    FOLDER/dicom/PAT00000/STUDY00/IMG.dcm    FOLDER/masks/PAT00000_STUDY00.png
-    FOLDER/labels.csv     one row per file: file, patient, study, the 14 labels (0/1), view, sex, age, mask
-    FOLDER/boxes.csv      file, label, y, x, h, w (pixels)
-    FOLDER/records/, settings.json, phantom.json: see `phantom.folder`
+"""Phantom patients as a folder of DICOM files with labels, boxes and lung masks: docs/explanation/phantoms.md.
 
 A patient's files depend only on (seed, size, mixture of findings, patient number), so they are the same for any number
 of workers.
@@ -83,9 +78,7 @@ def generate(
         raise UserError(f"there are no findings '{mixture}'{nearest(mixture, MIXTURES)}: use {' or '.join(MIXTURES)}")
     check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
-    settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
-    if mixture != "all":  # folders of the default mixture omit it
-        settings["findings"] = mixture
+    settings = {"version": VERSION, "seed": seed, "size": size, "findings": mixture}
     fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), workers, "yxhw")
     return folder
 
@@ -105,8 +98,7 @@ def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int)
         rng, age = studies_rng[study], anatomy.age + study
         radiograph = take(anatomy, course[study], size, rng)
         name = f"PAT{patient:05d}", f"STUDY{study:02d}"
-        key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
-        key += "" if mixture == "all" else f" {mixture}"
+        key = f"dira_scale phantom {VERSION} {seed} {size} {mixture} {patient} {study}"
         coded = as_dicom(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
         file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
         write(folder / file, coded)

@@ -72,13 +72,13 @@ def draw(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
     count = int(rng.choice(5, p=(0.38, 0.32, 0.18, 0.09, 0.03)))
     weights = np.array(list(PREVALENCE.values()), float)
     for label in rng.choice(LABELS, count, replace=False, p=weights / weights.sum()):
-        side, across, down = int(rng.choice((-1, 1))), rng.uniform(0.25, 0.8), rng.uniform(0.2, 0.88)
+        side, across, down = int(rng.choice((-1, 1))), float(rng.uniform(0.25, 0.8)), float(rng.uniform(0.2, 0.88))
         severity, trend, onset = rng.uniform(0.25, 1.0), rng.normal(0, 0.25), int(rng.integers(studies))
         seed = int(rng.integers(2**31))
         for study in range(onset if rng.random() < 0.5 else 0, studies):
             now = float(np.clip(severity + trend * (study - onset), 0, 1))
             if now > 0.15:
-                courses[study].append(Finding(str(label), side, float(across), float(down), now, seed))
+                courses[study].append(Finding(str(label), side, across, down, now, seed))
     return courses
 
 
@@ -87,11 +87,10 @@ def draw_small(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
     present = []
     for label, (severities, scale) in SMALL.items():
         has, side = rng.random() < SMALL_SHARE, int(rng.choice((-1, 1)))
-        across, down, severity = rng.uniform(0.2, 0.85), rng.uniform(0.15, 0.9), rng.uniform(*severities)
-        seed = int(rng.integers(2**31))
-        if has:
-            present.append(Finding(label, side, float(across), float(down), float(severity), seed, scale))
-    return [list(present) for _ in range(studies)]
+        across, down, severity = (float(rng.uniform(*span)) for span in ((0.2, 0.85), (0.15, 0.9), severities))
+        finding = Finding(label, side, across, down, severity, int(rng.integers(2**31)), scale)
+        present += [finding] if has else []
+    return [present] * studies
 
 
 # By name of the mixture: its findings, and the function that draws a patient's.

@@ -78,29 +78,17 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
     lying = rng.random() < 0.3
     care = 1.8 if lying else 1.0
     breath = float(rng.gamma(2.0, 8.0 if lying else 3.0))
-    view = View(
-        size,
-        field=float(rng.uniform(385, 430)),
-        yaw=float(rng.normal(0, 0.028 * care)),
-        pitch=float(rng.normal(0.08 if lying else 0, 0.03)) + Torso(anatomy, StudyState()).kyphosis,
-        roll=float(rng.normal(0, 0.016 * care)),
-        shift=(float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))),
-        front=not lying,
-    )
-    state = StudyState(
-        domes=(breath, breath + float(rng.normal(0, 3))),
-        heart=1 + 0.002 * breath,
-        shrug=float(rng.normal(0, 4) + (8 if lying else 0)),
-    )
-    exposure = Exposure(
-        photons=float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
-        scatter=float(rng.uniform(0.2, 0.5)) * (1.4 if lying else 1),
-        blur=float(rng.uniform(0.35, 0.6)),
-        equalise=float(rng.uniform(0.1, 0.4)),
-        detail=float(rng.uniform(0.4, 0.9)),
-        contrast=float(rng.uniform(0.7, 1.3)),
-        level=float(rng.uniform(0.9, 1.0)),
-    )
+    field, yaw = float(rng.uniform(385, 430)), float(rng.normal(0, 0.028 * care))
+    pitch = float(rng.normal(0.08 if lying else 0, 0.03)) + Torso(anatomy, StudyState()).kyphosis
+    roll = float(rng.normal(0, 0.016 * care))
+    shift = float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))
+    view = View(size, field, yaw, pitch, roll, shift, front=not lying)
+    domes, shrug = (breath, breath + float(rng.normal(0, 3))), float(rng.normal(0, 4) + (8 if lying else 0))
+    state = StudyState(domes, heart=1 + 0.002 * breath, shrug=shrug)
+    photons = float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1)
+    scatter, blur = float(rng.uniform(0.2, 0.5)) * (1.4 if lying else 1), float(rng.uniform(0.35, 0.6))
+    looks = (float(rng.uniform(*span)) for span in ((0.1, 0.4), (0.4, 0.9), (0.7, 1.3), (0.9, 1.0)))
+    exposure = Exposure(photons, scatter, blur, *looks)
     return view, state, exposure
 
 
