@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 RIB_ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78, 58, 44)  # degrees, spine to each anterior end
 PAIRS_OF_RIBS = (11, 12, 13), (0.06, 0.88, 0.06)  # and their shares
@@ -67,7 +68,6 @@ class StudyState:
 
     domes: tuple[float, float] = (0.0, 0.0)  # mm by which the (right, left) dome is higher
     flat: float = 0.0  # 0 ordinary domes, 1 flat ones
-    widened: float = 1.0  # rib cage
     heart: float = 1.0
     vessels: float = 1.0  # calibre
     pruned: float = 0.0  # share of the peripheral vessels that are lost
@@ -79,15 +79,13 @@ class Chest:
 
     def __init__(self, anatomy: Anatomy, state: StudyState) -> None:
         self.anatomy, self.state = anatomy, state
-        self.width = anatomy.width * state.widened
-        self.heart = anatomy.heart * state.heart
+        self.width, self.heart = anatomy.width, anatomy.heart * state.heart
 
     def lateral(self, y: NDArray) -> NDArray:
         """Inner face of the rib cage, |x|."""
         v = np.clip(np.asarray(y, float) / (self.anatomy.height * 1.08), 0, 1.2)
         opening = np.sqrt(np.clip(1 - (1 - np.minimum(v, 1)) ** self.anatomy.opening, 0, 1))
-        shape = 1 + self.anatomy.taper * (v - 0.6)
-        widened = (self.width - self.anatomy.apex) * opening * shape
+        widened = (self.width - self.anatomy.apex) * opening * (1 + self.anatomy.taper * (v - 0.6))
         return self.anatomy.apex + widened - 70 * np.clip(v - 0.98, 0, 1) ** 2 * 4
 
     def medial(self, y: NDArray) -> NDArray:
@@ -113,3 +111,8 @@ class Chest:
         rise = self.anatomy.rise * (1 - 0.6 * self.state.flat)
         half = self.width * 0.535
         return (side * (self.width + 1.5 - half), top + rise, -4.0), (half, rise, self.anatomy.depth)
+
+
+def curve(points: NDArray, samples: int = 16) -> NDArray:
+    """Smooth curves [T, samples, ...] through T rows of control points [T, M, ...] (a polyline would gape at bends)."""
+    return CubicSpline(np.linspace(0, 1, points.shape[1]), points, axis=1)(np.linspace(0, 1, samples))

@@ -1,8 +1,7 @@
 """A folder of phantom patients, written by any number of processes and calls.
 
-FOLDER/records/       one small file per finished patient, to resume an interrupted call
-FOLDER/settings.json  the settings of the folder
-FOLDER/phantom.json   the same with the number of patients, written last
+FOLDER/records/ has a small file per finished patient, to resume an interrupted call; settings.json the folder's
+settings; phantom.json the same with the number of patients, written last.
 """
 
 import csv

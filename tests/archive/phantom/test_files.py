@@ -17,7 +17,7 @@ from dira_scale.archive.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.archive.phantom.ct.study import Study
 from dira_scale.archive.phantom.cxr import dataset as cxr
 from dira_scale.archive.phantom.cxr.view import View
-from dira_scale.archive.phantom.dicom import IDENTIFYING, SYNTAXES, Identity
+from dira_scale.archive.phantom.dicom import IDENTIFYING, SYNTAXES, Identity, uid
 
 # PS3.3 tables A.3-1 (CT) and A.26-1 (DX) and the modules they name: type 1 (a value), type 2 (present, may be empty).
 REQUIRED = """SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality ImageType PixelSpacing
@@ -126,7 +126,7 @@ def test_series_of_every_coding_and_sign(study: Study, tmp_path: Path, monkeypat
             assert ds.file_meta.TransferSyntaxUID == syntax and ds.SOPClassUID == CTImageStorage
             check_attributes(ds, REQUIRED_CT, PRESENT_CT)
         assert len({ds.SOPInstanceUID for ds in slices}) == 9
-        assert {ds.SeriesInstanceUID for ds in slices} == {ct.series_uid(f"key {seed}")}
+        assert {ds.SeriesInstanceUID for ds in slices} == {uid(f"key {seed}", "series")}
         seen.add((syntax, slices[0].PixelRepresentation))
         order.add(np.sign(np.corrcoef(heights, [ds.InstanceNumber for ds in slices])[0, 1]))
     assert {s for s, _ in seen} == set(SYNTAXES) and {sign for _, sign in seen} == {0, 1} and order == {-1, 1}

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dira_scale.archive.phantom.ct import tissue
-from dira_scale.archive.phantom.ct.slab import FAR, Slab
+from dira_scale.archive.phantom.ct.slab import Slab
 from dira_scale.archive.phantom.ct.solids import Array, difference, ellipsoid, facing, intersection, ramp, union
 from dira_scale.archive.phantom.ct.trunk import Points, Trunk
 from dira_scale.archive.phantom.ct.tubes import Tubes
@@ -22,33 +22,30 @@ class Thorax:
     """Lungs, airways, heart and great vessels of one study."""
 
     def __init__(self, trunk: Trunk) -> None:
-        self.trunk, spine = trunk, trunk.spine
+        self.trunk = trunk
         rng = np.random.default_rng(trunk.anatomy.seed + 21)
         self.density = float(rng.normal(0, 18))  # of the lungs, beside the usual one
-        self.end = -trunk.anatomy.height - trunk.anatomy.rise - 50  # below all lung
         self.base = base = -(trunk.anatomy.height - 0.3 * sum(trunk.state.domes))  # of the heart
         self.scale = trunk.chest.heart * trunk.unit**0.5
         a, c, h = (trunk.level(n) for n in (5.2, 5.6, 6.2))  # the aortic arch, the carina, the hila
         self.hilum, r = h, trunk.anatomy.aorta
         rise = (-3, -26, base + 72), (-16, -34, a - 30), (-14, -30, a - 2), (0, -16, a + 9), (14, 0, a + 6)
-        bow = Tubes.along([*rise, (22, spine(a - 22) - 6, a - 22)], np.array([1.08, 1.12, 1.08, 1.0, 0.96, 0.9]) * r)
+        arch = np.array([*rise, (22, float(trunk.outline(a - 22).spine) - 6, a - 22)])
+        bow = Tubes.along(arch, np.array([1.08, 1.12, 1.08, 1.0, 0.96, 0.9]) * r)
         down, share = np.linspace(a - 22, trunk.level(16.5), 9), np.linspace(0, 1, 9)
         y = trunk.outline(down).spine - 6 - 22 * np.minimum(1, 1.6 * share)
-        self.aorta = bow + Tubes.along(np.stack([22 - 20 * share, y, down], -1), r * (0.88 - 0.25 * share), 40)
+        descending = Tubes.along(np.stack([22 - 20 * share, y, down], -1), r * (0.88 - 0.25 * share), 40)
+        self.aorta = Tubes.joined([bow, descending])
         # The venae cavae, and the pulmonary arteries, whose blood is venous.
         z = np.array([a + 60, a, h, base + 60, base + 10, trunk.level(14), trunk.level(16.6)])
         y = np.array([-32, -26, -22, -18, *(trunk.outline(z[4:]).spine - 26)])
         cava = np.stack([[-34, -24, -25, -22, -19, -17, -17], y, z], -1)
         left = [(12, -42, base + 84), (18, -34, h + 2), (26, -18, h + 4), (44, 4, h + 6)]
         right = [(20, -28, h), (2, -16, h - 4), (-20, -12, h - 5), (-44, -2, h - 6)]
-        arteries = Tubes.along(left, [14, 14, 12, 8.5]) + Tubes.along(right, [11, 10.5, 10, 8.5])
-        self.veins = arteries + Tubes.along(cava, [8, 9, 10, 12, 13, 11, 10], 40)
-        z = np.array([40, -30, c, base + 70, base + 10, base - 25])
-        before = np.array([22, 23, 24, 26, 34, 40])  # mm in front of the spine
-        gullet = np.stack([[2, 4, 6, 6, 8, 22], trunk.outline(z).spine - before, z], -1)
-        self.gullet = Tubes.along(gullet, [6, 6.5, 7, 7, 7, 8], 30)
-        y = spine(c) - 31  # of the carina
-        ways = [Tubes.along([(0, spine(30) - 34, 45), (0, y - 2, c + 40), (-2, y, c)], [8.6, 8.8, 9])]
+        arteries = Tubes.along(left, [14, 14, 12, 8.5]), Tubes.along(right, [11, 10.5, 10, 8.5])
+        self.veins = Tubes.joined([*arteries, Tubes.along(cava, [8, 9, 10, 12, 13, 11, 10], 40)])
+        y, neck = trunk.outline(np.array([c, 30.0])).spine - [31, 34]  # of the carina, and above
+        ways = [Tubes.along([(0, neck, 45), (0, y - 2, c + 40), (-2, y, c)], [8.6, 8.8, 9])]
         pipes = []
         for side in (-1, 1):
             root = (side * 37, y + 6, h - 3 * side)
@@ -59,10 +56,10 @@ class Thorax:
 
     def heart(self, x: Array, y: Array, z: Array) -> Array:
         """Distance to its surface."""
-        s, turned = self.scale, [(at, axes, facing(long, (0, 1, 0.01))) for at, axes, long in HEART]
+        s, up = self.scale, np.array([0, 0, self.base])
         left, right, top = (
-            ellipsoid(x, y, z, (at[0] * s, at[1] * s, self.base + at[2] * s), [a * s for a in axes], turn)
-            for at, axes, turn in turned
+            ellipsoid(x, y, z, np.array(at) * s + up, np.array(axes) * s, facing(long, (0, 1, 0.01)))
+            for at, axes, long in HEART
         )
         return union(union(left, right, 14), top, 14)
 
@@ -92,24 +89,19 @@ class Thorax:
     def paint(self, slab: Slab, at: Points) -> Array:
         """Paint everything (over the fat) and return the distance to the lungs."""
         contrast, patchy = self.trunk.contrast, slab.patchy
-        vessels = self.aorta, self.veins, self.ways, self.gullet
-        aorta, veins, ways, gullet = around = [slab.distance(tubes, 16) for tubes in vessels]
-        lungs = np.full_like(slab.hu, FAR)
-        if reached := float(slab.lines[0].max()) > self.end:
-            surface = self.mediastinum(at, np.minimum.reduce(around))
-            lungs = self.lungs(at, surface)
-            slab.paint(np.maximum(surface, np.maximum(at.cavity, -at.diaphragm)), tissue.FAT + 12 + 14 * patchy)
-        slab.paint(gullet, tissue.WALL)
+        aorta, veins, ways = around = [slab.distance(tubes, 16) for tubes in (self.aorta, self.veins, self.ways)]
+        surface = self.mediastinum(at, np.minimum.reduce(around))
+        lungs = self.lungs(at, surface)
+        slab.paint(np.maximum(surface, np.maximum(at.cavity, -at.diaphragm)), tissue.FAT + 12 + 14 * patchy)
         heart = self.heart(at.x, at.y, at.z)
         slab.paint(heart, contrast.heart)
         slab.paint(heart + 12, contrast.blood)
         slab.paint(veins, contrast.veins)
         slab.paint(aorta, contrast.blood)
-        if reached:
-            air = np.float32(tissue.LUNG + self.density) + np.float32(0.32) * at.y + 14 * patchy + 10 * slab.bump
-            slab.paint(lungs, np.clip(air, -985, -500))
-            pipes = slab.cover(slab.distance(self.pipes, 2.0)) * slab.cover(lungs - 5)
-            slab.blend(pipes, (contrast.blood + contrast.veins) / 2)
-            slab.paint(ways - 1.2, tissue.WALL)
-            slab.paint(ways, tissue.AIR)
+        air = np.float32(tissue.LUNG + self.density) + np.float32(0.32) * at.y + 14 * patchy + 10 * slab.bump
+        slab.paint(lungs, np.clip(air, -985, -500))
+        pipes = slab.cover(slab.distance(self.pipes, 2.0)) * slab.cover(lungs - 5)
+        slab.blend(pipes, (contrast.blood + contrast.veins) / 2)
+        slab.paint(ways - 1.2, tissue.WALL)
+        slab.paint(ways, tissue.AIR)
         return lungs

@@ -16,7 +16,7 @@ from dira_scale.archive.phantom.anatomy import Anatomy
 from dira_scale.archive.phantom.ct import dicom
 from dira_scale.archive.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.archive.phantom.ct.study import KINDS, Patient
-from dira_scale.archive.phantom.dicom import Identity
+from dira_scale.archive.phantom.dicom import Identity, uid
 from dira_scale.archive.phantom.folder import check_sizes, fill, save_record, write
 from dira_scale.base.errors import UserError, nearest
 
@@ -25,8 +25,7 @@ def write_nifti(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
     """[Z, Y, X] as ``.nii.gz``, reproducible byte for byte."""
     image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), grid.affine)
     image.header.set_xyzt_units("mm", "sec")
-    image.set_sform(grid.affine, 1)  # scanner coordinates
-    image.set_qform(grid.affine, 1)
+    image.set_qform(grid.affine, 1)  # scanner coordinates
     write(path, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
@@ -76,8 +75,17 @@ def generate(
 
 def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, patient: int) -> None:
     """Write all files of one patient, its record last."""
-    rows = []
-    for number, (study, anatomy, identity, rng) in enumerate(studies(seed, size, kind, patient)):
+    anatomy_rng, course_rng, identity_rng, *streams = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + len(STUDIES))
+    )
+    anatomy = Anatomy.draw(anatomy_rng)
+    identity = Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
+    subject, rows = Patient(anatomy, kind, int(course_rng.integers(2**31))), []
+    for number, rng in enumerate(streams[: int(course_rng.choice(len(STUDIES), p=STUDIES)) + 1]):
+        body = subject.body(number, rng)
+        grid, placed = body.field(size, rng)
+        scanner = Scanner.draw(rng, SHARP_SHARE[kind], grid.spacing[0])
+        study = body.scan(grid, placed, scanner, int(rng.integers(2**31)))
         name, age = (f"PAT{patient:05d}", f"STUDY{number:02d}"), anatomy.age + number
         key = f"dira_scale phantom ct {VERSION} {seed} {size} {kind} {patient} {number}"
         ending, found = FORMATS[format] or FORMATS["nifti"], study.annotations
@@ -89,26 +97,10 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
         else:
             writer(folder / file, study.voxels, study.grid)
         writer(folder / mask, study.mask, study.grid)
-        row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1], "seriesuid": dicom.series_uid(key)}
+        row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1], "seriesuid": str(uid(key, "series"))}
         row |= {label: int(any(a.kind == label for a in found)) for label in KINDS[kind]}
         row |= {"contrast": "yes" if study.enhanced else "no", "sex": anatomy.sex, "age": age, "mask": mask}
         boxes = [[a.kind, *map(float, a.box)] for a in found]
         balls = [[round(float(v), 6) for v in (*a.centre, a.diameter)] for a in found]
         rows.append({"row": row, "boxes": boxes, "annotations": balls})
     save_record(folder, patient, rows)
-
-
-def studies(seed: int, size: int, kind: str, patient: int):  # type: ignore[no-untyped-def]
-    """Each study of a patient, with the anatomy, the invented identity, and the header's random generator."""
-    anatomy_rng, course_rng, identity_rng, *streams = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + len(STUDIES))
-    )
-    anatomy = Anatomy.draw(anatomy_rng)
-    identity = Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
-    subject = Patient(anatomy, kind, int(course_rng.integers(2**31)))
-    for number in range(int(course_rng.choice(len(STUDIES), p=STUDIES)) + 1):
-        rng = streams[number]
-        body = subject.body(number, rng)
-        grid, placed = body.field(size, rng)
-        scanner = Scanner.draw(rng, SHARP_SHARE[kind], grid.spacing[0])
-        yield body.scan(grid, placed, scanner, int(rng.integers(2**31))), anatomy, identity, rng

@@ -20,16 +20,9 @@ from dira_scale.archive.phantom.dicom import (
 )
 
 BODY_PARTS = {"thorax": "CHEST", "abdomen": "ABDOMEN"}
-WINDOWS = {
-    "thorax": ((-600, 1500), (40, 400)),
-    "abdomen": ((60, 400), (40, 350)),
-}  # centre, width; default first
+# Centre, width; default first.
+WINDOWS = {"thorax": ((-600, 1500), (40, 400)), "abdomen": ((60, 400), (40, 350))}
 SIGNED_SHARE = 0.3
-
-
-def series_uid(key: str) -> str:
-    """The UID of the series that `write` makes with this key."""
-    return str(uid(key, "series"))
 
 
 def write(
@@ -48,8 +41,6 @@ def write(
     common.BodyPartExamined, common.PatientPosition = BODY_PARTS[kind], "HFS"
     common.FrameOfReferenceUID, common.PositionReferenceIndicator = uid(key, "frame"), ""
     common.AcquisitionNumber, common.ConvolutionKernel = 1, study.scanner.kernel
-    if study.enhanced:
-        common.ContrastBolusAgent = "APPLIED"
     dz, dy, dx = study.grid.spacing
     common.PixelSpacing, common.SliceThickness = [f"{dy:.4f}", f"{dx:.4f}"], f"{dz:.4f}"
     common.ImageOrientationPatient, common.PhotometricInterpretation = [1, 0, 0, 0, 1, 0], "MONOCHROME2"

@@ -65,14 +65,6 @@ class Scanner:
             return cls("SHARP", 0.9, 30 * dose / thickness**0.5, 0.3)
         return cls("SOFT", 1.25, 12.5 * dose / thickness**0.5, 0.6)
 
-    def blur(self, grid: ScanGrid) -> float:
-        """Width of a blurred edge on this grid in mm."""
-        return max(self.edge, grid.spacing[1])
-
-    def cuts(self, grid: ScanGrid) -> int:
-        """The number of thin slices averaged into one slice."""
-        return max(1, int(np.ceil(grid.spacing[0] / max(1.5, 0.8 * self.blur(grid)) - 1e-6)))
-
     def noise(self, grid: ScanGrid, seed: int, number: int) -> Array:
         """HU to add to slice ``number``, [Y, X]."""
         white = np.random.default_rng((seed, number)).standard_normal(grid.shape[1:], np.float32)

@@ -11,7 +11,7 @@ from dira_scale.archive.phantom.ct.tubes import Tubes
 
 
 class Skeleton:
-    """Ribs, clavicles, sternum, scapulae, spine."""
+    """Ribs, scapulae, spine."""
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk = trunk
@@ -19,44 +19,28 @@ class Skeleton:
         young = 1 - (trunk.anatomy.age - 18) / 80
         self.marrow = float(125 + 130 * young + rng.normal(0, 15))  # trabecular bone loses mineral with age
         self.shell = float(rng.uniform(1.0, 1.35))  # mm
-        bone, soft = [], []  # ribs follow the cavity and descend forwards; the first ten end in cartilage
+        bone = []  # ribs follow the cavity and descend forwards
         for number, end in enumerate(np.radians(RIB_ENDS[: trunk.anatomy.ribs]), 1):
             top, wobble = trunk.level(number - 0.15), rng.normal(0, 1, 2)
             fall = trunk.anatomy.slope * (24 + 11 * min(number, 7)) * trunk.unit + 2 * wobble[0]
-            stop = np.pi - 0.13 if number < 8 else np.pi - 0.16 - 0.12 * (number - 7)  # where cartilage ends
-            angle = np.linspace(0.16, max(stop, end), 40)  # from the spine (0) over the flank towards the sternum (pi)
+            angle = np.linspace(0.16, end, 36)  # from the spine (0) over the flank towards the sternum (pi)
             radii = np.full(len(angle), (3.4 if number < 3 else 3.9) + 0.15 * wobble[1])
             rise = 1.0 if number > 1 else 0.6
             z = top - fall * rise * (1 - np.cos(np.minimum(angle, 2.5))) / 2 - 0.12 * fall * np.sin(angle)
-            z = np.where(angle > 2.5, z + (angle - 2.5) * (28 if number > 5 else 8), z)  # cartilage climbs again
             o = trunk.outline(z)
             u, v = np.sin(angle), np.cos(angle)
             k = np.sqrt(np.sqrt(np.square(u * u + v * v) - 2 * SQUARE * np.square(u * v)))  # the cavity's squared oval
             head = np.clip(1 - angle / 0.42, 0, 1)  # towards the joint with the vertebra
             y = ((o.cavity_b + 5.2) * v / k - 2) * (1 - head) + (o.spine + 14) * head + 30 * head * (1 - head)
             x = (o.cavity_a + 5.2) * u / k * (1 - head) + (15 * o.size + 4) * head
-            last = int(np.searchsorted(angle, end))
-            for side in (-1, 1):
-                points = np.stack([side * x, y, z], -1)
-                bone.append(Tubes.chain(points[: last + 1], radii[: last + 1]))
-                if number <= 10 and last < len(angle) - 1:
-                    soft.append(Tubes.chain(points[last:], radii[last:] * 1.15))
-        reach, unit = trunk.chest.width + 2, trunk.unit
-        front = float(trunk.outline(-22 * unit).front)
-        left = [[16, front + 17, -30 * unit], [55, front + 14, -18 * unit], [105, front + 38, -2], [reach, -12, 14]]
-        clavicles = [Tubes.along(np.array(left) * (side, 1, 1), [7.5, 5.5, 5.2, 6.0]) for side in (-1, 1)]
-        self.tubes, self.cartilage = Tubes.joined(bone + clavicles), Tubes.joined(soft)
+            bone += [Tubes.chain(np.stack([side * x, y, z], -1), radii) for side in (-1, 1)]
+        self.ribs = Tubes.joined(bone)
 
     def paint(self, slab: Slab) -> None:
         """Paint all bones, the spine last."""
         u, w, (x, y, z) = self.trunk.unit, self.trunk.chest.width, slab.places
         o = self.trunk.outline(z)
-        self._bone(slab, slab.distance(self.tubes, 3.0), 0.8 * self.marrow)
-        slab.paint(slab.distance(self.cartilage, 3.0), tissue.CARTILAGE)
-        wide = np.interp(z, [-185 * u, -150 * u, -70 * u, -55 * u, -28 * u], [11, 18, 14, 20, 27]).astype(np.float32)
-        sternum = oval(x, y + o.cavity_b + np.float32(11), wide, 6.5, 0.5)
-        tall = np.abs(z + np.float32(104 * u)) - np.float32(76 * u)
-        self._bone(slab, intersection(sternum, tall, 6), 0.7 * self.marrow)
+        self._bone(slab, slab.distance(self.ribs, 3.0), 0.8 * self.marrow)
         scapulae = np.abs(oval(x, y + 2, o.cavity_a, o.cavity_b, SQUARE) - np.float32(17)) - np.float32(2.2)
         lean = np.float32(0.3) * (z + np.float32(75 * u))
         beside = np.abs(np.abs(x) - np.float32(24 + 0.59 * w) - lean) - np.float32(0.41 * w - 32)
@@ -70,8 +54,7 @@ class Skeleton:
 
     def _spine(self, slab: Slab) -> None:
         """Vertebral bodies, discs, the canal, arches and spinous processes, by the phase within each vertebra."""
-        near = slab.part((-62, -60, -np.inf), (62, 130, np.inf))
-        if near is None:
+        if (near := slab.part((-62, -60, -np.inf), (62, 130, np.inf))) is None:
             return
         (x, y, z), numbers = near.places, np.arange(-2, 19, 0.02)
         number = np.interp(-z, self.trunk.chest.vertebra(numbers), numbers)
@@ -85,7 +68,7 @@ class Skeleton:
         process = np.maximum(np.abs(x) - 3.4, np.abs(y - 47 * size) - 14 * size)
         arch = np.maximum(np.minimum(arch, process), (np.abs(phase + np.float32(0.12)) - np.float32(0.27)) * 24)
         near.paint(ahead - 11 * size, tissue.FAT)
-        near.paint(ahead - 6 * size, tissue.CORD)
+        near.paint(ahead - 6 * size, tissue.WALL)
         self._bone(near, arch, self.marrow)
         near.paint(body, tissue.DISC)
         self._bone(near, np.maximum(body, (np.abs(phase) - np.float32(0.37)) * 24 * size), self.marrow)

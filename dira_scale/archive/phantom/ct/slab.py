@@ -19,23 +19,15 @@ FAINTEST = 0.12  # share of a voxel below which a tube is skipped
 
 @dataclass
 class Slab:
-    """n slices of Y x X voxels, all arrays [n, Y, X] float32.
-
-    Attributes:
-        lines: coordinates of slices, rows and columns in the trunk's frame.
-        edge: width of a blurred surface in mm.
-        hu: Hounsfield units.
-        organ, finding: share of the voxel labelled organ (lung, liver) or finding (nodule, lesion), 0 ... 1.
-        bump, patchy: random fields of the trunk, a coarse and a fine one.
-    """
+    """n slices of Y x X voxels, all arrays [n, Y, X] float32."""
 
     lines: GridLines
-    edge: float
+    edge: float  # width of a blurred surface in mm
     hu: Array
-    organ: Array
-    finding: Array
-    bump: Array
-    patchy: Array
+    organ: Array  # share of the voxel that is lung or liver, 0 ... 1
+    finding: Array  # share that is nodule or lesion
+    bump: Array  # a coarse random field of the trunk
+    patchy: Array  # a fine one
 
     @cached_property
     def places(self) -> tuple[Array, Array, Array]:

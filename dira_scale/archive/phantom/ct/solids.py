@@ -1,5 +1,4 @@
-"""Solids as signed distances (mm, negative inside), exact near their surface, and how they blend; smooth
-random fields that roughen them.
+"""Solids as signed distances (mm, negative inside), exact near their surface, how they blend, and random fields.
 
 Arguments and results are float32 arrays that broadcast against each other.
 """

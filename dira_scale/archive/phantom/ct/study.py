@@ -97,20 +97,16 @@ class Body:
 
     def scan(self, grid: ScanGrid, placed: NDArray, scanner: Scanner, seed: int) -> Study:
         """Scan ``grid`` of the trunk with its origin at ``placed``."""
-        cuts, edge = scanner.cuts(grid), scanner.blur(grid)
         voxels, mask = np.empty(grid.shape, np.int16), np.zeros(grid.shape, np.uint8)
         z, y, x = (grid.line(axis) - placed[2 - axis] for axis in range(3))
-        fine = ((np.arange(cuts) + 0.5) / cuts - 0.5) * grid.spacing[0]
-        couch = self.trunk.couch((z, y, x), edge)
-        step = max(1, VOXELS // (len(y) * len(x) * cuts))
+        edge, step = max(scanner.edge, grid.spacing[1]), max(1, VOXELS // (len(y) * len(x)))
         for first in range(0, len(z), step):
-            slices = z[first : first + step]
-            lines = (slices[:, None] + fine).ravel(), y, x
-            painted = np.zeros((3, len(lines[0]), len(y), len(x)), np.float32)  # HU, organ, finding
-            painted[0] = couch
-            if slab := self.trunk.slab(lines, edge, *painted):
+            lines = z[first : first + step], y, x
+            painted = np.zeros((3, *map(len, lines)), np.float32)
+            hu, organ, finding = painted
+            hu += tissue.AIR
+            if slab := self.trunk.slab(lines, edge, hu, organ, finding):
                 self.paint(slab)
-            hu, organ, finding = painted.reshape(3, len(slices), cuts, len(y), len(x)).mean(2)
             for number, plane in enumerate(hu, first):
                 voxels[number] = np.clip(np.rint(plane + scanner.noise(grid, seed, number)), *BITS)
             mask[first : first + step][organ >= 0.5] = ORGAN
@@ -130,7 +126,9 @@ class Body:
     def paint(self, slab: Slab) -> None:
         """Paint everything, from the outside inwards."""
         self.trunk.body(slab)
-        if inner := self.trunk.inner(slab):
+        o = self.trunk.outline(slab.lines[0])
+        wide, deep = float(o.cavity_a.max()) + 4, float(o.cavity_b.max()) + 6
+        if inner := slab.part((-wide, -deep, -np.inf), (wide, deep, np.inf)):
             at = Points(self.trunk, *inner.places)
             inner.paint(at.cavity, tissue.FAT + 5)
             liver, lungs = self.belly.paint(inner, at), self.chest.paint(inner, at)

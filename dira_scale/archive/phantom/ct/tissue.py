@@ -1,4 +1,4 @@
-"""Hounsfield units of tissues, unenhanced and with contrast medium (portal-venous phase).
+"""Hounsfield units of tissues, unenhanced and with contrast medium.
 
 Unenhanced values are typical of a 120 kVp scan (Kalender, Computed Tomography, 3rd ed., fig. 1.10).
 """
@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 AIR = -1000.0
 FAT = -100.0
-SKIN = 20.0
 MUSCLE = 50.0
-CARTILAGE = 110.0
 DISC = 85.0
-CORD = 36.0
 CORTEX = 1000.0  # of bone
 LUNG = -845.0  # at full inspiration, excluding visible vessels
 FLUID = 14.0  # in stomach and bowel
 WALL = 38.0  # of bowel and bronchi
-COUCH = -40.0
 
 
 @dataclass(frozen=True)

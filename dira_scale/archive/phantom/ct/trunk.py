@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from dira_scale.archive.phantom.anatomy import Anatomy, Chest, StudyState
 from dira_scale.archive.phantom.ct import tissue
 from dira_scale.archive.phantom.ct.slab import GridLines, Slab
-from dira_scale.archive.phantom.ct.solids import Array, RandomField, difference, ellipsoid, intersection, oval, union
+from dira_scale.archive.phantom.ct.solids import Array, RandomField, difference, intersection, oval, union
 from dira_scale.archive.phantom.ct.tissue import Contrast
 
 SQUARE = 0.3  # how much squarer than an ellipse the cavity's outline is
@@ -92,22 +92,12 @@ class Trunk:
         at = {k: np.asarray(np.interp(z, self._heights, v), np.float32) for k, v in self._tables.items()}
         return SimpleNamespace(**at)
 
-    def spine(self, z: float) -> float:
-        """y of the vertebral bodies' centre."""
-        return float(self.outline(z).spine)
-
     def slab(self, lines: GridLines, edge: float, hu: Array, organ: Array, finding: Array) -> Slab | None:
         """The part of the given arrays [Z, Y, X] that contains the body; None if it is outside."""
         o = self.outline(lines[0])
         wide, front, back = float(o.body_a.max()) + 4, float(o.front.min()) - 55, float(o.back.max()) + 4
         slab = Slab(lines, edge, hu, organ, finding, self.bump.on(*lines), self.patchy.on(*lines))
         return slab.part((-wide, front, -np.inf), (wide, back, np.inf))
-
-    def inner(self, slab: Slab) -> Slab | None:
-        """The part of a slab that contains the cavity."""
-        o = self.outline(slab.lines[0])
-        wide, deep = float(o.cavity_a.max()) + 4, float(o.cavity_b.max()) + 6
-        return slab.part((-wide, -deep, -np.inf), (wide, deep, np.inf))
 
     def body(self, slab: Slab) -> None:
         """Paint skin, fat and muscle everywhere; organs are painted over them."""
@@ -116,21 +106,8 @@ class Trunk:
         middle, half = (o.front + o.back) / 2, (o.back - o.front) / 2
         skin = oval(x, y - middle, o.body_a, half, 0.42)
         skin = intersection(skin, y - o.back + np.float32(5), 14)  # flattened: the patient is supine
-        if b := a.breast:
-            for side in (-1, 1):
-                at = (side * (self.chest.width - 66), -0.42 * a.depth - 14, -150 * self.unit)
-                skin = union(skin, ellipsoid(x, y, z, at, (50 + 0.5 * b, 26 + 0.7 * b, 52 + 0.4 * b)), 22)
-        slab.paint(skin, tissue.SKIN)
-        slab.paint(skin + 2, tissue.FAT + 9 * patchy)
+        slab.paint(skin, tissue.FAT + 9 * patchy)
         thick = np.float32(3 + 0.42 * a.fat)
         inner = oval(x, y - middle, o.body_a - thick, half - thick, 0.42) + np.float32(1.4) * slab.bump
         inner = intersection(inner, y - o.back + np.float32(5) + thick * np.float32(0.8), 14)
         slab.paint(inner, tissue.MUSCLE + 5 * patchy)
-
-    def couch(self, lines: GridLines, edge: float) -> Array:
-        """HU [Y, X] of the table below the patient, a bowed board in air."""
-        y, x = lines[1].astype(np.float32)[:, None], lines[2].astype(np.float32)[None, :]
-        bow = np.hypot(x, y - np.float32(self._tables["back"].max() - 521)) - np.float32(520)
-        board = np.maximum(np.abs(bow - np.float32(5)) - 4, np.abs(x) - np.float32(215))
-        inside = np.clip(np.float32(0.5) - board / np.float32(edge), 0, 1)
-        return np.float32(tissue.AIR) + inside * (tissue.COUCH - tissue.AIR)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dira_scale.archive.phantom.curve import curve
+from dira_scale.archive.phantom.anatomy import curve
 
 MURRAY = 1 / 3  # exponent: a branch's radius by the amount of tissue it supplies (Murray 1926)
 FINEST = 0.45  # mm: thinner branches do not divide
@@ -33,9 +33,6 @@ class Tubes:
     def joined(cls, parts: Sequence["Tubes"]) -> "Tubes":
         """All parts as one."""
         return cls(np.concatenate([part.ends for part in parts]), np.concatenate([part.radii for part in parts]))
-
-    def __add__(self, other: "Tubes") -> "Tubes":
-        return Tubes.joined([self, other])
 
     @classmethod
     def tree(cls, start: NDArray, targets: NDArray, radius: float, rng: np.random.Generator) -> "Tubes":

@@ -6,6 +6,7 @@ air (painters.py). Its location is fixed per patient; its severity changes betwe
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,8 @@ DIFFUSE = {"Edema", "Emphysema"}  # affect the whole lung: no box
 # The small mixture: range of severity, and relative size. Patches of two to five centimetres anywhere in the lungs,
 # visible at 96 pixels, but hardly to 16 x 16 pixels and random features (docs/evidence/learning.md).
 SMALL: dict[str, tuple[tuple[float, float], float]] = {
-    "Mass": ((0.0, 0.5), 1.0),
-    "Pneumonia": ((0.5, 1.0), 0.5),
-    "Consolidation": ((0.5, 1.0), 0.5),
-}
+    "Mass": ((0.0, 0.5), 1.0), "Pneumonia": ((0.5, 1.0), 0.5), "Consolidation": ((0.5, 1.0), 0.5)
+}  # fmt: skip
 SMALL_SHARE = 0.25  # share of patients with each: a few hundred labelled images contain enough of both classes
 
 
@@ -102,18 +101,13 @@ MIXTURES: dict[str, tuple[tuple[str, ...], Callable[[np.random.Generator, int], 
 
 def prepare(finding: Finding, state: StudyState) -> StudyState:
     """The chest's state changed by the finding."""
-    s, (right, left) = finding.severity, state.domes
-    match finding.label:
-        case "Cardiomegaly":
-            return replace(state, heart=state.heart * (1.16 + 0.2 * s))
-        case "Atelectasis":
-            lift = 8 + 18 * s
-            return replace(state, domes=(right + lift, left) if finding.side < 0 else (right, left + lift))
-        case "Edema":
-            return replace(state, vessels=state.vessels * (1.15 + 0.25 * s), heart=state.heart * 1.07)
-        case "Emphysema":
-            low, flat, pruned = 8 + 12 * s, 0.4 + 0.5 * s, 0.2 + 0.3 * s
-            return replace(state, domes=(right - low, left - low), flat=flat, widened=1.03, pruned=pruned, heart=0.92)
-        case "Fibrosis":
-            return replace(state, domes=(right + 10 * s, left + 10 * s))
-    return state
+    s, right, left = finding.severity, *state.domes
+    lift, low = 8 + 18 * s, 8 + 12 * s
+    changes: dict[str, dict[str, Any]] = {
+        "Cardiomegaly": {"heart": state.heart * (1.16 + 0.2 * s)},
+        "Atelectasis": {"domes": (right + lift * (finding.side < 0), left + lift * (finding.side > 0))},
+        "Edema": {"vessels": state.vessels * (1.15 + 0.25 * s), "heart": state.heart * 1.07},
+        "Emphysema": {"domes": (right - low, left - low), "flat": 0.4 + 0.5 * s, "pruned": 0.2 + 0.3 * s},
+        "Fibrosis": {"domes": (right + 10 * s, left + 10 * s)},
+    }
+    return replace(state, **changes.get(finding.label, {}))

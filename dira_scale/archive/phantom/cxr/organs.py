@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.archive.phantom.curve import curve
+from dira_scale.archive.phantom.anatomy import curve
 from dira_scale.archive.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.archive.phantom.cxr.view import Map, Torso, View
 
@@ -59,15 +59,11 @@ def mediastinum(chest: Torso, view: View) -> tuple[Map, Map]:
 def gas(chest: Torso, view: View, filled: float) -> Map:
     """Air in trachea and main bronchi, and in the stomach, in mm. filled: 0 ... 1, by study."""
     carina = float(chest.vertebra(chest.arch + 0.4))
-    points = np.array(
-        [
-            [[0, -110, 5], [0, -45, 0], [-1, carina - 45, -12], [-5, carina, -15]],
-            [[-5, carina - 4, -16], [-14, carina + 16, -16], [-26, carina + 36, -16], [-33, carina + 52, -16]],
-            [[-5, carina - 4, -16], [15, carina + 13, -16], [32, carina + 25, -16], [40, carina + 38, -16]],
-        ]
-    )
-    tubes = TubeLayer(view)
-    tubes.add(curve(points), curve(np.array([[9, 9, 9.5, 9], [7, 6.5, 5, 1.5], [6.5, 6, 4.5, 1.5]])))
+    trachea = [[0, -110, -16], [0, -45, -16], [-1, carina - 45, -16], [-5, carina, -16]]
+    right = [[-5, carina - 4, -16], [-14, carina + 16, -16], [-26, carina + 36, -16], [-33, carina + 52, -16]]
+    left = [[-5, carina - 4, -16], [15, carina + 13, -16], [32, carina + 25, -16], [40, carina + 38, -16]]
+    tubes, radii = TubeLayer(view), np.array([[9, 9, 9.5, 9], [7, 6.5, 5, 1.5], [6.5, 6, 4.5, 1.5]])
+    tubes.add(curve(np.array([trachea, right, left])), curve(radii))
     (x, y, _), (_, rise, _) = chest.dome(1)
     shift, shape = chest.stomach
     size = 26 * filled
@@ -85,16 +81,10 @@ def vessels(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     """Thickness of blood in the pulmonary vessels, mm, [size, size]; not yet clipped to the aerated lung."""
     layer, hilum = TubeLayer(view), float(chest.vertebra(6.2))
     unit, calibre, bottom = chest.anatomy.height / 206, chest.state.vessels, chest.anatomy.height + 30
-    trunks = np.array(  # right interlobar artery, left artery over its bronchus, upper branches
-        [
-            [[-6.0, hilum - 6, 0], [-46, hilum + 2, -8], [-57, hilum + 24, -18], [-63, hilum + 52, -25]],
-            [[8, hilum - 12, -5], [46, hilum - 12, -15], [56, hilum + 8, -25], [60, hilum + 42, -32]],
-            [[-12, hilum - 2, 5], [-42, hilum - 12, 5], [-51, hilum - 28, 0], [-56, hilum - 46, -5]],
-            [[14, hilum - 12, 5], [44, hilum - 20, 5], [51, hilum - 34, 0], [56, hilum - 52, -5]],
-        ]
-    )
-    radii = np.array([[8.5, 7.4, 5.6, 3.6], [9, 7.8, 5.6, 3.6], [6.5, 5.5, 4.6, 3.6], [6.5, 5.5, 4.6, 3.6]])
-    layer.add(curve(trunks), calibre * curve(radii))
+    right = [[-6, hilum - 6, 0], [-46, hilum + 2, -8], [-57, hilum + 24, -18], [-63, hilum + 52, -25]]
+    left = [[8, hilum - 12, -5], [46, hilum - 12, -15], [56, hilum + 8, -25], [60, hilum + 42, -32]]
+    radii = np.array([[8.5, 7.4, 5.6, 3.6], [9, 7.8, 5.6, 3.6]])
+    layer.add(curve(np.array([right, left])), calibre * curve(radii))
     side, (angle, where) = np.repeat((-1, 1), len(SEGMENTS)), np.tile(np.array(SEGMENTS).T, 2)
     a, deep = np.radians(angle + rng.normal(0, 10, len(side))), rng.normal(-0.1, 0.45, len(side))
     x, y = side * (54 + rng.normal(0, 2, len(side))), hilum - 6 * (side > 0) + where

@@ -121,11 +121,9 @@ def _infiltration(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 def _atelectasis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     (x, top, _), (_, rise, _) = lungs.chest.dome(f.side)
-    layer = TubeLayer(lungs.view)
+    layer, s = TubeLayer(lungs.view), np.linspace(-0.5, 0.5, 9)
     for number in range(1 + int(2 * f.severity)):  # plates above the raised dome
-        length = rng.uniform(45, 80)
-        s = np.linspace(-0.5, 0.5, 9)
-        bend, tilt = rng.normal(0, 5), rng.normal(0, 0.12)
+        length, bend, tilt = rng.uniform(45, 80), rng.normal(0, 5), rng.normal(0, 0.12)
         y = top - rise - 12 - 14 * number + length * s * tilt + bend * (4 * s * s)
         points = np.stack([x + f.side * rng.uniform(-8, 8) + length * s, y, 0 * s], -1)
         layer.add(points[None], (1.6 + 2.2 * f.severity) * np.sqrt(1.02 - 4 * s * s)[None], flat=5.0)
@@ -167,19 +165,12 @@ def _pleural_thickening(f: Finding, lungs: Lungs, rng: np.random.Generator) -> M
 def _hernia(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     radius = 26 + 16 * f.severity
     centre = (f.side * 10.0, lungs.chest.anatomy.height - 22 - 0.3 * radius, -45.0)
-    sac, gas = (ellipsoid(lungs.view, centre, (1.15 * radius - wall, radius - wall, radius - wall)) for wall in (0, 3))
-    gas *= np.clip((np.float32(centre[1] - 0.1 * radius) - lungs.view.grid[1]) / 1.5, 0, 1)  # above the fluid level
-    lungs.solid += np.minimum(sac, lungs.air) - np.float32(0.9) * gas
-    return sac
-
-
-def _cardiomegaly(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    return lungs.heart
+    return _solid(lungs, ellipsoid(lungs.view, centre, (1.15 * radius, radius, radius)))
 
 
 PAINTERS: dict[str, Callable[[Finding, Lungs, np.random.Generator], Map]] = {
-    "Atelectasis": _atelectasis, "Cardiomegaly": _cardiomegaly, "Consolidation": _consolidation, "Edema": _edema,
-    "Effusion": _effusion, "Emphysema": _emphysema, "Fibrosis": _fibrosis, "Hernia": _hernia,
+    "Atelectasis": _atelectasis, "Cardiomegaly": lambda _, lungs, __: lungs.heart, "Consolidation": _consolidation,
+    "Edema": _edema, "Effusion": _effusion, "Emphysema": _emphysema, "Fibrosis": _fibrosis, "Hernia": _hernia,
     "Infiltration": _infiltration, "Mass": _mass, "Nodule": _nodule, "Pleural_Thickening": _pleural_thickening,
     "Pneumonia": _pneumonia, "Pneumothorax": _pneumothorax,
 }  # fmt: skip

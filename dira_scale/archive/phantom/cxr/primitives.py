@@ -1,7 +1,4 @@
-"""Path lengths of X-rays through ellipsoids and swept tubes, in closed form on the detector's grid.
-
-A volume becomes a 2D thickness map; no voxels are stored.
-"""
+"""Path lengths of X-rays through ellipsoids and swept tubes, in closed form on the detector's grid."""
 
 from collections.abc import Sequence
 
@@ -11,15 +8,6 @@ from numpy.typing import NDArray
 from dira_scale.archive.phantom.cxr.view import Map, View
 
 STEP = 0.75  # detector pixels between samples of a tube
-
-
-def upsample(small: Map, size: int) -> Map:
-    """Bilinear enlargement of a square map to [size, size], pixel centres aligned."""
-    at = np.clip((np.arange(size) + 0.5) * (len(small) / size) - 0.5, 0, len(small) - 1).astype(np.float32)
-    low = np.minimum(at.astype(np.intp), len(small) - 2)
-    part = at - low.astype(np.float32)
-    wide = small[:, low] * (1 - part) + small[:, low + 1] * part
-    return wide[low] * (1 - part)[:, None] + wide[low + 1] * part[:, None]
 
 
 def ellipsoid(

@@ -10,14 +10,12 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from dira_scale.archive.phantom.cxr.primitives import upsample
 from dira_scale.archive.phantom.cxr.view import Map
 
 SOFT = 0.2048 * 1.06 / 10  # per mm: cm2/g x g/cm3
 FAT = 0.1974 * 0.95 / 10
 BONE = 0.3148 * 1.92 / 10
 LUNG = 0.2053 * 0.26 / 10  # inflated
-LEVELS = 4096
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ def _smooth(image: Map, sigma: float) -> Map:
     """A Gaussian blur of `sigma` pixels, on a grid as coarse as the blur allows."""
     size = len(image)
     factor = next(f for f in (16, 8, 4, 2, 1) if size % f == 0 and f * 1.3 <= max(sigma, 1.3))
-    rows = image.reshape(size // factor, factor, size).sum(1)
-    small = rows.reshape(size // factor, size // factor, factor).sum(2) / np.float32(factor * factor)
-    return upsample(ndimage.gaussian_filter(small, sigma / factor, mode="nearest"), size)
+    small = image.reshape(size // factor, factor, size // factor, factor).mean((1, 3))
+    smooth = ndimage.gaussian_filter(small, sigma / factor, mode="nearest")
+    return ndimage.zoom(smooth, factor, order=1, mode="nearest", grid_mode=True)
 
 
 def detect(line: Map, spacing: float, exposure: Exposure, rng: np.random.Generator) -> Map:
@@ -65,7 +63,7 @@ def display(light: Map, spacing: float, exposure: Exposure) -> np.ndarray:
     # Steep in the lungs, flat in the mediastinum.
     grey = 1 - np.exp(density * density * np.float32(-1.2) - density * np.float32(exposure.contrast))
     grey *= np.float32(exposure.level)
-    return (np.clip(grey, 0, 1) * (LEVELS - 1)).astype(np.uint16)
+    return (np.clip(grey, 0, 1) * 4095).astype(np.uint16)
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,6 @@
 """One study: draw pose and exposure, assemble the chest with its findings, take the radiograph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -9,7 +9,7 @@ from dira_scale.archive.phantom.anatomy import Anatomy, StudyState
 from dira_scale.archive.phantom.cxr import organs, projection
 from dira_scale.archive.phantom.cxr.findings import Finding, Lungs, prepare
 from dira_scale.archive.phantom.cxr.painters import paint
-from dira_scale.archive.phantom.cxr.primitives import ellipsoid, upsample
+from dira_scale.archive.phantom.cxr.primitives import ellipsoid
 from dira_scale.archive.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.archive.phantom.cxr.skeleton import bones
 from dira_scale.archive.phantom.cxr.view import Map, Torso, View
@@ -19,14 +19,14 @@ SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
 
 def body(chest: Torso, view: View) -> Map:
     """The body's total thickness in mm; smooth, so drawn on a coarse grid and enlarged."""
-    view, size = view.coarse(4), view.size
+    view, size = replace(view, size=-(-view.size // 4)), view.size
     (x, y), fat = view.grid, chest.anatomy.fat
     trunk = np.clip((y + 45) / 140, 0, 1)
     half = (chest.width + 30 + 1.1 * fat) * (0.55 + 0.45 * np.sqrt(trunk * (2 - trunk)))
     half += chest.waist * np.clip((y - 150) / 200, 0, 1)
     deep = (chest.anatomy.depth + 50 + fat) * (0.55 + 0.45 * trunk)
     body = np.where(y > -45, deep * np.sqrt(np.maximum(1 - (x / half) ** 4, 0)), 0).astype(np.float32)
-    muscle, breast = np.zeros((2, view.size, view.size), np.float32)  # pectoral muscles; breasts
+    breast = np.zeros_like(body)
     ellipsoid(view, (0, -95, -10), (chest.neck + 0.3 * fat, 120, 66), 0, body)
     lift, b = chest.state.shrug - 2 * (chest.shoulder - 17), chest.anatomy.breast
     for side in (-1, 1):
@@ -35,13 +35,12 @@ def body(chest: Torso, view: View) -> Map:
         ellipsoid(view, (side * (chest.width + 48), 14 - lift, -10), (54 + 0.5 * fat, 58, 70), 0, body)
         away = side * (chest.width + 48 + chest.arms)
         ellipsoid(view, (away, 150 - lift, -20), (40 + 0.6 * fat, 160, 64), (16 - chest.arms) * side, body)
-        ellipsoid(view, (side * (chest.width - 40), 58, 70), (76, 60, chest.muscle), -24 * side, muscle)
         if b:
             axes = (46 + 0.6 * b, 44 + 0.6 * b, 0.8 * b)
             ellipsoid(view, (side * (chest.width - 62), 150 + chest.sag, 70), axes, 8 * side, breast)
     breast *= np.clip((y - 95 - chest.sag) / 110, 0, 1)  # hangs: thin above, full below
-    parts = (body, 4), (muscle, 7), (breast, 3)
-    return upsample(sum(ndimage.gaussian_filter(part, edge / view.spacing) for part, edge in parts), size)
+    whole = ndimage.gaussian_filter(body, 4 / view.spacing) + ndimage.gaussian_filter(breast, 3 / view.spacing)
+    return ndimage.zoom(whole, size / view.size, order=1, mode="nearest", grid_mode=True)
 
 
 @dataclass

@@ -1,9 +1,8 @@
-"""Bones as thickness of cortical bone (mm): ribs, clavicles, scapulae, spine, sternum, upper arms."""
+"""Bones as thickness of cortical bone (mm): ribs, clavicles, scapulae, spine, upper arms."""
 
 import numpy as np
 
-from dira_scale.archive.phantom.anatomy import RIB_ENDS
-from dira_scale.archive.phantom.curve import curve
+from dira_scale.archive.phantom.anatomy import RIB_ENDS, curve
 from dira_scale.archive.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.archive.phantom.cxr.view import Map, Torso, View
 
@@ -40,27 +39,20 @@ def ribs(chest: Torso, view: View, rng: np.random.Generator) -> Map:
 
 
 def shoulders(chest: Torso, view: View) -> Map:
-    """Clavicles, scapulae, upper arms, sternum."""
+    """Clavicles, scapulae, upper arms."""
     w, lift, (out, down) = chest.width, chest.state.shrug, chest.scapula
     s = np.linspace(0, 1, 32)
     height, bend = 42 - 46 * s**0.75 - (lift + chest.clavicle) * s, np.sin(2 * np.pi * s)
     clavicle = np.stack([13 + (w + 15) * s, height + 5 * bend, 62 - 70 * s + 8 * bend], -1)
     thick = 5.6 + 2.6 * np.exp(-np.square(s / 0.12)) + np.exp(-np.square((1 - s) / 0.2))
     thick *= np.sqrt(np.clip(np.minimum(s, 1 - s) * 16 + 0.1, 0, 1))
-    border = [[w + 26, 30, -70], [w + 16, 70, -80], [w + 4, 112, -86], [w - 12, 148, -90]]  # the lateral one
-    ridge = [[w - 34, 48, -96], [w - 5, 28, -92], [w + 22, 8, -80], [w + 38, -4, -60]]  # to the acromion
-    scapula = np.array([border, ridge]) + np.array([out, down - lift, 0])
     arm = np.array([[[w + 50, 4, -20], [w + 60, 85, -20], [w + 75, 170, -20], [w + 92, 260, -20]]]) - (0, lift, 0)
-    sternum = np.stack([0 * s, 25 + 160 * s, 70 + 20 * s], -1)
     layer, plate = TubeLayer(view), np.zeros((view.size, view.size), np.float32)
     for side in (-1, 1):
-        mirror = np.array([side, 1, 1])
-        layer.add(clavicle[None] * mirror, thick[None], core=0.36, wall=0.76)
-        layer.add(curve(scapula) * mirror, curve(np.array([[4.5, 4.2, 3.6, 3], [2.6, 3.4, 4.4, 2]])), 0.65, core=0.5)
-        layer.add(curve(arm) * mirror, curve(np.array([[8, 12.5, 11, 11]])), core=0.35)
-        ellipsoid(view, (side * (w + out), 78 + down - lift, -90), (28, 66, 1.6), 14 * side, plate)
+        layer.add(clavicle[None] * (side, 1, 1), thick[None], core=0.36, wall=0.76)
+        layer.add(curve(arm) * (side, 1, 1), curve(np.array([[8, 12.5, 11, 11]])), core=0.35)
+        ellipsoid(view, (side * (w + out), 78 + down - lift, -90), (28, 66, 2.5), 14 * side, plate)
         ellipsoid(view, (side * (w + 54), 24 - lift, -20), (23, 24, 8), 0, plate)
-    layer.add(sternum[None], (15 - 4 * np.sin(np.pi * s))[None], flat=0.08, core=0.6)
     return layer.thickness() * np.float32(0.8) + plate * np.float32(0.55)
 
 

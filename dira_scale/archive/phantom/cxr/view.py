@@ -4,7 +4,7 @@ Patient coordinates are millimetres: x to the patient's left (right in the image
 z forward from the centre of the body.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -59,10 +59,6 @@ class View:
         y = c * line[:, None] - s * line[None, :] + np.float32(self.shift[1])
         return x, y
 
-    def coarse(self, factor: int) -> "View":
-        """Return the view with `factor` times larger pixels."""
-        return replace(self, size=-(-self.size // factor))
-
 
 class Torso(Chest):
     """A chest with its patient's proportions, the same in all studies: mm, degrees, or relative to 1."""
@@ -75,7 +71,6 @@ class Torso(Chest):
         self.shoulder = normal(rng, 17, 6)  # degrees by which the shoulders slope
         self.neck = normal(rng, 55 if male else 49, 5)  # half its width
         self.arms = normal(rng, 24, 10)  # distance of the arms from the chest
-        self.muscle = float(rng.uniform(3, 12) if male else rng.uniform(1, 5))  # thickness of the pectoral muscles
         self.sag = normal(rng, 0, 13) + 18 * old  # of the breasts
         self.bow = rng.uniform(-1.5, 1.5), rng.uniform(45, 85)  # of the spine: phase (rad), length of its curve
         self.kyphosis = normal(rng, 0, 0.06) + 0.1 * old  # radians by which the upper chest leans forward

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from archive.phantom.ct.conftest import QUIET, body, scan
+from archive.phantom.ct.conftest import body, scan
 from scipy import ndimage
 
 from dira_scale.archive.phantom.ct import tissue
@@ -57,12 +57,3 @@ def test_the_noise_has_the_scanners_strength_and_grain() -> None:
         assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.02
         neighbours.append(np.corrcoef(first[:, :-1].ravel(), first[:, 1:].ravel())[0, 1])
     assert neighbours[0] > 0.25 > neighbours[1]
-
-
-def test_a_thick_slice_is_the_mean_of_thin_ones(chest: Body) -> None:
-    thin, thick = (
-        chest.scan(ScanGrid.around((20, 10, -130), (slices, 60, 60), (apart, 1.25, 1.25)), np.zeros(3), QUIET, 0)
-        for slices, apart in ((7, 10 / 7), (1, 10.0))
-    )
-    assert thick.scanner.cuts(thick.grid) == 7
-    np.testing.assert_allclose(thick.voxels[0], thin.voxels.mean(0), atol=1.01)  # whole numbers
