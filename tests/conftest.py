@@ -30,7 +30,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
 
 
 # Classes of the tests' own, which they give to functions as a user types them.
-trust(["tests", "models", "own_methods", "my_loaders", "my_methods", "nowhere", "no_such_module", "no_dots", "Folder"])
+trust(["tests", "train", "own_methods", "my_loaders", "my_methods", "nowhere", "no_such_module", "no_dots", "Folder"])
 trust(["3", "Net", "os", "builtins", "collections"])
 
 

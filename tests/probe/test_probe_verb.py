@@ -229,7 +229,7 @@ def test_a_network_of_ones_own_is_compared_with_random_ones_of_its_kind(trained:
     network, size = compared_network(cfg, [described(trained, _target_=changed, **model)])
     (encoder,) = random_group(network, size, 1, 0).encoders
     assert encoder.name == Changed.ANOTHER
-    volumes = described(trained, _target_="models.stub3d.Tiny3D", width=4, weights=None, bn_groups=1)
+    volumes = described(trained, _target_="train.models.stub3d.Tiny3D", width=4, weights=None, bn_groups=1)
     assert compared_network(cfg, [volumes])[1] == volumes.input.size
     with pytest.raises(UserError, match=r"data.size=64: volumes are resized to the run's size; leave it out"):
         compared_network(compose("probe", ["data.shards=any", "data.size=64"]), [volumes])

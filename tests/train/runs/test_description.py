@@ -92,7 +92,7 @@ def test_pretraining_says_what_its_readers_ask() -> None:
     turns = derived("pretrain", composed("experiment=rotation"))
     assert turns.metrics["accuracy"].title == "Accuracy of the pretext task" and "without labels" in turns.trained
     assert turns.terms["di"].title == "Discrimination (Rotation)" and "was turned" in turns.terms["di"].meaning
-    volumes = {"_target_": "models.stub3d.Tiny3D", "width": 4, "weights": None, "bn_groups": 1}
+    volumes = {"_target_": "train.models.stub3d.Tiny3D", "width": 4, "weights": None, "bn_groups": 1}
     in_depth = derived("pretrain", config | {"model": volumes}).input
     assert in_depth.size == in_depth.sides == (config["data"]["size"],) * 3  # as views of volumes have it
     flat = config | {"model": volumes, "data": config["data"] | {"size": [8, 64, 64]}}
