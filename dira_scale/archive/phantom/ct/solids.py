@@ -87,7 +87,7 @@ class RandomField:
         return np.matmul(wy, np.tensordot(wz, self.lattice, 1)) @ wx.T
 
     def _weights(self, at: NDArray) -> Array:
-        """Weights of the nodes at positions along an axis: a cubic B-spline's, over a lattice that repeats."""
+        """Weights of the nodes at positions along an axis, by a cubic B-spline over a lattice that repeats."""
         low, weights = np.floor(at).astype(int), np.zeros((len(at), len(self.lattice)), np.float32)
         t = at - low
         spline = (1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3
