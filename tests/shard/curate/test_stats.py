@@ -63,9 +63,11 @@ def test_a_tile_has_the_outline_of_the_mask_and_the_boxes(path: Path) -> None:
     """Against the mask itself: where the outline is, a pixel of the mask lies beside one that is none."""
     stats = Stats(ShardedDataset.open(path))
     row = next(
-        n for n, boxes in enumerate(stats.dataset.table["boxes"].to_pylist()) if boxes and stats.mask(n) is not None
+        n
+        for n, boxes in enumerate(stats.dataset.table["boxes"].to_pylist())
+        if boxes and stats.dataset.mask(n) is not None
     )
-    mask, shown = stats.mask(row), tile(stats, row).astype(int)
+    mask, shown = stats.dataset.mask(row), tile(stats, row).astype(int)
     assert mask is not None
     side = fitted(mask, TILE, PIL.Image.Resampling.NEAREST) > 0
     line = (shown == COLOURS["orange"]).all(-1)
