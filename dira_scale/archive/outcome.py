@@ -16,8 +16,8 @@ from dira_scale.archive.slices import EMPTY
 from dira_scale.base.config.compose import defaults
 from dira_scale.base.errors import UserError, counted
 from dira_scale.base.machine.console import Console
+from dira_scale.dataset.epochs import longer, smaller_batch, steps_of
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
-from dira_scale.dataset.manifest.epochs import longer, smaller_batch, steps_of
 from dira_scale.dataset.manifest.index import SIDES
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning

@@ -23,8 +23,8 @@ from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import duration
 from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.hardware import Hardware
+from dira_scale.dataset.epochs import longer, smaller_batch
 from dira_scale.dataset.manifest import ShardedDataset
-from dira_scale.dataset.manifest.epochs import longer, smaller_batch
 from dira_scale.fleet.forecast.estimate import USABLE, Configured, planned
 from dira_scale.fleet.forecast.links import GB
 from dira_scale.train.distributed.precision import autocast, choose, set_fp32

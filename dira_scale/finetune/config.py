@@ -15,7 +15,7 @@ from dira_scale.base.config.files import folder
 from dira_scale.base.config.registry import TARGET, chosen_class
 from dira_scale.base.config.schema import Schema, one_of, path_field, setting
 from dira_scale.base.errors import UserError, counted
-from dira_scale.dataset.manifest.epochs import steps_of
+from dira_scale.dataset.epochs import steps_of
 from dira_scale.judge.evaluation.config import IMAGENET, Evaluate
 from dira_scale.judge.tasks.task import TaskConfig
 from dira_scale.train.config import StagedTraining, Validate

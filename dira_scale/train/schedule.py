@@ -8,7 +8,7 @@ from itertools import accumulate
 from statistics import fmean
 
 from dira_scale.base.errors import UserError
-from dira_scale.dataset.manifest.epochs import NEARLY, longer, steps_of
+from dira_scale.dataset.epochs import NEARLY, longer, steps_of
 from dira_scale.train.config import StagedTraining
 from dira_scale.train.engine.config import PLATEAU, RUN
 from dira_scale.train.engine.task import StagePlan

@@ -29,7 +29,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from dira_scale.base.arguments import ArgumentError, AtLeast, check_fields
-from dira_scale.dataset.manifest.epochs import smaller_batch
+from dira_scale.dataset.epochs import smaller_batch
 from dira_scale.train.data import random
 from dira_scale.train.data.selection import Selection
 
