@@ -20,16 +20,21 @@ PRESETS = ROOT / "configs" / "pretrain" / "preset"
 DIFFERS = ("dira_moco", "pcrl", "pcrl3d", "dira_transvw", "models_genesis")  # whose presets have a table
 SIDES = ("paper", "released")
 NAMES = {"TimmUNet": "", "UNet3D": "`unet3d`", "ResEnc": "`resenc_l`", "SwinUNETR": "`swinunetr`", "ViT3D": "`vit3d`"}
+COLUMNS = {
+    "full": ("network", "view", "batch", "optimizer, rate, decay", "schedule", "epochs"),
+    "small": ("network", "view", "optimizer, rate, decay", "epochs"),
+}
 ABSENT = object()
 
 
 def tables() -> dict[str, str]:
     """Each table of the page by its name."""
     small = {path.stem: path.stem.startswith(("small", "phantom")) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
-    head = ("`experiment=`", "method", "network", "view", "batch", "optimizer, rate, decay", "schedule", "epochs")
     result = {
-        name: table(head, [row(each) for each, is_small in small.items() if is_small == wanted])
-        for name, wanted in (("full", False), ("small", True))
+        name: table(
+            ("`experiment=`", *columns), together((each for each in small if small[each] == (name == "small")), columns)
+        )
+        for name, columns in COLUMNS.items()
     }
     for experiment in DIFFERS:
         sides = [side for side in SIDES if experiment in OmegaConf.load(PRESETS / f"{side}.yaml")[PARTS]]
@@ -44,21 +49,27 @@ def composed(experiment: str, *words: str) -> dict[str, Any]:
     return dict(OmegaConf.to_container(config))  # type: ignore[arg-type]
 
 
-def row(experiment: str) -> list[str]:
+def together(experiments: Iterable[str], columns: Iterable[str]) -> list[list[str]]:
+    """A row for all experiments of which it says the same."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for experiment in experiments:
+        cells = settings(experiment)
+        names.setdefault(tuple(cells[column] for column in columns), []).append(f"`{experiment}`")
+    return [[", ".join(each), *cells] for cells, each in names.items()]
+
+
+def settings(experiment: str) -> dict[str, str]:
+    """By column."""
     config = composed(experiment)
-    loss, model, optim, data = (config[key] for key in ("method", "model", "optim", "data"))
-    base = loss.get("base", {}).get("_target_")
-    with_base = f"{loss['_target_']} on {base}" if base else loss["_target_"]
-    return [
-        f"`{experiment}`",
-        with_base,
-        network(model),
-        " × ".join(map(str, data["size"])) if isinstance(data["size"], list) else str(data["size"]),
-        str(data["batch"]),
-        optimizer(optim),
-        schedule(optim),
-        lengths([(name, stage) for name, stage in config["stages"].items() if stage["epochs"]]),
-    ]
+    model, optim, data = (config[key] for key in ("model", "optim", "data"))
+    return {
+        "network": network(model),
+        "view": str(data["size"]).replace(" ", ""),
+        "batch": str(data["batch"]),
+        "optimizer, rate, decay": optimizer(optim),
+        "schedule": schedule(optim),
+        "epochs": lengths([(name, stage) for name, stage in config["stages"].items() if stage["epochs"]]),
+    }
 
 
 def network(model: dict[str, Any]) -> str:
@@ -70,7 +81,7 @@ def network(model: dict[str, Any]) -> str:
 
 def optimizer(optim: dict[str, Any]) -> str:
     settings = optim["optimizer"]
-    rate = shown(settings["lr"]) + (f" · B / {optim['reference_batch']}" if optim["reference_batch"] else "")
+    rate = shown(settings["lr"]) + (f"·B/{optim['reference_batch']}" if optim["reference_batch"] else "")
     return f"{settings['_target_'].rpartition('.')[2]} {rate}, {shown(settings['weight_decay'])}"
 
 
@@ -78,15 +89,12 @@ def schedule(optim: dict[str, Any]) -> str:
     """With what it starts, and by what it falls."""
     warm = f"warm-up {shown(optim['warmup_epochs'])}, " if optim["warmup_epochs"] else ""
     when = "after" if isinstance(optim["step_epochs"], list) else "every"
-    falls = f" × {shown(optim['factor'])} {when} {shown(optim['step_epochs'])}" if optim["schedule"] == "step" else ""
+    falls = f" {when} {shown(optim['step_epochs'])}" if optim["schedule"] == "step" else ""
     return f"{warm}`{optim['schedule']}`{falls}"
 
 
 def lengths(stages: list[tuple[str, dict[str, Any]]]) -> str:
-    """Epochs of each, and the patience, which they share."""
-    epochs = ", ".join(f"{name} {shown(stage['epochs'])}" for name, stage in stages)
-    (patience,) = {stage["patience"] for _, stage in stages}
-    return epochs + (f"; patience {patience}" if patience else "")
+    return ", ".join(f"{name} {shown(stage['epochs'])}" for name, stage in stages)
 
 
 def differences(experiment: str, sides: Iterable[str]) -> Iterator[list[str]]:

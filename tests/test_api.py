@@ -174,8 +174,8 @@ def test_the_pages_loop_on_volumes_trains(tmp_path: Path, capsys: pytest.Capture
     assert all(view.min() >= 0 and view.max() <= 1 for view in (first, second))
 
 
-def test_the_page_has_every_public_name() -> None:
-    """If not: ``python tests/api_page.py`` writes them. Functions of ``api`` have a table of their own."""
+def test_the_page_says_of_its_names_what_their_docstrings_say() -> None:
+    """If not: ``python tests/api_page.py`` writes it. Functions of ``api`` have a table of their own."""
     text = PAGE.read_text()
     assert filled(text) == text
     assert set(api.__all__) <= set(re.findall(r"\bapi\.(\w+)", text))
