@@ -103,6 +103,7 @@ def encoder(run: Where, stage: str | None = None) -> Encoder:
     """The encoder of a run's folder, of the checkpoint ``stage`` as `export` takes it, or of its export, as a torch
     module in evaluation mode: of images [b, 1 or C, *size] in [0, 1] a list of maps, the coarsest last. Raises
     ``UserError``."""
+    require("encoder needs", "train", "torch")
     return encoders.stored_encoder(Path(run), stage)
 
 

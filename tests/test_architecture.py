@@ -114,6 +114,9 @@ def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
 def test_a_folder_imports_only_what_lies_below_it() -> None:
     folders = {name.split(".")[0] for name in modules()} - {"", "__main__"}
     assert folders == WINGS.keys() | COMMANDS.keys() | TOP
+    for wing, rooms in WINGS.items():
+        inside = {path.parent.name for path in PACKAGE.glob(f"{wing}/*/__init__.py")} - {"sources"}  # of archive itself
+        assert inside <= rooms.keys(), "a new library: say here what it may import"
     wrong = [
         f"{name} imports {other}"
         for name in modules()

@@ -32,7 +32,7 @@ def words_of(name: str, values: Mapping[str, Any], output: str, config_dirs: Seq
     paths = path_keys_in(name, values, config_dirs)
     values = {key: _absolute(value) if key.lstrip("+") in paths else value for key, value in values.items()}
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
-    return [*folders, *as_words(values), f"{COMMANDS[name].output}={output}"]
+    return [*folders, *as_words({**values, COMMANDS[name].output: output})]
 
 
 def _absolute(value: Any) -> Any:

@@ -32,7 +32,8 @@ from dira_scale.train.runs.exit_codes import DONE
 
 with lazy_imports():
     from dira_scale.train import blueprint
-    from dira_scale.train.runs import lease
+    from dira_scale.train.runs import complete, identity, lease
+    from dira_scale.train.runs import folder as run_folder
 
 FOLDER = "slurm"  # in the run's
 
@@ -55,6 +56,8 @@ def chosen(own_words: Sequence[str], words: Sequence[str]) -> Submission | None:
 def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: Submission) -> int:
     """Submit the run of ``command`` that ``words`` and, composed of them, ``cfg`` describe; return the exit code.
 
+    What is checked is composed of the words that the job will have, whose local paths are absolute.
+
     Raises UserError for what the run would refuse without data, one that is queued or runs, and what SLURM refuses.
     """
     if not submission.dry_run:
@@ -64,8 +67,10 @@ def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: 
         check_own(path, "run", "run")
     folder, run = SweepFolder(path / FOLDER), run_of(command, words, path, submission)
     config = _sweep_of(run, path, submission)
-    if _is_done(folder, run, path):
+    if not submission.dry_run and _is_done(folder, run, path):
         return DONE
+    cfg = compose(command, run.words)
+    _refuse_other_settings(command, path, cfg)
     blueprint.blueprint_of(command, cfg).check(run.launch.nodes * run.launch.processes)
     for line in rehearse(config, [run]):
         print(line)
@@ -75,6 +80,7 @@ def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: 
     with as_user_error(path, "run"):
         own(path, "run", "run")
         own(folder.path, "a sweep", "run")
+    folder = SweepFolder(path / FOLDER)  # with the runs of a process that was here meanwhile
     with in_control(folder):
         if _is_done(folder, run, path):  # another process may have submitted it meanwhile
             return DONE
@@ -108,16 +114,24 @@ def _sweep_of(run: Run, path: Path, submission: Submission) -> SweepConfig:
     return SweepConfig(folder=folder, dry_run=False, detach=True, sweep=sweep, cluster=submission.cluster)
 
 
+def _refuse_other_settings(command: str, path: Path, cfg: DictConfig) -> None:
+    """Raise UserError if the run's folder was trained with others; the run itself also compares data and machine."""
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    before = run_folder.recorded_config(path, complete.locate_folder(path, content.get("checkpoint", {}).get("folder")))
+    known = {key: content[key] for key in content.keys() & before.keys()}
+    run_folder.refuse_other_settings(path, {key: before[key] for key in known}, known, identity.execution(command))
+
+
 def _is_done(folder: SweepFolder, run: Run, path: Path) -> bool:
     """Return whether nothing is left to submit, and say so. Raises UserError if the folder's run is queued or runs."""
     statuses = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
     for status in statuses.values():
         if status.state in AT_WORK:
-            cancel = f"python -m dira_scale.sweep cancel folder={path / FOLDER}"
+            cancel = f"python -m dira_scale.sweep cancel {shlex.quote(f'folder={path / FOLDER}')}"
             raise UserError(f"run={path}: job {status.job} has it, which is {status.state}; {cancel} ends it")
     if holder := lease.living(path):
         raise UserError(f"run={path}: {holder} writes to this run; stop it, or choose another run=…")
     if run.id not in statuses or statuses[run.id].state != "done":
         return False
-    print(f"{path}: done; nothing is submitted (more steps=… go on)")
+    print(f"{path}: done; nothing is submitted")
     return True

@@ -80,7 +80,7 @@ def test_this_machine_does_not_take_over_what_runs_elsewhere(tmp_path: Path, slu
 
 def test_nothing_is_changed_by_a_command_that_another_process_keeps_out(tmp_path: Path, slurm: Slurm) -> None:
     folder, prepared = made_up_sweep(tmp_path / "sweep", 1), list[str]()
-    with watch._in_control(folder), pytest.raises(UserError, match="is already running this sweep"):
+    with watch.in_control(folder), pytest.raises(UserError, match="is already running this sweep"):
         carry_out(folder, "slurm", [SHARDS], prepared)
     assert prepared == []
 

@@ -65,7 +65,7 @@ def compose(command: str, argv: list[str]) -> DictConfig:
     schema: Any = get_class(root.schema)
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
-        for group in ("experiment", "preset"):  # Hydra takes the last, and says nothing of the first
+        for group in ("experiment", "preset", "cluster"):  # Hydra takes the last, and says nothing of the first
             same = dict.fromkeys(word for word in arguments.words if key_of(word) == group)
             if len(same) > 1:
                 raise UserError(f"{' and '.join(same)}: only the last would count; name one")

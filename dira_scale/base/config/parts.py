@@ -24,9 +24,10 @@ def store_small_options(command: str) -> None:
 
 
 def store_presets(folders: Iterable[Path]) -> None:
-    """The parts of all presets in these folders of groups: one may name another's."""
-    for file in (file for folder in folders for file in (folder / "preset").glob("*.yaml")):
+    """The parts of all presets in these folders of groups: one may name another's. Of two presets with one name Hydra
+    reads the first, whose parts are stored last."""
+    for file in (file for folder in reversed([*folders]) for file in (folder / "preset").glob("*.yaml")):
         preset = OmegaConf.load(file)
         parts = preset.get(PARTS, {}) if isinstance(preset, DictConfig) else {}
         for name, part in parts.items():
-            ConfigStore.instance().store(f"{name}_{file.stem}", part, GROUP, "_global_")
+            ConfigStore.instance().store(f"{name}_{file.stem}", part or {}, GROUP, "_global_")

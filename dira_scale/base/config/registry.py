@@ -77,8 +77,11 @@ _MODULES = {
     "dira_scale.archive.sources.volumes": ("Volumes",),
 }  # fmt: skip
 _MOVED = {  # folders, and where they lie now: paths of our classes in files of users and in older runs
-    "config": "base.config", "errors": "base.errors", "storage": "base.storage", "machine": "base.machine",
-    "data.manifest": "dataset.manifest", "pixels": "dataset.pixels", "metrics": "dataset.metrics",
+    "arguments": "base.arguments", "termination": "base.termination", "config": "base.config", "errors": "base.errors",
+    "storage": "base.storage", "machine": "base.machine",
+    "data.manifest": "dataset.manifest", "data.tar": "dataset.manifest.tar", "data.beton": "dataset.manifest.beton",
+    "data.epochs": "dataset.epochs", "forecast.config": "train.planned",
+    "pixels": "dataset.pixels", "metrics": "dataset.metrics",
     "imaging": "archive.imaging", "phantom": "archive.phantom",
     "losses": "train.losses", "models": "train.models", "methods": "train.methods", "data": "train.data",
     "engine": "train.engine", "runs": "train.runs", "distributed": "train.distributed", "training": "train",

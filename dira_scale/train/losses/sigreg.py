@@ -19,8 +19,7 @@ def epps_pulley(x: Tensor, total: Total = one_process) -> Tensor:
 
     Args:
         total: sums a tensor over all processes, with gradient (``train.distributed.collectives.reduce_sum``); by
-        default
-            there is one.
+            default there is one.
 
     Example:
         >>> f"{epps_pulley(torch.zeros(100, 1)).item():.1f}"

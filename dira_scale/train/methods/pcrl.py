@@ -226,8 +226,7 @@ class PCRLReleased(PCRL):
       and deviation (``target_scale``), of which each output has a third of the error. Rotation is bilinear, theirs
       takes the nearest pixel; the blur comes last, in floating point.
     * Their NCE divides by n Z (:func:`dira_scale.train.losses.info_nce.nce`). The queue starts with random directions
-    of
-      unit length, theirs with uniform numbers of about unit length.
+      of unit length, theirs with uniform numbers of about unit length.
     * BatchNorm's running statistics move once a step and are those of all groups; theirs move once a pass, and on
       several GPUs the first one's are kept. Every epoch is of whole batches; theirs ends with a short one, and their
       loop runs for 241 epochs.

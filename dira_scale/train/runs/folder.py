@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -174,16 +174,22 @@ class RunFolder:
                 )
             return  # nothing has been trained yet, so the configuration may still change
         before = recorded_config(self.folder, self.checkpoints)
-        if before and (differing := differences(before, config, self._execution)):
-            if described and (self.folder / description.FILE).is_file():
-                command = description.read_description(self.folder).command
-                if command != described.command:
-                    raise UserError(f"{self.folder} holds a run of {command}: choose a new run=…")
-            settings = "; ".join(differing[:6])
-            raise UserError(
-                f"{self.folder} holds a run with other settings: {settings}. Restore the old value, or choose a "
-                "new run=… (docs/how-to/training.md: to train longer)"
-            )
+        if described and before and (self.folder / description.FILE).is_file():
+            command = description.read_description(self.folder).command
+            if command != described.command:
+                raise UserError(f"{self.folder} holds a run of {command}: choose a new run=…")
+        refuse_other_settings(self.folder, before, config, self._execution)
+
+
+def refuse_other_settings(
+    folder: Path, before: dict[str, Any], config: dict[str, Any], execution: Sequence[str]
+) -> None:
+    """Raise UserError if a run in ``folder``, recorded as ``before``, differs from ``config`` in its result."""
+    if before and (differing := differences(before, config, execution)):
+        raise UserError(
+            f"{folder} holds a run with other settings: {'; '.join(differing[:6])}. Restore the old value, or choose a "
+            "new run=… (docs/how-to/training.md: to train longer)"
+        )
 
 
 def recorded_config(folder: Path, checkpoints: Path) -> dict[str, Any]:
