@@ -67,7 +67,7 @@ def test_a_run_is_submitted_once_at_a_time(slurm: Slurm, tools: Tools, capsys: p
     begin(sweep, run.id, "101", exit_code=0)
     capsys.readouterr()
     assert pretrain.main([*command, "steps=4"]) == 0
-    assert capsys.readouterr().out == "mine: done; nothing is submitted (more steps=… go on)\n"
+    assert capsys.readouterr().out == "mine: done; nothing is submitted\n"
     assert pretrain.main([*command, "steps=8"]) == 0
     assert sweep.jobs[newest(sweep)] == ["102"] and SweepFolder(sweep.path).current == [newest(sweep)] != [run.id]
     assert len(list(scripts.iterdir())) == 3
@@ -90,6 +90,19 @@ def test_the_job_composes_what_was_typed(tools: Tools, monkeypatch: pytest.Monke
     assert options((sweep.path / "jobs" / "100_submission.sh").read_text())["time"] == "420"
     monkeypatch.chdir("/")
     assert dict(leaves(compose("pretrain", run.words))) == dict(leaves(expected))
+
+
+def test_a_path_that_needs_quotes_reaches_the_job_and_other_settings_do_not(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools()
+    odd = Path("odd (copy), 1")
+    assert pretrain.main([*RUN, f"run='{odd}'", *SLURM]) == 0
+    sweep = SweepFolder(odd / "slurm")
+    assert compose("pretrain", sweep.run(newest(sweep)).words).run == str(odd.absolute())
+    monkeypatch.setattr("dira_scale.train.runs.folder.recorded_config", lambda *_: {"seed": 0, "threads_used": 2})
+    assert pretrain.main([*RUN, "run=mine", "seed=5", *SLURM]) == 2
+    assert "mine holds a run with other settings: seed: 0 -> 5" in capsys.readouterr().err and not Path("mine").exists()
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def classification(
         scores: [N, L], probabilities in [0, 1].
         patients: [N], the patient of each row.
         thresholds: [L], chosen on the validation split
-            (:func:`~dira_scale.dataset.metrics.thresholds.choose_thresholds`): a score from the threshold on is a positive answer; NaN: the label has none. Without them there are no
-            figures of answers.
+            (:func:`~dira_scale.dataset.metrics.thresholds.choose_thresholds`): a score from the threshold on is a
+            positive answer; NaN: the label has none. Without them there are no figures of answers.
         scored: the names over which means are; None: all.
 
     Raises:

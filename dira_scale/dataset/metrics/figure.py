@@ -85,7 +85,7 @@ class Figure:
 
 def is_share(row: Mapping[str, Any]) -> bool:
     """Return the ``share`` of a row of JSON; of one that was written before there was this field, by its metric."""
-    before = ("AUROC", "accuracy", "Dice", "IoU", "R2", "concordance", "kappa")
+    before = ("AUROC", "accuracy", "Dice", "IoU", "pooled", "R2", "concordance", "kappa")
     return bool(row["share"] if "share" in row else row["metric"].startswith(before))
 
 

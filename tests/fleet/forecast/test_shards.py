@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dira_scale.dataset.manifest.index import PayloadKind
 from dira_scale.fleet.forecast.estimate import decoding_bytes
 from dira_scale.train.data.views import ViewSpec
 
@@ -21,7 +20,7 @@ def test_by_hand(loader: str, codecs: list[str], counted: bool) -> None:
         column=lambda name: np.array(columns[name]),
         rows=lambda split: np.arange(2),
         splits=["train"],
-        kinds=lambda split: [PayloadKind(codec, 1, 8) for codec in codecs],
+        codecs={*codecs},
     )
     data = SimpleNamespace(loader=loader, prefetch=2, split="train")
     actual = decoding_bytes(data, [dataset], ViewSpec(size=64, scale=(0.2, 1.0)))
