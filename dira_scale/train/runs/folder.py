@@ -174,11 +174,14 @@ class RunFolder:
                 )
             return  # nothing has been trained yet, so the configuration may still change
         before = recorded_config(self.folder, self.checkpoints)
-        if described and before and (self.folder / description.FILE).is_file():
-            command = description.read_description(self.folder).command
-            if command != described.command:
-                raise UserError(f"{self.folder} holds a run of {command}: choose a new run=…")
-        refuse_other_settings(self.folder, before, config, self._execution)
+        try:
+            refuse_other_settings(self.folder, before, config, self._execution)
+        except UserError:
+            if described and (self.folder / description.FILE).is_file():
+                command = description.read_description(self.folder).command
+                if command != described.command:
+                    raise UserError(f"{self.folder} holds a run of {command}: choose a new run=…") from None
+            raise
 
 
 def refuse_other_settings(
