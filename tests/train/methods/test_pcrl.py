@@ -1,7 +1,4 @@
-"""PCRL, in the paper's and in the released form, against its formulas written plainly (``pcrl_parts``).
-
-The authors' own code: test_pcrl_authors.py.
-"""
+"""PCRL, in the paper's and in the released form, against its formulas written plainly (``pcrl_parts``)."""
 
 import inspect
 import math
