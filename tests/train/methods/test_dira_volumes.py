@@ -64,16 +64,3 @@ def test_step_on_volumes_equals_the_formulas(base: str, restoration: str) -> Non
     theirs = torch.autograd.grad(total, list(trained.values()))
     for name, a, b in zip(trained, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=f"{name}: ".__add__)
-
-
-def test_visible_voxels_of_a_masked_view_are_not_restored() -> None:
-    """Any target there: the same loss. Of both views each has its own mask."""
-    method = dira("simsiam", "resnet", restoration="mask", restore="both")
-    clean, distorted, batch = masked_batch(method.views)
-    hidden = [voxels(each.corruptions["mask"]["mask"], method.views.sides) for each in batch.distortions]
-    assert not torch.equal(*hidden)
-    others = [torch.where(mask, view, 7.0) for mask, view in zip(hidden, clean, strict=True)]
-    seen = [method(tuple(targets), tuple(distorted), batch).losses["re"] for targets in (clean, others)]
-    assert torch.equal(*seen)
-    targets = [torch.where(mask, 7.0, view) for mask, view in zip(hidden, clean, strict=True)]
-    assert method(tuple(targets), tuple(distorted), batch).losses["re"] > 10 * seen[0]
