@@ -19,7 +19,7 @@ from dira_scale.train.data.distort import Distort
 from dira_scale.train.distributed.precision import choose
 from dira_scale.train.methods import Method
 from dira_scale.train.methods.adversary import Adversary
-from dira_scale.train.models.heads import Projector
+from dira_scale.train.models.heads import MLP
 
 
 class PlainNetwork(nn.Module):
@@ -30,7 +30,7 @@ class PlainNetwork(nn.Module):
         base = config.method["base"]
         unet = config.model.build_network(config.model.build_encoder(config.data.size))
         self.encoder, self.decoder, self.head = unet.encoder, unet.decoder, unet.head
-        self.projector = Projector(self.encoder.channels[-1], base["dim"], base["batch_norm"])
+        self.projector = MLP(*2 * (self.encoder.channels[-1],), base["dim"], batch_norm=base["batch_norm"])
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
 

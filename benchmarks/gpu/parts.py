@@ -50,7 +50,7 @@ SECONDS = {
 }  # fmt: skip
 SECOND_CALL = {
     "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "compile": 195,
-    "tests": 330, "study": 540,
+    "tests": 330,
 }  # fmt: skip
 PARTS = (*SECONDS, *SECOND_CALL)
 MODULES = {

@@ -60,7 +60,7 @@ def variance(z: Tensor) -> Tensor:
         >>> f"{variance(torch.ones(8, 16)):.2f}"
         '0.99'
     """
-    var = centred(z).square().sum(0) / degrees(z)
+    var = (z - z.mean(0)).square().sum(0) / degrees(z)
     return F.relu(1 - (var + EPSILON).sqrt()).mean()
 
 
@@ -73,16 +73,11 @@ def covariance(z: Tensor) -> Tensor:
         >>> covariance(torch.tensor([[1.0, 1.0], [-1.0, -1.0]])).item()  # each variance is 2, as is their covariance
         4.0
     """
-    x = centred(z)
+    x = z - z.mean(0)
     # The squares of x^T x and of x x^T have one sum: of 256 images and 8,192 components the latter is a thousandth.
     products = x @ x.T if len(x) < x.shape[1] else x.T @ x
     off_diagonal = products.square().sum() - x.square().sum(0).square().sum()
     return off_diagonal / (degrees(z) ** 2 * z.shape[1])
-
-
-def centred(z: Tensor) -> Tensor:
-    """Return ``z`` [n, D] minus its mean over the rows."""
-    return z - z.mean(0)
 
 
 def degrees(z: Tensor) -> int:

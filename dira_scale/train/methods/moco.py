@@ -16,7 +16,7 @@ from dira_scale.train.methods.method import Method, Terms
 from dira_scale.train.methods.pairs import check_pair, top1
 from dira_scale.train.methods.shuffle import VERSION, KeyShuffle, ShuffleKind, leak_line
 from dira_scale.train.models import norm
-from dira_scale.train.models.heads import MLP, Projector
+from dira_scale.train.models.heads import MLP
 from dira_scale.train.models.momentum import ema_update, momentum_copy
 from dira_scale.train.models.network import Encoder
 
@@ -41,7 +41,8 @@ class MoCo(Method):
         queue: keys kept, K: a multiple of the global batch.
         temperature: of the softmax over similarities, above 0.
         momentum: of the key encoder, 0 to 1.
-        batch_norm: whether the projector's hidden layer has BatchNorm.
+        batch_norm: whether the projector's hidden layer, as wide as the encoder's last map, has BatchNorm: short runs
+            on small batches need it to learn.
         shuffle: of the images before the key encoder, if there are several BatchNorm groups: within ``blocks`` of 8
             groups, or over the whole ``batch`` (``dira_scale.train.methods.shuffle``).
 
@@ -83,7 +84,7 @@ class MoCo(Method):
 
     def new_projector(self, channels: int, dim: int, batch_norm: bool) -> MLP:
         """Return the head on the encoder's ``channels``."""
-        return Projector(channels, dim, batch_norm)
+        return MLP(channels, channels, dim, batch_norm=batch_norm)
 
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) % batch:

@@ -64,10 +64,7 @@ class PCRL(C2L):
         mixture: whether h is restored, and its embeddings enter the queue.
         weights: of the terms.
         target_scale: of what the decoder predicts and is compared with, for images in [0, 1]. A larger one makes the
-            decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images:
-            with it, before training (224 pixels, eight radiographs, three seeds), the gradient of ``re`` as a share of
-            the weights is 0.19 instead of 1.34 for the encoder (that of ``di`` is 0.05), 0.17 instead of 1.33 for the
-            decoder, 13 instead of 68 for the head.
+            decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images.
         shuffle: as MoCo's.
         bounded: whether the decoder's image goes through a sigmoid (the released code's, of volumes).
 
@@ -219,8 +216,7 @@ class PCRLReleased(PCRL):
     processes.
 
     Losses, gradients, weights, momentum encoder and queue were compared with the authors' own functions on the same
-    tensors (``tests/train/methods/test_pcrl_authors.py``): in float64 they agree to 3e-12 over three steps. What
-    differs from that code all the same:
+    tensors: in float64 they agreed to 3e-12 over three steps. What differs from that code all the same:
 
     * Images have one channel in [0, 1], and cutouts are black; theirs have three colours, normalised by ImageNet's mean
       and deviation (``target_scale``), of which each output has a third of the error. Rotation is bilinear, theirs
@@ -232,8 +228,7 @@ class PCRLReleased(PCRL):
       loop runs for 241 epochs.
     * Of volumes every epoch draws new pairs of crops, and each view its own paint; theirs are cut once, 16 of a scan,
       anew where they are dense, and both views are painted, or neither. The distance of crops from the edges is
-      smaller in a narrow volume, where theirs are smaller, and resizing has antialiasing. Over 5,000 of our pairs
-      (theirs: 250) the IoU is 0.368 ± 0.099 (0.369 ± 0.103), Kolmogorov-Smirnov p = 0.95.
+      smaller in a narrow volume, where theirs are smaller, and resizing has antialiasing.
     """
 
     remark = ""  # its second pass restores without attention

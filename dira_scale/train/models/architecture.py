@@ -122,7 +122,6 @@ class TimmUNet(Architecture):
         return self.encoder
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-
         if not isinstance(size, int):
             raise ArgumentError("size", size, "one number, the side of a square")
         return encoders.build_encoder(
@@ -131,17 +130,14 @@ class TimmUNet(Architecture):
         )  # fmt: skip
 
     def check_view(self, encoder: "Encoder", size: int | tuple[int, ...]) -> None:
-
         assert isinstance(encoder, pyramid.TimmEncoder) and isinstance(size, int)
         encoders.check_view(encoder, size)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-
         assert isinstance(encoder, pyramid.TimmEncoder)
         return unet.UNet(encoder, self.decoder_channels, classes)
 
     def build_classifier(self, encoder: "Encoder", classes: int) -> "Classifier":
-
         assert isinstance(encoder, pyramid.TimmEncoder)
         return classifiers.Classifier(encoder, classes, timm_head.timm_head(encoder, classes))
 

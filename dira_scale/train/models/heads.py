@@ -40,13 +40,6 @@ class MLP(nn.Module):
         return y
 
 
-class Projector(MLP):
-    """MoCo-v2's head: hidden width = C, no normalisation. Short runs on small batches need ``batch_norm`` to learn."""
-
-    def __init__(self, channels: int, dim: int, batch_norm: bool = False) -> None:
-        super().__init__(channels, channels, dim, batch_norm=batch_norm)
-
-
 class WordHead(nn.Sequential):
     """TransVW's classifier: feature maps [b, C, *size] -> logits [b, classes].
 

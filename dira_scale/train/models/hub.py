@@ -236,7 +236,6 @@ def _fetch(repository: str, file: str, revision: str | None) -> Path:
 
 
 def _not_here(where: str, error: Exception) -> ValueError:
-
     asked, cache = Address.of(where), constants.HF_HUB_CACHE
     revision = f" --revision {asked.revision}" if asked.revision else ""
     return ValueError(

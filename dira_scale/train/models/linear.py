@@ -13,13 +13,6 @@ from dira_scale.train.models.network import CONVOLUTIONS, Encoder, Network
 from dira_scale.train.models.upsample import unrounded
 
 
-class AllMaps(nn.Module):
-    """The whole pyramid: a linear network's decoder, without parameters."""
-
-    def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
-        return pyramid
-
-
 class LinearHead(nn.Module):
     """A pyramid -> logits [b, classes, *size]: all levels with channels but the image itself, each resized linearly to
     the image's size, concatenated, and one convolution of kernel 1 over them.
@@ -53,7 +46,7 @@ class LinearNetwork(Network):
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, AllMaps()
+        self.encoder, self.decoder = encoder, nn.Identity()  # the whole pyramid
         self.head = LinearHead(encoder.channels, classes, encoder.dimensions)
 
 

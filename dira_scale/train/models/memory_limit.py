@@ -10,17 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 from dira_scale.base.errors import UserError
 
+# What layers are made with.
 MAKERS = (
-    torch.empty,
-    torch.zeros,
-    torch.ones,
-    torch.full,
-    torch.rand,
-    torch.randn,
-    torch.arange,
-    torch.linspace,
-    torch.eye,
-)  # what layers are made with
+    torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace, torch.eye
+)  # fmt: skip
 BESIDE = 2**24  # numbers that a network may have beside its file's: tables of positions, a head that is not loaded
 LONGEST = 200  # letters of torch's reason, which may list every tensor
 MIN_NUMEL = 1024  # numbers that a tensor counts as, at least: of tiny ones the objects are larger

@@ -102,7 +102,8 @@ class Encoder(nn.Module):
             of decoder and head, become those of ours (``models.translations``).
         published_xyz: those of ``layouts`` whose authors train on volumes [x, y, z]; ours are [z, y, x].
         patch: side of a patch, of a transformer whose ``tokens`` take ``hidden`` patches bool [b, n], in whose place
-            ``fill`` [dim] stands before positions are added; of others None.
+            ``fill`` [dim] stands before positions are added; of others None. Its ``forward`` takes what ``tokens``
+            does, and returns the fields of ``Tokens`` if ``with_tokens``.
         visible_patch: side of a patch, of a transformer whose ``forward`` takes some patches alone: ``visible`` int64
             [b, v] are their numbers, row by row; the last map is then of these, [b, C, v, 1, …].
     """
@@ -129,8 +130,11 @@ class Encoder(nn.Module):
     def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
         """The pyramid of images, and beside it the tokens of a transformer; ``hidden`` and ``fill``: see ``patch``.
         ``finer``: whether anybody reads maps that are made of tokens beside the last; else there may be none."""
-        assert hidden is None and fill is None, "an encoder without patches hides none"
-        return Tokens(self(x))
+        if self.patch is None:
+            assert hidden is None and fill is None, "an encoder without patches hides none"
+            return Tokens(self(x))
+        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
+        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill, finer=finer))
 
     def class_tokens(self, x: Tensor, blocks: int) -> list[Tensor]:
         """The class token [b, dim] after each of the last ``blocks``, through the final norm; of encoders with one."""

@@ -13,7 +13,6 @@ from timm.layers import LayerNorm2d, PatchEmbed, resample_patch_embed
 from torch import Tensor, nn
 
 from dira_scale.train.models.dino_files import is_kernel
-from dira_scale.train.models.network import Tokens
 from dira_scale.train.models.pyramid import TimmEncoder
 
 STRIDES = (4, 8, 16, 32)
@@ -93,10 +92,6 @@ class PlainEncoder(TimmEncoder):
     def cubic(self, whose: str | None = None) -> Cubic:
         """Return the resampling of positions laid out as ``whose`` (None: this network); with registers, timm's."""
         return CUBICS["timm" if getattr(self.model, "reg_token", None) is not None else whose or self.positions]
-
-    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
-        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
-        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill, finer=finer))
 
     def forward(
         self,

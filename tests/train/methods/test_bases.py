@@ -46,6 +46,7 @@ def test_a_stage_freezes_what_it_does_not_train(kind):
         (MoCo, {"temperature": 0}),
         (MoCo, {"momentum": 1.5}),
         (MoCo, {"dim": 0}),
+        (MoCo, {"shuffle": "block"}),
         (SimSiam, {"dim": 0}),
         (SimSiam, {"bottleneck": 0}),
         (BarlowTwins, {"dim": 0}),

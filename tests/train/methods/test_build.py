@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from dira_scale.base.errors import UserError
@@ -65,21 +64,6 @@ def test_momentum_networks_start_from_the_weights_that_were_loaded(base, copy, t
     for encoder in (method.encoder, getattr(method.base, copy)):
         assert torch.equal(encoder.state_dict()["model.conv1.0.weight"], peer.state_dict()["conv1.0.weight"])
         assert torch.equal(encoder.state_dict()["model.layer4.0.conv1.weight"], peer.layer4[0].conv1.weight)
-
-
-@pytest.mark.parametrize("base", ["moco", "simsiam", "barlow", "byol", "vicreg", "lejepa"])
-def test_every_base_is_shipped_alone_and_under_dira(base):
-    """Settings are equal either way, but for the factor of Barlow Twins' loss."""
-    alone, under = config(method=base).method, config(method=f"dira_{base}").method
-    assert base != "barlow" or (alone.scale, under.base.scale) == (1, 0.024)
-    assert under._target_ == "DiRA"
-    assert {key for key in alone if alone[key] != under.base[key]} == ({"scale"} if base == "barlow" else set())
-    assert (under.restoration, under.restore, dict(under.weights)) == ("mse", "first", {"di": 1, "re": 10, "ad": 0.001})
-    small = {"queue": 64} if base == "moco" else {"dim": 8}
-    alone, under.base = OmegaConf.merge(alone, small), OmegaConf.merge(under.base, small)
-    model = config(*SMALL[:2]).model
-    assert build(alone, model, SPEC, batch=16).decoder is None
-    assert build(under, model, SPEC, batch=16).base.views == SPEC
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ import pytest
 import torch
 from train.methods.pcrl_parts import Encoder, embedded, mean_exponential, plain_nce, unit
 
-from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.methods.c2l import C2L, MIXUP
 from dira_scale.train.methods.shuffle import permutation
 from dira_scale.train.models import norm
-from dira_scale.train.models.heads import Projector
 
 SEED, EXACT = 3, {"rtol": 1e-9, "atol": 1e-12}
 
@@ -105,22 +103,6 @@ def test_evaluation_mixes_nothing_in_and_changes_nothing():
     assert all(map(torch.equal, before, model.state_dict().values())) and not model._waiting
 
 
-def test_a_step_under_autocast_has_its_loss_in_float32():
-    model, images = method().float(), tuple(view.float() for view in views())
-    exact = forward(model, images).losses["di"]
-    model._waiting.clear()
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = forward(model, images).losses["di"]
-    assert rough.dtype == torch.float32 and rough.item() == pytest.approx(exact.item(), rel=0.05)
-
-
 def test_the_projector_is_linear_or_has_a_hidden_layer_with_batch_norm():
     assert [tuple(p.shape) for p in method().projector.parameters()] == [(6, 16), (6,)]
-    assert isinstance(method(batch_norm=True).projector, Projector)
-
-
-def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ArgumentError, match=r"^alpha: expected a number above 0"):
-        method(alpha=0)
-    with pytest.raises(ArgumentError, match=r"^queue: expected at least 51: .* got 48"):
-        method().check(batch=17, accumulate=1)
+    assert [len(p) for p in method(batch_norm=True).projector.parameters()] == [16, 16, 16, 6, 6]

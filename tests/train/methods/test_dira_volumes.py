@@ -1,16 +1,12 @@
 """DiRA on volumes, around MoCo and SimSiam, and restoration of what a mask hides, beside the formulas."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from train.data.volumes import NONE
 from train.methods.masked import NETWORKS, built, masked, masked_batch, voxels
 
-from dira_scale.base.errors import UserError
-from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.losses.cosine import negative_cosine
 from dira_scale.train.losses.info_nce import info_nce
 from dira_scale.train.methods.adversary import Adversary
@@ -68,29 +64,3 @@ def test_step_on_volumes_equals_the_formulas(base: str, restoration: str) -> Non
     theirs = torch.autograd.grad(total, list(trained.values()))
     for name, a, b in zip(trained, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=f"{name}: ".__add__)
-
-
-def test_visible_voxels_of_a_masked_view_are_not_restored() -> None:
-    """Any target there: the same loss. Of both views each has its own mask."""
-    method = dira("simsiam", "resnet", restoration="mask", restore="both")
-    clean, distorted, batch = masked_batch(method.views)
-    hidden = [voxels(each.corruptions["mask"]["mask"], method.views.sides) for each in batch.distortions]
-    assert not torch.equal(*hidden)
-    others = [torch.where(mask, view, 7.0) for mask, view in zip(hidden, clean, strict=True)]
-    seen = [method(tuple(targets), tuple(distorted), batch).losses["re"] for targets in (clean, others)]
-    assert torch.equal(*seen)
-    targets = [torch.where(mask, 7.0, view) for mask, view in zip(hidden, clean, strict=True)]
-    assert method(tuple(targets), tuple(distorted), batch).losses["re"] > 10 * seen[0]
-
-
-@pytest.mark.parametrize(
-    ("views", "printed"),
-    [(ViewSpec(size=(8, 16, 16), **NONE), "views.corruptions.mask: expected a mask, as configs/views/mae3d.yaml has"),
-     (ViewSpec(size=64), "views.corruptions.mask: expected a mask, as configs/views/mae.yaml has"),
-     (replace(masked(64, 32, count=2), target_flip="released"), "views.target_flip=released: expected with_input")],
-)  # fmt: skip
-def test_views_without_a_mask_are_refused(views: ViewSpec, printed: str) -> None:
-    node = {"_target_": "DiRA", "base": BASES["simsiam"], "restoration": "mask"}
-    with pytest.raises(UserError) as raised:
-        built(node, NETWORKS["resnet" if views.dimensions == 2 else "batch"][0], views)
-    assert str(raised.value).startswith(printed) and "\n" not in str(raised.value)

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from train.methods.tiny import dira, method
 
-from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.methods.method import Method
 from dira_scale.train.methods.moco import MoCo
 from dira_scale.train.methods.shuffle import leak, leak_line, permutation, transposition
@@ -82,8 +81,3 @@ def test_only_runs_that_shuffle_in_blocks_have_another_identity() -> None:
     assert moco.identity(2, {"di", "re"}) == blocks.identity(2, {"di"}) and simsiam.identity(2, {"di"}) == {}
     assert moco.identity(2, {"re", "ad"}) == {} == dict.fromkeys(moco.remarks(32, 2, {"re"}))  # its base idles
     assert Wrapper(moco).identity(2, {"di"}) == moco.identity(2, {"di"})
-
-
-def test_another_shuffle_is_refused_by_name() -> None:
-    with pytest.raises(ArgumentError, match=r"^shuffle: expected blocks or batch; did you mean 'blocks'\?"):
-        method(MoCo, shuffle="block")

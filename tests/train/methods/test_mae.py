@@ -11,7 +11,7 @@ import torch
 from timm.layers import BlurPool2d, EvoNorm2dS0, GlobalContext, GroupNormAct
 from torch import Tensor, nn
 from train.data.volumes import NONE
-from train.methods.masked import NETWORKS, as_spark, built, mae, masked, masked_batch, voxels
+from train.methods.masked import NETWORKS, UNET, as_spark, built, mae, masked, masked_batch, voxels
 from train.methods.tiny import Facts
 
 from dira_scale.base.arguments import ArgumentError
@@ -226,19 +226,10 @@ def test_layers_of_all_positions_cannot_be_sparse(layer: nn.Module) -> None:
         sparsify(encoder, (16, 16), (2, 2))
 
 
-def test_a_vision_transformer_is_dense() -> None:
-    vit, size = NETWORKS["resnet"][0] | {"encoder": "test_vit"}, 160
-    node = {"_target_": "MAE"}
-    method = built(node, vit, masked(size, 32), groups=1)
-    clean, distorted, batch = masked_batch(method.views, count=2)
-    assert method(tuple(clean), tuple(distorted), batch).losses["re"] > 0
-    message = r"^method\.masking=sparse: expected dense: test_vit mixes all positions \(Attention\)$"
-    with pytest.raises(UserError, match=message):
-        built(node | {"masking": "sparse"}, vit, masked(size, 32), groups=1)
-
-
 def test_what_a_transformer_cannot_leave_out_is_refused() -> None:
-    size = NETWORKS["vit3d"][1]
+    size, images = NETWORKS["vit3d"][1], UNET | {"encoder": "test_vit"}
+    with pytest.raises(UserError, match=r"^method\.masking=sparse: .*: test_vit mixes all positions \(Attention\)$"):
+        built({"_target_": "MAE", "masking": "sparse"}, images, masked(160, 32), groups=1)
     for settings, block, message in (
         ({"masking": "token"}, 4, r"^views\.corruptions\.mask\.block: expected a multiple of 8, the patch of vit3d$"),
         ({"masking": "sparse"}, 8, r"^method\.masking=sparse: expected dense: vit3d mixes all positions \(EvaAtt"),

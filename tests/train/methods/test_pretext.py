@@ -149,45 +149,6 @@ def test_choices_are_of_the_sample_and_patches_leave_the_view(of: ViewSpec) -> N
 
 
 @pytest.mark.parametrize(
-    ("node", "size", "choice"),
-    [(ROTATION, 32, {}), (POSITION, 64, {"patches": PAIRS[2]})],
-    ids=["rotation", "position"],
-)
-def test_each_learns_what_is_asked(node: dict[str, Any], size: int, choice: dict[str, Any]) -> None:
-    """Pictures get brighter to the right, and half as much downwards: accuracy is far above chance on others."""
-    of = views(size, **choice)
-    method: Any = built(node, UNET, of, batch=16, groups=1).float()
-    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
-    down, right = torch.meshgrid(*[torch.linspace(0, 1, size)] * 2, indexing="ij")
-    generator = torch.Generator().manual_seed(0)
-
-    def step(number: int) -> Any:
-        x = (down * 0.3 + right * 0.6)[None, None] + 0.1 * torch.rand(16, 1, size, size, generator=generator)
-        return method((x,), (x,), Facts(distortions=[drawn(of, 16, epoch=number)]))
-
-    for number in range(30):
-        optimizer.zero_grad()
-        step(number).losses["di"].backward()
-        optimizer.step()
-    with torch.no_grad():
-        seen = [step(100 + number).monitors for number in range(4)]
-    assert sum(float(each["accuracy"]) for each in seen) / 4 > 3 * float(seen[0]["chance"])
-
-
-def test_dira_restores_what_was_turned() -> None:
-    node = {"_target_": "DiRA", "base": ROTATION, "weights": {"di": 1.0, "re": 100.0, "ad": 1.0}}
-    method: Any = built(node, UNET3D, views(CUBE, turn=Turn()), groups=1)
-    method.enter_stage(["di", "re"])
-    x, params = pictures(method.views), drawn(method.views)
-    seen = turned(x, params.corruptions["turn"]["turn"])
-    terms = method((x,), (seen,), Facts(distortions=[params]))
-    assert method.corrupted
-    restored = torch.sigmoid(method.head(method.decoder(method.encoder(seen))))
-    torch.testing.assert_close(terms.losses["re"], (restored - x).square().mean())
-    assert torch.equal(terms.target, x)
-
-
-@pytest.mark.parametrize(
     ("node", "network", "of", "output"),
     [(ROTATION, UNET3D, spec(*FLAT, count=1, flip=0.0), "data.size=[8, 16, 16]: expected equal sides, such as [8"),
      (ROTATION, UNET3D, spec(*CUBE, count=1), "views.flip=0.5: expected 0: a view that is mirrored along two axes"),

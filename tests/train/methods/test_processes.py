@@ -51,12 +51,12 @@ def batch_norm(groups, x):
     return {"y": y.detach(), "x": part.grad, "weight": layer.weight.grad, "bias": layer.bias.grad} | state
 
 
-def batch_norms(only=""):
+def batch_norms():
     x = torch.randn(16, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
     return {groups: batch_norm(groups, x) for groups in (1, 2, 4, 8) if groups % world() == 0 or world() % groups == 0}
 
 
-def exchanges(only=""):
+def exchanges():
     """By case: whether what was exchanged is what gathering everything gives, and comes back, bit for bit."""
     from dira_scale.train.methods.shuffle import transposition
 
@@ -78,47 +78,38 @@ def exchanges(only=""):
     return seen
 
 
-# Base, its settings, BatchNorm groups, and DiRA's own settings. Of 1 group all processes share statistics, of 2 some.
-METHODS = {
-    "moco, 4 groups": ("MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
-    "moco, whole batch": ("MoCo", {"dim": 8, "queue": 48, "batch_norm": True, "shuffle": "batch"}, 4, {}),
-    "simsiam": ("SimSiam", {"dim": 8, "bottleneck": 4}, 1, {"restore": "both"}),
-    "barlow": ("BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
-    "byol": ("BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
-    "moco, 1 group": ("MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
-    "barlow, 1 group": ("BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
-    "vicreg, few components": ("VICReg", {"dim": 8}, 2, {"restore": "both"}),
-    "vicreg, many components": ("VICReg", {"dim": 24}, 1, {}),
-    "lejepa": ("LeJEPA", {"dim": 8, "hidden": 8, "slices": 16, "sigreg": 0.3}, 4, {"restore": "both"}),
-}
-# C2L as a base of DiRA and PCRL's forms, BatchNorm groups.
-PCRLS = {
-    "pcrl, 1 group": ("PCRL", 1),
-    "pcrl, 4 groups": ("PCRL", 4),
-    "released, 1 group": ("PCRLReleased", 1),
-    "released, 4 groups": ("PCRLReleased", 4),
-    "rotation, 4 groups": ("PCRLRotation", 4),
-    "c2l, 1 group": ("C2L", 1),
-    "c2l, 4 groups": ("C2L", 4),
+QUEUE = {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}
+KEYS = QUEUE | {"queue": 64}  # which two steps of 3 · 16 overwrite once and a half
+
+
+def around(base, **options):
+    """DiRA's node."""
+    return {"_target_": "DiRA", "base": base} | options
+
+
+# Method, and BatchNorm groups: of 1 group all processes share statistics, of 2 some.
+IMAGES = {
+    "moco, 4 groups": (around({"_target_": "MoCo"} | QUEUE), 4),
+    "moco, whole batch": (around({"_target_": "MoCo", "shuffle": "batch"} | QUEUE), 4),
+    "simsiam": (around({"_target_": "SimSiam", "dim": 8, "bottleneck": 4}, restore="both"), 1),
+    "barlow, 1 group": (around({"_target_": "BarlowTwins", "dim": 8, "scale": 0.1}), 1),
+    "byol": (around({"_target_": "BYOL", "hidden": 8, "dim": 8, "momentum": 0.9}), 4),
+    "vicreg": (around({"_target_": "VICReg", "dim": 8}, restore="both"), 2),
+    "lejepa": (around({"_target_": "LeJEPA", "dim": 8, "hidden": 8, "slices": 16, "sigreg": 0.3}, restore="both"), 4),
+    "c2l, 4 groups": (around({"_target_": "C2L"} | KEYS), 4),
+    "pcrl, 1 group": ({"_target_": "PCRL"} | KEYS, 1),
+    "pcrl, 4 groups": ({"_target_": "PCRL"} | KEYS, 4),
+    "released, 4 groups": ({"_target_": "PCRLReleased"} | KEYS, 4),
+    "rotation, 4 groups": ({"_target_": "PCRLRotation"} | KEYS, 4),
 }
 
 
-def dira(only=""):
-    """Two training steps, and an evaluation in which each process has its own batch, for every base."""
+def images(name, node, groups):
+    """Two training steps, and an evaluation in which each process has its own batch."""
     from dira_scale.train.data.views import ViewSpec
 
-    results = {}
-    for name, (target, settings, groups, options) in chosen(METHODS, only):
-        base = {"_target_": target} | settings
-        node = {"_target_": "DiRA", "base": base} | options
-        method = built(node, groups, ViewSpec(size=32))
-        results[name] = two_steps(method, adversary())
-    return results
-
-
-def chosen(cases, only):
-    """All cases, or only one, with their names."""
-    return [(name, case) for name, case in cases.items() if only in ("", name)]
+    method = built(node, groups, ViewSpec(size=32, orientations=2))
+    return method, adversary() if "base" in node else None, images_of, evaluation_batch
 
 
 def adversary():
@@ -131,59 +122,35 @@ def adversary():
     return adversary.double()
 
 
-def pcrl(only=""):
-    """Steps of C2L and PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
-    from dira_scale.train.data.views import ViewSpec
-
-    results = {}
-    for name, (target, groups) in chosen(PCRLS, only):
-        node = {"_target_": target, "dim": 8, "queue": 64, "momentum": 0.9, "batch_norm": True}
-        node = {"_target_": "DiRA", "base": node} if target == "C2L" else node
-        results[name] = two_steps(built(node, groups, ViewSpec(size=32, orientations=2)))
-    return results
-
-
-WORDS = {"_target_": "TransVW", "label": "word", "classes": 3}
+WORDS = {"_target_": "TransVW", "label": "word", "classes": 3, "classifier": "keras"}
+# Method, and what its network has beside UNET3D's.
 VOLUMES = {
-    "mae, dense, 4 groups": ("MAE", {}, {"bn_groups": 4}),
-    "mae, sparse, 1 group": ("MAE", {"masking": "sparse", "norm_target": True}, {"bn_groups": 1}),
-    "mae, sparse, 4 groups": ("MAE", {"masking": "sparse"}, {"bn_groups": 4}),
-    "mae, sparse, instance": ("MAE", {"masking": "sparse"}, {"norm": "instance", "bn_groups": 1}),
-    "models_genesis": ("ModelsGenesis", {}, {"bn_groups": 2}),
-    "moco, mask": (
-        "DiRA",
-        {"base": {"_target_": "MoCo", "dim": 8, "queue": 48}, "restoration": "mask"},
-        {"bn_groups": 4},
-    ),
-    "pcrl, 4 groups": ("PCRL", {"dim": 8, "queue": 64, "bounded": True}, {"bn_groups": 4}),
-    "pcrl, released, 2 groups": (
-        "PCRLReleased",
-        {"dim": 8, "queue": 64, "bounded": True, "target_scale": 1.0},
-        {"bn_groups": 2},
-    ),
-    "transvw, wgan_gp, 1 group": ("DiRA", {"base": WORDS | {"classifier": "keras"}}, {"bn_groups": 1}),
+    "mae, dense, 4 groups": ({"_target_": "MAE"}, {"bn_groups": 4}),
+    "mae, sparse, 1 group": ({"_target_": "MAE", "masking": "sparse", "norm_target": True}, {"bn_groups": 1}),
+    "mae, sparse, 4 groups": ({"_target_": "MAE", "masking": "sparse"}, {"bn_groups": 4}),
+    "mae, sparse, instance": ({"_target_": "MAE", "masking": "sparse"}, {"norm": "instance", "bn_groups": 1}),
+    "models_genesis": ({"_target_": "ModelsGenesis"}, {"bn_groups": 2}),
+    "moco, mask": (around({"_target_": "MoCo", "dim": 8, "queue": 48}, restoration="mask"), {"bn_groups": 4}),
+    "pcrl, 4 groups": ({"_target_": "PCRL", "dim": 8, "queue": 64, "bounded": True}, {"bn_groups": 4}),
+    "transvw, wgan_gp, 1 group": (around(WORDS), {"bn_groups": 1}),
 }
 
 
-def volumes(only=""):
-    """Steps of methods of volumes, with masks that hide another number of blocks in each."""
+def volumes(name, node, model):
+    """Methods of volumes, with masks that hide another number of blocks in each."""
     from train.methods.masked import UNET3D, built, masked
 
     from dira_scale.train.methods.adversary import adversary_of
     from dira_scale.train.models.architecture import architecture
 
-    results = {}
-    for name, (target, settings, model) in chosen(VOLUMES, only):
-        paired, critic = "queue" in settings | settings.get("base", {}), None
-        views = replace(masked((8, 16, 16), 8, count=2 if paired else 1), orientations=2)
-        node = {"_target_": target} | settings
-        method = built(node, UNET3D | model, views, batch=16, groups=model["bn_groups"])
-        if "wgan_gp" in name:
-            torch.manual_seed(0)
-            critic = adversary_of("wgan_gp", 100.0, architecture(UNET3D), (8, 16, 16)).double()
-            norm.regroup(critic, model["bn_groups"])
-        results[name] = two_steps(method, critic, volumes_of, lambda number: volumes_of(9, 3 - number, lambda x: x))
-    return results
+    paired, critic = "queue" in node | node.get("base", {}), None
+    views = replace(masked((8, 16, 16), 8, count=2 if paired else 1), orientations=2)
+    method = built(node, UNET3D | model, views, batch=16, groups=model["bn_groups"])
+    if "wgan_gp" in name:
+        torch.manual_seed(0)
+        critic = adversary_of("wgan_gp", 100.0, architecture(UNET3D), (8, 16, 16)).double()
+        norm.regroup(critic, model["bn_groups"])
+    return method, critic, volumes_of, lambda number: volumes_of(9, 3 - number, lambda x: x)
 
 
 def volumes_of(step, count=16, part=own_part):
@@ -207,54 +174,47 @@ def volumes_of(step, count=16, part=own_part):
     )
 
 
-def pretexts(only=""):
-    """Steps of methods that classify what is drawn of a sample, on whatever process it is."""
-    from dira_scale.train.data.distort.corruptions import CropBlocks, PatchPair, ShuffleBlocks, Turn, TurnBlocks
+# Method, and the corruption that draws for it.
+PRETEXTS = {
+    "rotation": ({"_target_": "Rotation"}, {}),
+    "position": ({"_target_": "RelativePosition", "hidden": 8}, {"patches": ("PatchPair", 8, 3, 2)}),
+    "jigsaw": ({"_target_": "Jigsaw"}, {"order": ("ShuffleBlocks", 20)}),
+    "cube": ({"_target_": "RubiksCube"}, {"turn": ("TurnBlocks",), "order": ("ShuffleBlocks", 20)}),
+    "cpc": ({"_target_": "CPC", "dim": 6, "context": 4}, {"patches": ("CropBlocks", 2)}),
+}
+
+
+def pretexts(name, node, corruptions):
+    """Methods that classify what is drawn of a sample, on whatever process it is."""
+    from dira_scale.train.data.distort import corruptions as kinds
     from dira_scale.train.data.views import ViewSpec, draw
 
-    position = {"_target_": "RelativePosition", "hidden": 8}
-    cases = {
-        "rotation": ({"_target_": "Rotation"}, {}),
-        "rotation, drawn": ({"_target_": "Rotation"}, {"turn": Turn()}),
-        "position": (position, {"patches": PatchPair(8, 3, 2)}),
-        "jigsaw": ({"_target_": "Jigsaw"}, {"order": ShuffleBlocks(20)}),
-        "cube": ({"_target_": "RubiksCube"}, {"turn": TurnBlocks(), "order": ShuffleBlocks(20)}),
-        "cpc": ({"_target_": "CPC", "dim": 6, "context": 4}, {"patches": CropBlocks(2)}),
-    }
+    made = {key: getattr(kinds, kind)(*given) for key, (kind, *given) in corruptions.items()}
+    views = ViewSpec(size=64 if name == "cube" else 32, count=1, corruptions=made)
 
-    def images(views, step, count=16, part=own_part):
+    def pictures(step, count=16, part=own_part):
         generator = torch.Generator().manual_seed(step)
         x = part(torch.rand(count, 1, views.size, views.size, generator=generator, dtype=torch.float64))
         index = part(torch.arange(count)).numpy()
         drawn = draw(views, 0, step, index, 0 * index, 0, *2 * (0 * index + views.size,))[1]
         return (x,), (x,), Facts(step=step, distortions=[drawn])
 
-    results = {}
-    for name, (node, corruptions) in chosen(cases, only):
-        views = ViewSpec(size=64 if name == "cube" else 32, count=1, corruptions=corruptions)
-        held_out = partial(images, views, 9, part=lambda x: x)
-        results[name] = two_steps(
-            built(node, 4, views), None, partial(images, views), lambda number, of=held_out: of(3 - number)
-        )
-    return results
+    return built(node, 4, views), None, pictures, lambda number: pictures(9, 3 - number, lambda x: x)
 
 
-# Encoder, settings, BatchNorm groups.
+# Encoder, method, BatchNorm groups.
+V2 = {"_target_": "DINOv2", "frozen": 0}
 DISTILLED = {
     "dino, 4 groups": ("test_resnet", {"_target_": "DINO"}, 4),
     "dino, sinkhorn": ("test_vit", {"_target_": "DINO", "centring": "sinkhorn", "frozen": 0}, 1),
-    "dinov2": ("test_vit", {"_target_": "DINOv2", "frozen": 0}, 1),  # paths are dropped
-    "dira on dinov2": (
-        "test_vit",
-        {"_target_": "DiRA", "base": {"_target_": "DINOv2", "frozen": 0}, "restoration": "mask", "restore": "both"},
-        1,
-    ),
+    "dinov2": ("test_vit", V2, 1),  # paths are dropped
+    "dira on dinov2": ("test_vit", around(V2, restoration="mask", restore="both"), 1),
     "dinov2, softmax": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0, "centring": "softmax"}, 1),
 }
 
 
-def distillation(only=""):
-    """Steps of methods whose teacher's logits are centred or balanced over all processes."""
+def distillation(name, encoder, node, groups):
+    """Methods whose teacher's logits are centred or balanced over all processes."""
     from dira_scale.train.data.distort.corruptions import BlockwiseMask
     from dira_scale.train.data.views import ViewSpec, draw
 
@@ -269,20 +229,17 @@ def distillation(only=""):
         drawn = [draw(views, 0, step, index, 0 * index, view, 0 * index + 64, 0 * index + 64)[1] for view in range(4)]
         return images, images, Facts(step=step, distortions=drawn)
 
-    results = {}
-    for name, (encoder, node, groups) in chosen(DISTILLED, only):
-        node.get("base", node).update(prototypes=24, hidden=8, bottleneck=6, momentum=0.9)
-        exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
-        exact |= {"drop_path_rate": 0.3, "drop_path_uniform": True} if name == "dinov2" else {}
-        method = built(node, groups, views, encoder, arguments=exact)
-        with torch.no_grad():  # a ViT's initial weights see no difference between images: any would be nearest
-            for parameter in method.parameters():
-                parameter.mul_(4 if parameter.dim() > 1 and encoder == "test_vit" else 1)
-        results[name] = two_steps(method, None, crops, lambda number: crops(9, 3 - number, lambda x: x))
-    return results
+    node.get("base", node).update(prototypes=24, hidden=8, bottleneck=6, momentum=0.9)
+    exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
+    exact |= {"drop_path_rate": 0.3, "drop_path_uniform": True} if name == "dinov2" else {}
+    method = built(node, groups, views, encoder, arguments=exact)
+    with torch.no_grad():  # a ViT's initial weights see no difference between images: any would be nearest
+        for parameter in method.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 and encoder == "test_vit" else 1)
+    return method, None, crops, lambda number: crops(9, 3 - number, lambda x: x)
 
 
-def micro_batches(only=""):
+def micro_batches():
     """PCRL's gradients, queue and statistics after a step of 1 or 2 micro-batches.
 
     No BatchNorm of the momentum encoder's, whose images are shuffled within a micro-batch; the decoder's groups are
@@ -326,8 +283,7 @@ def built(node, groups, views, encoder="test_resnet", accumulate=1, arguments=()
     return build(node, model, views, 16, accumulate).double().train()
 
 
-def two_steps(method, adversary=None, step_batch=None, held_out=None):
-    step_batch, held_out = step_batch or images_of, held_out or evaluation_batch
+def two_steps(method, adversary, step_batch, held_out):
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     seen = {}
     for step in range(2):
@@ -452,7 +408,7 @@ def check_methods(single, parts, term="re", weight="head.weight"):
 
 # One method of each way in which processes need each other: exchanged maps and a queue, statistics of all in a loss, a
 # centre, logits balanced over all.
-QUICK = ("batch_norms", "exchanges", "micro_batches", "pcrl/pcrl, 4 groups", "dira/barlow, 1 group")
+QUICK = ("batch_norms", "exchanges", "micro_batches", "images/pcrl, 4 groups", "images/barlow, 1 group")
 QUICK += ("distillation/dino, 4 groups", "distillation/dinov2")
 
 
@@ -461,32 +417,37 @@ QUICK += ("distillation/dino, 4 groups", "distillation/dinov2")
     [
         (2, QUICK),
         (4, ("batch_norms", "exchanges")),
-        pytest.param(2, ("volumes", "dira", "pcrl", "pretexts", "distillation"), marks=pytest.mark.system),
-        pytest.param(4, ("dira", "pcrl", "distillation"), marks=pytest.mark.system),
+        pytest.param(2, ("images", "volumes", "pretexts", "distillation"), marks=pytest.mark.system),
+        pytest.param(4, ("images", "distillation"), marks=pytest.mark.system),
     ],
 )
 def test_several_processes_compute_what_one_does(ranks, workers, tmp_path):
     parts = launch(workers, ranks, tmp_path)
     for worker in workers:
-        _, check = WORK[worker.partition("/")[0]]
+        kind = worker.partition("/")[0]
+        check = METHODS[kind][2] if kind in METHODS else WORK[kind][1]
         check(work(worker), [part[worker] for part in parts])
 
 
 def work(worker):
     """What this process computes of a worker."""
-    name, _, only = worker.partition("/")
-    return WORK[name][0](only)
+    kind, _, only = worker.partition("/")
+    if kind in WORK:
+        return WORK[kind][0]()
+    cases, prepare, _ = METHODS[kind]
+    return {name: two_steps(*prepare(name, *case)) for name, case in cases.items() if only in ("", name)}
 
 
 WORK = {
     "batch_norms": (batch_norms, check_batch_norms),
     "exchanges": (exchanges, check_exchanges),
     "micro_batches": (micro_batches, check_micro_batches),
-    "dira": (dira, check_methods),
-    "pcrl": (pcrl, check_methods),
-    "pretexts": (pretexts, partial(check_methods, term="di", weight="encoder.")),
-    "volumes": (volumes, check_methods),
-    "distillation": (distillation, partial(check_methods, term="di", weight="head.prototypes")),
+}
+METHODS = {
+    "images": (IMAGES, images, check_methods),
+    "volumes": (VOLUMES, volumes, check_methods),
+    "pretexts": (PRETEXTS, pretexts, partial(check_methods, term="di", weight="encoder.")),
+    "distillation": (DISTILLED, distillation, partial(check_methods, term="di", weight="head.prototypes")),
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from train.data.volumes import NONE, make, random_volumes, spec
-from train.methods.masked import UNET, UNET3D, built
+from train.methods.masked import UNET3D, built
 from train.methods.tiny import Facts
 
 from dira_scale.base.config.compose import compose
@@ -18,7 +18,6 @@ from dira_scale.train import methods
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.methods.adversary import adversary_of
 from dira_scale.train.methods.dira import DiRA
-from dira_scale.train.methods.transvw import TransVW
 from dira_scale.train.models.architecture import architecture
 from dira_scale.train.models.heads import WordHead
 
@@ -136,14 +135,6 @@ def test_in_half_precision_losses_stay_in_float32() -> None:
         rough = method((clean.float(),), (deformed.float(),), batch)
     for name, loss in rough.losses.items():
         assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.losses[name].item(), rel=0.05)
-
-
-def test_words_are_of_images_too() -> None:
-    """The head has the dimensions of the encoder."""
-    node = {"_target_": "TransVW", "label": "word", "classes": 5}
-    method = built(node, UNET, ViewSpec(size=64, count=1))
-    assert isinstance(method, TransVW)
-    assert method.classifier(method.encoder(torch.rand(4, 1, 64, 64).double())[-1]).shape == (4, 5)
 
 
 @pytest.mark.parametrize(

@@ -145,13 +145,6 @@ def test_names_of_others_are_no_html() -> None:
     assert "Input: the channels T1, " in body and "image = torch.rand(1, 2, 64, 64)  # your" in body
 
 
-def test_a_network_that_has_learned_from_colours_is_given_these() -> None:
-    run, known = described(model("test_resnet"), "pooled"), Dataset("x", "h", colour=True)
-    run = replace(run, data=replace(run.data, datasets=(known,)))
-    text = Card("demo", run, [TrainingData(known, None)], "train", 3, 0.5, False, {}).text()
-    assert "Input: red, green and blue in [0, 1], " in text and "image = torch.rand(1, 3, 64, 64)  # your" in text
-
-
 def test_card_croissant_and_dataset_json_agree(tmp_path: Path) -> None:
     """They agree for grey images, pictures in colour and named channels, under the licence of every recipe."""
     manifest, recipes = tmp_path / "manifest.parquet", ROOT.glob("shards/recipe/*.yaml")

@@ -16,7 +16,6 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from train.methods.test_dino import SETTINGS
 from train.methods.test_dinov2 import spec
-from train.models.volumes import network as volumes_network
 
 from dira_scale.train.methods.build import construct
 from dira_scale.train.methods.dinov2 import DINOv2
@@ -267,13 +266,6 @@ def test_views_of_another_size_have_the_positions_of_dinos_code(before: int, sid
         assert (other.tokens(images).patches - expected[:, 1:]).abs().max() > 1e-3
 
 
-def test_one_channel_is_the_sum_of_three(tmp_path: Path) -> None:
-    state, grey = authors("DINOv2"), torch.rand(2, 1, SIDE, SIDE)
-    encoder = build_encoder(NETWORKS["DINOv2"][0], 1, SIDE, arguments=V2).eval()
-    StartWeights(written(state, tmp_path), encoder)
-    assert_computes(encoder, tokens(state, grey.expand(-1, 3, -1, -1)), grey)
-
-
 @pytest.mark.parametrize(
     ("file", "kind", "message"),
     [
@@ -323,14 +315,6 @@ def test_patches_are_of_a_size_whose_resampling_fits_into_memory(tmp_path: Path)
     del state["mask_token"]
     with pytest.raises(WeightsError, match=r"'patch_embed.proj.weight' has shape \(16, 3, 65, 65\)"):
         StartWeights(written(state, tmp_path), network("DINOv2"))
-
-
-def test_volumes_take_no_weights_of_images(tmp_path: Path) -> None:
-    path = written(authors("DINOv2"), tmp_path)
-    with pytest.raises(
-        WeightsError, match=r"is of a network of images, and vit3d is one .*; the model inflated_vit inflates"
-    ):
-        StartWeights(path, volumes_network("vit3d", (16, 16, 16), embed_dim=24, depth=1, num_heads=2).encoder)
 
 
 def test_weights_by_timms_name_say_how_they_are_fetched() -> None:

@@ -58,13 +58,6 @@ def test_random_initialisation_is_torchvisions():
             assert (module.weight == 1).all() and (module.bias == 0).all()
 
 
-def test_one_channel_equals_three_equal_ones():
-    encoder = build_encoder("resnet18").eval()
-    grey = torch.rand(2, 1, 64, 64)
-    for ours, theirs in zip(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
 # Full networks of kinds that others show too; tests/export/test_export.py has their features.
 FULL = ("regnetx_002", "deit_tiny_distilled_patch16_224")
 USUAL = [
@@ -164,13 +157,6 @@ def test_class_tokens_of_the_last_blocks_are_the_blocks_own_outputs_normed(name,
     assert torch.equal(four[:, -last.shape[1] :], last)
     assert torch.equal(four_and_mean, torch.cat([four, tokens.patches.mean(1)], 1))
     assert [width(encoder, layer) for layer in wanted] == [each.shape[1] for each in (four, four_and_mean, last)]
-
-
-def test_networks_of_maps_have_no_tokens():
-    encoder, images = build_encoder("test_resnet", 3, 64).eval(), torch.rand(1, 1, 64, 64)
-    found = encoder.tokens(images)
-    assert all(map(torch.equal, found.maps, encoder(images)))
-    assert (found.class_token, found.registers, found.patches) == (None, None, None)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "vit_wee_patch16_reg1_gap_256"])

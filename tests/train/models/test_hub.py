@@ -1,9 +1,6 @@
 """Weights by name through the Hugging Face Hub: huggingface_hub's own code against a server of ours."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,15 +254,3 @@ def test_what_a_card_says_is_one_bounded_line(hub: Hub) -> None:
         asked_anew()
         start = start_weights(WHERE, encoder())
         assert start is not None and start.licence and start.summary.isprintable() and len(start.summary) < 700
-
-
-def test_processes_that_start_together_fetch_once(hub: Hub) -> None:
-    """They share a cache, as those of a machine do; each is told where the Hub is by HF_ENDPOINT."""
-    code = f"from dira_scale.train.models.hub import local; print(local({WHERE!r}))"
-    root = str(Path(__file__).parents[3])
-    command, given = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": root}
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=given) for _ in range(3)]
-    paths = {process.communicate(timeout=120)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0] and len(paths) == 1
-    assert Path(paths.pop().strip()).read_bytes() == weights()
-    assert len(hub.fetched("model.safetensors")) == 1

@@ -16,7 +16,6 @@ from train.models.volumes import parameters
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.models.encoder import build_encoder
 from dira_scale.train.models.layouts import StartWeights
-from dira_scale.train.models.tensor_files import WeightsError
 from dira_scale.train.models.volume.inflated import InflatedEncoder, build_inflated
 
 SIZE = (16, 32, 32)  # 2 x 4 x 4 patches
@@ -163,14 +162,6 @@ def test_hidden_patches_are_not_seen() -> None:
     seen = patches(volumes, fill)
     assert torch.equal(patches(torch.where(voxels, torch.rand_like(volumes), volumes), fill), seen)
     assert not torch.allclose(patches(volumes, torch.rand(DIM)), seen)
-
-
-def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
-    path = written(authors("DINOv2 with registers"), tmp_path)
-    with pytest.raises(
-        WeightsError, match="has 4 register tokens, vit_small_patch14_dinov2 has 0; load it into an encoder"
-    ):
-        StartWeights(path, inflated("DINOv2"))
 
 
 def test_the_default_is_of_the_documented_size() -> None:

@@ -69,10 +69,7 @@ RESNET_FILES = {
     "torchvision": lambda peer: peer.state_dict(),
     "moco": lambda peer: {
         "epoch": 200, "arch": "resnet50", "optimizer": OPTIMIZER,
-        "state_dict": prefixed("module.encoder_q.", without_fc(peer.state_dict()) | HEAD),
-    },
-    "moco with its momentum encoder and queue": lambda peer: {
-        "state_dict": prefixed("module.encoder_q.", peer.state_dict())
+        "state_dict": prefixed("module.encoder_q.", without_fc(peer.state_dict()) | HEAD)
         | prefixed("module.encoder_k.", {k: torch.zeros_like(v) for k, v in peer.state_dict().items()})
         | {"module.queue": torch.zeros(4, 8)},
     },

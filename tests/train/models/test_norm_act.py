@@ -162,8 +162,11 @@ def test_a_folded_network_is_timms(name):
             init.uniform_(layer.weight, 0.5, 1.5)
     ours = timm.create_model(name, num_classes=3).double()
     ours.load_state_dict(plain.state_dict())
+    parameters = dict(ours.named_parameters())
     norm.convert(ours)
-    assert [*ours.state_dict()] == [*plain.state_dict()]
+    assert all(value is parameters[key] for key, value in ours.named_parameters())
+    assert [*ours.state_dict()] == [*plain.state_dict()] and norm.groups(ours) == 1
+    assert not any(type(layer) is nn.BatchNorm2d for layer in ours.modules())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     ends = []
     for network in (plain, ours):

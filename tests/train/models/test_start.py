@@ -56,14 +56,6 @@ def test_a_network_in_depth_starts_from_its_own_names(tmp_path: Path) -> None:
     for whole in (trained, network):
         whole.eval()
     torch.testing.assert_close(network.decoder(network.encoder(volume)), trained.decoder(trained.encoder(volume)))
-
-
-def test_no_head_is_loaded(tmp_path: Path) -> None:
-    built = architecture(STUB)
-    trained, network = (built.build_network(built.build_encoder((8, 8, 8))) for _ in range(2))
-    save_file(trained.state_dict(), tmp_path / "w.safetensors")
-    start_weights(str(tmp_path / "w.safetensors"), network.encoder, network)
-    assert not torch.equal(network.head.weight, trained.head.weight)
     classifier = built.build_classifier(built.build_encoder((8, 8, 8)), 2)
     start = start_weights(str(tmp_path / "w.safetensors"), classifier.encoder, classifier)
     assert start is not None and len(start.loaded) == 1

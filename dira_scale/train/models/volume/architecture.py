@@ -92,12 +92,10 @@ class UNet3D(VolumeArchitecture):
         return round(32 * self.width)
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-
         self.check_size(size)
         return unet3d.UNet3DEncoder(self.base, self.norm, channels or self.channels)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-
         assert isinstance(encoder, unet3d.UNet3DEncoder)
         return unet3d.UNet3DNetwork(encoder, self.norm, self.up, classes)
 
@@ -123,12 +121,10 @@ class ResEnc(VolumeArchitecture):
         return int(2 ** (len(self.features) - 1))
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-
         self.check_size(size)
         return resenc.ResEncEncoder(self.features, self.blocks, channels or self.channels)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-
         assert isinstance(encoder, resenc.ResEncEncoder)
         return resenc.ResEncNetwork(encoder, classes)
 
@@ -150,12 +146,10 @@ class SwinUNETR(VolumeArchitecture):
             raise ArgumentError("feature_size", self.feature_size, "a multiple of 12, such as 12, 24 or 48")
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-
         self.check_size(size)
         return swinunetr.SwinEncoder(self.feature_size, channels or self.channels, self.bias_axes)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-
         assert isinstance(encoder, swinunetr.SwinEncoder)
         return swinunetr.SwinNetwork(encoder, classes)
 
@@ -201,7 +195,6 @@ class ViT3D(VolumeArchitecture):
         return self.decoder_channels or primus_widths(self.embed_dim)
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-
         self.check_size(size)
         assert not isinstance(size, int)
         return vit3d.ViT3DEncoder(
@@ -209,7 +202,6 @@ class ViT3D(VolumeArchitecture):
         )
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-
         assert isinstance(encoder, vit3d.ViT3DEncoder)
         return vit3d.ViT3DNetwork(encoder, self.widths, classes)
 
@@ -257,7 +249,6 @@ class InflatedViT(VolumeArchitecture):
         return self.patch_size.bit_length() - 2
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
-
         self.check_size(size)
         assert not isinstance(size, int)
         return inflated.build_inflated(
@@ -265,6 +256,5 @@ class InflatedViT(VolumeArchitecture):
         )
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
-
         widths = self.decoder_channels or primus_widths(encoder.channels[-1], stages=self.stages)
         return vit3d.ViT3DNetwork(encoder, widths, classes)

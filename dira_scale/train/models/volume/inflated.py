@@ -17,7 +17,6 @@ from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.models.dino_files import is_kernel
 from dira_scale.train.models.encoder import settle, timm_arguments, timms
 from dira_scale.train.models.linear import resized
-from dira_scale.train.models.network import Tokens
 from dira_scale.train.models.pyramid import TimmEncoder
 from dira_scale.train.models.vit import resampled
 
@@ -68,12 +67,13 @@ class InflatedEncoder(TimmEncoder):
     def channels(self) -> list[int]:
         return [self._in_channels, self.model.embed_dim]
 
-    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
-        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
-        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
-
     def forward(
-        self, x: Tensor, with_tokens: bool = False, hidden: Tensor | None = None, fill: Tensor | None = None
+        self,
+        x: Tensor,
+        with_tokens: bool = False,
+        hidden: Tensor | None = None,
+        fill: Tensor | None = None,
+        finer: bool = True,
     ) -> list[Tensor] | tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
         x = self._expanded(x)
         (last,) = deque(self._blocks(x, hidden, fill), maxlen=1)

@@ -79,7 +79,6 @@ class SwinDecoder(nn.Module):
 
     def __init__(self, feature_size: int) -> None:
         super().__init__()
-
         for number, (finer, coarser) in enumerate(pairwise(WIDTHS), start=1):
             block = swin_block.settle(
                 blocks.UnetrUpBlock(3, coarser * feature_size, finer * feature_size, 3, 2, "instance", res_block=True)
@@ -99,11 +98,9 @@ class SwinNetwork(Network):
 
     def __init__(self, encoder: SwinEncoder, classes: int = 1) -> None:
         super().__init__()
-
         self.encoder, self.decoder = encoder, SwinDecoder(encoder.feature_size)
         self.head = blocks.UnetOutBlock(3, encoder.feature_size, classes)
 
 
 def _residual(inputs: int, outputs: int) -> Any:
-
     return swin_block.settle(blocks.UnetrBasicBlock(3, inputs, outputs, 3, 1, "instance", res_block=True))

@@ -14,7 +14,7 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from dira_scale.train.models.linear import resized
-from dira_scale.train.models.network import Encoder, Network, Tokens, samples, taken
+from dira_scale.train.models.network import Encoder, Network, samples, taken
 from dira_scale.train.models.translations import VIT3D, Rules
 
 PATCH = 8  # voxels of a patch's side: three doublings lead back
@@ -99,10 +99,6 @@ class ViT3DEncoder(Encoder):
     def channels(self) -> list[int]:
         return [self._in_channels, self.dim]
 
-    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
-        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
-        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
-
     def forward(
         self,
         x: Tensor,
@@ -110,6 +106,7 @@ class ViT3DEncoder(Encoder):
         with_tokens: bool = False,
         hidden: Tensor | None = None,
         fill: Tensor | None = None,
+        finer: bool = True,
     ) -> list[Tensor] | tuple[list[Tensor], None, Tensor, Tensor]:
         x = self._expanded(x)
         features = self.embed(x)
