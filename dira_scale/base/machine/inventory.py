@@ -33,8 +33,6 @@ PACKAGES = (  # name, what it is for, distribution, our extra that installs it
 
 @dataclass(frozen=True)
 class Component:
-    """One package or program on this machine."""
-
     name: str
     state: Presence
     detail: str  # version and remarks; the reason if broken
