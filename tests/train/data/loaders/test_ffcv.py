@@ -1,7 +1,6 @@
 """The FFCV loader: the CPU loader's samples and crops, with the pixels of FFCV's own decoding and filter."""
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -127,36 +126,6 @@ def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., Shar
     for view, of_view in enumerate(several.each):
         (only,) = ffcv(dataset, spec=alone(several, view)).iterate(0, 1)
         assert batch.views[view].shape[2:] == of_view.sides and torch.equal(batch.views[view], only.views[view])
-
-
-def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:
-    datasets = [make("jpg"), make("png", name="other")]
-    order = EvalOrder(20, 20)
-    (ours,) = FfcvLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
-    (theirs,) = CpuLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
-    assert same(ours, theirs)
-    assert (ours.views[0].float() - theirs.views[0].float()).abs().mean((1, 2, 3)).max() < 1.5
-
-
-def test_ranks_a_resume_and_threads_change_nothing(make: Callable[..., ShardedDataset]) -> None:
-    dataset = make()
-    whole = list(ffcv(dataset).iterate(0, 6))
-    parts = [list(ffcv(dataset, rank=rank, world=2, workers=3, prefetch=1).iterate(2, 6)) for rank in range(2)]
-    for expected, *both in zip(whole[2:], *parts, strict=True):
-        assert torch.equal(torch.cat([part.index for part in both]), expected.index)
-        for v, view in enumerate(expected.views):
-            assert torch.equal(torch.cat([part.views[v] for part in both]), view)
-
-
-def test_closing_early_leaves_no_thread_and_leaves_torch_its_threads(make: Callable[..., ShardedDataset]) -> None:
-    before, threads = set(threading.enumerate()), torch.get_num_threads()
-    loader = ffcv(make(), workers=3)
-    batches = loader.iterate(0, 6)
-    first = next(batches)
-    batches.close()
-    assert set(threading.enumerate()) == before and torch.get_num_threads() == threads
-    assert torch.equal(first.views[0], next(loader.iterate(0, 1)).views[0])
-    assert min(loader.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
 
 
 def first_image(dataset: ShardedDataset) -> int:
