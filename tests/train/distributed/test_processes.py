@@ -1,7 +1,6 @@
 """Who is who under srun; processes that cannot meet; memory; open files. (Whole nodes: tests/system/test_nodes.py.)"""
 
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -290,30 +289,6 @@ def test_processes_that_do_not_meet_say_why(
             monkeypatch.setattr("socket.create_connection", nobody)
         with pytest.raises(UserError, match=message):
             meet(1)
-
-
-FREED = """
-import resource, torch
-from dira_scale.train.distributed import processes
-if {keep}:
-    processes.keep_freed_memory()
-def step():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print([step() for _ in range(5)][-1])
-"""
-
-
-@pytest.mark.system  # two fresh processes: of a forked one glibc has adapted its thresholds already
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
-    """No page faults by the fifth time. Left alone, glibc gives blocks of more than 32 MB back when they are freed."""
-    kept, left = (
-        int(finish([sys.executable, "-c", FREED.format(keep=keep)], fresh=True).splitlines()[-1])
-        for keep in (True, False)
-    )
-    assert kept < 100 < 8000 < left
 
 
 LIMITED = """

@@ -188,15 +188,6 @@ def test_kernels_are_fused_where_the_strategy_has_them(name: str, sharded: bool)
         assert fused(whole, FullyShardedModel.fuses) == sharded
 
 
-def test_only_trained_parameters_are_optimized() -> None:
-    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    module[0].requires_grad_(False)
-    optimizer = optim.stage_optimizer(settings(), module, 32)
-    assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [
-        id(p) for p in module[1].parameters()
-    ]
-
-
 def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() -> None:
     module = network()
     config = settings(one_dimensional={"lr": 0.5, "weight_decay": 0}, fixed_rate=["predictor"], reference_batch=256)

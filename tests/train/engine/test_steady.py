@@ -86,22 +86,6 @@ def test_the_row_before_an_error_is_written_unless_it_is_no_number(tmp_path: Pat
     assert (status(tmp_path)["state"], status(tmp_path)["reason"]) == ("failed", "ZeroDivisionError: in step 21")
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_its_row(tmp_path: Path) -> None:
-    """A step later than the row, of which the messages speak; nothing of it is written."""
-    begun = list[int]()
-
-    def losses(self: Regression, stage: Any, model: Any, micro: Any) -> Any:
-        made = Regression.losses(self, stage, model, micro)
-        begun.extend([1] * torch.is_grad_enabled())
-        if len(begun) == 18:
-            made.total = made.total * math.nan
-        return made
-
-    assert start(tmp_path, losses=losses) == 1
-    assert status(tmp_path)["step"] == 20 and status(tmp_path)["reason"].startswith("step 18: loss is not finite")
-    assert [row["step"] for row in rows(tmp_path)] == [10] and len(begun) == 21
-
-
 def spans(run: Path, name: str) -> Counter[str]:
     """How often each span is in a trace."""
     with gzip.open(run / "profile" / name / "rank-0.json.gz", "rt") as file:
