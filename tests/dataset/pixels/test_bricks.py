@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -50,16 +49,6 @@ def test_parts_are_those_of_the_array(shape: tuple[int, ...], dtype: type) -> No
         parts = [random_part(shape[-3:]) for _ in range(GENERATOR.integers(1, 4))]
         for part, cut in zip(parts, opened(payload, shape, dtype).cut(parts), strict=True):
             np.testing.assert_array_equal(cut, voxels.reshape(-1, *shape[-3:])[:, *part])
-
-
-def test_threads_cut_beside_each_other() -> None:
-    voxels = random_volume((40, 70, 50), np.int16)
-    payload = codecs.encode(voxels, "b2nd")
-    parts = [random_part(voxels.shape) for _ in range(200)]
-    with ThreadPoolExecutor(8) as pool:
-        cuts = [pool.submit(opened(payload, voxels.shape, np.int16).cut, [part]) for part in parts]
-        for part, cut in zip(parts, cuts, strict=True):
-            np.testing.assert_array_equal(cut.result(timeout=60)[0][0], voxels[part])
 
 
 def test_a_frame_is_what_blosc2_writes() -> None:
