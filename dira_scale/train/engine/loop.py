@@ -178,7 +178,7 @@ class Loop:
             with span(LOGGING):
                 group = stage.model.optimizer.param_groups[0]
                 rate = group["lr"] / group["factor"]
-                warnings = self.checkpointer.take_warnings() + parallel.take_uncompiled()
+                warnings = self.checkpointer.take_warnings()
                 self.log.begin_row(rate, stage.loader.seconds(), warnings, stage.guard)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed(wait=ends)
@@ -277,14 +277,6 @@ class Loop:
         with self.log.clock.part("checkpoint"):
             self.checkpointer.wait()
             self.world.wait()
-
-    def checkpoint_pauses(self) -> str:
-        """A line on how long training has paused for its checkpoints; empty if none was written."""
-        saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
-        if not saves:
-            return ""
-        count, by_one = ("1 checkpoint", "") if saves == 1 else (f"{saves} checkpoints", " each")
-        return f"{count}, training paused for {seconds / saves:.2f} s{by_one}"
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""

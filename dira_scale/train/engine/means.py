@@ -73,14 +73,10 @@ class HostCopy:
 
 
 class Clock:
-    """Seconds spent in named parts since the last :meth:`take`; the rest is ``step``.
-
-    ``total`` has each part's seconds since the start.
-    """
+    """Seconds spent in named parts since the last :meth:`take`; the rest is ``step``."""
 
     def __init__(self) -> None:
         self._parts: dict[str, float] = {}
-        self.total: dict[str, float] = {}
         self._start = time.perf_counter()
 
     @contextmanager
@@ -91,7 +87,6 @@ class Clock:
 
     def add(self, name: str, seconds: float) -> None:
         self._parts[name] = self._parts.get(name, 0.0) + seconds
-        self.total[name] = self.total.get(name, 0.0) + seconds
 
     def take(self) -> dict[str, float]:
         """Seconds by part, ``step`` being the rest; then reset."""

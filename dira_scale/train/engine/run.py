@@ -160,8 +160,6 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
             run.status(ended, trainer.state.step, exit_code=code, reason=stopped)
             report = f"; next: python -m dira_scale.report {shlex.quote(f'run={folder}')}" * last
             advice = "; the same command continues" if code else report
-            if pauses := trainer.checkpoint_pauses():
-                run.log(pauses)
             trainer.bar.print_line(f"{folder}: {stopped or f'{ended} at step {trainer.state.step}'}{advice}")
         if last or code:
             _leave(world, run)

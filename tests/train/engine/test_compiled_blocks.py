@@ -2,7 +2,6 @@
 learns as the plain one does."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from train.engine.regression import train
 from train.models.volumes import network
 
 from dira_scale.base.arguments import ArgumentError
@@ -19,7 +17,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.fleet.forecast.network import fake_world
 from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.distributed.config import Parallel
-from dira_scale.train.engine.parallel.compiled import compile_regions, regions, take_uncompiled
+from dira_scale.train.engine.parallel.compiled import compile_regions, regions
 from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.train.engine.parallel.strategy import on_device
 from dira_scale.train.methods.adversary import Adversary
@@ -127,18 +125,6 @@ def test_a_compiled_discriminator_learns_as_the_plain_one() -> None:
             optimizer.zero_grad()
         torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
-
-
-def test_a_function_that_met_too_many_sizes_is_counted_in_the_log(tmp_path: Path) -> None:
-    torch._dynamo.reset()
-    module, log = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), nn.Identity()), tmp_path / "log.txt"
-    compile_regions(module, dynamic=False, backend="eager")
-    with torch._dynamo.config.patch(recompile_limit=2):
-        for count in range(2, 6):
-            module(torch.ones(count, 3))
-        assert [train(str(tmp_path), "ddp", steps) for steps in (2, 4)] == [0, 0]
-    assert log.read_text().count("parallel.compile: 1 function met more kinds of inputs than the 2") == 1
-    assert take_uncompiled() == []
 
 
 def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
