@@ -3,8 +3,6 @@
 import hashlib
 import logging
 import os
-import time
-import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +17,6 @@ import pytest
 
 from dira_scale.dataset.manifest import SCHEMA, DatasetError, DatasetInfo, ShardedDataset, index_files, parquet
 from dira_scale.dataset.manifest.index import Scan
-from dira_scale.train.data.samples import Samples
 
 ROWS, SIZE = 300, 10_000
 SHARDS = ["b.tar", "a.tar", "../beside/c.tar"]
@@ -130,22 +127,6 @@ def test_in_a_file_too_which_is_written_once(tmp_path: Path, filed: None, writes
     for _ in range(3):
         check_same(opened(location), rows)
     assert len(writes) == 1 and sorted(path.suffix for path in cache.iterdir()) == ["", ".index"]
-
-
-def test_a_loader_s_samples_hold_no_row_in_memory(tmp_path: Path, filed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is allocated does not grow with the rows: a tenth of the index would be seen."""
-    monkeypatch.setattr(parquet, "ROWS", 2**15)
-    location = put(tmp_path, rows_of(ROWS), times=100)
-    opened(location)
-    tracemalloc.start()
-    try:
-        samples = Samples([opened(location)], "train")
-        index = np.random.default_rng(0).integers(0, len(samples), 8)
-        samples.column("height", index), samples.words("shard", index), samples.labels(index)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 0.1 * samples.datasets[0].index.records.nbytes
 
 
 def test_a_changed_manifest_is_read_again(tmp_path: Path, filed: None, writes: list[str]) -> None:
@@ -262,22 +243,6 @@ def test_a_cache_that_cannot_be_written_costs_memory_and_says_so(
     with caplog.at_level(logging.WARNING):
         check_same(opened(put(tmp_path, rows)), rows)
     assert "cannot keep its index" in caplog.text and "XDG_CACHE_HOME" in caplog.text
-
-
-def test_an_index_that_nobody_opens_is_removed(
-    tmp_path: Path, filed: None, cache: Path, writes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(ROWS)
-    location = put(tmp_path, rows)
-    opened(location)
-    (old,) = cache.glob("*.index")
-    os.utime(old, (0, 0))
-    opened(location)
-    assert time.time() - old.stat().st_mtime < 60  # opening counts as use
-    os.utime(old, (0, 0))
-    rows[0]["low"] = 1.0
-    opened(put(tmp_path, rows))
-    assert not old.exists() and len(list(cache.glob("*.index"))) == 1
 
 
 def test_what_is_read_late_is_of_the_manifest_that_was_opened(tmp_path: Path) -> None:

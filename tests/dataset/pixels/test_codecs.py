@@ -57,17 +57,6 @@ def test_a_npy_file_that_encode_would_not_write_is_refused(pixels):
         codecs.decode(file.getvalue(), "npy")
 
 
-@pytest.mark.parametrize(("side", "scale"), [(101, 1), (100, 2), (51, 2), (50, 4), (25, 8), (10, 8)])
-def test_a_jpeg_is_decoded_no_larger_than_its_smallest_crop_needs(radiograph, side, scale):
-    """Crops of 480 and 400 pixels resized to ``side`` must keep 2 x ``side`` pixels."""
-    payload = codecs.encode(radiograph(483, 601), "jpg")
-    (whole, box), (part, part_box) = decode_crops(payload, "jpg", [(0, 0, 480, 600), (8, 80, 400, 480)], side)
-    assert box == (0, 0, 480 / scale, 600 / scale)
-    assert whole.shape == (480 / scale, 600 / scale)
-    assert part_box == (0, 0, 400 / scale, 480 / scale)
-    np.testing.assert_array_equal(part, whole[8 // scale : 408 // scale, 80 // scale : 560 // scale])
-
-
 def test_a_scaled_jpeg_keeps_the_crop_where_it_was():
     """An edge at column 301 of 601 stays there: the box is scaled by exactly 1/4, not by the rounded size."""
     pixels = np.zeros((483, 601), np.uint8)

@@ -15,10 +15,9 @@ from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
 from dira_scale.fleet.forecast.network import fake_world
-from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.engine.parallel.compiled import compile_regions, regions
-from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
+from dira_scale.train.engine.parallel.recompute import checkpoint_activations
 from dira_scale.train.engine.parallel.strategy import on_device
 from dira_scale.train.methods.adversary import Adversary
 from dira_scale.train.models.architecture import architecture
@@ -76,28 +75,6 @@ def test_blocks_that_are_recomputed_are_compiled() -> None:
     compile_regions(module, dynamic=False, backend="aot_eager")
     module(x).square().mean().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
-
-
-BESIDE = {
-    "dira_moco": ["bn1", "projector", "bn1", "key_projector", "discriminator"],
-    "dinov2_vitb14": ["head", "teacher_head", "patch_head", "teacher_patch_head", "discriminator"],
-    "dira_moco3d adversary.loss=wgan_gp": ["projector", "key_projector"],
-}
-
-
-@pytest.mark.parametrize(
-    "experiment", [pytest.param(name, marks=pytest.mark.system if "dinov2" in name else ()) for name in BESIDE]
-)
-def test_what_is_in_no_block_is_compiled_too(experiment: str) -> None:
-    """Single layers are not, nor a discriminator that is differentiated twice."""
-    words = [f"experiment={experiment.split()[0]}", "data.shards=none", *experiment.split()[1:]]
-    with torch.device("meta"):
-        networks = blueprint_of("pretrain", compose("pretrain", words)).networks()
-    found = list[str]()
-    for module in networks:
-        inside, names = set(blocks(module)), {part: name for name, part in module.named_modules()}
-        found += [names[region].rpartition(".")[2] for region in regions(module) if region not in inside]
-    assert found == BESIDE[experiment]
 
 
 @pytest.mark.system
