@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from dira_scale.base.errors import UserError
-from dira_scale.base.machine.inventory import install_command
+from dira_scale.base.machine.install import install_command
 from dira_scale.train.distributed.config import Parallel
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import StoppedError
-from dira_scale.train.data.cache.shards import MB, Shard, ShardCache, Shards
+from dira_scale.train.data.cache.folder import GB, MB
+from dira_scale.train.data.cache.shards import Shard, ShardCache, Shards
 from dira_scale.train.data.order import EvalOrder, Order
 
 DOWNLOADS = 4  # at once, per process
 PLACES = 4  # of an epoch that are looked at
 MOST_STEPS = 256  # fetched ahead
 MORE_SHARDS = 8  # than are read at once are enough to fetch ahead
-GB = 10**9
 
 
 class Window:

@@ -13,7 +13,8 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import StoppedError
 from dira_scale.train.data import random
 from dira_scale.train.data.batch import Batch
-from dira_scale.train.data.cache.ahead import GB, Ahead, Window, in_gb, in_order
+from dira_scale.train.data.cache.ahead import Ahead, Window, in_gb, in_order
+from dira_scale.train.data.cache.folder import GB, open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.train.data.cache.storage import CachedShards
@@ -116,7 +117,7 @@ class StreamLoader(CpuLoader):
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         at_once = self.stride * (self.prefetch + 1)
         with inside("cache"):
-            folder = settings.open()
+            folder = open_cache(settings)
             self.shards = Shards(self.samples, folder.folder)
             self.window = Window(self.order, self.shards, rank, world, node, at_once, folder.most)
         pair = self.requests.views.pair

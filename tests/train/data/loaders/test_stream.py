@@ -20,7 +20,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import PATIENCE
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.train.data.cache import folder as cache_folder
-from dira_scale.train.data.cache.folder import CacheFolder, Claim
+from dira_scale.train.data.cache.folder import CacheFolder, Claim, open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError
 from dira_scale.train.data.loaders import LoaderSpec
@@ -439,20 +439,20 @@ def test_what_is_chosen_and_refused(cut_up, server, cache):
             LoaderSpec(datasets=[local], split="train", order=order_of(local), views=SPEC, seed=0)
         )
     with pytest.raises(ArgumentError, match=r"folder: expected another folder: Not a directory, got '/dev/null/x'"):
-        CacheSettings("/dev/null/x").open()
+        open_cache(CacheSettings("/dev/null/x"))
 
 
 def test_a_folder_of_the_users_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UserError, match=r"cache=.* holds files that this command has not written, such as mine"):
-        CacheSettings(str(tmp_path)).open()
+        open_cache(CacheSettings(str(tmp_path)))
     assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
     old = tmp_path / "old"  # from before folders were marked
     old.mkdir()
     for name in ("lock", "train-000000-0123456789abcdef-77.tar", "train-000001-0123456789abcdef-77.tar.part"):
         (old / name).write_bytes(b"")
     for folder in (old, tmp_path / "new", tmp_path / "new"):
-        assert CacheSettings(str(folder)).open().folder == folder
+        assert open_cache(CacheSettings(str(folder))).folder == folder
 
 
 @pytest.mark.parametrize(
