@@ -71,11 +71,6 @@ def test_every_part_of_the_key_gives_another_view():
         assert (distortion["sigma"] != base[1]["sigma"]).any() and (distortion["branch"] != base[1]["branch"]).any()
 
 
-def near(observed, probability, n=N):
-    """Within four standard errors of a frequency."""
-    return abs(observed - probability) < 4 * math.sqrt(probability * (1 - probability) / n)
-
-
 def test_intensities_are_uniform():
     distortion = draws()[1]
     for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.6, 1.4), ("sigma", 0.1, 2.0)):
@@ -104,17 +99,6 @@ def test_rotations_are_uniform_either_way():
     assert degrees.shape == (N,) and degrees.dtype == np.float32 and np.abs(degrees).max() <= 10
     assert stats.kstest(degrees, "uniform", (-10, 20)).pvalue > 1e-3
     assert (draws(50)[1]["rotation"] == 0).all()
-
-
-def test_orientations_are_fair_coins_and_quarter_turns():
-    orientations = draws(spec=TURNED)[1]["orientations"]
-    assert orientations.shape == (N, 2, 3) and orientations.dtype == np.uint8
-    codes = orientations @ np.array([8, 4, 1])
-    for each in codes.T:
-        counts = np.bincount(each, minlength=16)
-        assert len(counts) == 16 and stats.chisquare(counts).pvalue > 1e-3
-    assert near((codes[:, 0] == codes[:, 1]).mean(), 1 / 16)
-    assert draws(50)[1]["orientations"].shape == (50, 0, 3)
 
 
 @pytest.mark.parametrize("change", [{"rotation": 10.0}, {"orientations": 2}, {"rotation": 45.0, "orientations": 3}])

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from localize.made_up import tuned
 from made_up_run import finished_run
-from omegaconf import OmegaConf
 from recorded import record
 from shard_server import serve
 from toy_run import write
@@ -24,7 +23,6 @@ from dira_scale.predict.make import make as predict
 from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run
 from dira_scale.train.runs.checkpoint.reading import sealed
-from dira_scale.train.runs.complete import config_file
 from dira_scale.train.runs.exit_codes import BAD_INPUT
 from dira_scale.train.runs.files import read_yaml
 from dira_scale.train.runs.reader import RunReader
@@ -316,12 +314,3 @@ def test_yaml_is_read_as_plain_values_of_its_own_size(tmp_path: Path, text: str,
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_yaml(tmp_path / "a.yaml")
-
-
-def test_what_this_package_writes_has_no_aliases(run: Path) -> None:
-    """Also of a configuration that has one list twice."""
-    shared = [1, 2]
-    assert read_yaml(config_file(run)) == yaml.safe_load(config_file(run).read_text())
-    config = OmegaConf.create({"a": shared, "b": {"c": shared}})
-    (run / "config.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(config)))
-    assert read_yaml(run / "config.yaml") == {"a": shared, "b": {"c": shared}}

@@ -17,7 +17,6 @@ from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
 from dira_scale.dataset.manifest.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.train.data.loaders import LoaderSpec
-from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.loaders.ffcv import FfcvLoader
 from dira_scale.train.data.order import EvalOrder, Order
 from dira_scale.train.data.requests import Requests
@@ -66,12 +65,6 @@ def ffcv(dataset: ShardedDataset, order: Order | EvalOrder = ORDER, spec: ViewSp
     return FfcvLoader(LoaderSpec([dataset], "train", order, spec, seed=0, **more))
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether all that two batches hold is equal, apart from their views."""
-    one, two = ((batch.index, batch.images, batch.low, batch.high, batch.labels, *batch.flips) for batch in (a, b))
-    return (a.step, a.epoch) == (b.step, b.epoch) and all(map(torch.equal, one, two))
-
-
 def area_matrix(source: int, target: int) -> np.ndarray:
     """Means over the part of the source that each target pixel covers; the definition of OpenCV's INTER_AREA."""
     edges, pixels = np.arange(target + 1)[:, None] * source / target, np.arange(source)
@@ -104,22 +97,6 @@ def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
                 assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
 
 
-@pytest.mark.parametrize("codec", ["png", "jpg"])
-@pytest.mark.parametrize(("grow", "bound"), [(1, 2.0), (8, 5.0)])
-def test_it_differs_from_the_cpu_loader_by_its_filter_only(
-    make: Callable[..., ShardedDataset], codec: str, grow: int, bound: float
-) -> None:
-    """Grey levels of 256 on average; the larger images have most of their detail below a view's pixel."""
-    dataset = make(codec, grow=grow)
-    for spec in (SPEC, replace(SPEC, pair="patient")):
-        ours = ffcv(dataset, spec=spec, workers=2).iterate(0, 3)
-        theirs = CpuLoader(LoaderSpec([dataset], "train", ORDER, spec, seed=0)).iterate(0, 3)
-        for a, b in zip(ours, theirs, strict=True):
-            assert same(a, b)
-            for view, expected in zip(a.views, b.views, strict=True):
-                assert (view.float() - expected.float()).abs().mean((1, 2, 3)).max() < bound
-
-
 def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., ShardedDataset]) -> None:
     dataset, several = make("jpg"), replace(SPEC, crops=({}, {"size": 16, "count": 3, "scale": (0.05, 0.25)}))
     (batch,) = ffcv(dataset, spec=several).iterate(0, 1)
@@ -150,19 +127,6 @@ def test_a_file_cut_short_under_a_running_epoch_is_named(make: Callable[..., Sha
     os.truncate(dataset.root / "train.beton", first_image(dataset) + 100)
     with pytest.raises(UserError, match=r"train\.beton: sample toy2 cannot be read \(the file ends before it\)"):
         list(batches)
-
-
-def test_a_jpeg_that_libjpeg_refuses_is_named(make: Callable[..., ShardedDataset]) -> None:
-    """With a valid checksum, so that only the decoder can tell."""
-    loader = ffcv(make(), EvalOrder(10, 10))
-    images = loader.files[0]
-    images.sizes[4] //= 2
-    with pytest.raises(UserError, match=r"toy4 .*checksum"):
-        next(loader.iterate(0, 1))
-    payload, height, width = images.read(5)
-    for wrong in (payload[: len(payload) // 2], payload[::-1].copy()):
-        with pytest.raises(ValueError, match="JPEG"):
-            loader.library.decode(wrong, height, width)
 
 
 def rewritten(dataset: ShardedDataset, **changes: Any) -> ShardedDataset:
