@@ -104,7 +104,7 @@ class StepTurns(synthetic.SyntheticImages):
             for i in range(steps):
                 yield self.batches[i % len(self.batches)]
                 if not self.first[0]:
-                    self.first[0].update(self.trainer.log.means.values())
+                    self.first[0].update(self.trainer.log.means.take())
             self.ours.append(self.clock() - began)
             began = self.clock()
             for i in range(steps):

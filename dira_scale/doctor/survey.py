@@ -19,7 +19,8 @@ from dira_scale.archive.outcome import require_images
 from dira_scale.base.errors import require
 from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.hardware import Hardware, hardware
-from dira_scale.base.machine.inventory import Component, components, has_torch
+from dira_scale.base.machine.install import has_torch
+from dira_scale.base.machine.inventory import Component, components
 
 with lazy_imports():
     import torch

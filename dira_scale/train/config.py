@@ -19,7 +19,6 @@ class Stage(Schema):
     batch: int | None = setting(AtLeast(1), None)
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError for a stage without terms."""
         super().__post_init__()
         if not self.terms:
             raise ArgumentError("terms", self.terms, "at least one loss term; epochs=0 skips the stage")
@@ -47,7 +46,6 @@ class StagedTraining(Training):
     validate: Validate = field(default_factory=Validate)
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError if no stage is trained."""
         super().__post_init__()
         if not any(stage.epochs for stage in self.stages.values()):
             raise ArgumentError("stages", UNSHOWN, "one with epochs above 0; nothing would be trained")

@@ -176,7 +176,6 @@ class Inputs:
         return self._loader(choice, self.data.split, self.views, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
-        """Batches of ``batch`` samples per epoch."""
         return self.orders[batch].steps_per_epoch
 
     def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> HeldOutBatches | None:

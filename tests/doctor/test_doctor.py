@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dira_scale import doctor
 from dira_scale.base.machine import hardware as looking
+from dira_scale.base.machine import install
 from dira_scale.base.machine import inventory as software
 from dira_scale.base.machine.hardware import Gpu, Hardware, hardware
 from dira_scale.base.machine.inventory import Component
@@ -145,8 +146,8 @@ def test_a_gpu_that_torch_cannot_use_is_a_broken_torch_and_outside_a_checkout_pi
     assert software._torch(LAPTOP).state == "there"
     component = software._torch(replace(LAPTOP, gpus=(H100,)))
     assert component.state == "broken" and "ACCELERATOR=cuda make setup" in component.install
-    monkeypatch.setattr(software, "CHECKOUT", tmp_path)
-    assert "pip install 'dira_scale[dali]' torch==" in software.install_command("dali")
+    monkeypatch.setattr(install, "CHECKOUT", tmp_path)
+    assert "pip install 'dira_scale[dali]' torch==" in install.install_command("dali")
     command = software._torch(replace(LAPTOP, gpus=(H100,))).install
     assert "pip install --force-reinstall torch==" in command
     assert str(tmp_path) not in command and "make" not in command

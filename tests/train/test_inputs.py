@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from dira_scale.train.data.selection import stratified
 from dira_scale.train.data.views import ViewSpec, fixed_views
 from dira_scale.train.inputs import Inputs, _paths
 from dira_scale.train.methods import views_of
-from dira_scale.train.shapes import ViewShapes
 
 NAN = float("nan")
 
@@ -221,20 +219,3 @@ def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(
     cfg = compose("plan", [*words, f"data.cache={tmp_path / 'cache'}", "data.missing=skip"])
     assert planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1) == (6, 0.0)
     assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_described_shapes_are_those_of_the_loaders_batches(make_dataset: Any, radiograph: Any, bits: int) -> None:
-    root = make_dataset([radiograph(40, 48, bits, seed=i) for i in range(4)]).root
-    data = inputs([root], val_split=None)
-    loaded = next(data.train(2).iterate(0, 1))
-    described = ViewShapes(data.views, dtype=loaded.views[0].dtype, labels=1).batch(2)
-
-    def shapes(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.dtype, tuple(value.shape)
-        if isinstance(value, tuple):
-            return tuple(map(shapes, value))
-        return {f.name: shapes(getattr(value, f.name)) for f in fields(value)} if is_dataclass(value) else type(value)
-
-    assert shapes(described) == shapes(loaded)

@@ -47,7 +47,6 @@ class LineFormatter(logging.Formatter):
         self.command = command
 
     def format(self, record: logging.LogRecord) -> str:
-        """``record`` as text."""
         kind = "warning" if record.levelno == logging.WARNING else ""
         lines = [": ".join(part for part in (self.command, kind, printable(record.getMessage())) if part)]
         if record.exc_info:

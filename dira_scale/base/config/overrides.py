@@ -59,7 +59,6 @@ class Arguments:
 
 
 def key_of(word: str) -> str:
-    """The dotted key of an override."""
     return word.partition("=")[0].lstrip("+~")
 
 

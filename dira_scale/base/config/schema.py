@@ -53,7 +53,6 @@ def several(kind: Any) -> Any:
 
 
 def path_field(default: Any = MISSING) -> Any:
-    """A path or URL."""
     return field(default=default, metadata={PathKind: PathKind.ONE})
 
 

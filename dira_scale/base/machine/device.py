@@ -6,7 +6,7 @@ import torch
 
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.hardware import gpus
-from dira_scale.base.machine.inventory import repair_torch, torch_build
+from dira_scale.base.machine.install import repair_torch, torch_build
 
 
 def compute_device(chosen: str | None = None) -> torch.device:

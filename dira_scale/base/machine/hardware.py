@@ -18,8 +18,6 @@ CPUS_PER_TASK = "DIRA_SCALE_CPUS_PER_TASK"  # set by a sweep on this machine: co
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, as the driver describes it."""
-
     name: str
     memory_gib: float | None  # None: not reported by the driver, as with memory shared with the CPU
     driver: str
@@ -28,8 +26,6 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine's resources."""
-
     gpus: tuple[Gpu, ...]
     cpu: str
     cores: int  # physical cores that this process may use
@@ -42,7 +38,6 @@ class Hardware:
 
 
 def hardware() -> Hardware:
-    """Inspect this machine."""
     info = _cpuinfo()
     threads = usable_cpus()
     total = psutil.virtual_memory().total

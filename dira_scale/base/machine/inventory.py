@@ -8,20 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 from etils.epy import lazy_imports
 
 from dira_scale.base.machine import torchvision_ops
 from dira_scale.base.machine.hardware import Hardware
+from dira_scale.base.machine.install import dali_extra, has_torch, install_command, repair_torch, torch_build
 
 with lazy_imports():
     import torch
 
 Presence = Literal["there", "missing", "broken"]
-CHECKOUT = Path(__file__).parents[3]
 PACKAGES = (  # name, what it is for, distribution, our extra that installs it
     ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
     ("simplejpeg", "JPEG shards", "simplejpeg"),
@@ -33,8 +31,6 @@ PACKAGES = (  # name, what it is for, distribution, our extra that installs it
 
 @dataclass(frozen=True)
 class Component:
-    """One package or program on this machine."""
-
     name: str
     state: Presence
     detail: str  # version and remarks; the reason if broken
@@ -58,36 +54,6 @@ def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Compone
     ]
     with ThreadPoolExecutor(4) as pool:
         return [future.result() for future in [pool.submit(probe) for probe in probes]]
-
-
-def install_command(extra: str = "") -> str:
-    """The command that installs one of our extras without changing torch: from the checkout, or for the wheel."""
-    if _in_checkout():
-        return f"cd {CHECKOUT} && python3 setup/install.py {extra}".rstrip()
-    kept = f" torch=={torch.__version__}" if has_torch() else ""
-    return f"{sys.executable} -m pip install 'dira_scale{f'[{extra}]' if extra else ''}'{kept}"
-
-
-def _in_checkout() -> bool:
-    return (CHECKOUT / "setup" / "install.py").is_file()
-
-
-def has_torch() -> bool:
-    """Return whether torch is installed, without importing it."""
-    return find_spec("torch") is not None
-
-
-def torch_build() -> str:
-    """torch's version, and the CUDA version that it was built for."""
-    return f"{torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU build'})"
-
-
-def repair_torch() -> str:
-    """The command that installs a torch which can use this machine's GPUs."""
-    if _in_checkout():
-        return f"cd {CHECKOUT} && rm -rf .venv && ACCELERATOR=cuda make setup"
-    plain = torch.__version__.partition("+")[0]
-    return f"{sys.executable} -m pip install --force-reinstall torch=={plain}   (in the build for the driver's CUDA)"
 
 
 def _torch(hardware: Hardware) -> Component:
@@ -123,11 +89,6 @@ def _dicom(decoders: Mapping[str, bool]) -> Component:
         detail = f"cannot read {', '.join(lacking)}"
         return Component("DICOM decoders", "missing", detail, gives, install_command())
     return Component("DICOM decoders", "there", f"all {len(decoders)} transfer syntaxes of pydicom", gives, "")
-
-
-def dali_extra() -> str:
-    """The extra with the DALI for the CUDA version that torch was built with."""
-    return "dali-cuda12" if has_torch() and (torch.version.cuda or "").startswith("12.") else "dali"
 
 
 def _dali() -> Component:

@@ -54,7 +54,6 @@ class KernelLaunch:
         self.start: Callable[..., None] | None = None
 
     def __call__(self, *tensors: Tensor) -> None:
-        """Start it."""
         places = [x.data_ptr() for x in tensors]
         aligned = not any(place % 16 for place in places)  # machine code is kept of what may be read 16 bytes at once
         if self.start is not None and aligned:

@@ -38,7 +38,8 @@ def stream(path: Path, start: int, size: int, stop: threading.Event) -> Iterator
         with with_errno(path, StoppedError):
             response = _ask(path, start, stop)
         try:
-            yield start if response.status == 206 else 0, _steady(path, _from_response(path, response, stop), stop)
+            blocks = iter(lambda: _await(path.fs.loop, response.content.read(BLOCK), stop), b"")  # type: ignore[attr-defined]
+            yield start if response.status == 206 else 0, _steady(path, blocks, stop)
         finally:
             path.fs.loop.call_soon_threadsafe(response.close)  # type: ignore[attr-defined]
     else:
@@ -119,11 +120,6 @@ def _ask(path: Any, start: int, stop: threading.Event) -> Any:
         return response
 
     return _await(fs.loop, ask(), stop)
-
-
-def _from_response(path: Any, response: Any, stop: threading.Event) -> Iterator[bytes]:
-    while block := _await(path.fs.loop, response.content.read(BLOCK), stop):
-        yield block
 
 
 def _in_pieces(path: Any, start: int, size: int, stop: threading.Event) -> Iterator[bytes]:

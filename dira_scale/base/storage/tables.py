@@ -53,9 +53,11 @@ def read_table(
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             absent = []
             for column in dict.fromkeys(columns):
-                if (index := _place_of(column, present, columns)) is not None:
-                    present[index] = column
-                else:
+                wanted = column.strip().casefold()  # or the only name that differs in case alone
+                alike = [n for n, name in enumerate(present) if name.casefold() == wanted and name not in columns]
+                if column not in present and len(alike) == 1:
+                    present[alike[0]] = column
+                elif column not in present:
                     absent.append(column)
             if absent:
                 lacks = f"no column {' or '.join(f'{column!r}' for column in absent)}"
@@ -100,15 +102,6 @@ def _is_formula(cell: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int | None:
-    """Return the index of ``column``, or of the only name that differs in case alone and is not ``named`` too."""
-    if column in present:
-        return present.index(column)
-    wanted = column.strip().casefold()
-    alike = [n for n, other in enumerate(present) if other.casefold() == wanted and other not in named]
-    return alike[0] if len(alike) == 1 else None
 
 
 def _undecodable(path: Path) -> int:

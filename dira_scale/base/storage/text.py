@@ -33,7 +33,6 @@ class BoundedLines(Iterator[str]):
         return line
 
     def next_row(self) -> None:
-        """Start counting the next row's characters."""
         self._left = LONGEST
 
 

@@ -49,8 +49,6 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class IntField:
-    """int64."""
-
     kind = 1
     metadata, arguments = np.dtype("<i8"), b""
 

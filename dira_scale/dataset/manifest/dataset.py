@@ -182,7 +182,6 @@ class ShardedDataset:
         return {"codec": CODEC_NAMES, "shard": list(self.info.shards)}
 
     def cell(self, name: str, row: int) -> Any:
-        """Return one value of any column."""
         if name in self.numbers:
             return self.index.records[name][row].tolist()
         if name in self._words:
@@ -282,7 +281,6 @@ class ShardedDataset:
 
     @property
     def codecs(self) -> set[str]:
-        """Return the codecs of all images."""
         return {kind.codec for kinds in self.index.kinds.values() for kind in kinds}
 
     def bricks(self, row: int, mask: bool = False, read_into: ReadInto | None = None) -> Bricks:

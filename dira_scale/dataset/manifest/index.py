@@ -187,7 +187,6 @@ def _numbers(checksums: pa.StringArray) -> np.ndarray:
 
 
 def _text(texts: pa.StringArray) -> memoryview:
-    """Return all texts, one after another."""
     _, offsets, data = texts.buffers()
     first, last = np.frombuffer(offsets, np.int32)[[texts.offset, texts.offset + len(texts)]].tolist()
     return memoryview(data or b"")[first:last]

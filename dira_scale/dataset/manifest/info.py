@@ -25,8 +25,6 @@ LARGEST = 2**26  # bytes of a dataset.json: 500,000 shards
 
 
 class Flag(NamedTuple):
-    """A label as yes and no."""
-
     name: str
     number: int  # of the label in ``label_names``
     value: int | None  # of a label of classes: the class that is yes, all others are no
@@ -96,7 +94,6 @@ class DatasetInfo:
 
     @property
     def schema(self) -> pa.Schema:
-        """Return the manifest's columns."""
         return schema_of(self.channels)
 
     @property

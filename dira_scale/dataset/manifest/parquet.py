@@ -54,12 +54,10 @@ class ManifestFile:
                 yield pa.Table.from_batches([batch])
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all rows at once."""
         with self._open() as parquet:
             return parquet.read(None if columns is None else list(columns))
 
     def cell(self, column: str, row: int) -> Any:
-        """Return one value; reads its row group."""
         with self._open() as parquet:
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows

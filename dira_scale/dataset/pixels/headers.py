@@ -50,7 +50,6 @@ def png(payload: Payload) -> tuple[tuple[int, ...], int, int, bool]:
 
 
 def jpg(payload: Payload) -> tuple[int, ...]:
-    """Shape."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
     if colours == "CMYK":
         raise ValueError("CMYK JPEG: expected grey or RGB")
@@ -58,7 +57,6 @@ def jpg(payload: Payload) -> tuple[int, ...]:
 
 
 def b2nd(payload: Payload) -> tuple[int, ...]:
-    """Shape."""
     import blosc2  # images do not need it
 
     return tuple(blosc2.ndarray_from_cframe(frame(payload)).shape)

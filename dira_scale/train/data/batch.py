@@ -49,7 +49,6 @@ class Batch:
     images: Tensor | None = None
 
     def copy_to(self, device: torch.device | str) -> Self:
-        """Return the batch on ``device``, as stored."""
         return self._each(lambda x: x.to(device, non_blocking=True), lambda distortion: distortion.to(device))
 
     def to(self, device: torch.device | str) -> Self:
@@ -72,7 +71,6 @@ class Batch:
         return self.low[:, first : first + views].isnan().transpose(0, 1).flatten(0, 1) if self.low.dim() == 3 else None
 
     def split(self, n: int) -> list[Self]:
-        """``n`` equal micro-batches, in order."""
         size, rest = divmod(len(self.index), n)
         assert rest == 0, f"{len(self.index)} samples cannot be cut into {n} equal micro-batches"
         if n == 1:

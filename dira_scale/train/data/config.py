@@ -41,7 +41,6 @@ class Data(Schema):
     missing: str = setting(one_of("stop", "skip"))
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError for a spacing that is none, or a range that is not one."""
         super().__post_init__()
         lengths = _numbers(self.spacing)
         if self.spacing not in (STORED, MISSING) and not (len(lengths) in (1, 3) and 0.05 <= min(lengths) <= 50):

@@ -29,7 +29,6 @@ class StageSeconds:
                 self._seconds[part] += value
 
     def __call__(self) -> dict[str, float]:
-        """Return a copy."""
         with self._lock:
             return dict(self._seconds)
 

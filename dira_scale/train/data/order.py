@@ -221,7 +221,6 @@ class EvalOrder:
         return StepSamples(0, index, np.zeros_like(index))
 
     def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
-        """``batch_at`` of each of ``steps``."""
         return [self.batch_at(step, rank, world) for step in steps]
 
 

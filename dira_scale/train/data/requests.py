@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from dira_scale.base.errors import DatasetError
+from dira_scale.train.data import random
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.order import EvalOrder, Order
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.sizes import require_fit
-from dira_scale.train.data.views import Distortion, Geometry, ViewSpec, draw, draw_labels, draw_partner
+from dira_scale.train.data.views import Distortion, Geometry, ViewSpec, draw
+from dira_scale.train.data.views.distortion import Stream
 
 # Samples whose views are drawn at once: for 16, NumPy takes as long as for these. The training thread draws them:
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
@@ -148,8 +150,8 @@ class Requests:
         others = self._groups.others(index)
         images, several = index.copy(), others > 0
         epoch, index, occurrence = epoch[several], index[several], occurrence[several]
-        number = draw_partner(self.seed, epoch, index, occurrence, view, others[several])
-        images[several] = self._groups.other(index, number)
+        u = random.uniform(self.seed, epoch, index, occurrence, view, 1, Stream.PARTNER)[:, 0]
+        images[several] = self._groups.other(index, random.integers(u, 0, others[several] - 1))
         return images
 
     def empty_views(self, request: Request, pinned: bool) -> tuple[Tensor, ...]:
@@ -171,8 +173,8 @@ class Requests:
         """
         labels, chosen = request.labels, self.samples.chosen
         if labels is not None and chosen is not None and any(chosen.smoothed):
-            drawn = draw_labels(self.seed, request.epoch, request.index, request.occurrence, labels.shape[1])
-            labels = chosen.smooth(labels, drawn)
+            of = self.seed, request.epoch, request.index, request.occurrence
+            labels = chosen.smooth(labels, random.uniform(*of, 0, labels.shape[1], Stream.LABELS))
         return Batch(
             views,
             request.distortions,

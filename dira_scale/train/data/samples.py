@@ -156,7 +156,6 @@ class Samples:
         return np.concatenate(numbers)
 
     def codec(self, sample: int) -> str:
-        """Return the codec of one image."""
         dataset, row = self.place(sample)
         codes, names = self.datasets[dataset].codes("codec")
         return names[codes[row]]
@@ -190,5 +189,4 @@ class Samples:
 
 
 def stored_codecs(datasets: Sequence[ShardedDataset]) -> set[str]:
-    """Return the codecs of all images."""
     return {codec for dataset in datasets for codec in dataset.codecs}

@@ -29,7 +29,6 @@ class Parallel(Schema):
     attention: str = setting(one_of(EXACT, FAST))
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError for an option that the strategy does not support."""
         super().__post_init__()
         zero = self.strategy.startswith("zero")
         if self.compile is True and zero:

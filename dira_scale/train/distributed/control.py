@@ -48,7 +48,6 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """``error`` in the form in which it is sent."""
         if isinstance(error, PrecedingError):
             return cls(type(error), str(error), socket.gethostname())
         if isinstance(error, UserError | ArgumentError):

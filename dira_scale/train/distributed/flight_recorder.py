@@ -33,7 +33,6 @@ class RecordedCollective(NamedTuple):
 
 
 def begin(step: int) -> None:
-    """Note that this step, counted from 1, begins."""
     _begun.append((time.time_ns(), step))
 
 

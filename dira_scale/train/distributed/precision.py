@@ -57,7 +57,6 @@ class LossScale:
         self.value, self.finite_steps = (value, 0) if enabled else (1.0, 0)
 
     def unscale(self, gradients: Sequence[Tensor]) -> None:
-        """Divide gradients by the factor, in place."""
         if self.enabled and gradients:
             torch._foreach_mul_(list(gradients), 1.0 / self.value)
 

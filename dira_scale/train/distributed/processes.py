@@ -66,8 +66,9 @@ def start(parallel: Parallel, precision: str) -> World:
     if parallel.device == "cpu":  # DeepSpeed, and Accelerate with its plug-in, would take a GPU where there is one
         os.environ |= {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-        os.environ.update({name: str(value) for name, value in alone.items()})
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # at a free port
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        os.environ.update(place | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
     timeout = timedelta(seconds=parallel.timeout)
     set_timeout(timeout)
     allow_open_files()
@@ -75,11 +76,9 @@ def start(parallel: Parallel, precision: str) -> World:
     if store is not None:  # Accelerate would use an elastic launcher's store, with entries of earlier starts in it
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if parallel.timeout <= TIMINGS.dead_after:
+            wait = f"up to {TIMINGS.dead_after:g} s, in which the other processes wait; set it higher"
             logger.warning(
-                "parallel.timeout=%d: taking over a run from another machine takes up to %g s, in which the other "
-                "processes wait; set it higher",
-                parallel.timeout,
-                TIMINGS.dead_after,
+                "parallel.timeout=%d: taking over a run from another machine takes %s", parallel.timeout, wait
             )
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
         if ranks > 1:  # gloo's threads may still hold the last collective's tensors when the command ends
@@ -190,9 +189,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, 2**30)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

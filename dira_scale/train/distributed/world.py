@@ -39,11 +39,9 @@ class World:
         return self.accelerator.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """16-bit operations where they are safe, over fp32 parameters."""
         return precision.autocast(self.device, self.precision)
 
     def wait(self) -> None:
-        """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
 
     def end(self) -> None:

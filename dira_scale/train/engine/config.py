@@ -31,7 +31,6 @@ class Profile(Schema):
     steps: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError for steps that are none."""
         super().__post_init__()
         self.span()
 

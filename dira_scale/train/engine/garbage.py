@@ -29,7 +29,6 @@ class Garbage:
             gc.enable()
 
     def at(self, step: int) -> None:
-        """``step`` is done."""
         if step % EVERY == 0:
             gc.collect()
 

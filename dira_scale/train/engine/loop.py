@@ -12,17 +12,17 @@ from dira_scale.train.distributed.control import broadcast_from_main, raise_on_a
 from dira_scale.train.distributed.long_work import gather_beside_training
 from dira_scale.train.distributed.precision import LossScale
 from dira_scale.train.distributed.world import World
-from dira_scale.train.engine import parallel
+from dira_scale.train.engine import optim, parallel
 from dira_scale.train.engine.config import PLATEAU, Training
 from dira_scale.train.engine.garbage import Garbage
 from dira_scale.train.engine.metrics_log import MetricsLog
-from dira_scale.train.engine.nan_guard import NotFinite
+from dira_scale.train.engine.nan_guard import NaNGuard, NotFinite
 from dira_scale.train.engine.nan_stop import NaNStop
 from dira_scale.train.engine.profiler import CHECKPOINT, DATA, LOGGING, VALIDATION, Profiler, span
 from dira_scale.train.engine.progress import Bar
 from dira_scale.train.engine.signals import Signals
 from dira_scale.train.engine.state import RunState, restore, side_module_tensors, stored
-from dira_scale.train.engine.step import StageRun, begin_stage
+from dira_scale.train.engine.step import StageRun, Step
 from dira_scale.train.engine.task import StagePlan, Task
 from dira_scale.train.engine.watchdog import Watchdog, alive
 from dira_scale.train.runs import checkpoint, lease
@@ -93,18 +93,7 @@ class Loop:
 
     def _train_stage(self, plan: StagePlan, signals: Signals) -> str:
         """All steps of a stage. Returns why the run ends, or "" if the next stage follows."""
-        # A new optimizer and schedule; queue, momentum network and side modules are kept.
-        stage = begin_stage(
-            plan,
-            self.task,
-            self.strategy,
-            self._optimizer_state,
-            self.scale,
-            self.log.means,
-            self.config.seed,
-            self.world,
-        )
-        self._optimizer_state = {}
+        stage, self._optimizer_state = self._begin(plan), {}
         self.log.begin(plan)
         if self.run is not None:
             self.run.steps = self.total_steps()
@@ -135,6 +124,19 @@ class Loop:
             self.strategy.end(stage.model)
         self.bar.set_total(self.total_steps())
         return ""
+
+    def _begin(self, plan: StagePlan) -> StageRun:
+        """Create the stage, with a new optimizer and schedule; queue, momentum network and side modules are kept."""
+        task, strategy, device = self.task, self.strategy, self.world.device
+        loader = task.data.loader(plan)
+        model = strategy.begin(
+            lambda module: task.prepare(plan, module),
+            lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
+            self._optimizer_state,
+        )
+        guard, means, seed, settings = NaNGuard(device), self.log.means, self.config.seed, self.config.parallel
+        step = Step(task, plan, model, guard, self.scale, means, seed, settings.accumulate, device, settings.attention)
+        return StageRun(plan, model, loader, guard, step)
 
     def _steps(self, stage: StageRun, signals: Signals) -> str:
         state, last = self.state, self.state.stage_start + stage.plan.steps
@@ -176,7 +178,7 @@ class Loop:
             with span(LOGGING):
                 group = stage.model.optimizer.param_groups[0]
                 rate = group["lr"] / group["factor"]
-                warnings = self.checkpointer.take_warnings() + parallel.take_uncompiled()
+                warnings = self.checkpointer.take_warnings()
                 self.log.begin_row(rate, stage.loader.seconds(), warnings, stage.guard)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed(wait=ends)
@@ -275,14 +277,6 @@ class Loop:
         with self.log.clock.part("checkpoint"):
             self.checkpointer.wait()
             self.world.wait()
-
-    def checkpoint_pauses(self) -> str:
-        """A line on how long training has paused for its checkpoints; empty if none was written."""
-        saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
-        if not saves:
-            return ""
-        count, by_one = ("1 checkpoint", "") if saves == 1 else (f"{saves} checkpoints", " each")
-        return f"{count}, training paused for {seconds / saves:.2f} s{by_one}"
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""

@@ -35,19 +35,13 @@ class Means:
         shared_sums, shared_weights = reduce_mean(torch.stack([sums, weights]))
         return names, shared_sums / shared_weights
 
-    def values(self) -> dict[str, float]:
-        """The means so far by name. Collective; waits for the device."""
+    def take(self) -> dict[str, float]:
+        """The means since the last call by name. Collective; waits for the device."""
         names, means = self.shared()
+        self.reset()
         return dict(zip(names, means.tolist(), strict=True))
 
-    def take(self) -> dict[str, float]:
-        """:meth:`values` since the last call, then reset."""
-        values = self.values()
-        self.reset()
-        return values
-
     def reset(self) -> None:
-        """Start anew."""
         self._sums, self._weights = {}, {}
 
 
@@ -79,27 +73,20 @@ class HostCopy:
 
 
 class Clock:
-    """Seconds spent in named parts since the last :meth:`take`; the rest is ``step``.
-
-    ``total`` has each part's seconds since the start.
-    """
+    """Seconds spent in named parts since the last :meth:`take`; the rest is ``step``."""
 
     def __init__(self) -> None:
         self._parts: dict[str, float] = {}
-        self.total: dict[str, float] = {}
         self._start = time.perf_counter()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time the body as part ``name``."""
         start = time.perf_counter()
         yield
         self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Add seconds measured elsewhere."""
         self._parts[name] = self._parts.get(name, 0.0) + seconds
-        self.total[name] = self.total.get(name, 0.0) + seconds
 
     def take(self) -> dict[str, float]:
         """Seconds by part, ``step`` being the rest; then reset."""

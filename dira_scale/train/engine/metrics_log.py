@@ -126,5 +126,4 @@ class MetricsLog:
 
     @property
     def _done(self) -> int:
-        """Steps of the stage so far."""
         return self.state.step - self.state.stage_start

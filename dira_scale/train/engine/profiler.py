@@ -54,7 +54,6 @@ class Profiler:
             self._end()
 
     def at(self, step: int) -> None:
-        """The run stands at ``step``."""
         self._step = step
         if self._tracing is not None:
             self._tracing.step()

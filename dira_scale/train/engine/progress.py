@@ -20,13 +20,11 @@ class Screen(io.TextIOBase):
         self._out = sys.stdout  # kept: while a bar is shown, sys.stdout is a proxy that writes to this
 
     def write(self, text: str) -> int:
-        """Write ``text``, or drop it if the terminal is gone."""
         with suppress(OSError):
             self._out.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what was written."""
         with suppress(OSError):
             self._out.flush()
 
@@ -66,7 +64,6 @@ class Bar:
         self._total = total
 
     def update(self, step: int, stage: str) -> None:
-        """The run is at ``step``."""
         self._bar.update(self._task, completed=step, description=stage, total=self._total)
         if self._enabled and not self.console.is_terminal and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS

@@ -160,8 +160,6 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
             run.status(ended, trainer.state.step, exit_code=code, reason=stopped)
             report = f"; next: python -m dira_scale.report {shlex.quote(f'run={folder}')}" * last
             advice = "; the same command continues" if code else report
-            if pauses := trainer.checkpoint_pauses():
-                run.log(pauses)
             trainer.bar.print_line(f"{folder}: {stopped or f'{ended} at step {trainer.state.step}'}{advice}")
         if last or code:
             _leave(world, run)
@@ -180,7 +178,13 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     except LeaseLostError:
         raise
     except KeyboardInterrupt:
-        _record_interruption(run, trainer)
+        # Before the first step, or a second one. The others are not waited for: they may be in a collective.
+        if run is not None:
+            step = trainer.state.step if trainer is not None else 0
+            follows = "resumes from the newest checkpoint" if trainer is not None and trainer.stored else "starts again"
+            what = f"interrupted at step {step}, without a checkpoint of it"
+            logger.error("%s: %s; the same command %s", run.folder, what, follows)
+            run.status("interrupted", step, exit_code=INTERRUPTED)
         return INTERRUPTED
     except BaseException as error:
         _record_error(error, folder, world, run, trainer)
@@ -191,18 +195,6 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         if run is not None:
             run.release()
         faulthandler.cancel_dump_traceback_later()
-
-
-def _record_interruption(run: RunFolder | None, trainer: Loop | None) -> None:
-    """Ctrl-C before the first step, or a second one. The others are not waited for: they may be in a collective."""
-    if run is None:
-        return
-    step = trainer.state.step if trainer is not None else 0
-    follows = "resumes from the newest checkpoint" if trainer is not None and trainer.stored else "starts again"
-    logger.error(
-        "%s: interrupted at step %d, without a checkpoint of it; the same command %s", run.folder, step, follows
-    )
-    run.status("interrupted", step, exit_code=INTERRUPTED)
 
 
 def _leave(world: World, run: RunFolder | None) -> None:

@@ -19,8 +19,6 @@ THRESHOLD = 1e-4  # by which share a loss must be lower not to be on a plateau (
 
 @dataclass
 class RunState:
-    """The progress of a run."""
-
     step: int = 0  # optimizer steps taken
     stage: int = 0  # index of the stage
     stage_start: int = 0  # step at which it began

@@ -14,12 +14,9 @@ from torch.nn.utils import get_total_norm
 from dira_scale.train.distributed.collectives import rank, world
 from dira_scale.train.distributed.config import EXACT, FAST
 from dira_scale.train.distributed.precision import LossScale
-from dira_scale.train.distributed.world import World
-from dira_scale.train.engine import optim
 from dira_scale.train.engine.means import Means
 from dira_scale.train.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.train.engine.parallel.model import StageModel, average_gradients
-from dira_scale.train.engine.parallel.strategy import Strategy
 from dira_scale.train.engine.profiler import BACKWARD, DATA, FORWARD, OPTIMIZER, span
 from dira_scale.train.engine.state import RunState
 from dira_scale.train.engine.task import SideModule, StagePlan, StepTask, Task, TaskBatch, TaskLoader
@@ -142,28 +139,6 @@ class StageRun:
     def ended_early(self, state: RunState) -> bool:
         """Return whether the held-out figure has not improved for the stage's ``patience`` epochs."""
         return self.plan.patience is not None and state.stale >= self.plan.patience
-
-
-def begin_stage(
-    plan: StagePlan,
-    task: Task,
-    strategy: Strategy,
-    state: dict[str, Tensor],
-    scale: LossScale,
-    means: Means,
-    seed: int,
-    world: World,
-) -> StageRun:
-    """Create the stage, with a new optimizer that starts from ``state`` unless that is empty. Collective."""
-    loader = task.data.loader(plan)
-    model = strategy.begin(
-        lambda module: task.prepare(plan, module),
-        lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
-        state,
-    )
-    guard, parallel = NaNGuard(world.device), strategy.parallel
-    step = Step(task, plan, model, guard, scale, means, seed, parallel.accumulate, world.device, parallel.attention)
-    return StageRun(plan, model, loader, guard, step)
 
 
 def adds_in_any_order(module: nn.Module, device: torch.device) -> bool:

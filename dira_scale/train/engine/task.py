@@ -123,7 +123,6 @@ class StagePosition:
 
     @property
     def fraction(self) -> float:
-        """The share of the stage's steps that are done."""
         return self.done / self.steps
 
 
@@ -178,8 +177,6 @@ class Detail(str):
 
 
 class TaskData(Protocol):
-    """The data that a task trains on."""
-
     def identity(self) -> dict[str, Any]:
         """Return what identifies the run beside its configuration: the content of its data."""
 

@@ -67,7 +67,6 @@ class Tracker:
         self._thread.start()
 
     def wake(self) -> None:
-        """There are new rows."""
         self._rows.set()
 
     def close(self) -> None:

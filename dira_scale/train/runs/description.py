@@ -36,8 +36,6 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkDescription:
-    """The network that was trained."""
-
     architecture: Mapping[str, Any]  # the node ``model`` of the configuration; empty: the task has no such node
     name: str  # what tables and cards call it
     dimensions: Annotated[int, Within(2, 3)]  # of an image
@@ -85,7 +83,6 @@ class Dataset:
     colour: bool = False  # images are red, green and blue
 
     def known(self, info: "DatasetInfo") -> "Dataset":
-        """Return this with what ``info`` says."""
         return replace(
             self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
             lists=info.split_remark, channels=tuple(info.channels), colour=info.in_colour,
@@ -98,8 +95,6 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """The data that the run was trained on."""
-
     datasets: tuple[Dataset, ...]
     split: str  # that trains
     held_out_split: str | None = None  # None without validation
@@ -113,8 +108,6 @@ class DataDescription:
 
 @dataclass(frozen=True)
 class StageDescription:
-    """A part of the training."""
-
     name: str
     terms: tuple[str, ...]  # of the loss
     epochs: float  # as planned
@@ -184,7 +177,6 @@ class Output:
 
     @property
     def channels(self) -> int:
-        """The channels of the head."""
         return len(self.names) or self.restored
 
 

@@ -18,7 +18,6 @@ PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy
 
 
 def environment() -> dict[str, Any]:
-    """The contents of ``environment.json``."""
     checkout, commit = Path(__file__).parents[3], ""  # no commit outside a checkout
     if (checkout / ".git").exists() and shutil.which("git"):
         command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]

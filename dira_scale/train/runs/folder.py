@@ -122,11 +122,9 @@ class RunFolder:
             write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
 
     def log(self, line: str) -> None:
-        """Append a line to ``log.txt``."""
         self._append("log.txt", line)
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Append a row to ``metrics.jsonl``."""
         self._append("metrics.jsonl", json.dumps(row | {"lease": self.lease.number}))
 
     @contextmanager
@@ -222,8 +220,6 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.Handler):
-    """Appends what the package logs to ``log.txt``."""
-
     def __init__(self, run: RunFolder, lock: threading.RLock) -> None:
         super().__init__()
         self.run = run

@@ -40,7 +40,6 @@ def has_stopped(seconds: float) -> bool:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Return the numbers of all leases of the run, in no order."""
     return [int(path.stem) for path in (folder / "leases").glob("[0-9]*.json")]
 
 

@@ -48,20 +48,6 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
     assert len(keys) > 60
 
 
-def test_a_command_has_options_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """The options in ``configs/COMMAND/`` are listed."""
-    assert "  preset=  one of btl_v1, btl_v2, dira3d, images_small, pcrl, pcrl3d, volumes_small\n" in helped(
-        capsys, "finetune"
-    )
-
-
-def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixture[str]) -> None:
-    first, _, rest = helped(capsys, "pretrain").partition("all keys:")
-    lines = first.partition("what matters most:")[2].partition("groups")[0].splitlines()
-    assert [line.strip().split("=")[0] for line in lines if line[2:3].strip()] == list(Root.read("pretrain").first)
-    assert "  data.batch=256" in first and "  data.batch=256" in rest
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_example_that_can_be_typed_and_the_first_keys_stand_before_the_others(
     command: str, capsys: pytest.CaptureFixture[str]

@@ -34,34 +34,6 @@ def test_every_command_refuses_an_unknown_key_without_torch() -> None:
     assert len(messages) == len(lines) and all("nosuch" in line for line in messages)
 
 
-QUICK = [  # and the message
-    ("pretrain experiment=small data.shards=nowhere run=y data.batch=ten", "data.batch=ten: expected a whole number"),
-    (
-        "pretrain experiment=small data.shards=nowhere run=y data.batch=0",
-        "data.batch=0: expected a whole",
-    ),
-    ("pretrain experiment=small data.shards=nowhere run=y", "no sharded dataset at nowhere"),
-    ("pretrain experiment=small data.shards=[nowhere] run=y", "no sharded dataset at nowhere"),
-    ("probe data.shards=x data.workers=ten", "data.workers=ten: expected a whole number"),
-    ("probe data.shards=nowhere model.encoder=resnet18", "no sharded dataset at nowhere"),
-    ("export run=nowhere", "run=nowhere is not a run folder"),
-    ("export run=nowhere formats=tim", "formats=tim"),
-    ("finetune task=masks data.shards=nowhere data.batch=ten", "data.batch=ten: expected a whole number"),
-    ("plan experiment=small data.batch=ten", "data.batch=ten: expected a whole number"),
-]
-
-
-def test_wrong_values_and_what_is_not_there_are_named_without_torch() -> None:
-    script = WITHOUT_TORCH.replace(', "nosuch=1"', "")
-    done = subprocess.run(
-        [sys.executable, "-c", script], input="\n".join(words for words, _ in QUICK), capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for line, (_, message) in zip(done.stderr.splitlines(), QUICK, strict=True):
-        assert message in line
-
-
 def test_help_needs_no_torch_nor_does_a_sweeps_table() -> None:
     run = "import sys\nfrom importlib import import_module\nfor name in ('pretrain', 'probe', 'export', 'plan'):\n"
     run += "    try: import_module(f'dira_scale.{name}').main(['--help'])\n    except SystemExit: pass\n"

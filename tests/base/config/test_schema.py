@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from omegaconf import MISSING
 
-from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Within, converted
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Within
 from dira_scale.base.config.registry import REGISTERED, imported
 from dira_scale.base.config.schema import (
     PathKind,
@@ -79,12 +79,6 @@ class Source:
 def test_a_value_out_of_bounds_is_named(make: Callable[[], Schema], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         make()
-
-
-def test_a_mapping_in_a_schemas_place_meets_the_same_bounds() -> None:
-    with pytest.raises(ArgumentError, match=r"^inner\.share: expected a number from 0 to 1, got 'x'$"):
-        converted(Inner, {"share": "x"}, "inner")
-    assert converted(Inner, {"share": 1}) == Inner(share=1.0)
 
 
 def test_what_is_not_set_or_null_is_not_looked_at() -> None:

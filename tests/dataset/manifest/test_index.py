@@ -3,8 +3,6 @@
 import hashlib
 import logging
 import os
-import time
-import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +17,6 @@ import pytest
 
 from dira_scale.dataset.manifest import SCHEMA, DatasetError, DatasetInfo, ShardedDataset, index_files, parquet
 from dira_scale.dataset.manifest.index import Scan
-from dira_scale.train.data.samples import Samples
 
 ROWS, SIZE = 300, 10_000
 SHARDS = ["b.tar", "a.tar", "../beside/c.tar"]
@@ -132,22 +129,6 @@ def test_in_a_file_too_which_is_written_once(tmp_path: Path, filed: None, writes
     assert len(writes) == 1 and sorted(path.suffix for path in cache.iterdir()) == ["", ".index"]
 
 
-def test_a_loader_s_samples_hold_no_row_in_memory(tmp_path: Path, filed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is allocated does not grow with the rows: a tenth of the index would be seen."""
-    monkeypatch.setattr(parquet, "ROWS", 2**15)
-    location = put(tmp_path, rows_of(ROWS), times=100)
-    opened(location)
-    tracemalloc.start()
-    try:
-        samples = Samples([opened(location)], "train")
-        index = np.random.default_rng(0).integers(0, len(samples), 8)
-        samples.column("height", index), samples.words("shard", index), samples.labels(index)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 0.1 * samples.datasets[0].index.records.nbytes
-
-
 def test_a_changed_manifest_is_read_again(tmp_path: Path, filed: None, writes: list[str]) -> None:
     rows = rows_of(ROWS)
     location = put(tmp_path, rows)
@@ -201,19 +182,14 @@ FAULTS: dict[str, tuple[Row, str]] = {
     "a huge width": ({"width": 2**31 - 1}, "width is 2147483647, not from 1"),
     "many pixels": ({"height": 2**14, "width": 2**13}, "an image of 1.34e+08 pixels, more than 67108864"),
     "bits": ({"bits": 77}, "bits is 77, not 8 or 16"),
-    "a low above high": ({"low": 1e9}, "low is not below high"),
     "a low as high": ({"low": 999.5}, "low is not below high"),
     "an infinite high": ({"high": float("inf")}, "high is not finite"),
     "an infinite spacing": ({"spacing": [1.0, float("inf")]}, "spacing is not finite"),
-    "no spacing": ({"spacing": []}, "spacing is not of 2 numbers"),
     "a spacing of three": ({"spacing": [1.0] * 3}, "spacing is not of 2 numbers"),
     "a spacing of 0": ({"spacing": [1.0, 0.0]}, "spacing is not above 0 and at most 1000 mm"),
-    "a negative spacing": ({"spacing": [-1.0, 1.0]}, "spacing is not above 0 and at most 1000 mm"),
     "a spacing of a mile": ({"spacing": [1.0, 1.6e6]}, "spacing is not above 0 and at most 1000 mm"),
     "half a spacing": ({"spacing": [1.0, None]}, "spacing is not finite"),
     "a box beyond": ({"boxes": box(x=300)}, "a box that is not inside its image"),
-    "a box before": ({"boxes": box(y=-40)}, "a box that is not inside its image"),
-    "a huge box": ({"boxes": box(h=1e30)}, "a box that is not inside its image"),
     "a box of NaN": ({"boxes": box(w=float("nan"))}, "a box that is not inside its image"),
     "a box without a side": ({"boxes": box(h=None)}, "a box that is not inside its image"),
     "a box of negative extent": ({"boxes": box(h=-1)}, "a box that is not inside its image"),
@@ -262,22 +238,6 @@ def test_a_cache_that_cannot_be_written_costs_memory_and_says_so(
     with caplog.at_level(logging.WARNING):
         check_same(opened(put(tmp_path, rows)), rows)
     assert "cannot keep its index" in caplog.text and "XDG_CACHE_HOME" in caplog.text
-
-
-def test_an_index_that_nobody_opens_is_removed(
-    tmp_path: Path, filed: None, cache: Path, writes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(ROWS)
-    location = put(tmp_path, rows)
-    opened(location)
-    (old,) = cache.glob("*.index")
-    os.utime(old, (0, 0))
-    opened(location)
-    assert time.time() - old.stat().st_mtime < 60  # opening counts as use
-    os.utime(old, (0, 0))
-    rows[0]["low"] = 1.0
-    opened(put(tmp_path, rows))
-    assert not old.exists() and len(list(cache.glob("*.index"))) == 1
 
 
 def test_what_is_read_late_is_of_the_manifest_that_was_opened(tmp_path: Path) -> None:

@@ -1,9 +1,6 @@
 """Every codec gives back what it was given, says when it cannot, and hands out crops of what it decoded."""
 
-import gc
 import io
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -60,38 +57,6 @@ def test_a_npy_file_that_encode_would_not_write_is_refused(pixels):
         codecs.decode(file.getvalue(), "npy")
 
 
-def test_threads_decode_side_by_side(radiograph):
-    """Python code that a garbage collection runs amid a call lets other threads in: `ast` fails a tenth of the time."""
-    payload = codecs.encode(radiograph(8, 9), "npy")
-    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-
-    def hook(phase, info):
-        for _ in range(20):
-            pass
-
-    gc.callbacks.append(hook)
-    sys.setswitchinterval(1e-6)
-    gc.set_threshold(10)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            assert all(p.shape == (8, 9) for p in pool.map(lambda _: codecs.decode(payload, "npy"), range(2000)))
-    finally:
-        gc.callbacks.remove(hook)
-        gc.set_threshold(*thresholds)
-        sys.setswitchinterval(interval)
-
-
-@pytest.mark.parametrize(("side", "scale"), [(101, 1), (100, 2), (51, 2), (50, 4), (25, 8), (10, 8)])
-def test_a_jpeg_is_decoded_no_larger_than_its_smallest_crop_needs(radiograph, side, scale):
-    """Crops of 480 and 400 pixels resized to ``side`` must keep 2 x ``side`` pixels."""
-    payload = codecs.encode(radiograph(483, 601), "jpg")
-    (whole, box), (part, part_box) = decode_crops(payload, "jpg", [(0, 0, 480, 600), (8, 80, 400, 480)], side)
-    assert box == (0, 0, 480 / scale, 600 / scale)
-    assert whole.shape == (480 / scale, 600 / scale)
-    assert part_box == (0, 0, 400 / scale, 480 / scale)
-    np.testing.assert_array_equal(part, whole[8 // scale : 408 // scale, 80 // scale : 560 // scale])
-
-
 def test_a_scaled_jpeg_keeps_the_crop_where_it_was():
     """An edge at column 301 of 601 stays there: the box is scaled by exactly 1/4, not by the rounded size."""
     pixels = np.zeros((483, 601), np.uint8)
@@ -135,15 +100,6 @@ def test_a_crop_outside_the_image_is_an_error(radiograph):
 def test_what_cannot_be_stored_is_refused(pixels, codec, words):
     with pytest.raises(ValueError, match=words):
         codecs.encode(pixels, codec)
-
-
-@pytest.mark.parametrize("shape", [(70, 65, 40), (1, 5, 7), (2, 40, 33, 66)])
-@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
-def test_bricks_come_back_whole(shape, dtype):
-    voxels = np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape).astype(dtype)
-    payload = codecs.encode(voxels, "b2nd")
-    assert codecs.encode(np.asfortranarray(voxels), "b2nd") == payload
-    np.testing.assert_array_equal(codecs.decode(payload, "b2nd"), voxels)
 
 
 def test_volumes_go_into_their_codecs_only():

@@ -1,9 +1,6 @@
 """Crops written straight into their views: against the filter in float64, in many threads, starting none."""
 
 import itertools
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -104,34 +101,3 @@ def test_threads_do_not_share_their_buffers(radiograph):
     with ThreadPoolExecutor(4) as pool:
         for one, other in zip(alone, pool.map(view, range(200)), strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-THREADS = """
-import os
-from concurrent.futures import ThreadPoolExecutor
-import numpy as np
-from dira_scale.dataset.pixels import codecs
-from dira_scale.dataset.pixels.boxes import Crop
-from dira_scale.dataset.pixels.crops import fill
-
-pixels = np.random.default_rng(0).integers(0, 2**16, (700, 800), np.uint16)
-payloads = [(codec, codecs.encode(p, codec)) for p in (pixels, (pixels >> 8).astype(np.uint8))
-            for codec in ("png", "jp2", "npy", "jpg") if (codec, p.dtype) != ("jpg", np.uint16)]
-
-def work(i):
-    fill(payloads[i % 7][1], payloads[i % 7][0], [Crop((1, 2, 600, 700), (False, True))],
-         np.empty((1, 1, 224, 224), np.uint16))
-
-before = len(os.listdir("/proc/self/task"))
-with ThreadPoolExecutor(3) as pool:
-    list(pool.map(work, range(21)))
-    print(len(os.listdir("/proc/self/task")) - before)
-"""
-
-
-def test_no_threads_but_the_callers():
-    """Where OpenMP would take four for each of the three."""
-    environment = os.environ | {"OMP_NUM_THREADS": "4"}
-    command = [sys.executable, "-c", THREADS]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert child.stdout.strip() == "3", child.stderr

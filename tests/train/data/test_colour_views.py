@@ -1,6 +1,5 @@
 """Views of images in colour: brightness, contrast, saturation, hue and grey, by torchvision and by colorsys."""
 
-import colorsys
 import math
 from dataclasses import replace
 from itertools import permutations
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.data.distort import build, build_batched
 from dira_scale.train.data.distort import colour as distort_colour
 from dira_scale.train.data.distort.corruptions import Bezier
@@ -49,15 +47,6 @@ def test_colours_are_jittered_as_torchvision_does(make, monkeypatch: pytest.Monk
         assert torch.allclose(result[i], image, atol=2e-5), i
 
 
-def test_a_turned_hue_is_that_of_the_colour_circle() -> None:
-    x, hue = images(3)[:, :, :8, :3], torch.tensor([0.1, -0.5, 0.0])
-    result = distort_colour.turned(x, hue)
-    for i, row, column in np.ndindex(3, 8, 3):
-        h, s, v = colorsys.rgb_to_hsv(*x[i, :, row, column].tolist())
-        expected = colorsys.hsv_to_rgb(h + float(hue[i]), s, v)
-        assert result[i, :, row, column].tolist() == pytest.approx(expected, abs=1e-5)
-
-
 def test_what_is_drawn_is_the_samples_own_and_leaves_the_rest_as_it_was() -> None:
     """Each order as often; within the ranges; whatever the batch; brightness and contrast as without colours."""
     index = np.arange(4800)
@@ -94,15 +83,3 @@ def test_a_curve_is_the_same_for_all_three_channels() -> None:
     for channel in range(3):
         alone = build(spec)(x[:, channel : channel + 1], params)
         assert torch.allclose(result[:, channel], alone[:, 0], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "keys, words",
-    [
-        ({"jitter": Jitter(p=0, saturation=0.2), "size": (8, 8, 8)}, "jitter.saturation: expected 0: views of volumes"),
-        ({"jitter": Jitter(p=0), "grey": 0.2, "size": (8, 8, 8)}, "grey: expected to be left out: only views of"),
-    ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_refused(keys: dict, words: str) -> None:
-    with pytest.raises(ArgumentError, match=words):
-        ViewSpec(**{"size": 16, **OFF, **keys})

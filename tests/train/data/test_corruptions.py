@@ -13,7 +13,6 @@ from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, norm
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from train.data.volumes import spec
 
 from dira_scale.base.arguments import ArgumentError
@@ -285,27 +284,3 @@ def test_what_a_plan_has_computed_is_not_kept_for_training(corruption: Any) -> N
             faked = {name: mode.from_tensor(value) for name, value in params.items()}
             assert corruption.apply(torch.empty(2, 1, *SIZE), faked).shape == (2, 1, *SIZE)
     assert type(corruption.apply(torch.rand(2, 1, *SIZE), params)) is torch.Tensor
-
-
-@pytest.mark.parametrize("corruption", [LocalShuffle(blocks=50), GaussianBlur()])
-def test_a_plan_counts_what_a_gpu_does(corruption: Any) -> None:
-    """All samples are changed at once: the number of operations, some 200, does not depend on that of samples."""
-
-    class Counted(TorchDispatchMode):
-        operations = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.operations += 1
-            return func(*args, **kwargs or {})
-
-    counts = []
-    for count in (2, 9):
-        params = params_of(corruption, SIZE, count)
-        with FakeTensorMode() as mode:
-            faked = {name: mode.from_tensor(value) for name, value in params.items()}
-            x = torch.empty(count, 1, *SIZE)
-            corruption.apply(x, faked)  # the tables are made
-            with Counted() as counted:
-                corruption.apply(x, faked)
-        counts.append(counted.operations)
-    assert counts[0] == counts[1] and 100 < counts[0] < 300

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.data import random
@@ -130,21 +129,6 @@ def test_blocks_stay_whole_and_lanes_are_consecutive(order, epoch):
         drawn = got[:, number].ravel().tolist()
         for start in range(0, length, span):  # windows hold the same samples, in another order
             assert sorted(drawn[start : start + span]) == sorted(lane[start : start + span])
-
-
-@pytest.mark.parametrize("seeds", [64, pytest.param(1000, marks=pytest.mark.torture)])
-@pytest.mark.parametrize(("lanes", "block", "window"), [(None, 1, 1), (2, 1, 50), (8, 4, 3)])
-def test_the_order_is_a_shuffle(lanes, block, window, seeds):
-    """Each sample is equally likely in each eighth of the epoch, and neighbours do not stay together."""
-    locations = np.zeros((64, 8))
-    neighbours = 0
-    for seed in range(seeds):
-        order = Order((64,), seed, batch=8, lanes=lanes, block=block, window=window)
-        samples = epoch_of(order, 0)
-        locations[samples, np.arange(64) // 8] += 1
-        neighbours += (np.diff(samples) == 1).sum()
-    assert stats.chi2.sf(((locations - seeds / 8) ** 2 / (seeds / 8)).sum(), 63 * 7) > 1e-3
-    assert neighbours / (seeds * 63) < (0.05 if block == 1 else 0.5)
 
 
 def test_mixture_proportions():

@@ -107,7 +107,10 @@ def rejected(case: Case, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return first, second
 
 
-def compare(case: Case, count: int) -> None:
+@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("name", CASES)
+def test_pairs_are_as_by_plain_rejection(name: str, count: int) -> None:
+    case = CASES[name]
     first, second = case.drawn(count)
     assert (iou(first, second) > case.iou).all()
     plain = rejected(case, count)
@@ -122,17 +125,6 @@ def compare(case: Case, count: int) -> None:
     for name, values in described(first, second).items():
         p = stats.ks_2samp(np.round(values, 6), np.round(described(*plain)[name], 6)).pvalue
         assert p > 0.01, name
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_pairs_are_as_by_plain_rejection(name: str) -> None:
-    compare(CASES[name], 2000)
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("name", CASES)
-def test_a_hundred_thousand_pairs_are_as_by_plain_rejection(name: str) -> None:
-    compare(CASES[name], 100_000)
 
 
 def test_a_pair_does_not_depend_on_which_others_are_drawn_with_it() -> None:

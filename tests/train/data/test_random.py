@@ -51,14 +51,6 @@ def test_each_sample_may_have_its_own_epoch():
         np.testing.assert_array_equal(together[i], draw(epoch=int(epochs[i]), index=index[i], occurrence=0, n=5))
 
 
-def test_uniform_is_uniform_and_uncorrelated():
-    numbers = random.uniform(0, 0, np.arange(4000), np.zeros(4000, int), 0, 20, 0)
-    assert numbers.min() >= 0 and numbers.max() < 1
-    assert stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-3
-    correlation = np.corrcoef(numbers.T) - np.eye(20)
-    assert np.abs(correlation).max() < 5 / np.sqrt(4000)
-
-
 def test_mix_is_splitmix64():
     """The first outputs of SplitMix64 from state 0 (Vigna's splitmix64.c): mix of multiples of the golden gamma."""
     states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -56,16 +56,3 @@ def test_no_step_beyond_the_last_is_asked_for(samples):
     requests = Requests(samples, EvalOrder(ROWS, 4), SPEC, seed=0)  # refuses steps from 3 on
     assert len(list(requests.of(range(3)))) == 3 and list(requests.of(range(3, 3))) == []
     assert [request.step for request in requests.of(range(0, 3, 2))] == [0, 2]
-
-
-def test_one_step_together_asks_for_a_step_only_when_it_is_taken(samples):
-    class Counted(EvalOrder):
-        def batch_at(self, step, rank=0, world=1):
-            requested.append(step)
-            return super().batch_at(step, rank, world)
-
-    requested: list[int] = []
-    requests = Requests(samples, Counted(ROWS, 4), SPEC, seed=0)
-    requests.together = 1
-    taken = requests.of(range(3))
-    assert requested == [] and next(taken).step == 0 and requested == [0]

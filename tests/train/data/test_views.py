@@ -1,5 +1,6 @@
 """View parameters: the same however a batch is cut, and distributed as the recipe says."""
 
+import hashlib
 import math
 from dataclasses import replace
 
@@ -70,60 +71,12 @@ def test_every_part_of_the_key_gives_another_view():
         assert (distortion["sigma"] != base[1]["sigma"]).any() and (distortion["branch"] != base[1]["branch"]).any()
 
 
-def near(observed, probability, n=N):
-    """Within four standard errors of a frequency."""
-    return abs(observed - probability) < 4 * math.sqrt(probability * (1 - probability) / n)
-
-
-def test_frequencies():
-    geometry, distortion = draws()
-    assert near(geometry.flip[:, 1].mean(), 0.5)
-    for branch, probability in zip(
-        (views.CUTOUT, views.INVERSE_CUTOUT, views.SHUFFLE, views.NONE), (0.30, 0.05, 0.30, 0.35), strict=True
-    ):
-        assert near((distortion["branch"] == branch).mean(), probability)
-    assert near((distortion["brightness"] != 1).mean(), 0.8) and near((distortion["sigma"] > 0).mean(), 0.5)
-    assert near(distortion["contrast_first"].mean(), 0.5)
-    assert ((distortion["brightness"] != 1) == (distortion["contrast"] != 1)).all()
-
-
 def test_intensities_are_uniform():
     distortion = draws()[1]
     for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.6, 1.4), ("sigma", 0.1, 2.0)):
         drawn = distortion[name][distortion[name] != (0 if name == "sigma" else 1)]
         assert low <= drawn.min() and drawn.max() <= high
         assert stats.kstest(drawn, "uniform", (low, high - low)).pvalue > 1e-3
-
-
-def test_number_of_boxes():
-    distortion = draws()[1]
-    for branch in (views.CUTOUT, views.INVERSE_CUTOUT):
-        number = distortion["n_boxes"][distortion["branch"] == branch]
-        assert number.min() == 1 and number.max() == 10
-        assert abs(number.mean() - (1 - 0.9**10) / 0.1) < 4 * 3.4 / math.sqrt(len(number))  # 6.51
-        assert near((number == 1).mean(), 0.1, len(number)) and near((number == 10).mean(), 0.9**9, len(number))
-    assert (distortion["n_boxes"][distortion["branch"] >= views.SHUFFLE] == 0).all()
-    used = np.arange(10) < distortion["n_boxes"][:, None]
-    assert ((distortion["boxes"][..., 2] > 0) == used).all()
-    assert ((distortion["swaps"][..., 0] > 0) == (distortion["branch"] == views.SHUFFLE)[:, None]).all()
-
-
-def test_sizes_and_places_at_224_pixels():
-    """Every admissible side and place occurs, and no other."""
-    distortion = draws(60000)[1]
-    boxes, branch = distortion["boxes"], distortion["branch"]
-    cut, kept = (boxes[branch == b].reshape(-1, 4) for b in (views.CUTOUT, views.INVERSE_CUTOUT))
-    for patches, sides in ((cut[cut[:, 2] > 0], range(10, 71)), (kept[kept[:, 2] > 0], range(154, 175))):
-        assert set(patches[:, 2]) == set(patches[:, 3]) == set(sides)
-        for start, side in (patches[:, [0, 2]].T, patches[:, [1, 3]].T):
-            assert start.min() == 3 and (start + side).max() == 224 - 3
-            smallest = start[side == sides[0]]
-            assert smallest.min() <= 6 and smallest.max() >= 224 - sides[0] - 6
-    h, w, y1, x1, y2, x2 = distortion["swaps"][branch == views.SHUFFLE].reshape(-1, 6).T
-    assert set(h) == set(w) == set(range(10, 16))
-    for start, side in ((y1, h), (x1, w), (y2, h), (x2, w)):
-        assert start.min() == 3 and (start + side).max() == 224 - 3
-    assert abs(np.corrcoef(y1, y2)[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 96, 448])
@@ -146,17 +99,6 @@ def test_rotations_are_uniform_either_way():
     assert degrees.shape == (N,) and degrees.dtype == np.float32 and np.abs(degrees).max() <= 10
     assert stats.kstest(degrees, "uniform", (-10, 20)).pvalue > 1e-3
     assert (draws(50)[1]["rotation"] == 0).all()
-
-
-def test_orientations_are_fair_coins_and_quarter_turns():
-    orientations = draws(spec=TURNED)[1]["orientations"]
-    assert orientations.shape == (N, 2, 3) and orientations.dtype == np.uint8
-    codes = orientations @ np.array([8, 4, 1])
-    for each in codes.T:
-        counts = np.bincount(each, minlength=16)
-        assert len(counts) == 16 and stats.chisquare(counts).pvalue > 1e-3
-    assert near((codes[:, 0] == codes[:, 1]).mean(), 1 / 16)
-    assert draws(50)[1]["orientations"].shape == (50, 0, 3)
 
 
 @pytest.mark.parametrize("change", [{"rotation": 10.0}, {"orientations": 2}, {"rotation": 45.0, "orientations": 3}])
@@ -211,9 +153,14 @@ def test_golden_views():
     np.testing.assert_allclose(distortion.brightness, GOLDEN["brightness"], rtol=1e-6)
     np.testing.assert_allclose(distortion.contrast, GOLDEN["contrast"], rtol=1e-6)
     np.testing.assert_allclose(distortion.sigma, GOLDEN["sigma"], rtol=1e-6)
+    drawn, digest = draws(2000, TURNED), hashlib.sha256()  # whole numbers alone: they are the same on all machines
+    for values in (drawn[0].box, drawn[0].flip, *(values for values in drawn[1].values() if values.dtype.kind != "f")):
+        digest.update(values.astype(np.int64).tobytes())
+    assert digest.hexdigest()[:16] == GOLDEN["2000 views"]
 
 
 GOLDEN = {
+    "2000 views": "464d28dfa01ac838",
     "box": [[4, 331, 249, 247], [16, 362, 237, 228], [15, 443, 218, 234], [11, 170, 241, 270]],
     "flip": [False, True, True, False],
     "branch": [3, 3, 2, 0],

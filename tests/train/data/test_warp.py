@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy import ndimage
 
-from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.compose import compose
 from dira_scale.train.data.distort import BatchedDistort, Distort, build
 from dira_scale.train.data.distort.warp import Warping, uniform
@@ -178,15 +177,3 @@ def test_the_views_of_masks_are_benchmark_transfer_learnings() -> None:
     assert (spec.sized, spec.tone) == (SizedCrop([156, 224], 0.25), Tone(gamma=[0.8, 1.2], p=0.3))  # type: ignore[arg-type]
     assert spec.warp == Warp(p=0.3)
     assert spec.count == 1 and not (spec.rotation or spec.flip or spec.jitter.p or spec.blur.p or spec.cutout.p)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "printed"),
-    [
-        ({"size": (8, 8, 8), "warp": Warp(p=0.1)}, r"warp.p: expected 0: views of volumes do not have it, got 0.1"),
-        ({"size": (8, 8, 8), "sized": SizedCrop()}, "sized: expected to be left out: only views of images have it"),
-    ],
-)
-def test_views_that_make_no_sense_are_one_error(wrong: dict[str, Any], printed: str) -> None:
-    with pytest.raises(ArgumentError, match=printed):
-        ViewSpec(**(OFF | wrong))

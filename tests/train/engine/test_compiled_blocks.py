@@ -2,8 +2,6 @@
 learns as the plain one does."""
 
 import copy
-import operator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +9,15 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch.utils._pytree import tree_map
-from train.engine.regression import train
 from train.models.volumes import network
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
 from dira_scale.fleet.forecast.network import fake_world
-from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.distributed.config import Parallel
-from dira_scale.train.engine.parallel.compiled import compile_regions, regions, take_uncompiled
-from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
+from dira_scale.train.engine.parallel.compiled import compile_regions, regions
+from dira_scale.train.engine.parallel.recompute import checkpoint_activations
 from dira_scale.train.engine.parallel.strategy import on_device
 from dira_scale.train.methods.adversary import Adversary
 from dira_scale.train.models.architecture import architecture
@@ -82,28 +77,6 @@ def test_blocks_that_are_recomputed_are_compiled() -> None:
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 
-BESIDE = {
-    "dira_moco": ["bn1", "projector", "bn1", "key_projector", "discriminator"],
-    "dinov2_vitb14": ["head", "teacher_head", "patch_head", "teacher_patch_head", "discriminator"],
-    "dira_moco3d adversary.loss=wgan_gp": ["projector", "key_projector"],
-}
-
-
-@pytest.mark.parametrize(
-    "experiment", [pytest.param(name, marks=pytest.mark.system if "dinov2" in name else ()) for name in BESIDE]
-)
-def test_what_is_in_no_block_is_compiled_too(experiment: str) -> None:
-    """Single layers are not, nor a discriminator that is differentiated twice."""
-    words = [f"experiment={experiment.split()[0]}", "data.shards=none", *experiment.split()[1:]]
-    with torch.device("meta"):
-        networks = blueprint_of("pretrain", compose("pretrain", words)).networks()
-    found = list[str]()
-    for module in networks:
-        inside, names = set(blocks(module)), {part: name for name, part in module.named_modules()}
-        found += [names[region].rpartition(".")[2] for region in regions(module) if region not in inside]
-    assert found == BESIDE[experiment]
-
-
 @pytest.mark.system
 def test_a_compiled_discriminator_learns_as_the_plain_one() -> None:
     """In the generator's pass and in its own: one graph each, for as many steps as there are."""
@@ -129,73 +102,6 @@ def test_a_compiled_discriminator_learns_as_the_plain_one() -> None:
             optimizer.zero_grad()
         torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
-
-
-def test_a_function_that_met_too_many_sizes_is_counted_in_the_log(tmp_path: Path) -> None:
-    torch._dynamo.reset()
-    module, log = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), nn.Identity()), tmp_path / "log.txt"
-    compile_regions(module, dynamic=False, backend="eager")
-    with torch._dynamo.config.patch(recompile_limit=2):
-        for count in range(2, 6):
-            module(torch.ones(count, 3))
-        assert [train(str(tmp_path), "ddp", steps) for steps in (2, 4)] == [0, 0]
-    assert log.read_text().count("parallel.compile: 1 function met more kinds of inputs than the 2") == 1
-    assert take_uncompiled() == []
-
-
-# Those of the first two kinds are also compiled by tests/system/test_strategies.py.
-BLOCKS = {
-    "residual": ("test_resnet", 1),
-    "U-Net": ("test_resnet", -2),
-    "transformer": ("test_vit", 0),
-    "3D": ("unet3d", 1),
-}
-STEPS, ULPS = 20, 32
-
-
-def trained(block: nn.Module, given: Any, dtype: torch.dtype, compiled: bool) -> list[float]:
-    """The losses of training ``block``, as a strategy has it, on the arguments that it was ``given``."""
-    module = nn.Sequential(copy.deepcopy(block).to(dtype), nn.Identity())  # a block is one of several
-    parallel = Parallel(compile=compiled, checkpoint_activations=False)
-    on_device(module, fake_world("fp32"), parallel, channels_last=False)
-    args, named = tree_map(lambda value: value.to(dtype) if isinstance(value, Tensor) else value, given)
-    optimizer, losses = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9), list[float]()
-    for _ in range(STEPS):
-        y = module[0](*args, **named)
-        loss = (y - torch.linspace(-1, 1, y.numel(), dtype=dtype).sin().view(y.shape)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.system if kind in ("transformer", "3D") else pytest.mark.torture)
-        for kind in BLOCKS
-    ],
-)
-def test_a_compiled_block_learns_as_the_plain_one(kind: str) -> None:
-    """Both follow fp64 within fp32's rounding. Their sums have other orders: the plain blocks' losses were off by at
-    most 1 unit in the last place, the compiled ones' by 3."""
-    name, number = BLOCKS[kind]
-    torch.manual_seed(0)
-    module, x = built(name)
-    block, given = blocks(convert(module, 4).train())[number], list[Any]()
-    hook = block.register_forward_pre_hook(lambda _, *arguments: given.extend(arguments), with_kwargs=True)
-    with torch.no_grad():
-        module(x)
-    hook.remove()
-    torch._dynamo.reset()
-    counters.clear()
-    exact, plain = (trained(block, given, dtype, False) for dtype in (torch.float64, torch.float32))
-    assert not counters["stats"] and exact[-1] < 0.9 * exact[0]
-    compiled = trained(block, given, torch.float32, True)
-    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    off = [max(map(abs, map(operator.sub, losses, exact))) for losses in (plain, compiled)]
-    assert max(off) <= ULPS * torch.finfo(torch.float32).eps * exact[0]
 
 
 def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,8 @@ def test_means_are_weighted_and_start_anew() -> None:
     for value, weight in [(1.0, 3), (5.0, 1), (7.0, 0)]:
         means.add({"loss": torch.tensor(value, dtype=torch.bfloat16), "top1": torch.tensor(value / 10)}, weight)
     means.add({"rare": torch.tensor(4.0)})
-    assert means.values() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
     assert means.take() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
-    assert means.take() == {} == means.values()
+    assert means.take() == {}
 
 
 def test_a_copy_to_the_host_has_all_values_as_they_were_when_it_began() -> None:

@@ -3,14 +3,13 @@
 import gzip
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from harness import finish, rows, status
+from harness import rows, status
 from omegaconf import OmegaConf
 from train.engine.regression import EPOCH, STAGES, Regression
 
@@ -86,22 +85,6 @@ def test_the_row_before_an_error_is_written_unless_it_is_no_number(tmp_path: Pat
     assert (status(tmp_path)["state"], status(tmp_path)["reason"]) == ("failed", "ZeroDivisionError: in step 21")
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_its_row(tmp_path: Path) -> None:
-    """A step later than the row, of which the messages speak; nothing of it is written."""
-    begun = list[int]()
-
-    def losses(self: Regression, stage: Any, model: Any, micro: Any) -> Any:
-        made = Regression.losses(self, stage, model, micro)
-        begun.extend([1] * torch.is_grad_enabled())
-        if len(begun) == 18:
-            made.total = made.total * math.nan
-        return made
-
-    assert start(tmp_path, losses=losses) == 1
-    assert status(tmp_path)["step"] == 20 and status(tmp_path)["reason"].startswith("step 18: loss is not finite")
-    assert [row["step"] for row in rows(tmp_path)] == [10] and len(begun) == 21
-
-
 def spans(run: Path, name: str) -> Counter[str]:
     """How often each span is in a trace."""
     with gzip.open(run / "profile" / name / "rank-0.json.gz", "rt") as file:
@@ -128,57 +111,3 @@ def test_a_trace_has_the_steps_that_were_asked_for_and_their_parts_by_name(tmp_p
 def test_steps_that_are_none_are_refused(steps: str) -> None:
     with pytest.raises(ArgumentError, match=r"^steps: expected FIRST:LAST, two numbers of steps such as 100:105"):
         Profile(steps)
-
-
-WATCHED = """
-import gc, json, os
-from dira_scale.train.engine import loop, step
-from dira_scale.train.engine.parallel import StageModel
-from dira_scale.train.validation import HeldOutValidation
-
-now, out = {}, open(f"{os.environ['SEEN']}.{os.environ['RANK']}", "w", buffering=1)
-steps, means, gradients = loop.Loop._steps, HeldOutValidation.means, StageModel.gradients
-
-def within(self, *rest):
-    now["state"] = self.state
-    try:
-        return steps(self, *rest)
-    finally:
-        now.clear()
-
-def validated(self, *rest):
-    state = now.pop("state")
-    try:
-        return means(self, *rest)
-    finally:
-        now["state"] = state
-
-def seen(self):
-    found = gradients(self)
-    storages = {gradient.untyped_storage().data_ptr() for gradient in found}
-    print("gradients", len(found), len(storages), file=out)
-    return found
-
-loop.Loop._steps, HeldOutValidation.means, StageModel.gradients = within, validated, seen
-gc.callbacks.append(lambda phase, _: phase == "start" and now and print("garbage", now["state"].step, file=out))
-"""
-
-
-def test_two_processes_collect_garbage_after_the_same_steps_and_send_gradients_where_they_lie(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a stage begins and every fiftieth step, so that none waits for another. Gradients are views of DDP's
-    bucket, not copied into it."""
-    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
-    script, total = str(Path(__file__).with_name("regression.py")), sum(stage.steps for stage in STAGES)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
-    finish([*launcher, str(tmp_path / "run"), "ddp", str(total)], before=WATCHED)
-    for rank in (0, 1):
-        lines = [line.split() for line in (tmp_path / f"seen.{rank}").read_text().splitlines()]
-        assert [int(line[1]) for line in lines if line[0] == "garbage"] == [
-            0,
-            FIRST,
-            50,
-        ]  # of both stages, and one more
-        buckets = Counter((int(line[1]), int(line[2])) for line in lines if line[0] == "gradients")
-        assert buckets == {(1, 1): FIRST, (2, 1): total - FIRST}

@@ -84,14 +84,6 @@ def test_pretraining_says_what_its_readers_ask() -> None:
     assert described.output.activation == "sigmoid"
     assert derived("pretrain", composed("experiment=pcrl3d")).output.activation == "sigmoid"
     assert derived("pretrain", composed("experiment=pcrl", "preset=released")).output.scale == pytest.approx(4.43, 0.01)
-    words = derived("pretrain", composed("experiment=dira_transvw"))
-    assert words.metrics["accuracy"].title == "Accuracy of words (chance 1/44)" and "accuracy" not in described.metrics
-    for masking, alone in (("token", True), ("drop", False)):
-        masked = derived("pretrain", composed("experiment=small_mae_vit3d", f"method.masking={masking}"))
-        assert (masked.tensors.decoder is not None) == masked.trains_decoder() == alone
-    turns = derived("pretrain", composed("experiment=rotation"))
-    assert turns.metrics["accuracy"].title == "Accuracy of the pretext task" and "without labels" in turns.trained
-    assert turns.terms["di"].title == "Discrimination (Rotation)" and "was turned" in turns.terms["di"].meaning
     volumes = {"_target_": "train.models.stub3d.Tiny3D", "width": 4, "weights": None, "bn_groups": 1}
     in_depth = derived("pretrain", config | {"model": volumes}).input
     assert in_depth.size == in_depth.sides == (config["data"]["size"],) * 3  # as views of volumes have it

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from localize.made_up import tuned
 from made_up_run import finished_run
-from omegaconf import OmegaConf
 from recorded import record
 from shard_server import serve
 from toy_run import write
@@ -23,9 +22,7 @@ from dira_scale.judge.evaluation.finetuned_network import TrainedRun
 from dira_scale.predict.make import make as predict
 from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run
-from dira_scale.train.runs import files
 from dira_scale.train.runs.checkpoint.reading import sealed
-from dira_scale.train.runs.complete import config_file
 from dira_scale.train.runs.exit_codes import BAD_INPUT
 from dira_scale.train.runs.files import read_yaml
 from dira_scale.train.runs.reader import RunReader
@@ -63,26 +60,6 @@ def test_a_file_that_is_a_link_out_of_the_run_is_not_read(
     assert report.main([f"run={run}", f"out={tmp_path / 'page.html'}"]) == 2
     assert f"{read} is a link that leaves" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
-
-
-def test_no_text_of_a_run_is_opened_otherwise(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "results.json").write_text("{}")
-    looked, opened = set[Path](), set[Path]()
-    inside, path_open = files.inside, Path.open
-
-    def looking(path: Path, folder: Path | None = None) -> Path:
-        looked.add(path)
-        return inside(path, folder)
-
-    def opening(path: Path, *arguments: Any, **named: Any) -> Any:
-        opened.add(path)
-        return path_open(path, *arguments, **named)
-
-    monkeypatch.setattr(files, "inside", looking)
-    monkeypatch.setattr(Path, "open", opening)
-    page.render(read_run(run), {})
-    texts = {path for path in opened if path.suffix in (".json", ".jsonl", ".yaml") and path.is_relative_to(run)}
-    assert {path.name for path in texts} >= {*LINKED} and texts <= looked
 
 
 def moved(run: Path, shards: str, folder: str | None = None) -> None:
@@ -337,12 +314,3 @@ def test_yaml_is_read_as_plain_values_of_its_own_size(tmp_path: Path, text: str,
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_yaml(tmp_path / "a.yaml")
-
-
-def test_what_this_package_writes_has_no_aliases(run: Path) -> None:
-    """Also of a configuration that has one list twice."""
-    shared = [1, 2]
-    assert read_yaml(config_file(run)) == yaml.safe_load(config_file(run).read_text())
-    config = OmegaConf.create({"a": shared, "b": {"c": shared}})
-    (run / "config.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(config)))
-    assert read_yaml(run / "config.yaml") == {"a": shared, "b": {"c": shared}}

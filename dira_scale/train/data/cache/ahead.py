@@ -7,11 +7,68 @@ from contextlib import suppress
 
 import numpy as np
 
+from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import StoppedError
-from dira_scale.train.data.cache.shards import Shard, ShardCache
+from dira_scale.train.data.cache.folder import GB, MB
+from dira_scale.train.data.cache.shards import Shard, ShardCache, Shards
+from dira_scale.train.data.order import EvalOrder, Order
 
 DOWNLOADS = 4  # at once, per process
+PLACES = 4  # of an epoch that are looked at
+MOST_STEPS = 256  # fetched ahead
+MORE_SHARDS = 8  # than are read at once are enough to fetch ahead
+
+
+class Window:
+    """The number of steps to fetch ahead, so that a fetched shard stays in the cache until it is used.
+
+    Args:
+        order, shards: of the loader; ``rank``, ``world``: its process; ``ranks``: processes of this node.
+        at_once: steps whose samples are read at once.
+        capacity: bytes that the cache holds.
+
+    Attributes:
+        steps: to fetch ahead; ``count`` and ``bytes`` of the shards that they touch on all processes of the node
+            together, in the place of the epoch where they are most.
+        total: bytes of all shards.
+
+    Raises ArgumentError of ``size``, in GB, where ``at_once`` steps do not fit.
+    """
+
+    def __init__(
+        self, order: Order | EvalOrder, shards: Shards, rank: int, world: int, ranks: int, at_once: int, capacity: int
+    ) -> None:
+        # Training goes on into the next epoch, evaluation ends.
+        epoch, end = (order.steps_per_epoch, None) if isinstance(order, Order) else (order.steps, order.steps)
+        starts = sorted({epoch * i // PLACES for i in range(PLACES)})
+        touched = np.zeros((len(starts), len(shards.all)), bool)
+        self.total = int(shards.sizes[shards.kept].sum())
+        self.steps, steps, enough = 0, at_once, None
+        while enough is None or (self.count < enough and steps <= MOST_STEPS):
+            for row, start in zip(touched, starts, strict=True):
+                for step in range(start + self.steps, min(start + steps, end or start + steps)):
+                    row[shards.of(order.batch_at(step, rank, world).index)] = True
+            touched &= shards.kept
+            size = min(ranks * int((touched @ shards.sizes).max()), self.total)
+            if size > capacity and enough is not None:
+                break
+            self.count = min(ranks * int(touched.sum(1).max()), int(shards.kept.sum()))
+            if size > capacity:
+                raise ArgumentError(
+                    "size",
+                    capacity / GB,
+                    f"{in_gb(size)} (in GB): this order reads {self.count} shards at once on a "
+                    f"node, {size / MB:,.1f} MB (all have {self.total / MB:,.1f} MB); larger blocks or fewer lanes "
+                    "read fewer",
+                )
+            enough = enough or min(self.count + MORE_SHARDS, int(shards.kept.sum()))
+            self.bytes, self.steps, steps = size, steps, 2 * steps
+
+
+def in_gb(count: int) -> str:
+    """Return so many bytes in GB, rounded up."""
+    return f"{np.ceil(count / GB * 1000) / 1000:g}"
 
 
 class Ahead:
@@ -23,12 +80,7 @@ class Ahead:
     """
 
     def __init__(
-        self,
-        cache: ShardCache,
-        needed: Callable[[int], list[Shard]],
-        start_step: int,
-        stop_step: int,
-        window: int,
+        self, cache: ShardCache, needed: Callable[[int], list[Shard]], start_step: int, stop_step: int, window: int
     ) -> None:
         self.cache, self.needed, self.window = cache, needed, window
         self._now, self._closed, self._news = start_step, False, threading.Condition()

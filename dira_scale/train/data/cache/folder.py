@@ -19,11 +19,15 @@ from enum import Enum
 from io import FileIO
 from pathlib import Path
 
+from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
+from dira_scale.base.storage.owned import own
+from dira_scale.train.data.cache.settings import CacheSettings
 
 PART, LOCK = ".part", "lock"
 OURS = re.compile(r".+-[0-9a-f]{16}-(?P<size>\d+)\.\w+(?P<part>\.part)?")
-MB = 10**6
+MB, GB = 10**6, 10**9
+SHARE = 0.5  # of the free space, where no size is given
 
 
 class Claim(Enum):
@@ -179,7 +183,28 @@ class CacheFolder:
         )
 
 
-def is_cache(folder: Path) -> bool:
+def open_cache(settings: CacheSettings) -> CacheFolder:
+    """Return the folder, made if need be, with its bound in bytes.
+
+    Raises ArgumentError if it cannot be written to, or belongs to another user; UserError if it holds other files than
+    a cache's.
+    """
+    folder = settings.location
+    try:
+        folder.mkdir(mode=0o700 if settings.folder is None else 0o777, parents=True, exist_ok=True)
+        if settings.folder is None and folder.stat().st_uid != os.getuid():  # anyone may write to the system's folder
+            raise PermissionError(f"{folder} belongs to another user")
+        if not _is_cache(folder):
+            own(folder, "cached shards", "cache")
+        cache = CacheFolder(folder, 0)
+        room = shutil.disk_usage(folder).free + cache.used()
+    except OSError as error:
+        raise ArgumentError("folder", str(folder), f"another folder: {error.strerror or error}") from error
+    cache.most = int(room * SHARE if settings.size is None else settings.size * GB)
+    return cache
+
+
+def _is_cache(folder: Path) -> bool:
     """Return whether ``folder`` holds only a cache's files, as one that was made before folders were marked."""
     names = [path.name for path in folder.iterdir()]
     return bool(names) and all(name == LOCK or OURS.fullmatch(name) for name in names)

@@ -19,13 +19,12 @@ from dira_scale.base.storage.store import is_local
 from dira_scale.base.storage.streams import stream
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.manifest.tar import checksum
-from dira_scale.train.data.cache.folder import CacheFolder, Claim
+from dira_scale.train.data.cache.folder import MB, CacheFolder, Claim
 from dira_scale.train.data.device_copies import StageSeconds
 from dira_scale.train.data.samples import Samples
 
 POLL = 0.05  # seconds between looks at what another process fetches
 REFUSALS = 20  # of a full disk, until it is the user's
-MB = 10**6
 
 
 class MissingShardError(UserError):

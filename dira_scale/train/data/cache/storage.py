@@ -10,7 +10,7 @@ import xxhash
 
 from dira_scale.dataset.manifest.dataset import ReadInto
 from dira_scale.dataset.pixels.arena import Allocate
-from dira_scale.train.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
+from dira_scale.train.data.cache.shards import MissingShardError, ShardCache, Shards
 from dira_scale.train.data.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -27,18 +27,18 @@ class CachedShards(Storage):
         self.shards, self.cache, self.datasets = shards, cache, shards.samples.datasets
 
     def payload(self, dataset: int, row: int, new: Allocate) -> memoryview:
-        shard, origin = self.shards.at(dataset, row), self.datasets[dataset]
+        origin = self.datasets[dataset]
         offset, buffer = int(origin.column("offset")[row]), new((int(origin.column("size")[row]),), np.uint8).data
-        payload = self._read(shard, offset, buffer)
+        payload = self._read(dataset, row, offset, buffer)
         if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and self.renew(dataset, row):
-            payload = self._read(shard, offset, buffer)
+            payload = self._read(dataset, row, offset, buffer)
         return payload
 
     def mask(self, dataset: int, row: int) -> memoryview:
         """The mask is in its image's shard; the manifest has no checksum of it."""
         record = self.datasets[dataset].index.records[row]
         buffer = np.empty(int(record["mask_size"]), np.uint8).data
-        return self._read(self.shards.at(dataset, row), int(record["mask_offset"]), buffer)
+        return self._read(dataset, row, int(record["mask_offset"]), buffer)
 
     @contextmanager
     def shard(self, dataset: int, row: int) -> Iterator[ReadInto]:
@@ -56,11 +56,7 @@ class CachedShards(Storage):
             self.cache.folder.drop(shard.name)
         return not shard.in_place
 
-    def _read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
+    def _read(self, dataset: int, row: int, offset: int, buffer: memoryview) -> memoryview:
         """Return the buffer, filled from ``offset`` on; shorter at the file's end."""
-        try:
-            with self.cache.open(shard) as descriptor:
-                return buffer[: os.preadv(descriptor, [buffer], offset)]
-        except MissingShardError:
-            self.cache.stop.set()
-            raise
+        with self.shard(dataset, row) as read:
+            return buffer[: read(buffer, offset)]

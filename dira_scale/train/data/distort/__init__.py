@@ -8,17 +8,13 @@ from dira_scale.train.data.views.settings import PlaneViewSettings
 __all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build", "build_batched"]
 
 
-def build(views: Views) -> Distort | DistortVolumes:
+def build(views: Views, images: type[Distort] = Distort) -> Distort | DistortVolumes:
     """The module for these views, which are of one size: one of ``ViewSpec.entries``."""
-    return _made(views, Distort)
+    if isinstance(views, PlaneViewSettings) and views.dimensions == 2:
+        return images(views)
+    return DistortVolumes(views)
 
 
 def build_batched(views: Views) -> Distort | DistortVolumes:
     """Build the module as :func:`build` does, but one that distorts all samples at once also on a CPU."""
-    return _made(views, BatchedDistort)
-
-
-def _made(views: Views, images: type[Distort]) -> Distort | DistortVolumes:
-    if isinstance(views, PlaneViewSettings) and views.dimensions == 2:
-        return images(views)
-    return DistortVolumes(views)
+    return build(views, BatchedDistort)

@@ -166,7 +166,6 @@ def _rotation(size: int, degrees: Tensor) -> Tensor:
 
 
 def _rows(*columns: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Yield each sample's values, as Python's numbers and lists."""
     return zip(*(column.tolist() for column in columns), strict=True)
 
 

@@ -31,7 +31,6 @@ class Geometry:
         return type(self)(self.box[samples], self.flip[samples], transposed)
 
     def crop(self, i: int) -> Crop:
-        """That of sample ``i``."""
         transposed = self.transposed is not None and bool(self.transposed[i])
         return Crop(tuple(self.box[i].tolist()), tuple(self.flip[i].tolist()), transposed)
 

@@ -39,12 +39,10 @@ class VolumeCrop:
 
     @property
     def numbers(self) -> int:
-        """The number of random numbers that a crop takes."""
         return 1 + 2 * len(self.axes) + 3 * self.turned
 
     @property
     def least(self) -> tuple[int, ...]:
-        """The sides that a volume must have."""
         *depth, height, width = map(max, zip(*self.sizes, strict=True))
         return (*depth, max(height, width), max(height, width)) if self.turned else (*depth, height, width)
 

@@ -54,7 +54,6 @@ class LoaderSpec:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError for masks of views of several sizes."""
         if self.masks and not self.views.one_size:
             raise ArgumentError("views", UNSHOWN, "crops of one size, as masks are: leave the sizes out")
 

@@ -13,7 +13,7 @@ import torch
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.registry import imported
 from dira_scale.base.errors import nearest
-from dira_scale.base.machine.inventory import dali_extra, install_command
+from dira_scale.base.machine.install import dali_extra, install_command
 from dira_scale.base.storage.store import is_local
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.codecs import DECODED_ON_GPU

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.base.errors import DatasetError, UserError
-from dira_scale.base.machine.inventory import dali_extra, install_command
+from dira_scale.base.machine.install import dali_extra, install_command
 from dira_scale.dataset.pixels import codecs, headers
 from dira_scale.train.data.batch import Batch, per_sample
 from dira_scale.train.data.device_copies import StageSeconds

@@ -94,8 +94,6 @@ class HelperLoader:
 
 
 class Helper:
-    """One of the processes, started."""
-
     def __init__(self, slots: Slots) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
@@ -114,7 +112,6 @@ class Helper:
         self._send((inner, spec, start_step, stop_step))
 
     def fill(self, slot: int) -> None:
-        """Give it a slot for its next batch."""
         self._send(slot)
 
     def _send(self, message: Any) -> None:

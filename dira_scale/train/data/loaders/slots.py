@@ -20,16 +20,16 @@ ALIGNED = 16  # bytes; slots begin at multiples of it
 class Slots:
     """``count`` pieces of memory of at least ``size`` bytes; pickled to another process, both map the same."""
 
-    def __init__(self, count: int, size: int, descriptor: int | None = None) -> None:
+    def __init__(self, count: int, size: int, shared: Any = None) -> None:
         self.count, self.pinned = count, False
         self.size = size = -(-size // ALIGNED) * ALIGNED
-        self._descriptor = os.memfd_create("slots") if descriptor is None else descriptor
-        if descriptor is None:
+        self._descriptor = shared.detach() if shared else os.memfd_create("slots")
+        if not shared:
             os.ftruncate(self._descriptor, count * size)
         self._memory = torch.frombuffer(mmap.mmap(self._descriptor, count * size), dtype=torch.uint8)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.count, self.size, DupFd(self._descriptor))
+        return Slots, (self.count, self.size, DupFd(self._descriptor))
 
     def pin(self) -> None:
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._memory.nbytes, 0))
@@ -73,7 +73,3 @@ def _large(batch: Batch) -> list[Tensor]:
 def _with_large(batch: Batch, large: list[Tensor]) -> Batch:
     mask, views = (None, large) if batch.mask is None else (large[0], large[1:])
     return replace(batch, mask=mask, views=tuple(views))
-
-
-def _opened(count: int, size: int, descriptor: Any) -> Slots:
-    return Slots(count, size, descriptor.detach())

@@ -13,8 +13,8 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import StoppedError
 from dira_scale.train.data import random
 from dira_scale.train.data.batch import Batch
-from dira_scale.train.data.cache.ahead import Ahead, in_order
-from dira_scale.train.data.cache.need import FEW_FETCHES, GB, Window, in_gb
+from dira_scale.train.data.cache.ahead import Ahead, Window, in_gb, in_order
+from dira_scale.train.data.cache.folder import GB, open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.train.data.cache.storage import CachedShards
@@ -25,6 +25,7 @@ from dira_scale.train.data.order import EvalOrder, Order, StepSamples
 logger = logging.getLogger(__name__)
 
 REPETITION = 2**15  # the first number of a substitute among its sample's occurrences: views of its own
+FEW_FETCHES = 4  # of each shard in an epoch; with more a run warns
 STREAM = 100  # of random numbers; the views' are smaller
 
 
@@ -116,12 +117,12 @@ class StreamLoader(CpuLoader):
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         at_once = self.stride * (self.prefetch + 1)
         with inside("cache"):
-            folder = settings.open()
+            folder = open_cache(settings)
             self.shards = Shards(self.samples, folder.folder)
             self.window = Window(self.order, self.shards, rank, world, node, at_once, folder.most)
         pair = self.requests.views.pair
-        if pair != "image" and (settings.missing == "skip" or self.window.need.total > folder.most):
-            enough = f"{in_gb(self.window.need.total)} (in GB), which holds all shards, and stop for missing ones"
+        if pair != "image" and (settings.missing == "skip" or self.window.total > folder.most):
+            enough = f"{in_gb(self.window.total)} (in GB), which holds all shards, and stop for missing ones"
             raise ArgumentError("cache.size", settings.size, f"{enough}: views of one {pair} are from any shard")
         self.cache = ShardCache(folder, threading.Event(), self.seconds)
         return CachedShards(self.shards, self.cache)
@@ -155,11 +156,15 @@ class StreamLoader(CpuLoader):
         window, folder = self.window, self.cache.folder
         logger.info(
             "cache: %s, up to %.3g GB; fetched ahead: what %d steps need, at most %d shards (%.3g of %.3g GB)",
-            folder.folder, folder.most / GB, window.steps, window.need.shards, window.need.bytes / GB,
-            window.need.total / GB,
+            folder.folder, folder.most / GB, window.steps, window.count, window.bytes / GB,
+            window.total / GB,
         )  # fmt: skip
-        if window.fetches > FEW_FETCHES:
+        each = self.order.split_size // len(self.shards.all)  # samples of a shard
+        if window.total > folder.most and FEW_FETCHES * self.order.block < each:
             logger.warning(
-                "each shard is fetched about %.0f times an epoch: raise data.cache_size, or in a new run data.block",
-                window.fetches,
+                "the cache does not hold all shards, and each is fetched up to %d times an epoch: raise "
+                "data.cache_size to %s, or in a new run data.block to %d",
+                each // self.order.block,
+                in_gb(window.total),
+                each,
             )

@@ -3,7 +3,7 @@
 from dira_scale.train.data.geometry.crop import Geometry
 from dira_scale.train.data.views.augmentations import PlaneViews, VolumeViews
 from dira_scale.train.data.views.distortion import CHANNEL_DROPOUT, COLOUR, Distortion
-from dira_scale.train.data.views.draw import draw, draw_labels, draw_partner
+from dira_scale.train.data.views.draw import draw
 from dira_scale.train.data.views.parts import (
     CUTOUT,
     INVERSE_CUTOUT,
@@ -50,7 +50,5 @@ __all__ = [
     "VolumeViews",
     "Warp",
     "draw",
-    "draw_labels",
-    "draw_partner",
     "fixed_views",
 ]

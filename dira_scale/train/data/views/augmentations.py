@@ -70,7 +70,6 @@ class PlaneViews(PlaneViewSettings):
 
     @property
     def flips(self) -> tuple[float, ...]:
-        """Probability of mirroring along each axis."""
         assert isinstance(self.flip, float | int)
         return 0.0, self.flip
 
@@ -139,7 +138,6 @@ class VolumeViews(VolumeViewSettings):
 
     @property
     def flips(self) -> tuple[float, ...]:
-        """Probability of mirroring along each axis."""
         return (self.flip,) * 3 if isinstance(self.flip, float | int) else tuple(self.flip)
 
     @property

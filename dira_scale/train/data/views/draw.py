@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from dira_scale.train.data import random
 from dira_scale.train.data.geometry.crop import Geometry
-from dira_scale.train.data.views.distortion import Distortion, Stream, ViewNumbers
+from dira_scale.train.data.views.distortion import Distortion, ViewNumbers
 from dira_scale.train.data.views.spec import ViewSpec
 
 
@@ -27,16 +26,3 @@ def draw(
     assert len(sides) == spec.dimensions
     stored = np.stack(sides, 1).astype(np.int64)
     return spec.each[view].draw(ViewNumbers(seed, epoch, index, occurrence, view), stored, spacing)
-
-
-def draw_partner(
-    seed: int, epoch: int | np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int, others: np.ndarray
-) -> np.ndarray:
-    """For each of the samples ``index`` [b] one of ``others`` [b] > 0 possibilities: int64 [b], from 0."""
-    u = random.uniform(seed, epoch, index, occurrence, view, 1, Stream.PARTNER)[:, 0]
-    return random.integers(u, 0, others - 1)
-
-
-def draw_labels(seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, labels: int) -> np.ndarray:
-    """For each of the samples ``index`` [b] and each label a number in [0, 1): float64 [b, labels]."""
-    return random.uniform(seed, epoch, index, occurrence, 0, labels, Stream.LABELS)

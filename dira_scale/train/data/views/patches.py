@@ -19,12 +19,10 @@ class Patches(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The largest number of patches, or of swaps."""
         return max(self.cutout.boxes, self.inverse_cutout.boxes, self.shuffle.swaps)
 
     @property
     def numbers(self) -> int:
-        """The number of random numbers that a sample takes."""
         return 1 + 6 * self.most
 
     def pixels(self, length: float) -> int:

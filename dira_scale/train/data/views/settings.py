@@ -54,7 +54,6 @@ class Views(ViewPart):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The sides of a view, an entry for each axis."""
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
 
     @property
@@ -107,7 +106,6 @@ class PlaneViewSettings(Views):
 
     @property
     def coloured(self) -> bool:
-        """Return whether any distortion changes colours."""
         return max(self.jitter.saturation, self.jitter.hue, self.grey) > 0
 
     @property

@@ -104,12 +104,10 @@ class StageModel:
         return get_total_norm(gradients)
 
     def step(self) -> None:
-        """Update the parameters, clear the gradients."""
         self.optimizer.step()
         self.skip()
 
     def skip(self) -> None:
-        """Clear the gradients without a step."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def pieces(self) -> dict[str, CheckpointTensor]:

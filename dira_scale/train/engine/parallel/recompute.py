@@ -1,6 +1,5 @@
 """The blocks of networks, and their recomputation in the backward pass."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,29 +14,22 @@ def checkpoint_activations(module: nn.Module) -> None:
     """Recompute the blocks of encoder and decoder in the backward pass: all, except those that say ``recompute=False``,
     whose maps are small (in volumes the coarser ones). Parameter names do not change."""
     for block in blocks(module):
-        if not getattr(block, "recompute", True):
-            continue
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
+        if getattr(block, "recompute", True):
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), _Recomputing())
+            )
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The residual (transformer, …) blocks of all networks in ``module``, in order; none is inside another."""
-    return list(_outermost(module))
+    """The residual (transformer, …) blocks of all networks in ``module``, in order; none is inside another.
 
-
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of sequences that are blocks rather than single layers, and what says whether to ``recompute`` it; never
-    one inside another."""
+    Members of sequences that are blocks rather than single layers, and what says whether to ``recompute`` it.
+    """
+    found: list[nn.Module] = []
     for child in module.children():
         several = isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1
-        if several or hasattr(child, "recompute"):
-            yield child
-        else:
-            yield from _outermost(child)
-
-
-def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _Recomputing()
+        found += [child] if several or hasattr(child, "recompute") else blocks(child)
+    return found
 
 
 class _Recomputing(AbstractContextManager[None]):

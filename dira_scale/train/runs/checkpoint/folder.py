@@ -79,7 +79,6 @@ def remedy(folder: Path, error: OSError) -> str:
 
 
 def folder_name(step: int) -> str:
-    """Name of the checkpoint of ``step``."""
     return f"{step:09d}"
 
 

@@ -94,7 +94,6 @@ def _named(run: Path, pointer: str) -> Path:
 
 
 def _pointers(folder: Path) -> dict[str, str]:
-    """The checkpoint that each pointer names."""
     pointers = {}
     for file in folder.iterdir() if folder.exists() else []:
         if file.name == LATEST or file.name.startswith(BEST):

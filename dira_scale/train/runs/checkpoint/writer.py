@@ -100,7 +100,6 @@ class Checkpointer:
         self.folder, self.keep, self.rank, self.world = folder, keep, rank, world
         self.lease, self.check_lease = lease, check_lease
         self.long_work, self.alive = LongWork(gather), alive
-        self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
         self._remedy = ""
         self._warnings: list[str] = []
@@ -120,7 +119,6 @@ class Checkpointer:
             if name in mine:
                 copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
         state, best = json.loads(json.dumps(state)), dict(best)  # copies: training changes them
-        self.saves += 1
         self._thread = threading.Thread(target=self._write, args=(step, copies, state, best), daemon=True)
         self._thread.start()
 

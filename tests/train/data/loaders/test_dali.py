@@ -8,7 +8,6 @@ import gc
 import threading
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,33 +91,6 @@ def test_codecs_and_depths_mix_within_a_batch(dali, make_dataset, radiograph):
             levels = a.high[:, 0] / 255
             difference = (view.float() - expected.float()).abs().flatten(1) / levels[:, None]
             assert difference.mean(1).max() < 0.3 and difference.max() < 4
-
-
-def test_views_may_show_different_images(dali, make_dataset, images):
-    """The second view shows another image of the patient, where there is one: not of the last two samples."""
-    patients = [f"p{i // 2}" if i < 8 else f"q{i}" for i in range(10)]
-    dataset = make_dataset(images(), patients=patients)
-    arguments = ([dataset], "train", ORDER, replace(SPEC, pair="patient"), 0)
-    ours, theirs = (list(loader(*arguments).iterate(0, 3)) for loader in (dali, cpu))
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a.images.cpu(), b.images) and (a.images[:, 0] != a.images[:, 1]).any()
-    assert differences(ours, theirs).mean() < 0.25
-
-
-def test_what_dali_has_made_serves_the_next_iteration(dali, make_dataset, images, monkeypatch):
-    """As in validation, where each epoch iterates: the same batches again, by the same views; not after an error."""
-    from dira_scale.train.data.loaders import dali as module
-
-    made, original = [], module.DaliViews
-    monkeypatch.setattr(module, "DaliViews", lambda *arguments: made.append(original(*arguments)) or made[-1])
-    arguments = ([make_dataset(images())], "train", EvalOrder(10, 4), SPEC, 0)
-    loader = dali(*arguments, fixed_epoch=0)
-    first, second = (list(loader.iterate(0, 3)) for _ in range(2))
-    assert differences(second, first).max() == 0 and len(made) == 1
-    with pytest.raises(ZeroDivisionError):
-        for _ in loader.iterate(0, 3):
-            monkeypatch.setattr(made[0], "make", lambda *_: 1 / 0)
-    assert len(list(loader.iterate(0, 3))) == 3 and len(made) == 2
 
 
 def native_threads():

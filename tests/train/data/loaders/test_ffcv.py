@@ -1,7 +1,6 @@
 """The FFCV loader: the CPU loader's samples and crops, with the pixels of FFCV's own decoding and filter."""
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,6 @@ from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
 from dira_scale.dataset.manifest.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.train.data.loaders import LoaderSpec
-from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.loaders.ffcv import FfcvLoader
 from dira_scale.train.data.order import EvalOrder, Order
 from dira_scale.train.data.requests import Requests
@@ -67,12 +65,6 @@ def ffcv(dataset: ShardedDataset, order: Order | EvalOrder = ORDER, spec: ViewSp
     return FfcvLoader(LoaderSpec([dataset], "train", order, spec, seed=0, **more))
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether all that two batches hold is equal, apart from their views."""
-    one, two = ((batch.index, batch.images, batch.low, batch.high, batch.labels, *batch.flips) for batch in (a, b))
-    return (a.step, a.epoch) == (b.step, b.epoch) and all(map(torch.equal, one, two))
-
-
 def area_matrix(source: int, target: int) -> np.ndarray:
     """Means over the part of the source that each target pixel covers; the definition of OpenCV's INTER_AREA."""
     edges, pixels = np.arange(target + 1)[:, None] * source / target, np.arange(source)
@@ -105,58 +97,12 @@ def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
                 assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
 
 
-@pytest.mark.parametrize("codec", ["png", "jpg"])
-@pytest.mark.parametrize(("grow", "bound"), [(1, 2.0), (8, 5.0)])
-def test_it_differs_from_the_cpu_loader_by_its_filter_only(
-    make: Callable[..., ShardedDataset], codec: str, grow: int, bound: float
-) -> None:
-    """Grey levels of 256 on average; the larger images have most of their detail below a view's pixel."""
-    dataset = make(codec, grow=grow)
-    for spec in (SPEC, replace(SPEC, pair="patient")):
-        ours = ffcv(dataset, spec=spec, workers=2).iterate(0, 3)
-        theirs = CpuLoader(LoaderSpec([dataset], "train", ORDER, spec, seed=0)).iterate(0, 3)
-        for a, b in zip(ours, theirs, strict=True):
-            assert same(a, b)
-            for view, expected in zip(a.views, b.views, strict=True):
-                assert (view.float() - expected.float()).abs().mean((1, 2, 3)).max() < bound
-
-
 def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., ShardedDataset]) -> None:
     dataset, several = make("jpg"), replace(SPEC, crops=({}, {"size": 16, "count": 3, "scale": (0.05, 0.25)}))
     (batch,) = ffcv(dataset, spec=several).iterate(0, 1)
     for view, of_view in enumerate(several.each):
         (only,) = ffcv(dataset, spec=alone(several, view)).iterate(0, 1)
         assert batch.views[view].shape[2:] == of_view.sides and torch.equal(batch.views[view], only.views[view])
-
-
-def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:
-    datasets = [make("jpg"), make("png", name="other")]
-    order = EvalOrder(20, 20)
-    (ours,) = FfcvLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
-    (theirs,) = CpuLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
-    assert same(ours, theirs)
-    assert (ours.views[0].float() - theirs.views[0].float()).abs().mean((1, 2, 3)).max() < 1.5
-
-
-def test_ranks_a_resume_and_threads_change_nothing(make: Callable[..., ShardedDataset]) -> None:
-    dataset = make()
-    whole = list(ffcv(dataset).iterate(0, 6))
-    parts = [list(ffcv(dataset, rank=rank, world=2, workers=3, prefetch=1).iterate(2, 6)) for rank in range(2)]
-    for expected, *both in zip(whole[2:], *parts, strict=True):
-        assert torch.equal(torch.cat([part.index for part in both]), expected.index)
-        for v, view in enumerate(expected.views):
-            assert torch.equal(torch.cat([part.views[v] for part in both]), view)
-
-
-def test_closing_early_leaves_no_thread_and_leaves_torch_its_threads(make: Callable[..., ShardedDataset]) -> None:
-    before, threads = set(threading.enumerate()), torch.get_num_threads()
-    loader = ffcv(make(), workers=3)
-    batches = loader.iterate(0, 6)
-    first = next(batches)
-    batches.close()
-    assert set(threading.enumerate()) == before and torch.get_num_threads() == threads
-    assert torch.equal(first.views[0], next(loader.iterate(0, 1)).views[0])
-    assert min(loader.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
 
 
 def first_image(dataset: ShardedDataset) -> int:
@@ -181,19 +127,6 @@ def test_a_file_cut_short_under_a_running_epoch_is_named(make: Callable[..., Sha
     os.truncate(dataset.root / "train.beton", first_image(dataset) + 100)
     with pytest.raises(UserError, match=r"train\.beton: sample toy2 cannot be read \(the file ends before it\)"):
         list(batches)
-
-
-def test_a_jpeg_that_libjpeg_refuses_is_named(make: Callable[..., ShardedDataset]) -> None:
-    """With a valid checksum, so that only the decoder can tell."""
-    loader = ffcv(make(), EvalOrder(10, 10))
-    images = loader.files[0]
-    images.sizes[4] //= 2
-    with pytest.raises(UserError, match=r"toy4 .*checksum"):
-        next(loader.iterate(0, 1))
-    payload, height, width = images.read(5)
-    for wrong in (payload[: len(payload) // 2], payload[::-1].copy()):
-        with pytest.raises(ValueError, match="JPEG"):
-            loader.library.decode(wrong, height, width)
 
 
 def rewritten(dataset: ShardedDataset, **changes: Any) -> ShardedDataset:

@@ -3,14 +3,12 @@
 import errno
 import logging
 import os
-import re
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +20,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import PATIENCE
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.train.data.cache import folder as cache_folder
-from dira_scale.train.data.cache.folder import CacheFolder, Claim
-from dira_scale.train.data.cache.need import Window
+from dira_scale.train.data.cache.folder import CacheFolder, Claim, open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError
 from dira_scale.train.data.loaders import LoaderSpec
@@ -147,21 +144,22 @@ def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_pa
     assert 0 < max(held) <= 4.5 * largest
 
 
-def test_an_order_that_touches_too_many_shards_is_refused_with_what_would_do(cut_up, server, cache):
+def test_a_cache_that_is_too_small_for_the_order(cut_up, server, cache, caplog):
+    """It is refused if some steps do not fit; if a full shuffle fetches each shard often, the run warns."""
     local = cut_up(shards=16)
-    total = sum(local.info.shards.values())
-    settings = replace(cache, size=0.6 * total / 1e9)
+    settings, wide = replace(cache, size=0.6 * sum(local.info.shards.values()) / 1e9), {"batch": 16, "block": 1}
     with pytest.raises(ArgumentError, match=r"cache.size: .*reads 15 shards at once") as caught:
-        stream(far(server), order_of(local, batch=16, lanes=16, block=1), settings, prefetch=1)
-    advised = re.match(r"([\d.]+) \(in GB\).* lanes (\d+), block (\d+)", caught.value.expected)
-    assert advised
-    size, lanes, block = float(advised[1]), int(advised[2]), int(advised[3])
-    stream(
-        far(server), order_of(local, batch=16, lanes=lanes, block=block), settings, prefetch=1
-    )  # what is proposed works
-    stream(far(server), order_of(local, batch=16, lanes=16, block=1), replace(cache, size=size))
+        stream(far(server), order_of(local, **wide, lanes=16), settings, prefetch=1)
+    size = float(caught.value.expected.split()[0])
+    stream(far(server), order_of(local, **wide, lanes=16), replace(cache, size=size), prefetch=1)
     with pytest.raises(ArgumentError, match="at once"):
         stream(far(server), order_of(local), replace(cache, size=1e-6))
+    for block, warned in ((1, True), (EACH, False)):
+        loader = stream(far(server), order_of(local, batch=1, block=block), settings, prefetch=0)
+        with caplog.at_level(logging.WARNING), closing(loader.iterate(0, 1)) as batches:
+            next(batches)
+        assert ("each is fetched up to 6 times an epoch" in caplog.text) == warned
+        caplog.clear()
 
 
 @pytest.mark.parametrize("fault", [503, ("wrong",)])
@@ -441,20 +439,20 @@ def test_what_is_chosen_and_refused(cut_up, server, cache):
             LoaderSpec(datasets=[local], split="train", order=order_of(local), views=SPEC, seed=0)
         )
     with pytest.raises(ArgumentError, match=r"folder: expected another folder: Not a directory, got '/dev/null/x'"):
-        CacheSettings("/dev/null/x").open()
+        open_cache(CacheSettings("/dev/null/x"))
 
 
 def test_a_folder_of_the_users_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(UserError, match=r"cache=.* holds files that this command has not written, such as mine"):
-        CacheSettings(str(tmp_path)).open()
+        open_cache(CacheSettings(str(tmp_path)))
     assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
     old = tmp_path / "old"  # from before folders were marked
     old.mkdir()
     for name in ("lock", "train-000000-0123456789abcdef-77.tar", "train-000001-0123456789abcdef-77.tar.part"):
         (old / name).write_bytes(b"")
     for folder in (old, tmp_path / "new", tmp_path / "new"):
-        assert CacheSettings(str(folder)).open().folder == folder
+        assert open_cache(CacheSettings(str(folder))).folder == folder
 
 
 @pytest.mark.parametrize(
@@ -470,17 +468,3 @@ def test_a_dataset_that_is_not_there(cut_up, server, fault, message):
     with pytest.raises(UserError, match=message):
         far(server)
     assert server.requested["dataset.json"] == (1 if fault == 404 else PATIENCE.attempts)
-
-
-def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():
-    """1000 shards of 1000 images: a step's shards fit, and nearly all of the next step's are others."""
-    shards = SimpleNamespace(
-        all=[None] * 1000, kept=np.ones(1000, bool), sizes=np.full(1000, 64 * 10**6), of=lambda index: index // 1000
-    )
-    order = Order((10**6,), seed=0, batch=256)
-    with pytest.raises(ArgumentError, match=r"size: expected 64 .*about \d+ times an epoch, got 50") as caught:
-        Window(order, shards, 0, 1, 1, 5, 50 * 10**9)
-    advised = {key: int(re.search(rf"{key} (\d+)", str(caught.value))[1]) for key in ("lanes", "block", "window")}
-    proposed = replace(order, **advised)
-    assert Window(proposed, shards, 0, 1, 1, 5, 8 * 10**9).fetches < 4
-    assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).fetches == 1

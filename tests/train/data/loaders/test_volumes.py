@@ -4,7 +4,6 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import DatasetError, UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.boxes import Crop
-from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.description import describe
 from dira_scale.shard.curate.verify import verify_shard
 from dira_scale.train import methods
@@ -160,21 +158,6 @@ def test_turns_are_numpys() -> None:
     assert np.abs(np.bincount(quarters) / count - [0.4, 0.2, 0.2, 0.2]).max() < 0.03
 
 
-def test_what_a_volume_lacks_is_reported_in_one_line(tmp_path: Path) -> None:
-    dataset = make(tmp_path / "toy", VOLUMES[:3], spacing=[(2.0, 0.7, 0.7), None, (2.0, 0.7, 0.9)])
-    whole = make(tmp_path / "whole", VOLUMES[:3], spacing=[(2.0, 0.7, 0.7)] * 3)
-    for given, views, message in (
-        (dataset, spec(8, 8, 8, spacing=1.5), "toy: sample v1 has no spacing .* of 3 in .* of 1.5 mm need it"),
-        (dataset, spec(8, 8, 8, turns=0.5), "^spacing: expected millimetres, .* sample v2 has voxels of 0.7 x 0.9 mm"),
-        (whole, spec(16, 12, 12, spacing=1.0), r"^pad: expected true, or views.extents \[\[34,12,11\]\], which fits "
-         "all: .*v0 has 17 x 20 x 16 voxels, .* of 16 x 12 x 12 .of its voxels 8 x 17.1 x 17.1., as have 2 of 3"),
-        (whole, spec(8, 8, 8, crops=({}, {"extents": ((18, 8, 8),)})), r"^pad: .* views.crops\[1\].extents \[\[17,18,16"
-         r"\]\], which fits all: .*v0 has 17 x 20 x 16 .* of 18 x 8 x 8, as have 1 of 3"),
-    ):  # fmt: skip
-        with pytest.raises((ArgumentError, DatasetError), match=message):
-            load(given, views, order=Order((3,), seed=5, batch=3))
-
-
 @pytest.mark.parametrize("loader", ["cpu", "stream"])
 def test_a_range_is_of_images_too(make_dataset: Any, radiograph: Any, loader: str) -> None:
     dataset = make_dataset([radiograph(40, 40, seed) for seed in range(3)])
@@ -202,33 +185,24 @@ def test_the_keys_of_data_reach_views_and_description() -> None:
             compose("pretrain", [*words, word])
 
 
-def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path) -> None:
-    """A pretraining refuses them before there is a run."""
-    volumes = make(tmp_path / "toy", random_volumes(8, channels=2)).root
-    alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
-    run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
-    for words, printed in (
-        ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1: use channels=2"),
-        (["experiment=small"], r"toy holds volumes, and this training reads images.*experiments\.md"),
-    ):
-        cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
-        with pytest.raises(UserError, match=printed):
-            PretrainBlueprint(cfg).task(alone)
-
-
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, make_dataset: Any, radiograph: Any) -> None:
     volumes, images = make(tmp_path / "toy", VOLUMES), make_dataset([radiograph(40, 40)] * COUNT, name="flat")
+    spaced = make(
+        tmp_path / "spaced", VOLUMES, spacing=[(2.0, 0.7, 0.7), None, (2.0, 0.7, 0.9), *[(2.0, 0.7, 0.7)] * 6]
+    )
+    whole = make(tmp_path / "whole", VOLUMES, spacing=[(2.0, 0.7, 0.7)] * COUNT)
     extents = ((8, 8, 8), (8, 17, 17))
     for data, views, message in (
-        (
-            volumes,
-            spec(18, 8, 8),
-            r"pad: expected true, or views.extents ..17,1\d,1\d.., which fits all: .*v0 has 17 x .* have 1 of 9",
-        ),
+        (spaced, spec(8, 8, 8, spacing=1.5), "spaced: sample v1 has no spacing .* of 9 in .* of 1.5 mm need it"),
+        (spaced, spec(8, 8, 8, turns=0.5), "^spacing: expected millimetres, .* sample v2 has voxels of 0.7 x 0.9 mm"),
+        (whole, spec(16, 12, 12, spacing=1.0), r"^pad: expected true, or views.extents \[\[34,\d+,\d+\]\], which fits "
+         "all: .*v0 has 17 x 20 x 16 voxels, .* of 16 x 12 x 12 .of its voxels 8 x 17.1 x 17.1., as have"),
+        (whole, spec(8, 8, 8, crops=({}, {"extents": ((18, 8, 8),)})), r"^pad: .* views.crops\[1\].extents \[\[17,1\d,1"
+         r"\d\]\], which fits all: .*v0 has 17 x 20 x 16 .* of 18 x 8 x 8, as have 1 of 9"),
         (volumes, spec(8, 8, 8, extents=extents), "v0 has 17 x 20 x 16 voxels, .* of 8 x 17 x 17, as have 4"),
         (volumes, ViewSpec(size=16), "holds volumes, and this loader reads images"),
         (images, spec(8, 10, 9), "holds images, and this loader reads volumes"),
-    ):
+    ):  # fmt: skip
         with pytest.raises((ArgumentError, DatasetError), match=message):
             load(data, views, masks=False)
     with pytest.raises(UserError, match=r"holds images, and a mixture with .*toy reads volumes"):

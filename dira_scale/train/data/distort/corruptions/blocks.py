@@ -39,7 +39,6 @@ class ShuffleBlocks(ViewPart):
     margin: Annotated[int, AtLeast(0)] = 0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """Raise ValueError for views that cannot be halved, or have fewer permutations."""
         blocks = PER_AXIS ** len(size)
         if self.permutations > (possible := factorial(blocks)):
             raise ArgumentError("permutations", self.permutations, f"at most {possible:,}, those of {blocks} blocks")
@@ -70,7 +69,6 @@ class BlockGrid(ViewPart):
     blocks: PerAxis
 
     def counts(self, dimensions: int) -> tuple[int, ...]:
-        """Return how many blocks there are on each axis."""
         return per_axis(self.blocks, dimensions)
 
     def sides(self, size: Sequence[int]) -> list[int]:
@@ -95,7 +93,6 @@ class TurnBlocks(BlockGrid):
     turns: Literal["half", "quarter"] = "half"
 
     def numbers(self, size: Sequence[int]) -> int:
-        """Raise ArgumentError for views that cannot be cut so, or blocks that cannot be turned."""
         sides = self.sides(size)
         if self.turns == "quarter" and len(set(sides)) > 1:
             expected = f"half, or as many blocks on each axis as make them cubes: they have {_shown(sides)}"
@@ -133,7 +130,6 @@ class CropBlocks(BlockGrid):
     flip: Chance = 0.5
 
     def numbers(self, size: Sequence[int]) -> int:
-        """Raise ArgumentError for views that cannot be cut so."""
         if min(self._window(size)) < 1:
             expected = f"a share that leaves a pixel of blocks of {_shown(self.sides(size))}"
             raise ArgumentError("keep", self.keep, expected)

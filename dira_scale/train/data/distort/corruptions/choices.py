@@ -56,7 +56,6 @@ class PatchPair:
             raise ArgumentError("jitter", self.jitter, f"at most the gap, {self.gap}, so that patches do not overlap")
 
     def numbers(self, size: Sequence[int]) -> int:
-        """Raise ArgumentError for views that are too small for the patches."""
         sides = self.sides(len(size))
         if len(sides) != len(size):
             raise ArgumentError("side", self.side, f"one number, or one for each of {len(size)} axes")
@@ -77,11 +76,9 @@ class PatchPair:
         return {"neighbour": neighbour, "corners": first + rows * (sides + self.gap) + later}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Return the view as it is."""
         return x
 
     def sides(self, dimensions: int) -> tuple[int, ...]:
-        """Return a patch's side on each axis."""
         return per_axis(self.side, dimensions)
 
     def _extent(self, side: int) -> int:

@@ -17,7 +17,6 @@ KEY = 2  # numbers that a key takes
 
 
 def per_axis(value: PerAxis, dimensions: int) -> tuple[int, ...]:
-    """Return an entry for each axis."""
     return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 

@@ -27,7 +27,6 @@ class BlockMask(ViewPart):
     fill: float = 0.0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """One for each block."""
         return int(np.prod(self.blocks(size)))
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:

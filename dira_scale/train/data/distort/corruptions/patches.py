@@ -35,13 +35,11 @@ class PatchMask(ViewPart):
     p: Chance = 0.5
 
     def numbers(self, size: Sequence[int]) -> int:
-        """Raise ArgumentError for views that are not of whole patches."""
         if any(side % self.patch for side in size):
             raise ArgumentError("patch", self.patch, f"a side that divides a view of {' x '.join(map(str, size))}")
         return 2 + math.prod(self.patches(size))
 
     def patches(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the number of patches on each axis of a view of ``size``."""
         return tuple(side // self.patch for side in size)
 
     def most(self, size: Sequence[int], views: int = 1) -> int:
@@ -77,7 +75,6 @@ class BlockwiseMask(PatchMask):
     share: Annotated[tuple[float, float], SHARES] = (0.1, 0.5)
 
     def numbers(self, size: Sequence[int]) -> int:
-        """Raise ValueError also for volumes."""
         super().numbers(size)
         if len(size) != 2:
             raise ValueError("BlockwiseMask hides rectangles of images; of volumes use PatchMask")
