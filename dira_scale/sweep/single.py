@@ -124,7 +124,7 @@ def _refuse_other_settings(command: str, path: Path, cfg: DictConfig) -> None:
 
 def _is_done(folder: SweepFolder, run: Run, path: Path) -> bool:
     """Return whether nothing is left to submit, and say so. Raises UserError if the folder's run is queued or runs."""
-    statuses = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+    statuses = known_statuses(folder)
     for status in statuses.values():
         if status.state in AT_WORK:
             cancel = f"python -m dira_scale.sweep cancel {shlex.quote(f'folder={path / FOLDER}')}"

@@ -8,12 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.hardware import hardware
 from dira_scale.sweep import queue
 from dira_scale.sweep.config import SweepConfig
-from dira_scale.sweep.local import LocalExecutor
+from dira_scale.sweep.local import run_here
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 from dira_scale.sweep.results import write_results
 from dira_scale.sweep.slurm import submit
@@ -43,7 +44,7 @@ def carry_out(
     slurm = config.cluster.executor == "slurm"
     try:
         with in_control(folder), _stoppable():
-            before = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+            before = known_statuses(folder)
             at_work = {run.id: before[run.id] for run in runs if run.id in before and before[run.id].state in AT_WORK}
             done = {run_id for run_id, status in before.items() if status.state == "done"}
             start = [run for run in start if run.id not in {*at_work, *done}]  # others may have started some
@@ -63,7 +64,7 @@ def carry_out(
                         "or end it by sweep cancel, before this machine takes the sweep over"
                     )
                 prepare(start)
-                LocalExecutor(folder, config, start, hardware()).run(lambda run_id: _report(folder, run_id))
+                run_here(folder, config, start, hardware(), partial(_report, folder))
         if slurm and config.detach:
             return DONE
         with _stoppable():

@@ -162,6 +162,6 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     )
     later = run("a", *ONE_STAGE, "data.shards=/s/data/x/output", needs=("data/x",), launch=Launch(processes=2))
     (line,) = check.rehearse(config(plan=profile), [later])
-    step = check.milliseconds(row["step"])
-    assert line.endswith(f", {step} a step; hours and cost are unknown until its data exists")
+    step = f"{1000 * row['step']:.0f}" if row["step"] >= 0.01 else f"{1000 * row['step']:.2g}"
+    assert line.endswith(f", {step} ms a step; hours and cost are unknown until its data exists")
     assert check.rehearse(config(), [item]) == ["train: no estimate: cluster.plan describes no GPU"]
