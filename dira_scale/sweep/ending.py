@@ -19,7 +19,7 @@ from pathlib import Path
 from submitit import JobEnvironment
 
 from dira_scale.sweep.queue import restarts
-from dira_scale.sweep.records import Run, SweepFolder, Try
+from dira_scale.sweep.records import Run, SweepFolder, Try, end_of
 from dira_scale.train.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 # torchrun's summary names the process that failed first, and then its exit code: negative for a signal.
@@ -72,7 +72,7 @@ def reason(code: int, status: Mapping[str, object], log: Path, command: str) -> 
 
     Of several processes under torchrun, the one that failed first is named.
     """
-    if roots := ROOT.findall(_end_of(log)):
+    if roots := ROOT.findall(end_of(log)):
         node, rank, first = roots[-1]
         if int(first) < 0:
             return f"rank {rank} on {node}: {_killed(int(first), status)}"
@@ -98,7 +98,7 @@ def first_task(sweep: SweepFolder, run: Run, job: JobEnvironment) -> str:
 
 def last_message(log: Path, name: str) -> str:
     """The line that says why the command ``name`` ended: its own last message, else the last line that it printed."""
-    lines = [line.strip() for line in _end_of(log).splitlines() if line.strip()]
+    lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
     messages = [line for line in lines if line.startswith(f"{name}: ") and not line.startswith(f"{name}: warning: ")]
     return (messages or lines or [""])[-1]
 
@@ -116,12 +116,3 @@ def _of_tasks(sweep: SweepFolder, run: Run, job: JobEnvironment) -> Path:
     folder = sweep.path / run.id / "tries" / f"{job.job_id}.{restarts()}"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _end_of(log: Path) -> str:
-    """Read the last 64 KiB of a log; empty if there is none."""
-    if not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65_536))
-        return file.read().decode(errors="replace")

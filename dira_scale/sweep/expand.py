@@ -148,7 +148,7 @@ def _runs(
     if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
     for key, value in values.items():
-        if several := sorted(_singly(value) - lineage.keys()):
+        if several := sorted(references(value, singly=True) - lineage.keys()):
             raise UserError(
                 f"phase {name}: {key}={typed(value)}: for_all has {several[0]}, so '{{{several[0]}}}' stands for all "
                 f"its runs: make it an item of a list, or write {key} in grid or list, which take one run after the "
@@ -182,15 +182,6 @@ def _resolved(values: Mapping[str, Any], reads: Reads, name: Callable[[Run], str
     one = {phase: name(run) for phase, run in reads.one.items()}
     several = {phase: [name(run) for run in runs] for phase, runs in reads.all.items() if phase not in one}
     return {key: resolved(value, one, several) for key, value in values.items()}
-
-
-def _singly(value: Any) -> set[str]:
-    """The phases that ``value`` refers to otherwise than by an item of a list."""
-    if isinstance(value, list):
-        return {phase for item in value if not reference(item) for phase in _singly(item)}
-    if isinstance(value, dict):
-        return {phase for part in (*value, *value.values()) for phase in _singly(part)}
-    return references(value)
 
 
 def _there_are(name: str, phases: Mapping[str, Phase]) -> str:

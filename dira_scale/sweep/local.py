@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dira_scale.base.machine.hardware import CPUS_PER_TASK, Hardware
 from dira_scale.sweep.check import gpus_of
@@ -55,13 +55,9 @@ class Room:
         return free[:wanted]
 
 
-def run_here(
-    folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], machine: Hardware, ended: Callable[[str], None]
-) -> None:
+def run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], machine: Hardware) -> None:
     """Start ``runs``, needed ones first, until none is at work and none can begin: the rest needs one that has failed.
-
-    ``ended`` is given the id of each run that has ended.
-    """
+    How each has ended is logged."""
     waiting, jobs = list(runs), dict[str, subprocess.Popen[bytes]]()
     room = Room(machine, os.environ.get("CUDA_VISIBLE_DEVICES"), config.cluster.parallel)
 
@@ -87,7 +83,10 @@ def run_here(
             over = [run_id for run_id, job in jobs.items() if job.poll() is not None]
             for run_id in over:
                 del jobs[run_id], room.taken[run_id]
-                ended(run_id)
+                how, tries = "ended before it began", folder.tries(run_id)
+                if tries:
+                    how = f"{tries[-1].reason or 'ended'} (log: {folder.log(run_id, tries[-1].number)})"
+                logger.info("%s: %s", run_id, "done" if is_done(tries) else how)
             for run_id, job in jobs.items():
                 if folder.is_cancelled(run_id):
                     job.terminate()

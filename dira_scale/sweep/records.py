@@ -16,6 +16,7 @@ files: the first life of a requeued job cannot change what the second one says. 
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -74,6 +75,15 @@ class Try:
 
 def is_done(tries: Iterable[Try]) -> bool:
     return any(attempt.exit_code == DONE for attempt in tries)
+
+
+def end_of(file: Path, size: int = 65_536) -> str:
+    """The last ``size`` bytes of a log; empty if there is none."""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+        return stream.read().decode(errors="replace")
 
 
 class SweepFolder:

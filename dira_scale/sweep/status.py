@@ -2,7 +2,6 @@
 runs; imports no torch."""
 
 import json
-import os
 import re
 import socket
 import time
@@ -23,7 +22,7 @@ from rich.text import Text
 from dira_scale.base.errors import UserError, duration
 from dira_scale.base.machine.console import Console
 from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
-from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
+from dira_scale.sweep.records import Run, SweepFolder, Try, end_of, is_done
 from dira_scale.sweep.state import STATES, RunFacts, state
 from dira_scale.train.runs.heartbeat import has_stopped, seconds_without_beat
 
@@ -211,12 +210,8 @@ def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tupl
 
 def _last_row(path: Path) -> Mapping[str, Any]:
     """The last complete row of training; empty without one."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        start = max(0, file.seek(0, os.SEEK_END) - TAIL)
-        file.seek(start)
-        lines = file.read().split(b"\n")[bool(start) : -1]  # the first may lack its beginning, the last its end
+    text = end_of(path, TAIL)
+    lines = text.split("\n")[len(text) == TAIL : -1]  # the first may lack its beginning, the last its end
     for line in reversed(lines):
         row: dict[str, Any] = json.loads(line)
         if row.get("split") == "train":

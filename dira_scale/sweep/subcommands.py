@@ -1,7 +1,6 @@
 """``sweep status``, ``logs``, ``cancel``, ``retry``, ``results``: each works on the records of a sweep's folder."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.base.machine.console import Console
 from dira_scale.sweep import queue
-from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.records import Run, SweepFolder, end_of
 from dira_scale.sweep.status import RunStatus, known_statuses, overview, present, read_statuses, show
 from dira_scale.train.runs.exit_codes import DONE, FAILED
 
@@ -168,7 +167,5 @@ def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
 
 def last_lines(file: Path, count: int) -> list[str]:
     """The last ``count`` lines, of which a progress bar's states are one."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
-        text = stream.read().decode(errors="replace")
-    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-count:]
+    text = end_of(file, TAIL).rstrip("\n")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")][-count:]
