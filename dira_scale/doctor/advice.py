@@ -44,7 +44,6 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
     network = timm.create_model(encoder, num_classes=0).to(device, memory_format=torch.channels_last).train()
     images = images if device.type == "cuda" else min(images, MEASURED_PIXELS // size**2)
     views = torch.rand(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
-
     set_fp32(precision)
 
     def step() -> None:
@@ -66,25 +65,17 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
 
 @dataclass(frozen=True)
 class ExperimentChoice:
-    """An experiment for a number of images on a machine.
-
-    Attributes:
-        size: pixels of a view.
-        available: GB that a process may use.
-        epoch_factor: that plans as many steps as the experiment needed to learn; 1 without such a figure.
-        plan: without loading and validation; None where there are fewer images than a batch.
-        held_out: whether there are images to validate on.
-    """
+    """An experiment for a number of images on a machine."""
 
     experiment: str
-    size: int
+    size: int  # pixels of a view
     encoder: str
     batch: int
     images: int
-    available: float
-    epoch_factor: float = 1.0
-    plan: Configured | None = None
-    held_out: bool = True
+    available: float  # GB that a process may use
+    epoch_factor: float = 1.0  # that plans as many steps as the experiment needed to learn; 1 without such a figure
+    plan: Configured | None = None  # without loading and validation; None where there are fewer images than a batch
+    held_out: bool = True  # whether there are images to validate on
 
     @property
     def problem(self) -> str:
@@ -108,14 +99,8 @@ def choice(experiment: str, images: int, machine: Hardware) -> ExperimentChoice:
     processes = max(count for count in process_counts(config) if count <= max(1, len(machine.gpus)))
     precision = choose("auto")
     speed = flops_per_second(encoder, size, batch // processes, precision)
-    described = {
-        "gpus": processes,
-        "nodes": 1,
-        "images": images,
-        "tflops": speed * (2 if precision == "fp32" else 1) / 1e12,  # fp32's products count as half as fast
-        "bandwidth": "null",
-        "dispatch": 0,
-    }
+    tflops = speed * (2 if precision == "fp32" else 1) / 1e12  # fp32's products count as half as fast
+    described = {"gpus": processes, "nodes": 1, "images": images, "tflops": tflops, "bandwidth": "null", "dispatch": 0}
     words = [f"experiment={experiment}", f"precision={precision}", f"epoch_factor={factor}"]
     plan = planned("pretrain", words, described)
     return ExperimentChoice(experiment, size, encoder, batch, images, available, factor, plan)
@@ -153,9 +138,8 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[ExperimentC
 def shortened(choice: ExperimentChoice) -> ExperimentChoice | None:
     """Return a choice with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
     seconds = 3600 * choice.plan.row.hours if choice.plan else 0.0
-    return (
-        replace(choice, epoch_factor=float(f"{choice.epoch_factor * TRIAL / seconds:.1g}")) if seconds > TRIAL else None
-    )
+    factor = choice.epoch_factor * TRIAL / max(seconds, TRIAL)
+    return replace(choice, epoch_factor=float(f"{factor:.1g}")) if seconds > TRIAL else None
 
 
 def _typed(choice: ExperimentChoice, shards: str, command: Sequence[str], name: str = "") -> str:

@@ -50,14 +50,14 @@ def launch_command(cuda: int | None = None) -> list[str]:
     Args:
         cuda: number of GPUs that torch can use; None asks torch.
     """
-    cuda = torch.cuda.device_count() if cuda is None else cuda
-    processes = cuda or 1
-    words = ["accelerate", "launch", *(["--multi_gpu"] if processes > 1 else []), "--num_processes", str(processes)]
+    processes = (torch.cuda.device_count() if cuda is None else cuda) or 1
     # The defaults are given only to keep accelerate from listing them; precision is the run's own key.
-    # Several processes: what torch's launcher sets, with a notice, if it is not set. parallel.threads decides.
-    before = ["env", "OMP_NUM_THREADS=1"] if processes > 1 else []
-    words += ["--quiet"] if processes == 1 else []  # no launcher traceback when a run is stopped
-    return [*before, *words, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *MODULE]
+    defaults = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *MODULE]
+    if processes == 1:  # quiet: no launcher traceback when a run is stopped
+        return ["accelerate", "launch", "--num_processes", "1", "--quiet", *defaults]
+    # What torch's launcher sets, with a notice, if it is not set. parallel.threads decides.
+    before = ["env", "OMP_NUM_THREADS=1", "accelerate", "launch", "--multi_gpu"]
+    return [*before, "--num_processes", str(processes), *defaults]
 
 
 def as_typed(command: list[str]) -> list[str]:
@@ -80,9 +80,7 @@ def survey(config: DictConfig) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
     software = components(machine, dicom_decoders())
-    choices = []
-    if config.shards:
-        choices = advice.advise(config.shards, machine, console)
+    choices = advice.advise(config.shards, machine, console) if config.shards else []
     if config.show == "json":
         described = [asdict(component) for component in software]
         content = {"hardware": asdict(machine), "software": described, "launch": command}
@@ -97,11 +95,8 @@ def survey(config: DictConfig) -> None:
 
 def show(machine: Hardware, software: list[Component], command: list[str], console: Console) -> None:
     """Print hardware, software, how to get what is missing, and the launch command, if there is one."""
-    bf16 = (
-        f"bfloat16 in hardware ({', '.join(machine.bf16)})"
-        if machine.bf16
-        else "no bfloat16, so precision=auto is fp32"
-    )
+    named = f"bfloat16 in hardware ({', '.join(machine.bf16)})"
+    bf16 = named if machine.bf16 else "no bfloat16, so precision=auto is fp32"
     if "avx512_bf16" in machine.bf16 and "amx_bf16" not in machine.bf16:
         bf16 += "; without AMX it gets some gradients of convolutions wrong, which compute in fp32"
     devices = []

@@ -57,11 +57,8 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     console.print(_strategies(config, rows))
     launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
     host = "" if machine.images_per_second else launching
-    moving = (
-        f", memory at {machine.bandwidth:g} TB/s, of norms {machine.norm_bandwidth or machine.bandwidth:g}"
-        if machine.bandwidth
-        else ""
-    )
+    norms = machine.norm_bandwidth or machine.bandwidth
+    moving = f", memory at {machine.bandwidth:g} TB/s, of norms {norms:g}" if machine.bandwidth else ""
     figures = f"products at {machine.tflops:g} TFLOP/s{moving} (plan.tflops, plan.bandwidth, plan.norm_bandwidth)"
     speed = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
     fastest = max(row.images_per_second for row in rows)
@@ -89,11 +86,12 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
     stages = {}
     for name, step in plain.stages.items():
         figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
-        figures["collectives"] = [collective._asdict() for collective in step.collectives]
-        for passes, work in (("forward", step.forward), ("backward", step.backward)):
+        for key in ("collectives", "blocks"):
+            figures[key] = [item._asdict() for item in figures[key]]
+        for key in ("forward", "backward"):
+            work = figures[key]
             parts = {"norms": work.norms, "idle": work.idle, "others": work.others}
-            figures[passes] = {"flops": work.flops, "moved": work.moved} | parts
-        figures["blocks"] = [block._asdict() for block in step.blocks]
+            figures[key] = {"flops": work.flops, "moved": work.moved} | parts
         stages[name] = figures | {"activations": step.activations}
     about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}
     about["remarks"] = list(plain.remarks)
@@ -105,20 +103,20 @@ def _stages(config: Any, plain: Rehearsals) -> Table:
     unit = UNITS[config.model.dimensions].removesuffix("s")
     for name in ("stage", "terms", "trained", "no gradient", f"GFLOP/{unit}", f"activations/{unit}"):
         table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
+
+    def counted(size: int) -> str:
+        return f"{size // FLOAT / 1e6:.1f} M" if size // FLOAT >= 1e5 else f"{size // FLOAT:,}"
+
     for name, step in plain.stages.items():
         table.add_row(
             f"[bold]{name}[/]",
             ", ".join(config.stages[name].terms),
-            _counted(step.trained // FLOAT),
-            _counted(step.momentum // FLOAT) if step.momentum else "–",
+            counted(step.trained),
+            counted(step.momentum) if step.momentum else "–",
             f"{(step.forward + step.backward).flops / step.images / 1e9:.1f}",
             f"{step.activations / step.images / 1e6:.1f} MB",
         )
     return table
-
-
-def _counted(parameters: int) -> str:
-    return f"{parameters / 1e6:.1f} M" if parameters >= 1e5 else f"{parameters:,}"
 
 
 def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
@@ -127,17 +125,14 @@ def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
     for name in (*head.split(","), f"{UNITS[config.model.dimensions]}/s", "hours", "price"):
         table.add_column(name, justify="left" if name == "parallel" else "right", no_wrap=True)
     parallel = config.parallel.strategy, config.parallel.checkpoint_activations
-    for checkpointing in (False, True):
-        title = "recomputing" if checkpointing else "all kept"
+    for title, checkpointing in (("all kept", False), ("recomputing", True)):
         table.add_row(f"[dim italic]{title}[/]")
         for row in rows:
             if row.checkpointing == checkpointing:
                 configured = (row.strategy, checkpointing) == parallel
                 memory = row.memory
-                parts = (
-                    memory.parameters + memory.adversary, memory.momentum, memory.gradients, memory.optimizer,
-                    memory.communication, memory.activations,
-                )  # fmt: skip
+                parts = [memory.parameters + memory.adversary, memory.momentum, memory.gradients, memory.optimizer]
+                parts += [memory.communication, memory.activations]
                 table.add_row(
                     f"[bold]▸ {row.strategy}[/]" if configured else f"  {row.strategy}",
                     *(f"{part / GB:.2f}" for part in parts),

@@ -22,16 +22,9 @@ with lazy_imports():
     from dira_scale.fleet.forecast import estimate
     from dira_scale.train import blueprint
 
-GB = 1e9
-
-
-def outputs(runs: Sequence[Run]) -> dict[str, Run]:
-    """The runs that train, by the folders where they do."""
-    return {folder: run for run in runs if COMMANDS[run.command].trains and (folder := _output(run))}
-
 
 def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
-    """The runs among ``trained``, which :func:`outputs` gives, that are named in the words of ``run``."""
+    """The runs among ``trained``, by the folders where they train, that are named in the words of ``run``."""
     named = [word.removeprefix("run=") for word in run.words if word.startswith("run=")]
     if exact := [trained[folder] for folder in named if folder in trained]:
         return exact
@@ -42,12 +35,10 @@ def describing(run: Run) -> tuple[str, ...]:
     """The words that decide what others read of a run's description, choices of groups among them: runs that share
     them are probed and exported alike."""
     row = COMMANDS[run.command]
-
-    def decides(key: str) -> bool:
-        return key.partition(".")[0] in row.described or key in row.described
-
-    words = (word for word in run.words if not word.startswith((f"{row.output}=", "seed=", "steps=")))
-    return tuple(word for word in words if "." not in _key(word) or decides(_key(word)) or "=" not in word)
+    words = [word for word in run.words if not word.startswith((f"{row.output}=", "seed=", "steps="))]
+    keys = [(word, _key(word)) for word in words]
+    decisive = {key for _, key in keys if "." not in key or {key, key.partition(".")[0]} & {*row.described}}
+    return tuple(word for word, key in keys if key in decisive or "=" not in word)
 
 
 def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description] | None:
@@ -74,7 +65,6 @@ def _described(command: str, words: tuple[str, ...]) -> Description:
     """Describe a run of ``words``, with anything for the other keys that the command requires, such as its data."""
     chosen = {_key(word) for word in words}
     required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(command))) if key not in chosen]
-
     return blueprint.blueprint_of(command, compose(command, [*words, *required])).describe()
 
 
@@ -95,7 +85,7 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
 
     Raises UserError for the first one that is wrong; names phase, run and key.
     """
-    trained = outputs([*runs, *everything])
+    trained = {_output(run): run for run in (*runs, *everything) if COMMANDS[run.command].trains and _output(run)}
     checked = set[tuple[object, ...]]()
     for run in runs:
         row = COMMANDS[run.command]
@@ -168,7 +158,6 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
 
 
 def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
-
     run, count = runs[0], len(runs)
     shards = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
     to_be_made = [path for path in shards if any(need in path for need in run.needs)]
@@ -182,14 +171,10 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     except UserError as error:
         raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {advised(error)}") from error
     row = plan.row
-    memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process"
+    memory = f"{row.memory.peak / 1e9:.2f} GB of GPU memory in each process"
     memory += "" if row.fits else ", MORE THAN THERE IS"
     if not exists:
-        return f"{memory}, {milliseconds(row.step)} a step; hours and cost are unknown until its data exists"
+        milliseconds = f"{1000 * row.step:{'.0f' if row.step >= 0.01 else '.2g'}} ms"
+        return f"{memory}, {milliseconds} a step; hours and cost are unknown until its data exists"
     total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
     return f"{memory}; {plan.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}{total}"
-
-
-def milliseconds(seconds: float) -> str:
-    """``12 ms``, ``0.31 ms``."""
-    return f"{1000 * seconds:{'.0f' if seconds >= 0.01 else '.2g'}} ms"

@@ -56,12 +56,13 @@ def path_keys_in(command: str, values: Mapping[str, object], config_dirs: Sequen
     return {key for key, kind in paths.items() if kind in (PathKind.ONE, PathKind.SEVERAL)}
 
 
-def references(value: Any) -> set[str]:
-    """The phases in ``"{PHASE}"``, wherever in ``value``."""
+def references(value: Any, singly: bool = False) -> set[str]:
+    """The phases in ``"{PHASE}"``, wherever in ``value``; ``singly``: but for those that are an item of a list."""
     if isinstance(value, str):
         return set(REFERENCE.findall(value))
     inner = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
-    return {name for item in inner for name in references(item)}
+    items = [item for item in inner if not (singly and isinstance(value, list) and reference(item))]
+    return {name for item in items for name in references(item, singly)}
 
 
 def resolved(value: Any, outputs: Mapping[str, str], every: Mapping[str, list[str]] = MappingProxyType({})) -> Any:

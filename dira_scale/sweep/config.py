@@ -50,21 +50,8 @@ class Cluster(Schema):
 
 @dataclass
 class Phase(Schema):
-    """Runs of one command: ``list`` x ``grid`` x ``seeds``, for each run of the phases in ``for_each``.
-
-    Attributes:
-        command: what each run is: the name of one that may be in sweeps.
-        for_each: a phase or a list of phases. ``"{NAME}"`` in a value is the output of the phase's run.
-        for_all: a phase or a list of phases. ``"{NAME}"`` is the output of one of its runs after the other in ``grid``
-            and ``list``, and all of them as an item of a list.
-        set: KEY: VALUE of every run.
-        grid: KEY: [VALUES].
-        seeds: a number (seeds from 0 on) or a list of them.
-        slices: sharding by so many runs, each of which writes a part; one more joins them.
-        nodes, processes: of a run; processes are per node.
-        cluster: keys of the profile with other values in this phase.
-        list: [{KEY: VALUE, …}, …].
-    """
+    """Runs of one command: ``list`` x ``grid`` x ``seeds``, for each run of the phases in ``for_each``. All keys:
+    docs/reference/sweeps.md."""
 
     command: str = setting(one_of(*(row.name for row in COMMANDS.values() if row.in_sweeps)))
     for_each: Any = None
@@ -84,13 +71,20 @@ class Phase(Schema):
         for key in ("for_each", "for_all"):
             if isinstance(value := getattr(self, key), str):
                 setattr(self, key, [value])
-            _expect(self, key, lambda value: _is_list(value, str), "a phase, or a list of phases")
+        if type(self.seeds) is int:
+            self.seeds = [*range(self.seeds)]
+        for key, kind, may_be_empty, expected in (
+            ("for_each", str, True, "a phase, or a list of phases"),
+            ("for_all", str, True, "a phase, or a list of phases"),
+            ("list", dict, False, "a list of mappings, [{KEY: VALUE}]"),
+            ("seeds", int, False, "a number of them, or a list of numbers"),
+        ):
+            value = getattr(self, key)
+            right = isinstance(value, list) and all(type(item) is kind for item in value)
+            if value is not None and not (right and (value or may_be_empty)):
+                raise ArgumentError(key, value, expected)
         if twice := [name for name in self.for_each or [] if name in (self.for_all or [])]:
             raise ArgumentError("for_all", self.for_all, f"no {twice[0]}, which for_each has")
-        _expect(self, "list", lambda value: _is_list(value, dict) and value, "a list of mappings, [{KEY: VALUE}]")
-        if self.seeds is not None and not isinstance(self.seeds, bool | list):
-            self.seeds = [*range(self.seeds)] if isinstance(self.seeds, int) else self.seeds
-        _expect(self, "seeds", lambda value: _is_list(value, int) and value, "a number of them, or a list of numbers")
         for key, values in (self.grid or {}).items():
             if not isinstance(values, list) or not values:
                 raise ArgumentError(f"grid.{key}", values, "a list of values; one value for all goes to set")
@@ -160,16 +154,6 @@ class Submission(Schema):
     processes: int = setting(AtLeast(1))
     dry_run: bool = MISSING
     cluster: Cluster = field(default_factory=Cluster)
-
-
-def _is_list(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(type(item) is kind for item in value)
-
-
-def _expect(phase: Phase, name: str, holds: Any, expected: str) -> None:
-    value = getattr(phase, name)
-    if value is not None and not holds(value):
-        raise ArgumentError(name, value, expected)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from submitit import JobEnvironment
 
 from dira_scale.sweep.queue import restarts
-from dira_scale.sweep.records import Run, SweepFolder, Try
+from dira_scale.sweep.records import Run, SweepFolder, Try, end_of
 from dira_scale.train.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 # torchrun's summary names the process that failed first, and then its exit code: negative for a signal.
@@ -43,7 +43,8 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
     if last.exit_code == BAD_INPUT and not any(attempt.step or attempt.step_before for attempt in tries):
         return "failed"
     if stopped == "limit":
-        return "requeue" if without_step(tries) < limit else "failed"
+        progressed = [n for n, each in enumerate(tries, 1) if (each.step or 0) > (each.step_before or 0)]
+        return "requeue" if len(tries) - max(progressed, default=0) < limit else "failed"
     if stopped:
         return "requeue" if stopped == "preempted" else "leave"
     if last.exit_code == INTERRUPTED:  # somebody signalled the command itself
@@ -59,25 +60,11 @@ def futile(tries: Sequence[Try]) -> int:
             best, count = attempt.step_before or 0, 0
         if (attempt.step or 0) > best:
             best, count = attempt.step or 0, 0
-        elif attempt.exit_code == BAD_INPUT or failed(attempt, last=attempt is tries[-1]):
-            count += 1
+        elif attempt.exit_code is None:  # killed with its job; the last one may still be running
+            count += attempt.ended is None and attempt is not tries[-1]
+        else:
+            count += attempt.exit_code not in (DONE, INTERRUPTED)
     return count
-
-
-def failed(attempt: Try, last: bool) -> bool:
-    """Return whether a try failed by no fault of its input, or was followed by another without a recorded end.
-
-    ``last``: no try has followed it, so without an end it may still be running.
-    """
-    if attempt.exit_code is None:
-        return attempt.ended is None and not last
-    return attempt.exit_code not in (DONE, BAD_INPUT, INTERRUPTED)
-
-
-def without_step(tries: Sequence[Try]) -> int:
-    """Count the last tries that have made no new step, however they ended."""
-    progressed = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
-    return len(progressed) - max((n for n, new in enumerate(progressed, 1) if new), default=0)
 
 
 def reason(code: int, status: Mapping[str, object], log: Path, command: str) -> str:
@@ -85,7 +72,7 @@ def reason(code: int, status: Mapping[str, object], log: Path, command: str) -> 
 
     Of several processes under torchrun, the one that failed first is named.
     """
-    if roots := ROOT.findall(_end_of(log)):
+    if roots := ROOT.findall(end_of(log)):
         node, rank, first = roots[-1]
         if int(first) < 0:
             return f"rank {rank} on {node}: {_killed(int(first), status)}"
@@ -111,7 +98,7 @@ def first_task(sweep: SweepFolder, run: Run, job: JobEnvironment) -> str:
 
 def last_message(log: Path, name: str) -> str:
     """The line that says why the command ``name`` ended: its own last message, else the last line that it printed."""
-    lines = [line.strip() for line in _end_of(log).splitlines() if line.strip()]
+    lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
     messages = [line for line in lines if line.startswith(f"{name}: ") and not line.startswith(f"{name}: warning: ")]
     return (messages or lines or [""])[-1]
 
@@ -129,12 +116,3 @@ def _of_tasks(sweep: SweepFolder, run: Run, job: JobEnvironment) -> Path:
     folder = sweep.path / run.id / "tries" / f"{job.job_id}.{restarts()}"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _end_of(log: Path) -> str:
-    """Read the last 64 KiB of a log; empty if there is none."""
-    if not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65_536))
-        return file.read().decode(errors="replace")

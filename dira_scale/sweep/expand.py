@@ -5,7 +5,7 @@ stays the same when a grid gets another value, or when a value is written elsewh
 same hash is the same run, and keeps its name: a sweep that is started again finds its runs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -27,11 +27,6 @@ class Reads:
 
     one: Lineage
     all: Mapping[str, Sequence[Run]]
-
-    def ids(self, phases: Iterable[str]) -> list[str]:
-        """Return the ids of the runs of ``phases``."""
-        runs = [run for phase in phases for run in ([self.one[phase]] if phase in self.one else self.all[phase])]
-        return sorted({run.id for run in runs})
 
 
 def expand(
@@ -97,7 +92,7 @@ def _order(phases: Mapping[str, Phase]) -> list[str]:
     return done
 
 
-def _joined(parents: Sequence[Sequence[Lineage]]) -> Iterator[Lineage]:
+def _joined(parents: Sequence[Sequence[Lineage]]) -> list[Lineage]:
     """Each choice of one lineage per parent that agree: no run follows from two runs of one phase."""
     lineages: list[Lineage] = [{}]
     for parent in parents:
@@ -107,7 +102,7 @@ def _joined(parents: Sequence[Sequence[Lineage]]) -> Iterator[Lineage]:
             for other in parent
             if all(lineage.get(phase, run).id == run.id for phase, run in other.items())
         ]
-    yield from lineages
+    return lineages
 
 
 def _combinations(name: str, phase: Phase, typed_values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -116,14 +111,9 @@ def _combinations(name: str, phase: Phase, typed_values: Mapping[str, Any]) -> l
     grid = dict(phase.grid or {}) | ({"seed": phase.seeds} if phase.seeds is not None else {})
     listed = {key for entry in entries for key in entry}
     for key in listed | grid.keys():
-        parts = (
-            key in (phase.set or {}),
-            key in listed,
-            key in (phase.grid or {}),
-            key == "seed" and bool(phase.seeds),
-        )
-        if sum(parts) > 1:
-            where = [part for part, has in zip(("set", "list", "grid", "seeds"), parts, strict=True) if has]
+        parts: dict[str, Collection[str]] = {"set": phase.set or {}, "list": listed, "grid": phase.grid or {}}
+        parts["seeds"] = ["seed"] if phase.seeds else []
+        if len(where := [part for part, keys in parts.items() if key in keys]) > 1:
             raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: keep one")
     entries = [{key: value for key, value in entry.items() if key not in typed_values} for entry in entries]
     if listed & typed_values.keys():  # a typed value may leave entries that are equal
@@ -158,7 +148,7 @@ def _runs(
     if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
     for key, value in values.items():
-        if several := sorted(_singly(value) - lineage.keys()):
+        if several := sorted(references(value, singly=True) - lineage.keys()):
             raise UserError(
                 f"phase {name}: {key}={typed(value)}: for_all has {several[0]}, so '{{{several[0]}}}' stands for all "
                 f"its runs: make it an item of a list, or write {key} in grid or list, which take one run after the "
@@ -170,7 +160,8 @@ def _runs(
     # A column each in a table of all phases, those of the runs that it follows from too.
     columns = {key: value for run in lineage.values() for key, value in run.varied.items()}
     columns |= {f"{name}.{key}": value for key, value in varied.items()}
-    needs = reads.ids({*(phase.for_each or []), *referred})
+    read = {*(phase.for_each or []), *referred}
+    needs = sorted({one.id for other in read for one in ([lineage[other]] if other in lineage else reads.all[other])})
     run = Run(
         phase=name, name=recorded.get((name, digest)) or name_of(digest, columns), command=phase.command, words=[],
         output="", needs=needs, varied=columns, launch=Launch(phase.nodes, phase.processes),
@@ -178,15 +169,12 @@ def _runs(
     run = replace(run, output=f"{run.id}/output")
     final = _resolved(values, reads, lambda run: str(folder / run.output))
     words = words_of(phase.command, final, str(folder / run.output), config_dirs)
-    count = phase.slices or 0
-    slices = [
-        replace(
-            run, phase=f"{name}-slices", name=f"{n:04d}-of-{count:04d}-{digest}", words=[*words, f"slice={n}/{count}"]
-        )
-        for n in range(1, count + 1)
-    ]
-    yield from slices
-    yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
+    count, parts = phase.slices or 0, []
+    for n in range(1, count + 1):
+        part = f"{n:04d}-of-{count:04d}-{digest}"
+        yield replace(run, phase=f"{name}-slices", name=part, words=[*words, f"slice={n}/{count}"])
+        parts.append(f"{name}-slices/{part}")
+    yield replace(run, words=words, needs=sorted({*needs, *parts}))
 
 
 def _resolved(values: Mapping[str, Any], reads: Reads, name: Callable[[Run], str]) -> dict[str, Any]:
@@ -194,15 +182,6 @@ def _resolved(values: Mapping[str, Any], reads: Reads, name: Callable[[Run], str
     one = {phase: name(run) for phase, run in reads.one.items()}
     several = {phase: [name(run) for run in runs] for phase, runs in reads.all.items() if phase not in one}
     return {key: resolved(value, one, several) for key, value in values.items()}
-
-
-def _singly(value: Any) -> set[str]:
-    """The phases that ``value`` refers to otherwise than by an item of a list."""
-    if isinstance(value, list):
-        return {phase for item in value if not reference(item) for phase in _singly(item)}
-    if isinstance(value, dict):
-        return {phase for part in (*value, *value.values()) for phase in _singly(part)}
-    return references(value)
 
 
 def _there_are(name: str, phases: Mapping[str, Phase]) -> str:

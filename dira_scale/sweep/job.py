@@ -81,14 +81,13 @@ def start(words: list[str], environment: Mapping[str, str], log: IO[bytes] | Non
     would end at once: the child ignores them until it handles them, and the job passes them on as SIGTERM.
     """
     libc = ctypes.CDLL(None)
-    by = int(signal.SIGTERM)
 
     def prepare() -> None:
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        libc.prctl(PDEATHSIG, by)
+        libc.prctl(PDEATHSIG, int(signal.SIGTERM))
 
     return subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT if log else None, env=environment,
@@ -97,7 +96,7 @@ def start(words: list[str], environment: Mapping[str, str], log: IO[bytes] | Non
 
 
 class Local(JobEnvironment):
-    """A job that is one process of this machine. The name is ``cluster`` in the records of tries."""
+    """A job that is one process of this machine. The class's name is ``cluster`` in the records of tries."""
 
     job_id = str(os.getpid())
     node = global_rank = 0
@@ -108,14 +107,11 @@ class Job(Checkpointable):
     """A task of a job: carries out ``run`` of the sweep in ``folder``; submitit calls it.
 
     In a job of several tasks, the first one records and decides; the others only look after their own child.
-
-    Attributes:
-        limit: failures in a row without a new step after which the run has failed.
     """
 
     folder: str
     run: str
-    limit: int = 3
+    limit: int = 3  # failures in a row without a new step after which the run has failed
 
     def __call__(self) -> None:
         """Call :meth:`carry_out` in a job of SLURM's."""

@@ -28,17 +28,11 @@ STOPPED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "CANCELLED", "REVOK
 
 @dataclass(frozen=True)
 class JobState:
-    """The state of a job in SLURM.
+    """The state of a job in SLURM."""
 
-    Attributes:
-        state: SLURM's word, such as ``PENDING``; ``GONE``; ``UNKNOWN``.
-        reason: squeue's for a job that waits, sacct's exit code of one that broke; why the state is unknown.
-        nodes: as SLURM writes them, ``n[1-2]``; empty before it starts.
-    """
-
-    state: str
-    reason: str = ""
-    nodes: str = ""
+    state: str  # SLURM's word, such as ``PENDING``; ``GONE``; ``UNKNOWN``
+    reason: str = ""  # squeue's for a job that waits, sacct's exit code of one that broke; why the state is unknown
+    nodes: str = ""  # as SLURM writes them, ``n[1-2]``; empty before it starts
 
     def __str__(self) -> str:
         """``OUT_OF_MEMORY (exit code 0:125)``."""

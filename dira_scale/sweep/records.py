@@ -39,23 +39,15 @@ class Launch:
 
 @dataclass(frozen=True)
 class Run:
-    """One command of a sweep.
-
-    Attributes:
-        phase, name: its folder; the name has the varied values and a hash of the command's identity.
-        command, words: ``python -m dira_scale.COMMAND WORDS…``, with the key that names the output.
-        output: folder of its output, relative to the sweep's.
-        needs: ids of the runs whose output it reads; it starts when these are done.
-        varied: keys and values by which the sweep's runs differ, those of the needed runs included.
-    """
+    """One command of a sweep, ``python -m dira_scale.COMMAND WORDS…``, in the folder ``PHASE/NAME``."""
 
     phase: str
-    name: str
+    name: str  # the varied values, and a hash of the command's identity
     command: str
-    words: list[str]
-    output: str
-    needs: list[str] = field(default_factory=list)
-    varied: dict[str, Any] = field(default_factory=dict)
+    words: list[str]  # with the key that names the output
+    output: str  # folder, relative to the sweep's
+    needs: list[str] = field(default_factory=list)  # ids of the runs that must be done, as it reads their output
+    varied: dict[str, Any] = field(default_factory=dict)  # by which runs differ, those of the needed runs included
     launch: Launch = field(default_factory=Launch)
 
     @property
@@ -66,35 +58,32 @@ class Run:
 
 @dataclass
 class Try:
-    """One try of a run.
+    """One try of a run. Steps are None for commands without them."""
 
-    Attributes:
-        number: from 0 on, counted over all jobs.
-        job: SLURM's id (``12_3`` in an array) or the process id on this machine.
-        restart: how often SLURM had restarted that job.
-        nodes: names of its nodes.
-        began, ended: seconds since 1970.
-        exit_code: the command's: 0 done, 2 bad input, 75 interrupted after a checkpoint, otherwise failed.
-        step_before, step: the step that the try resumed from, and the last that it made; None for commands without
-            steps.
-        reason: why it ended, in one line.
-    """
-
-    number: int
+    number: int  # from 0 on, counted over all jobs
     cluster: str
-    job: str
-    restart: int
+    job: str  # SLURM's id (``12_3`` in an array) or the process id on this machine
+    restart: int  # how often SLURM had restarted that job
     nodes: list[str]
-    began: float
+    began: float  # seconds since 1970
     ended: float | None = None
-    exit_code: int | None = None
-    step_before: int | None = None
-    step: int | None = None
-    reason: str = ""
+    exit_code: int | None = None  # 0 done, 2 bad input, 75 interrupted after a checkpoint, otherwise failed
+    step_before: int | None = None  # that it resumed from
+    step: int | None = None  # the last that it made
+    reason: str = ""  # why it ended, in one line
 
 
 def is_done(tries: Iterable[Try]) -> bool:
     return any(attempt.exit_code == DONE for attempt in tries)
+
+
+def end_of(file: Path, size: int = 65_536) -> str:
+    """The last ``size`` bytes of a log; empty if there is none."""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+        return stream.read().decode(errors="replace")
 
 
 class SweepFolder:
@@ -149,12 +138,11 @@ class SweepFolder:
         started.number = max((int(file.stem) for file in folder.glob("*.json")), default=-1) + 1
         while True:
             try:
-                os.close(os.open(folder / f"{started.number:03d}.json", os.O_CREAT | os.O_EXCL))
+                (folder / f"{started.number:03d}.json").touch(exist_ok=False)
+                self.write(run_id, started)
+                return started
             except FileExistsError:
                 started.number += 1
-                continue
-            self.write(run_id, started)
-            return started
 
     def write(self, run_id: str, attempt: Try) -> None:
         """Record what a try has come to."""

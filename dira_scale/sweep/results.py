@@ -46,92 +46,22 @@ if TYPE_CHECKING:  # imports torch
 
 # What files that are missing or damaged raise.
 UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError, UserError
-UNIQUE = ("phase", "run", "command")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
 NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
 HOW = ("time/", "loader/")
 Figures = Iterator[tuple[str, float]]
-FigureRow = Mapping[str, Any]  # phase, run, command, metric, value and what varies
-
-
-def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, "Compared"], list[str]]:
-    """Return comparisons of the runs of each phase, and a line for each phase that cannot be compared."""
-    compared, problems = {}, []
-    for phase in dict.fromkeys(run.phase for run in runs if COMMANDS[run.command].compare):
-        members = [run for run in runs if run.phase == phase]
-        varied = [{key.removeprefix(f"{phase}."): value for key, value in run.varied.items()} for run in members]
-        outputs = [folder.output(run) for run in members]
-        try:
-            compare = resolve_name(COMMANDS[members[0].command].compare)
-            compared[phase] = compare(list(zip(varied, outputs, strict=True)))
-        except UNREADABLE as error:
-            problems.append(f"{phase}: its runs cannot be compared: {error}")
-    return compared, problems
-
-
-def markdown(
-    name: str,
-    about: Sequence[str],
-    rows: Sequence[FigureRow],
-    varied: Sequence[str],
-    compared: Mapping[str, "Compared"],
-) -> str:
-    """A table for each phase.
-
-    Args:
-        about: lines above the tables.
-        rows: figures of runs: ``phase, run, command, metric, value`` and the keys that vary.
-        varied: those keys; one whose last part is ``seed`` tells repetitions apart.
-        compared: by phase, instead of means over seeds.
-    """
-    lines = [f"# {name}", "", *about, "± is the standard deviation (n - 1) over seeds.", ""]
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        if phase in compared:
-            lines += [f"## {phase}", ""]
-            for _, cells in compared[phase].tables():
-                lines += [*_lines(cells), ""]
-            for note in compared[phase].notes:
-                lines += [note, ""]
-            continue
-        if selected := [row for row in rows if row["phase"] == phase and row["compared"]]:
-            lines += [f"## {phase}", "", *_table(selected, varied), ""]
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[FigureRow], varied: Sequence[str]) -> list[str]:
-    keys = [key for key in varied if key.rpartition(".")[2] != "seed" and any(row[key] is not None for row in rows)]
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for row in rows:
-        groups.setdefault((*(str(row[key]) for key in keys), row["metric"]), []).append(row["value"])
-    cells = [[*keys, "metric", "mean", "n"]]
-    for group, values in groups.items():
-        spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-        cells.append([*group, f"{mean(values):.4g}{spread}", str(len(values))])
-    return _lines(cells)
-
-
-def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
-    """A table, the header first, whose columns stand below each other in plain text too."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = [cells[0], ["-" * width for width in widths], *cells[1:]]
-    return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
 
 
 @dataclass(frozen=True)
 class SweepResults:
-    """The results of those of a sweep's ``planned`` runs that are done.
-
-    Attributes:
-        read: the runs whose figures these are. ``left_out``: why others are missing.
-        text, table, spread: of ``results.md``, ``results.parquet`` and ``spread.json``.
-    """
+    """The results of those of a sweep's ``planned`` runs that are done."""
 
     planned: int
-    read: list[Run]
-    left_out: list[str]
-    text: str
-    table: pa.Table
-    spread: dict[str, Any]
+    read: list[Run]  # whose figures these are
+    left_out: list[str]  # why others are missing
+    text: str  # of results.md
+    table: pa.Table  # of results.parquet
+    spread: dict[str, Any]  # of spread.json
 
 
 def write_results(path: Path) -> SweepResults:
@@ -163,14 +93,51 @@ def read_results(path: Path) -> SweepResults:
             read.append(run)
         except UNREADABLE as error:
             left_out.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
-    columns = [*UNIQUE, *varied, "metric", "value", "command_line", "config"]
+    columns = ["phase", "run", "command", *varied, "metric", "value", "command_line", "config"]
     table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
-    compared, problems = compare_phases(folder, read)
-    left_out += problems
-    about = [f"{len(rows)} figures of {len(read)} of {len(runs)} runs, in {path}/results.parquet.", *left_out]
-    text = markdown(path.name, about, rows, varied, compared)
+    compared: dict[str, Compared] = {}
+    for phase in dict.fromkeys(run.phase for run in read if COMMANDS[run.command].compare):
+        members = [run for run in read if run.phase == phase]
+        varying = [{key.removeprefix(f"{phase}."): value for key, value in run.varied.items()} for run in members]
+        outputs = [folder.output(run) for run in members]
+        try:
+            compare = resolve_name(COMMANDS[members[0].command].compare)
+            compared[phase] = compare(list(zip(varying, outputs, strict=True)))
+        except UNREADABLE as error:
+            left_out.append(f"{phase}: its runs cannot be compared: {error}")
+    about = f"{len(rows)} figures of {len(read)} of {len(runs)} runs, in {path}/results.parquet."
+    lines = [f"# {path.name}", "", about, *left_out, "± is the standard deviation (n - 1) over seeds.", ""]
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        if phase in compared:
+            lines += [f"## {phase}", ""]
+            for _, cells in compared[phase].tables():
+                lines += [*_lines(cells), ""]
+            for note in compared[phase].notes:
+                lines += [note, ""]
+        elif selected := [row for row in rows if row["phase"] == phase and row["compared"]]:
+            lines += [f"## {phase}", "", *_means(selected, varied), ""]
     spread = {phase: plain(asdict(comparison)) for phase, comparison in compared.items()}
-    return SweepResults(len(runs), read, left_out, text, table, spread)
+    return SweepResults(len(runs), read, left_out, "\n".join(lines), table, spread)
+
+
+def _means(rows: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> list[str]:
+    """A table of means over repetitions, which a key alone tells apart whose last part is ``seed``."""
+    keys = [key for key in varied if key.rpartition(".")[2] != "seed" and any(row[key] is not None for row in rows)]
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        groups.setdefault((*(str(row[key]) for key in keys), row["metric"]), []).append(row["value"])
+    cells = [[*keys, "metric", "mean", "n"]]
+    for group, values in groups.items():
+        spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+        cells.append([*group, f"{mean(values):.4g}{spread}", str(len(values))])
+    return _lines(cells)
+
+
+def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
+    """A table, the header first, whose columns stand below each other in plain text too."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rows = [cells[0], ["-" * width for width in widths], *cells[1:]]
+    return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
 
 
 def write_page(path: Path, out: Path) -> None:

@@ -66,7 +66,10 @@ def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: 
     with as_user_error(path, "run"):
         check_own(path, "run", "run")
     folder, run = SweepFolder(path / FOLDER), run_of(command, words, path, submission)
-    config = _sweep_of(run, path, submission)
+    name = re.sub(r"[^\w.-]+|^\W+", "-", path.absolute().name, flags=re.ASCII).lstrip("-") or command
+    phases = {command: Phase(command=command, nodes=submission.nodes, processes=submission.processes)}
+    sweep = Sweep(name=name, phases=phases)
+    config = SweepConfig(str(path / FOLDER), dry_run=False, detach=True, sweep=sweep, cluster=submission.cluster)
     if not submission.dry_run and _is_done(folder, run, path):
         return DONE
     cfg = compose(command, run.words)
@@ -87,11 +90,11 @@ def submit_run(command: str, words: Sequence[str], cfg: DictConfig, submission: 
         record(folder, OmegaConf.structured(config), [run], [run])
         folder.revive(run.id)
         submit(folder, config, [run], {})
-    sweep, where = "python -m dira_scale.sweep", shlex.quote(f"folder={path / FOLDER}")
+    by, where = "python -m dira_scale.sweep", shlex.quote(f"folder={path / FOLDER}")
     print(f"{path}: job {folder.jobs[run.id][-1]} is submitted; logs: log.txt there, {FOLDER}/jobs before it begins")
     page = f"python -m dira_scale.report {shlex.quote(f'run={path}')} watch=true"
-    print(f"follow: {sweep} status {where} watch=5, or {page}")
-    print(f"end, after a checkpoint: {sweep} cancel {where}; resume: the same command again")
+    print(f"follow: {by} status {where} watch=5, or {page}")
+    print(f"end, after a checkpoint: {by} cancel {where}; resume: the same command again")
     return DONE
 
 
@@ -107,13 +110,6 @@ def run_of(command: str, words: Sequence[str], path: Path, submission: Submissio
     return Run(command, name, command, typed, str(path.absolute()), launch=launch)
 
 
-def _sweep_of(run: Run, path: Path, submission: Submission) -> SweepConfig:
-    name = re.sub(r"[^\w.-]+|^\W+", "-", path.absolute().name, flags=re.ASCII).lstrip("-") or run.phase
-    phase = Phase(command=run.command, nodes=run.launch.nodes, processes=run.launch.processes)
-    sweep, folder = Sweep(name=name, phases={run.phase: phase}), str(path / FOLDER)
-    return SweepConfig(folder=folder, dry_run=False, detach=True, sweep=sweep, cluster=submission.cluster)
-
-
 def _refuse_other_settings(command: str, path: Path, cfg: DictConfig) -> None:
     """Raise UserError if the run's folder was trained with others; the run itself also compares data and machine."""
     content: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -124,7 +120,7 @@ def _refuse_other_settings(command: str, path: Path, cfg: DictConfig) -> None:
 
 def _is_done(folder: SweepFolder, run: Run, path: Path) -> bool:
     """Return whether nothing is left to submit, and say so. Raises UserError if the folder's run is queued or runs."""
-    statuses = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+    statuses = known_statuses(folder)
     for status in statuses.values():
         if status.state in AT_WORK:
             cancel = f"python -m dira_scale.sweep cancel {shlex.quote(f'folder={path / FOLDER}')}"

@@ -49,7 +49,8 @@ def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[s
 def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str:
     """The text that sbatch would be given for ``runs``, of one phase; what they depend on has no numbers yet."""
     profile = config.profile(runs[0].phase)
-    command = f"{_python(profile)} -u -m submitit.core._submit {shlex.quote(str(folder.path / 'jobs'))}"
+    python = profile.python or shlex.quote(sys.executable)
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder.path / 'jobs'))}"
     count = len(runs) if len(runs) > 1 else None
     options = parameters(config.sweep.name, runs[0], profile)
     return str(_make_sbatch_string(command=command, folder=folder.path / "jobs", map_count=count, **options))
@@ -80,7 +81,8 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
         group, profile = [run for run in runs if run.phase == phase], config.profile(phase)
         for first in range(0, len(group), LONGEST):
             part = group[first : first + LONGEST]
-            executor = SlurmExecutor(folder.path / "jobs", ENDLESS, python=_python(profile))
+            python = profile.python or shlex.quote(sys.executable)
+            executor = SlurmExecutor(folder.path / "jobs", ENDLESS, python=python)
             executor.update_parameters(**parameters(config.sweep.name, part[0], profile, dependency(part, jobs)))
             calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
             try:
@@ -109,8 +111,3 @@ def dependency(part: Sequence[Run], jobs: Mapping[str, str]) -> str:
     ended = {jobs[need].partition("_")[0] for run in part for need in run.needs if need in jobs and need not in shared}
     after = {"afterok": done, "afterany": sorted(ended, key=int)}
     return ",".join(f"{how}:{':'.join(ids)}" for how, ids in after.items() if ids)
-
-
-def _python(profile: Cluster) -> str:
-    """Return the shell command that starts Python in a job."""
-    return profile.python or shlex.quote(sys.executable)

@@ -56,11 +56,14 @@ def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: Dic
     """Carry out a sweep, or say what it would do (``dry_run``). ``words``: those that ``cfg`` was composed from."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, SweepConfig)
-    check_name(words, config.sweep.name)
+    chosen = {key_of(word): str(read(word.partition("=")[2])) for word in Arguments.parse(words).words}
+    if "sweep.name" not in chosen and (file := Path(chosen["sweep"]).name) != config.sweep.name:  # names the folder
+        name = f"its name is {config.sweep.name}; write name: {file} in {file}.yaml"
+        raise UserError(f"sweep={chosen['sweep']}: {name}")
     folder = SweepFolder(Path(config.folder))
     runs = expand(config.sweep, folder.path, typed, Arguments.parse(words).config_dirs)
     check_machines(config, runs)
-    statuses = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+    statuses = known_statuses(folder)
     now = {run.id: statuses[run.id].state if run.id in statuses else "missing" for run in runs}
     starting = [run for run in runs if now[run.id] not in LEFT_ALONE]
     logger.info("%s: %s", config.sweep.name, _counted(now))
@@ -81,13 +84,6 @@ def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: Dic
     with as_user_error(folder.path, "folder"):
         own(folder.path, "a sweep", "folder")
     return carry_out(folder, config, runs, starting, lambda started: record(folder, cfg, runs, started))
-
-
-def check_name(words: Sequence[str], name: str) -> None:
-    """Raise UserError for a sweep file that says another name than its own, by which its folder is looked for."""
-    typed = {key_of(word): str(read(word.partition("=")[2])) for word in Arguments.parse(words).words}
-    if "sweep.name" not in typed and (file := Path(typed["sweep"]).name) != name:
-        raise UserError(f"sweep={typed['sweep']}: its name is {name}; write name: {file} in {file}.yaml")
 
 
 def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Sequence[Run]) -> None:

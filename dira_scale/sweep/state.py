@@ -31,23 +31,14 @@ NOT_SUBMITTED = JobState("")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts from which a run's state is derived.
+    """The facts from which a run's state is derived."""
 
-    Attributes:
-        tries: oldest first.
-        cancelled: whether the user has cancelled it.
-        needs: states of the runs that it needs and that are not done, by their ids.
-        id: of its last job.
-        job: what SLURM says about that job; None if none was submitted.
-        beats: whether the lease that the last try has taken shows life; None without such a lease.
-    """
-
-    tries: Sequence[Try] = ()
-    cancelled: bool = False
-    needs: Mapping[str, str] = field(default_factory=dict)
-    id: str = ""
-    job: JobState | None = None
-    beats: bool | None = None
+    tries: Sequence[Try] = ()  # oldest first
+    cancelled: bool = False  # by the user
+    needs: Mapping[str, str] = field(default_factory=dict)  # states of the runs that it needs and that are not done
+    id: str = ""  # of its last job
+    job: JobState | None = None  # what SLURM says about that job; None if none was submitted
+    beats: bool | None = None  # whether the lease that the last try has taken shows life; None without such a lease
 
 
 def state(facts: RunFacts) -> tuple[str, str]:

@@ -1,10 +1,11 @@
-"""The status of a sweep: the state of each run, and how far it is. Asks SLURM once for all runs; imports no torch."""
+"""The status of a sweep: the state of each run, and how far it is, for programs and as a table. Asks SLURM once for all
+runs; imports no torch."""
 
 import json
-import os
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from dira_scale.base.errors import UserError
+from dira_scale.base.errors import UserError, duration
+from dira_scale.base.machine.console import Console
 from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
-from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
-from dira_scale.sweep.state import RunFacts, state
+from dira_scale.sweep.records import Run, SweepFolder, Try, end_of, is_done
+from dira_scale.sweep.state import STATES, RunFacts, state
 from dira_scale.train.runs.heartbeat import has_stopped, seconds_without_beat
 
 AT_WORK = ("queued", "running", "waiting")
@@ -26,37 +32,14 @@ TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of tra
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The status of a run.
-
-    Attributes:
-        state, reason: see :mod:`dira_scale.sweep.state`.
-        job: id of its last job, as the records have it; empty if there is none.
-        tries: oldest first.
-        nodes: of its last try, or of its job.
-    """
+    """The status of a run; see :mod:`dira_scale.sweep.state`."""
 
     run: Run
     state: str
     reason: str
-    job: str
-    tries: list[Try]
-    nodes: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a run that trains; None where it is unknown, or for a command without steps.
-
-    Attributes:
-        images_per_second: or of what the run's task counts.
-        to_go: seconds, at the speed of the current try.
-    """
-
-    step: int | None = None
-    steps: int | None = None
-    loss: float | None = None
-    images_per_second: float | None = None
-    to_go: float | None = None
+    job: str  # id of its last job, as the records have it; empty if there is none
+    tries: list[Try]  # oldest first
+    nodes: str  # of its last try, or of its job
 
 
 def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
@@ -92,7 +75,10 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
 
 
 def known_statuses(folder: SweepFolder) -> dict[str, RunStatus]:
-    """The statuses for those who start runs. Raises UserError where SLURM's queue is not known, too."""
+    """The statuses for those who start runs; none before there is a sweep. Raises UserError where SLURM's queue is not
+    known."""
+    if not any(folder.path.glob("*/*/run.json")):
+        return {}
     statuses, answer = read_statuses(folder)
     if not answer.complete:
         raise UserError(f"{answer.problem}: the queue is unknown; nothing was started")
@@ -112,16 +98,99 @@ def hours_used(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> str:
     return "" if at_work or not jobs else hours(jobs)
 
 
-def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
-    """Read the run's progress from its ``status.json`` and the last row of its metrics."""
-    if not run_status.tries or not (status := folder.status(run_status.run)):
-        return Progress()
-    row = _last_row(folder.output(run_status.run) / "metrics.jsonl")
-    step, steps, last = status.get("step"), status.get("steps"), run_status.tries[-1]
-    speed = (step - (last.step_before or 0)) / max(1e-9, time.time() - last.began) if step else 0.0
-    to_go = (steps - step) / speed if run_status.state == "running" and steps and step and speed > 0 else None
+def progress(folder: SweepFolder, run_status: RunStatus) -> dict[str, Any]:
+    """Read how far a run is that trains, and at what speed, from its ``status.json`` and the last row of its metrics.
+
+    What is unknown, or of a command without steps, is None. ``images_per_second``: or of what the run's task counts.
+    """
+    status = folder.status(run_status.run) if run_status.tries else {}
+    row = _last_row(folder.output(run_status.run) / "metrics.jsonl") if status else {}
+    step, steps, to_go = status.get("step"), status.get("steps"), None
+    if run_status.state == "running" and steps and step:
+        last = run_status.tries[-1]  # whose speed it is
+        speed = (step - (last.step_before or 0)) / max(1e-9, time.time() - last.began)
+        to_go = (steps - step) / speed if speed > 0 else None
     rate = next((value for key, value in row.items() if key.endswith("_per_second")), None)
-    return Progress(step, steps, row.get("loss"), rate, to_go)
+    return {"step": step, "steps": steps, "loss": row.get("loss"), "images_per_second": rate, "seconds_to_go": to_go}
+
+
+def overview(folder: SweepFolder) -> tuple[dict[str, Any], int]:
+    """What is known of the runs that the sweep has now, ready for JSON, and the number of those of earlier settings.
+
+    Raises UserError if there is no sweep in ``folder``.
+    """
+    everything, answer = read_statuses(folder)
+    statuses = present(folder, everything)
+    counts = Counter(status.state for status in statuses.values())
+    runs = [
+        {
+            "phase": status.run.phase,
+            "name": status.run.name,
+            "state": status.state,
+            "reason": status.reason,
+            "job": status.job or None,
+            "try": len(status.tries) or None,
+            "node": status.nodes or None,
+            **progress(folder, status),
+            "folder": str(folder.path / run_id),
+        }
+        for run_id, status in statuses.items()
+    ]
+    return {
+        "folder": str(folder.path),
+        "problem": answer.problem,
+        "counts": {state: counts[state] for state in STATES},
+        "runs": runs,
+        "used": hours_used(folder, statuses) or None,
+    }, len(everything) - len(statuses)
+
+
+def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, Any]:
+    """Print the status; with ``watch``, again after so many seconds each, until nothing runs or Ctrl-C.
+
+    Raises UserError if there is no sweep in ``folder``.
+    """
+    content, earlier = overview(folder)
+    if watch is None or not console.is_terminal:
+        console.print(_picture(content, earlier))
+    else:
+        with suppress(KeyboardInterrupt), Live(_picture(content, earlier), console=console, auto_refresh=False) as live:
+            while any(content["counts"][state] for state in AT_WORK):
+                time.sleep(watch)
+                content, earlier = overview(SweepFolder(folder.path))
+                live.update(_picture(content, earlier), refresh=True)
+    return content
+
+
+def _picture(content: dict[str, Any], earlier: int) -> RenderableType:
+    """Counts, a table of the runs, and below it a line for each with a job or a reason."""
+    counted = ", ".join(f"{count} {state}" for state, count in content["counts"].items() if count)
+    lines = [f"{counted}; {len(content['runs'])} runs"]
+    if earlier:
+        lines.append(f"{earlier} runs of earlier settings are left out")
+    if content["problem"]:
+        lines.append(f"SLURM did not answer: {content['problem']}")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
+    for name in ("run", "state", "step", "loss", "samples/s", "to go", "tries"):
+        table.add_column(name, overflow="fold", no_wrap=name == "state")
+    below = []
+    for run in content["runs"]:
+        run_id, step, steps, loss = f"{run['phase']}/{run['name']}", run["step"], run["steps"], run["loss"]
+        cells = (
+            run_id,
+            run["state"],
+            "" if step is None else f"{step:,}" + (f"/{steps:,}" if steps else ""),
+            "" if loss is None else f"{loss:.4g}",
+            "" if run["images_per_second"] is None else f"{run['images_per_second']:,.0f}",
+            "" if run["seconds_to_go"] is None else duration(run["seconds_to_go"]),
+            str(run["try"] or ""),
+        )
+        table.add_row(*map(Text, cells))
+        job = f"job {run['job']}" + (f" on {run['node']}" if run["node"] else "") if run["job"] else ""
+        if why := "; ".join(filter(None, (job, run["reason"]))):
+            below.append(f"{run_id}: {why}")
+    used = [content["used"]] if content["used"] else []
+    return Group(*map(Text, lines), table, *map(Text, (*below, *used)))
 
 
 def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tuple[str, JobState | None]:
@@ -141,12 +210,8 @@ def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tupl
 
 def _last_row(path: Path) -> Mapping[str, Any]:
     """The last complete row of training; empty without one."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        start = max(0, file.seek(0, os.SEEK_END) - TAIL)
-        file.seek(start)
-        lines = file.read().split(b"\n")[bool(start) : -1]  # the first may lack its beginning, the last its end
+    text = end_of(path, TAIL)
+    lines = text.split("\n")[len(text) == TAIL : -1]  # the first may lack its beginning, the last its end
     for line in reversed(lines):
         row: dict[str, Any] = json.loads(line)
         if row.get("split") == "train":

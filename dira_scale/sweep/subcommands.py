@@ -1,7 +1,6 @@
 """``sweep status``, ``logs``, ``cancel``, ``retry``, ``results``: each works on the records of a sweep's folder."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,13 +11,13 @@ from omegaconf import DictConfig
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.base.machine.console import Console
 from dira_scale.sweep import queue
-from dira_scale.sweep.records import Run, SweepFolder
-from dira_scale.sweep.status import RunStatus, known_statuses, present, read_statuses
+from dira_scale.sweep.records import Run, SweepFolder, end_of
+from dira_scale.sweep.status import RunStatus, known_statuses, overview, present, read_statuses, show
 from dira_scale.train.runs.exit_codes import DONE, FAILED
 
 with lazy_imports():
     from dira_scale.sweep import results as sweep_results
-    from dira_scale.sweep import start, table, watch
+    from dira_scale.sweep import start, watch
 
 RETRIED = ("failed", "lost")
 TAIL = 262_144  # bytes at the end of a log in which its last lines are looked for
@@ -28,12 +27,11 @@ def status(cfg: DictConfig) -> int:
     """State, step, loss, speed, time to go, node, tries; watch=5: every 5 seconds; json=true: for programs."""
     folder = SweepFolder(Path(cfg.folder))
     if cfg.json:
-        statuses, content = table.as_json(folder)
+        content = overview(folder)[0]
         print(json.dumps(content, indent=2))
     else:
-        statuses = table.show(folder, Console(), cfg.watch)
-    states = {status.state for status in statuses.values()}
-    return FAILED if states & {"failed", "blocked", "lost"} else DONE
+        content = show(folder, Console(), cfg.watch)
+    return FAILED if any(content["counts"][state] for state in ("failed", "blocked", "lost")) else DONE
 
 
 def logs(cfg: DictConfig) -> int:
@@ -92,7 +90,8 @@ def cancel_runs(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     """
     statuses = read_statuses(folder)[0]
     ended = ("done",) if patterns else ("done", *RETRIED, "blocked")
-    chosen = [status for status in _chosen(folder, statuses, patterns) if status.state not in ended]
+    ids = choose(folder, patterns) if patterns else statuses
+    chosen = [statuses[run_id] for run_id in ids if statuses[run_id].state not in ended]
     for status in chosen:
         folder.cancel(status.run.id)
     jobs = folder.jobs
@@ -108,7 +107,7 @@ def runs_to_retry(folder: SweepFolder, statuses: Mapping[str, RunStatus], patter
     Raises:
         UserError: no such sweep or run, or one whose name is given has neither failed nor been lost or cancelled.
     """
-    chosen = _chosen(folder, statuses, patterns) if patterns else list(present(folder, statuses).values())
+    chosen = [statuses[run_id] for run_id in (choose(folder, patterns) if patterns else present(folder, statuses))]
     again = [status for status in chosen if status.state in (*RETRIED, *(("cancelled",) if patterns else ()))]
     for status in chosen:
         run = status.run
@@ -129,7 +128,11 @@ def choose(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     """
     chosen: list[str] = []
     for pattern in patterns:
-        ids = [run_id for run_id, run in folder.runs.items() if _is(run_id, pattern) or _is(run.name, pattern)]
+        ids = [
+            run_id
+            for run_id, run in folder.runs.items()
+            if pattern in (run_id, run.name) or fnmatchcase(run_id, pattern) or fnmatchcase(run.name, pattern)
+        ]
         if not ids:
             names = [*folder.runs, *(run.name for run in folder.runs.values())]
             raise UserError(f"{pattern}: no run of {folder.path} has this name{nearest(pattern, names)}")
@@ -164,15 +167,5 @@ def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
 
 def last_lines(file: Path, count: int) -> list[str]:
     """The last ``count`` lines, of which a progress bar's states are one."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
-        text = stream.read().decode(errors="replace")
-    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-count:]
-
-
-def _is(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
-
-
-def _chosen(folder: SweepFolder, statuses: Mapping[str, RunStatus], patterns: Sequence[str]) -> list[RunStatus]:
-    return [statuses[run_id] for run_id in (choose(folder, patterns) if patterns else statuses)]
+    text = end_of(file, TAIL).rstrip("\n")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")][-count:]

@@ -13,8 +13,8 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.machine.hardware import hardware
 from dira_scale.sweep import queue
 from dira_scale.sweep.config import SweepConfig
-from dira_scale.sweep.local import LocalExecutor
-from dira_scale.sweep.records import Run, SweepFolder, is_done
+from dira_scale.sweep.local import run_here
+from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.results import write_results
 from dira_scale.sweep.slurm import submit
 from dira_scale.sweep.status import AT_WORK, RunStatus, hours_used, known_statuses, read_statuses
@@ -43,7 +43,7 @@ def carry_out(
     slurm = config.cluster.executor == "slurm"
     try:
         with in_control(folder), _stoppable():
-            before = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+            before = known_statuses(folder)
             at_work = {run.id: before[run.id] for run in runs if run.id in before and before[run.id].state in AT_WORK}
             done = {run_id for run_id, status in before.items() if status.state == "done"}
             start = [run for run in start if run.id not in {*at_work, *done}]  # others may have started some
@@ -63,7 +63,7 @@ def carry_out(
                         "or end it by sweep cancel, before this machine takes the sweep over"
                     )
                 prepare(start)
-                LocalExecutor(folder, config, start, hardware()).run(lambda run_id: _report(folder, run_id))
+                run_here(folder, config, start, hardware())
         if slurm and config.detach:
             return DONE
         with _stoppable():
@@ -84,18 +84,6 @@ def _with_dependents(runs: Sequence[Run], start: Sequence[Run], at_work: Mapping
             stale.append(at_work[run.id].job)
     queue.cancel(stale)
     return [run for run in runs if run.id in again]
-
-
-def _report(folder: SweepFolder, run_id: str) -> None:
-    """Say how a run of this machine has ended."""
-    tries = folder.tries(run_id)
-    if not tries:
-        how = "ended before it began"
-    elif is_done(tries):
-        how = "done"
-    else:
-        how = f"{tries[-1].reason or 'ended'} (log: {folder.log(run_id, tries[-1].number)})"
-    logger.info("%s: %s", run_id, how)
 
 
 def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:

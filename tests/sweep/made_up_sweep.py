@@ -68,15 +68,7 @@ def train(folder: SweepFolder, run_id: str, step: int, silent: float = 0) -> Non
     lease = output / "leases" / "000001.json"
     lease.write_text("{}")
     os.utime(lease, (time.time() - silent,) * 2)
-    status = {
-        "state": "running",
-        "step": step,
-        "steps": 100,
-        "stage": "di",
-        "exit_code": None,
-        "reason": "",
-        "lease": 1,
-    }
+    status = {"state": "running", "step": step, "steps": 100, "exit_code": None, "lease": 1}
     (output / "status.json").write_text(json.dumps(status))
     common = {"stage": "di", "lease": 1, "epoch": 0.1}
     rows = [

@@ -12,8 +12,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.sweep import watch
 from dira_scale.sweep.config import Cluster, Sweep, SweepConfig
 from dira_scale.sweep.records import Run, SweepFolder
-from dira_scale.sweep.status import known_statuses, read_statuses
-from dira_scale.sweep.table import show
+from dira_scale.sweep.status import known_statuses, read_statuses, show
 
 A, B = "pretrain/lr0.1-seed0", "pretrain/lr0.01-seed0"
 
@@ -85,7 +84,9 @@ def test_nothing_is_changed_by_a_command_that_another_process_keeps_out(tmp_path
     assert prepared == []
 
 
-def test_without_accounting_a_sweep_goes_on(tmp_path: Path, slurm: Slurm, submitted: list[list[str]]) -> None:
+def test_without_accounting_a_sweep_goes_on_and_ends_with_the_reasons(
+    tmp_path: Path, slurm: Slurm, submitted: list[list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
     """squeue has said that nothing is queued; how the jobs ended, the records know."""
     folder = made_up_sweep(tmp_path / "sweep", 1)
     begin(folder, SHARDS, "5_0", exit_code=1, reason="no disk")
@@ -94,13 +95,7 @@ def test_without_accounting_a_sweep_goes_on(tmp_path: Path, slurm: Slurm, submit
     assert result[SHARDS].state == "failed" and "accounting storage" in answer.problem
     assert known_statuses(folder)[SHARDS].state == "failed"
     assert carry_out(folder, "slurm", [SHARDS]) == 0 and submitted == [[SHARDS]]
-
-
-def test_watching_ends_with_the_reasons(tmp_path: Path, slurm: Slurm, caplog: pytest.LogCaptureFixture) -> None:
-    folder = made_up_sweep(tmp_path / "sweep", 1)
-    begin(folder, SHARDS, "5_0", exit_code=1, reason="no disk")
-    assert watch._watch(folder, [folder.run(SHARDS)]) == 1
-    assert f"{SHARDS}: failed, no disk" in caplog.text
+    assert watch._watch(folder, [folder.run(SHARDS)]) == 1 and f"{SHARDS}: failed, no disk" in caplog.text
 
 
 def test_what_has_no_job_is_missing_and_watching_ends(tmp_path: Path) -> None:
@@ -109,4 +104,4 @@ def test_what_has_no_job_is_missing_and_watching_ends(tmp_path: Path) -> None:
     folder.add(Run("probe", "one", "probe", [], "probe/one/output", ["shards/tiny", "shards/removed"]))
     console = Console(force_terminal=True, width=80, file=(tmp_path / "shown").open("w"))
     result = show(folder, console, watch=0.01)
-    assert {one.state for one in result.values()} == {"missing"}
+    assert {one["state"] for one in result["runs"]} == {"missing"}

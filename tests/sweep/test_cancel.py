@@ -65,19 +65,17 @@ def test_cancelling_marks_all_before_one_scancel(going: SweepFolder, slurm: Slur
     assert [read_statuses(going)[0][run].state for run in (A, B, C, D)] == ["cancelled", "failed", "cancelled", "done"]
     cancel_runs(going, [C])  # again: in case that SLURM did not answer
     assert slurm.calls[-1] == "--quiet 6_[2]"
+    assert cancel_runs(going, [B, D]) == [B] and going.is_cancelled(B)  # what has failed, only by its name
 
 
-def test_what_has_failed_is_cancelled_only_by_its_name(going: SweepFolder) -> None:
-    cancel_runs(going, [])
-    assert runs_to_retry(going, known_statuses(going), []) == [B]
-    assert cancel_runs(going, [B, D]) == [B] and going.is_cancelled(B)
-
-
-def test_marks_stay_where_slurm_does_not_answer(going: SweepFolder, slurm: Slurm) -> None:
+def test_marks_stay_where_slurm_does_not_answer_and_nothing_is_given_back(going: SweepFolder, slurm: Slurm) -> None:
     slurm.says("scancel", error="Unable to contact slurm controller")
     with pytest.raises(UserError, match="scancel failed: Unable to contact"):
         cancel_runs(going, [A])
     assert going.is_cancelled(A)
+    slurm.says("squeue", error="Socket timed out")  # a failed run's job may be queued again
+    with pytest.raises(UserError, match=r"Socket timed out.*nothing was started"):
+        known_statuses(going)
 
 
 def test_failed_runs_are_given_back_with_those_that_they_block(tmp_path: Path, slurm: Slurm) -> None:
@@ -95,13 +93,5 @@ def test_only_what_failed_is_given_back(going: SweepFolder) -> None:
     with pytest.raises(UserError, match=f"{D} is done; retry is for runs that failed"):
         runs_to_retry(going, known_statuses(going), [D])
     going.cancel(C)
-    assert runs_to_retry(going, known_statuses(going), []) == [B]
     assert runs_to_retry(going, known_statuses(going), [C]) == [C]
     assert runs_to_retry(going, known_statuses(going), ["*"]) == [B, C]  # a pattern passes over what is done or runs
-
-
-def test_nothing_is_given_back_while_the_queue_is_not_known(going: SweepFolder, slurm: Slurm) -> None:
-    """A failed run's job may be queued again."""
-    slurm.says("squeue", error="Socket timed out")
-    with pytest.raises(UserError, match=r"Socket timed out.*nothing was started"):
-        known_statuses(going)

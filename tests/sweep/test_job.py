@@ -41,10 +41,6 @@ def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> subprocess.Popen[byt
     return start(words, os.environ | {"PYTHONPATH": path})
 
 
-def ends(job: subprocess.Popen[bytes]) -> None:
-    job.wait(SECONDS)
-
-
 def wait(happened: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
     while not happened():
@@ -59,9 +55,10 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     blocked = counting(sweep, "blocked", "steps=3", needs=["count/bad"])
     cancelled = counting(sweep, "cancelled", "steps=3")
     sweep.cancel(cancelled.id)
-    jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled)]
+    killed = counting(sweep, "killed", "steps=9", "fail_at=6", "code=-9")
+    jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled, killed)]
     for job in jobs:
-        ends(job)
+        job.wait(SECONDS)
     (attempt,) = sweep.tries(good.id)
     assert (attempt.cluster, attempt.exit_code, attempt.step, attempt.reason) == ("local", 0, 3, "")
     assert [(attempt.exit_code, attempt.step, attempt.reason) for attempt in sweep.tries(failing.id)] == [
@@ -71,7 +68,9 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     (attempt,) = sweep.tries(blocked.id)
     assert attempt.ended and (attempt.exit_code, attempt.reason) == (None, "blocked: count/bad not done")
     assert sweep.tries(cancelled.id) == []
-    ends(submit(sweep, good))
+    why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(killed.id)] == [(-9, why)] * 3
+    submit(sweep, good).wait(SECONDS)
     assert len(sweep.tries(good.id)) == 1  # it is done
 
 
@@ -83,20 +82,12 @@ def test_several_processes_are_tasks_of_slurm_or_have_one_launcher(cluster: str,
     assert ({"--standalone", "--nproc_per_node=4"} < {*words}) == launcher == (len(words) > 4)
 
 
-def test_a_killed_command_is_recorded_with_signal_and_step(sweep: SweepFolder) -> None:
-    """Its log ends with whatever it printed last."""
-    run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
-    ends(submit(sweep, run, limit=1))
-    why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
-    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [(-9, why)] * 2
-
-
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
     run = counting(sweep, "run", "steps=900", "pause=0.02")
     job = submit(sweep, run)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
     job.send_signal(signal.SIGUSR2)
-    ends(job)
+    job.wait(SECONDS)
     (attempt,) = sweep.tries(run.id)
     assert (attempt.exit_code, attempt.step) == (75, sweep.status(run)["step"])
 
@@ -123,9 +114,8 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
 def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
     """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
     run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
-    ends(submit(sweep, run, limit=2))
+    submit(sweep, run, limit=2).wait(SECONDS)
     assert [(attempt.step_before, attempt.step) for attempt in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
-    assert sweep.status(run)["step"] == 6
 
 
 def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: SweepFolder) -> None:
@@ -134,10 +124,10 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
     first = submit(sweep, run, limit=1)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
     second = submit(sweep, run)
-    ends(first)
+    first.wait(SECONDS)
     wait(lambda: sweep.status(run)["step"] > 20)
     second.send_signal(signal.SIGUSR2)
-    ends(second)
+    second.wait(SECONDS)
     attempt, two, *_ = sweep.tries(run.id)  # a third one may have begun, where this process was slow
     assert attempt.reason.endswith("was taken over") and attempt.step is None
     assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]

@@ -5,12 +5,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import Forked, Started
 from harness import job
 
 from dira_scale.base.machine.hardware import Gpu, Hardware
@@ -57,15 +55,7 @@ def exit_codes(tmp_path: Path) -> dict[str, list[int | None]]:
     return {run_id: [item.exit_code for item in folder.tries(run_id)] for run_id in folder.runs}
 
 
-@contextmanager
-def controlling(words: list[str]) -> Iterator[Forked | Started]:
-    """A controlling process of its own."""
-    with job([sys.executable, "-m", "dira_scale.sweep", *words], before=QUICK) as process:
-        yield process
-
-
 def trained(tmp_path: Path) -> list[list[int | None]]:
-    """The exit codes of the runs that train."""
     return [codes for run, codes in exit_codes(tmp_path).items() if run.startswith("train/")]
 
 
@@ -80,8 +70,10 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert main([*words, "dry_run=true"]) == 0
     printed = capsys.readouterr().out
     assert not (tmp_path / "out" / "sweep").exists() and printed.count("python -m dira_scale.probe --config-dir") == 2
-    assert main([*words, "sweep.phases.train.grid={data.batch: [16]}"]) == 0
+    assert main([*words, "sweep.phases.train.grid={data.batch: [16]}", "cluster.cpus_per_task=1"]) == 0
     assert len(starts(tmp_path)) == 3 and set(starts(tmp_path).values()) == {1}
+    for file in tmp_path.glob("out/sweep/*/*/output/starts"):
+        assert file.read_text().split()[1:] == ["1", "1"]  # threads, as many as cores were asked for
     assert main(words) == 0  # a larger grid: the new ones only
     assert len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
     folder = SweepFolder(tmp_path / "out" / "sweep")
@@ -92,21 +84,11 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert main(words) == 0 and len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    kept = [word for word in words if not word.startswith("folder=")]
-    assert main([*kept, "folder=/proc/sweep"]) == 2
+def test_a_sweep_file_has_its_own_name_and_a_folder_that_can_be_written(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words[1:], "folder=/proc/sweep"]) == 2
     assert "/proc/sweep cannot be written (No such file or directory)" in capsys.readouterr().err
-
-
-def test_a_run_has_as_many_threads_as_cores_were_asked_for(words: list[str], tmp_path: Path) -> None:
-    item = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
-    (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(item)
-    assert main([*words, "cluster.cpus_per_task=1"]) == 0
-    (file,) = tmp_path.glob("out/sweep/shards/*/output/starts")
-    assert file.read_text().split()[1:] == ["1", "1"]
-
-
-def test_a_sweep_file_has_its_own_name(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own" / "sweep" / "copied.yaml").write_text(SWEEP)
     copied = [*(word for word in words if word != "sweep=tiny"), "sweep=copied", "dry_run=true"]
     assert main(copied) == 2
@@ -135,19 +117,20 @@ def test_all_runs_end_with_a_process_that_is_killed_or_interrupted_and_are_cance
 ) -> None:
     order = tmp_path / "out" / "orders" / "wait train-batch"
     order.touch()
-    with controlling(words) as process:
+    command = [sys.executable, "-m", "dira_scale.sweep", *words]
+    with job(command, before=QUICK) as process:
         wait_until(lambda: sum(starts(tmp_path).values()) == 3)
         assert main(words) == 2  # one at a time
         process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
     wait_until(lambda: trained(tmp_path) == [[75], [75]])  # the runs hear of it
-    with controlling(words) as process:
+    with job(command, before=QUICK) as process:
         wait_until(lambda: sum(starts(tmp_path).values()) == 5)
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 75, process.printed()
         assert "run the same command again to continue" in process.printed()
     assert trained(tmp_path) == [[75, 75]] * 2
-    with controlling(words) as process:
+    with job(command, before=QUICK) as process:
         wait_until(lambda: sum(starts(tmp_path).values()) == 7)
         assert main(["cancel", words[0], "runs=train/batch16*"]) == 0
         wait_until(lambda: [75] * 3 in trained(tmp_path))
@@ -159,23 +142,23 @@ def test_all_runs_end_with_a_process_that_is_killed_or_interrupted_and_are_cance
     assert {run.partition("/")[0]: n for run, n in starts(tmp_path).items()}["probe"] == 1
 
 
+def taken(room: Room, run: str, gpus: int, cores: int, memory: float = 0.0) -> bool:
+    return room.take(run, gpus, cores, memory) is not None
+
+
 def test_as_many_runs_as_fit() -> None:
     room = Room(machine(gpus=0, cores=4, memory=8.0), None, None)
-    assert room.take("a", 1, 2, 3.0) and room.take("b", 1, 2, 3.0) and not room.take("c", 1, 1, 1.0)
+    assert taken(room, "a", 1, 2, 3.0) and taken(room, "b", 1, 2, 3.0) and not taken(room, "c", 1, 1, 1.0)
     del room.taken["a"]
-    assert not room.take("d", 0, 1, 7.0) and room.take("c", 0, 2, 5.0)
+    assert not taken(room, "d", 0, 1, 7.0) and taken(room, "c", 0, 2, 5.0)
     alone = Room(machine(gpus=0, cores=2), None, None)
-    assert alone.take("larger than the machine", 0, 64, 1e6) and not alone.take("a", 0, 1, 0.0)
+    assert taken(alone, "larger than the machine", 0, 64, 1e6) and not taken(alone, "a", 0, 1)
+    bound = Room(machine(gpus=0, cores=1), None, 2)
+    assert taken(bound, "a", 0, 9) and taken(bound, "b", 0, 9) and not taken(bound, "c", 0, 0)
 
 
 def test_a_gpu_is_one_runs() -> None:
     room = Room(machine(gpus=4, cores=64), "4,5,7", None)  # three of them are visible
-    first, second = room.take("a", 2, 2, 0.0), room.take("b", 1, 2, 0.0)
-    assert first and second and (first.gpus, second.gpus) == (("4", "5"), ("7",))
-    assert room.take("c", 1, 1, 0.0) is None and room.take("d", 0, 1, 0.0)
-    assert Room(machine(gpus=1, cores=64), None, 2).take("e", 8, 1, 0.0).gpus == ("0",)  # type: ignore[union-attr]
-
-
-def test_a_bound_counts_runs() -> None:
-    room = Room(machine(gpus=0, cores=1), None, 2)
-    assert room.take("a", 0, 9, 0.0) and room.take("b", 0, 9, 0.0) and not room.take("c", 0, 0, 0.0)
+    assert [room.take("a", 2, 2, 0.0), room.take("b", 1, 2, 0.0)] == [["4", "5"], ["7"]]
+    assert room.take("c", 1, 1, 0.0) is None and room.take("d", 0, 1, 0.0) == []
+    assert Room(machine(gpus=1, cores=64), None, 2).take("e", 8, 1, 0.0) == ["0"]

@@ -38,11 +38,14 @@ def test_accounting_has_the_exit_codes_of_jobs_that_broke_and_is_believed_of_tho
     assert (str(answer.job("7_3")), answer.job("7_4").state) == ("COMPLETED", "GONE")
 
 
-def test_sacct_is_left_alone_where_squeue_knows_all_and_both_where_there_are_no_jobs(slurm: Slurm) -> None:
+def test_one_scancel_for_all_and_no_call_more_than_is_needed(slurm: Slurm) -> None:
+    """sacct is left alone where squeue knows all, and both where there are no jobs."""
     slurm.says("squeue", {"7_0": "PENDING|ReqNodeNotAvail, UnavailableNodes:n3|"})
     assert query(["7_0"]).job("7_0").reason == "ReqNodeNotAvail, UnavailableNodes:n3"
     query([])
-    assert len(slurm.calls) == 1
+    cancel(["7_0", "7_2", "8", "9_1"])
+    cancel([])
+    assert len(slurm.calls) == 2 and slurm.calls[1] == "scancel --quiet 7_[0,2] 8 9_[1]"
 
 
 @pytest.mark.parametrize(
@@ -70,12 +73,6 @@ def test_one_that_does_not_answer_or_is_not_there_is_no_end(
     assert "squeue is not installed here" in query(["7_0"]).problem
     with pytest.raises(UserError, match="scancel is not installed here"):
         cancel(["7_0"])
-
-
-def test_one_scancel_for_all(slurm: Slurm) -> None:
-    cancel(["7_0", "7_2", "8", "9_1"])
-    cancel([])
-    assert slurm.calls == ["scancel --quiet 7_[0,2] 8 9_[1]"]
 
 
 GPU = "billing=8,cpu=8,gres/gpu=2,mem=64G,node=1"

@@ -51,11 +51,6 @@ def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
     assert profile.keys() == {each.name for each in fields(Cluster)}
     given = parameters("s", run("x", processes=4), Cluster(**profile))
     assert "gpus_per_node" not in given and (given["ntasks_per_node"], given["cpus_per_task"]) == (4, 16)
-
-
-def test_a_gpu_is_for_each_process_that_computes_on_one() -> None:
-    assert parameters("s", run("x", processes=4), Cluster(**PROFILE))["gpus_per_node"] == 4
-    assert "gpus_per_node" not in parameters("s", run("x"), Cluster(**PROFILE, gpus_per_node=0))
     assert "gpus_per_node" not in parameters("s", run("x", command="shard"), Cluster(**PROFILE))
 
 
@@ -108,12 +103,6 @@ def test_what_was_submitted_before_a_refusal_is_recorded(tools: Tools, tmp_path:
     with pytest.raises(UserError, match="phase b: sbatch failed: "):
         submit(folder, config(), [run("x"), run("y", "b", ("a/x",), "probe")], {})
     assert folder.jobs == {"a/x": ["100"]}
-
-
-def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="there is no sbatch here: use a login node, or cluster=local"):
-        submit(SweepFolder(tmp_path / "sweep"), config(), [run("x")], {})
 
 
 def test_a_profile_says_what_it_cannot_have() -> None:

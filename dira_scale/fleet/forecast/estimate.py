@@ -54,12 +54,12 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
     on_gpu = data.loader == AUTO and stored_codecs(datasets) <= set(DECODED_ON_GPU)
     if not (on_gpu or data.loader == "dali"):
         return 0.0
-
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([dataset.column(name)[dataset.rows(data.split)] for dataset in datasets]).astype(float)
-
-    pixel = column("channels").max() * column("bits").max() / 8  # bytes
-    decoded = pixel * np.mean(column("height") * column("width"))
+    height, width, channels, bits = (
+        np.concatenate([dataset.column(name)[dataset.rows(data.split)] for dataset in datasets]).astype(float)
+        for name in ("height", "width", "channels", "bits")
+    )
+    pixel = channels.max() * bits.max() / 8  # bytes
+    decoded = pixel * np.mean(height * width)
     shares = [sum(entry.scale) / 2 for entry in views.entries if isinstance(entry, PlaneViews)]
     crop = decoded * max(shares, default=1.0)
     pixels = sum(math.prod(view.sides) for view in views.each)
@@ -68,33 +68,25 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
 
 @dataclass(frozen=True)
 class Estimate:
-    """A strategy: memory for the stage that needs the most of it; time and price of all stages.
-
-    Attributes:
-        checkpointing: activations are recomputed.
-        largest: images of the largest micro-batch that fits; 0 if none does.
-        sent: bytes per rank and step, including the method's own collectives.
-        step: seconds per step of that stage.
-        images_per_second: of that stage, on all GPUs.
-    """
+    """A strategy: memory for the stage that needs the most of it; time and price of all stages."""
 
     strategy: str
-    checkpointing: bool
+    checkpointing: bool  # activations are recomputed
     memory: Memory
     fits: bool
-    largest: int
-    sent: float
-    step: float
-    images_per_second: float
+    largest: int  # images of the largest micro-batch that fits; 0 if none does
+    sent: float  # bytes per rank and step, including the method's own collectives
+    step: float  # seconds per step of that stage
+    images_per_second: float  # of that stage, on all GPUs
     hours: float
     price: float
 
 
 @dataclass(frozen=True)
 class Rehearsals:
-    """All stages, rehearsed as one rank of many; the heaviest, which needs the most memory, also with two other numbers
-    of images, of which every other number's memory is computed (``few`` and ``many``): at least 2, as a single one
-    takes fewer operations."""
+    """All stages, rehearsed as one rank of many; the heaviest, which needs the most memory, also with two numbers of
+    images (``few`` and ``many``) from which every other's memory is computed: 2 at least, as one takes fewer
+    operations."""
 
     ranks: int
     stages: Mapping[str, Rehearsal]
@@ -222,13 +214,12 @@ def seconds(
 
 @dataclass(frozen=True)
 class Configured:
-    """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run;
-    ``remarks``: what users should know about its batches."""
+    """A run as configured."""
 
-    row: Estimate
+    row: Estimate  # as in the table of ``plan``, with hours and price up to ``steps``
     images: int
-    steps: int
-    remarks: Sequence[str] = ()
+    steps: int  # of the optimizer
+    remarks: Sequence[str] = ()  # what users should know about its batches
 
 
 def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:

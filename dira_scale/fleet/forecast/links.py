@@ -25,35 +25,20 @@ JITTER = 0.02397
 @dataclass(frozen=True)
 class Links:
     """Nodes of equal GPUs; a group's ranks follow one another, node by node. Bandwidths are one-way, as collectives
-    reach them in practice.
+    reach them in practice, in bytes/s; latencies are seconds per hop."""
 
-    Attributes:
-        per_node: GPUs per node.
-        within: bytes/s of one GPU's links to the other GPUs of its node.
-        between: bytes/s of each of a node's links to the other nodes.
-        latency_within: seconds per hop between GPUs of a node.
-        latency_between: seconds per hop between GPUs of different nodes.
-        links: of a node to the other nodes; a GPU on its own uses one of them.
-    """
-
-    per_node: int
-    within: float
-    between: float
-    latency_within: float
-    latency_between: float
-    links: int = 1
+    per_node: int  # GPUs
+    within: float  # bandwidth of one GPU's links to the other GPUs of its node
+    between: float  # bandwidth of each of a node's links to the other nodes
+    latency_within: float  # between GPUs of a node
+    latency_between: float  # between GPUs of different nodes
+    links: int = 1  # of a node to the other nodes; a GPU on its own uses one of them
 
     @classmethod
     def of(cls, machine: Machine, per_node: int) -> "Links":
         """Return the links of a machine as ``plan.*`` describes it."""
-        return cls(
-            per_node,
-            machine.within * GB,
-            machine.between * GB,
-            machine.latency_within,
-            machine.latency_between,
-            machine.links,
-        )
+        latencies = machine.latency_within, machine.latency_between
+        return cls(per_node, machine.within * GB, machine.between * GB, *latencies, machine.links)
 
     def bandwidth(self, ranks: int) -> float:
         """bytes/s at the bottleneck of rings over ``ranks`` GPUs, which enter and leave each node by each link once.
@@ -105,31 +90,20 @@ class Links:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """One optimizer step; all times in seconds.
+    """One optimizer step; all times in seconds."""
 
-    Attributes:
-        forward, backward: a rank's arithmetic, of all micro-batches; ``backward`` includes the optimizer.
-        blocking: blocking collectives (BatchNorm statistics, the discriminator's gradients).
-        asynchronous: collectives that start with the backward pass and are awaited at its end (keys).
-        ahead: collectives that the forward pass can hide: parameters gathered while earlier layers compute.
-        behind: collectives that the backward pass can hide: gradients, and parameters gathered again.
-        buckets: number of equal messages that those are split into.
-        host: of a rank's host, to launch what the device computes; it works ahead of the device.
-        control: of the processes' message whether a signal arrived; it is sent in a step and awaited in the next, or
-            its share of the steps in between.
-        jitter: standard deviation of a rank's arithmetic and host work, as a share of it.
-    """
-
-    forward: float
-    backward: float
-    blocking: float = 0.0
-    asynchronous: float = 0.0
-    ahead: float = 0.0
-    behind: float = 0.0
-    buckets: int = 1
-    host: float = 0.0
+    forward: float  # a rank's arithmetic, of all micro-batches
+    backward: float  # the same, and the optimizer's
+    blocking: float = 0.0  # blocking collectives (BatchNorm statistics, the discriminator's gradients)
+    asynchronous: float = 0.0  # collectives that start with the backward pass and are awaited at its end (keys)
+    ahead: float = 0.0  # collectives that the forward pass can hide: parameters gathered while earlier layers compute
+    behind: float = 0.0  # collectives that the backward pass can hide: gradients, and parameters gathered again
+    buckets: int = 1  # number of equal messages that those are split into
+    host: float = 0.0  # of a rank's host, to launch what the device computes; it works ahead of the device
+    # Of the processes' message whether a signal arrived; it is sent in a step and awaited in the next, or its share of
+    # the steps in between.
     control: float = 0.0
-    jitter: float = 0.0
+    jitter: float = 0.0  # standard deviation of a rank's arithmetic and host work, as a share of it
 
     def seconds(self, ranks: int) -> float:
         """Expected seconds per step of ``ranks`` processes that wait for one another, or of what takes longer than
@@ -160,20 +134,13 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of one GPU, and its traffic with the others.
-
-    Attributes:
-        alone: a step on one GPU.
-        traffic: of parameters and gradients; arithmetic may hide it.
-        messages: the method's collectives, by the number of GPUs.
-        control: seconds per hop of the ring in which gloo passes on whether a signal arrived.
-    """
+    """The work of one GPU, and its traffic with the others."""
 
     links: Links
-    alone: StepTimes
-    traffic: Traffic
-    messages: Callable[[int], Sequence[CollectiveMessage]] = lambda ranks: ()
-    control: float = 0.0
+    alone: StepTimes  # on one GPU
+    traffic: Traffic  # of parameters and gradients; arithmetic may hide it
+    messages: Callable[[int], Sequence[CollectiveMessage]] = lambda ranks: ()  # the method's, by the number of GPUs
+    control: float = 0.0  # seconds per hop of the ring in which gloo passes on whether a signal arrived
 
     def step(self, ranks: int) -> StepTimes:
         """A step on ``ranks`` GPUs."""

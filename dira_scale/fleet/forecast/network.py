@@ -37,22 +37,14 @@ def one_rank_of(ranks: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FakeTask:
-    """A task whose tensors have no memory. Their device reads "cpu", because autocast does not support meta tensors.
-
-    Attributes:
-        task: any; a rehearsal calls no more of it than :class:`StepTask`.
-        stages: all that it trains.
-        shapes: of its data.
-        mode: in which its tensors were made.
-        buffers: that it keeps on the device beside its modules.
-    """
+    """A task whose tensors have no memory. Their device reads "cpu", because autocast does not support meta tensors."""
 
     task: StepTask
-    stages: Sequence[StagePlan]
-    shapes: Shapes
-    mode: FakeTensorMode
+    stages: Sequence[StagePlan]  # all that it trains
+    shapes: Shapes  # of its data
+    mode: FakeTensorMode  # in which its tensors were made
     world: World
-    buffers: Sequence[Tensor] = ()
+    buffers: Sequence[Tensor] = ()  # that it keeps on the device beside its modules
 
     def batch(self, samples: int) -> TaskBatch:
         """A rank's part of a step's batch, as the loader returns it."""

@@ -31,39 +31,23 @@ class NetworkBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The memory, work and traffic of one rank in a step. In bytes, of unsharded networks.
+    """The memory, work and traffic of one rank in a step. In bytes, of unsharded networks."""
 
-    Attributes:
-        images: of the rank's part of the batch.
-        trained: parameters of the generator that the stage trains; their gradients are as large.
-        idle: parameters that only other stages train.
-        momentum: parameters that no stage trains: momentum networks, frozen parts.
-        buffers: queue, running statistics.
-        optimizer: states of the generator's optimizer.
-        adversary: the discriminator with gradients and optimizer states.
-        live_in_passes: live bytes after each operation, excluding all of the above, in forward and backward passes
-            (the discriminator's too).
-        live_in_update: the same while the optimizer steps.
-        forward, backward: the device's work; ``backward`` includes the discriminator's step and the update.
-        operations: that torch dispatches.
-        collectives: of method and BatchNorm, and for the discriminator's gradients.
-        blocks: of all networks.
-    """
-
-    images: int
-    trained: int
-    idle: int
-    momentum: int
-    buffers: int
-    optimizer: int
-    adversary: int
+    images: int  # of the rank's part of the batch
+    trained: int  # parameters of the generator that the stage trains; their gradients are as large
+    idle: int  # parameters that only other stages train
+    momentum: int  # parameters that no stage trains: momentum networks, frozen parts
+    buffers: int  # queue, running statistics
+    optimizer: int  # states of the generator's optimizer
+    adversary: int  # the discriminator with gradients and optimizer states
+    # After each operation of forward and backward passes, the discriminator's too, without all of the above.
     live_in_passes: list[LiveBytes]
-    live_in_update: list[LiveBytes]
-    forward: Work
-    backward: Work
-    operations: int
-    collectives: list[CollectiveMessage]
-    blocks: list[NetworkBlock]
+    live_in_update: list[LiveBytes]  # the same while the optimizer steps
+    forward: Work  # the device's
+    backward: Work  # the same, with the discriminator's step and the update
+    operations: int  # that torch dispatches
+    collectives: list[CollectiveMessage]  # of method and BatchNorm, and for the discriminator's gradients
+    blocks: list[NetworkBlock]  # of all networks
 
     @property
     def activations(self) -> float:

@@ -26,48 +26,28 @@ DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # always allocated in full
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank.
+    """Bytes of one rank."""
 
-    Attributes:
-        parameters: of the generator, without momentum networks.
-        momentum: momentum networks and buffers (queue, statistics).
-        gradients: at their peak.
-        optimizer: its states, and DeepSpeed's own copy of the parameters.
-        adversary: the discriminator, its gradients and states; never sharded.
-        communication: buffers, and parameters gathered from other ranks.
-        activations: at their peak.
-        peak: of everything; below the sum of the above, since activations are freed as gradients appear.
-        loader: an estimate of what decoding on the GPU takes; part of the peak.
-    """
-
-    parameters: float
-    momentum: float
-    gradients: float
-    optimizer: float
-    adversary: float
-    communication: float
-    activations: float
-    peak: float
-    loader: float = 0.0
+    parameters: float  # of the generator, without momentum networks
+    momentum: float  # momentum networks and buffers (queue, statistics)
+    gradients: float  # at their peak
+    optimizer: float  # its states, and DeepSpeed's own copy of the parameters
+    adversary: float  # the discriminator, its gradients and states; never sharded
+    communication: float  # buffers, and parameters gathered from other ranks
+    activations: float  # at their peak
+    peak: float  # of everything; below the sum of the above, since activations are freed as gradients appear
+    loader: float = 0.0  # an estimate of what decoding on the GPU takes; part of the peak
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of the generator's parameters and gradients that collectives move in one optimizer step.
+    """Bytes of the generator's parameters and gradients that collectives move in one optimizer step."""
 
-    Attributes:
-        reduced: all-reduced.
-        ahead: gathered for forward passes.
-        behind: gathered again for backward passes, or scattered from them.
-        after: gathered after the optimizer's step.
-        messages: number of messages that each of these is split into.
-    """
-
-    reduced: float = 0.0
-    ahead: float = 0.0
-    behind: float = 0.0
-    after: float = 0.0
-    messages: int = 1
+    reduced: float = 0.0  # all-reduced
+    ahead: float = 0.0  # gathered for forward passes
+    behind: float = 0.0  # gathered again for backward passes, or scattered from them
+    after: float = 0.0  # gathered after the optimizer's step
+    messages: int = 1  # that each of these is split into
 
     def sent(self, ranks: int) -> float:
         """Bytes a rank sends: a ring all-reduce 2 (W - 1) / W of the total, a gather or scatter half of that."""

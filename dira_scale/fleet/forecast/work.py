@@ -33,27 +33,18 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """A device's arithmetic and traffic. Bytes of tensors that are read or written; views and allocations move nothing.
+    """A device's arithmetic, and bytes of tensors that are read or written; views and allocations move nothing."""
 
-    Attributes:
-        products: how many there are of each.
-        norms: bytes that normalisations move.
-        idle: bytes that could be moved while a normalisation has too few blocks to fill the device.
-        others: bytes that all else moves.
-    """
-
-    products: Counter[Product] = field(default_factory=Counter)
-    norms: int = 0
-    idle: int = 0
-    others: int = 0
+    products: Counter[Product] = field(default_factory=Counter)  # how many there are of each
+    norms: int = 0  # bytes that normalisations move
+    idle: int = 0  # bytes that could be moved while a normalisation has too few blocks to fill the device
+    others: int = 0  # bytes that all else moves
 
     def __add__(self, other: "Work") -> "Work":
-        sums = self.norms + other.norms, self.idle + other.idle, self.others + other.others
-        return Work(self.products + other.products, *sums)
+        return Work(*(mine + its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def __sub__(self, part: "Work") -> "Work":
-        rest = self.norms - part.norms, self.idle - part.idle, self.others - part.others
-        return Work(self.products - part.products, *rest)
+        return Work(*(mine - its for mine, its in zip(vars(self).values(), vars(part).values(), strict=True)))
 
     @property
     def flops(self) -> int:
@@ -88,9 +79,8 @@ def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     if func.namespace == "aten" and any(norm in name for norm in NORMS):
         again, idle = _of_norm(name, arguments_of(func, args, kwargs), moved)
         return Work(norms=moved + again, idle=idle)
-    if any(norm in name for norm in NORMS):  # SyncBatchNorm's, each of which passes its arguments once
-        return Work(norms=moved)
-    return Work(others=moved)
+    # SyncBatchNorm's operations pass their arguments once.
+    return Work(norms=moved) if any(norm in name for norm in NORMS) else Work(others=moved)
 
 
 def _of_norm(name: str, arguments: Mapping[str, Any], moved: int) -> tuple[int, int]:
@@ -100,6 +90,10 @@ def _of_norm(name: str, arguments: Mapping[str, Any], moved: int) -> tuple[int, 
     A first pass over the input, backward also over the output's gradient, finds statistics or sums; a second one
     computes the map. A layer norm's row stays in the cache; backward, its weights' gradients take the second pass.
     """
+
+    def idle(passed: int, blocks: int) -> int:
+        return round(passed * max(0.0, BLOCKS / blocks - 1))
+
     backward, x = "backward" in name, arguments["input"]
     again = size(x) * (1 + backward)
     if "batch_norm" in name:
@@ -109,15 +103,10 @@ def _of_norm(name: str, arguments: Mapping[str, Any], moved: int) -> tuple[int, 
             return again, 0
         channels = x.shape[1]  # one block has a channel of all samples, but the map's of one sample
         maps = channels if backward else len(x) * channels
-        return again, _idle(again, channels) + _idle(moved, maps)
+        return again, idle(again, channels) + idle(moved, maps)
     if "group_norm" in name:
-        return again, _idle(again, arguments["N"] * arguments["C" if backward else "group"])
+        return again, idle(again, arguments["N"] * arguments["C" if backward else "group"])
     return (again if backward and arguments["output_mask"][1] else 0), 0
-
-
-def _idle(moved: int, blocks: int) -> int:
-    """Bytes that a device could move beside ``moved``, for which a kernel has ``blocks``."""
-    return round(moved * max(0.0, BLOCKS / blocks - 1))
 
 
 def size(tensor: Tensor) -> int:

@@ -5,17 +5,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from dira_scale.base.config.compose import compose
 from dira_scale.fleet.forecast import estimate
-from dira_scale.fleet.forecast.estimate import Rehearsals, measured_factor, seconds
+from dira_scale.fleet.forecast.estimate import Rehearsals, decoding_bytes, measured_factor, seconds
 from dira_scale.fleet.forecast.ledger import LiveBytes
 from dira_scale.fleet.forecast.links import JITTER
 from dira_scale.fleet.forecast.rehearsal import NetworkBlock, Rehearsal
 from dira_scale.fleet.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, largest, memory, traffic
 from dira_scale.fleet.forecast.work import Product, Work
+from dira_scale.train.data.views import ViewSpec
 
 # 100 bytes are trained (60 of them in a block that two views pass), 40 follow (30 in a block that one view passes).
 STEP = Rehearsal(
@@ -163,3 +165,17 @@ def test_the_largest_batch_is_the_last_that_fits(strategy: str) -> None:
     assert largest(strategy, 4, step(4), step(8), peak(1), loader=7.0) == 1
     assert largest(strategy, 4, step(4), step(8), peak(1) - 1, loader=7.0) == 0
     assert largest(strategy, 4, step(4), step(8), peak(0) - 1000, loader=7.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("loader", "codecs", "counted"),
+    [("auto", ["jpg", "jp2"], True), ("auto", ["jpg", "png"], False), ("cpu", ["jpg"], False), ("dali", ["png"], True)],
+)
+def test_the_memory_of_decoding_on_a_gpu_by_hand(loader: str, codecs: list[str], counted: bool) -> None:
+    """Images of 300 and 200 pixels of two bytes: 500 decoded and crops of 300, twice; six batches of two views."""
+    columns = {"height": [10, 20, 9], "width": [30, 10, 9], "channels": [1, 1, 1], "bits": [16, 8, 8]}
+    held = {"column": lambda name: np.array(columns[name]), "rows": lambda split: np.arange(2), "splits": ["train"]}
+    dataset: Any = SimpleNamespace(**held, codecs={*codecs})
+    data: Any = SimpleNamespace(loader=loader, prefetch=2, split="train")
+    actual = decoding_bytes(data, [dataset], ViewSpec(size=64, scale=(0.2, 1.0)))
+    assert actual == (pytest.approx(2 * 800 + 6 * 2 * 2 * 64**2) if counted else 0)
