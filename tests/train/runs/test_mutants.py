@@ -142,7 +142,7 @@ def none_ends_in_a_traceback(whole: Path, copy: Path, count: int, read: Read) ->
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of a page's time, and reads nothing."""
-    for module, name in ((plots, "curves"), (plots, "single_values"), (health, "monitor_plots"), (neighbours, "maps")):
+    for module, name in ((plots, "curves"), (health, "monitor_plots"), (neighbours, "maps")):
         monkeypatch.setattr(module, name, lambda *_: [])
 
 
