@@ -27,15 +27,9 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Card:
-    """A card's content.
-
-    Attributes:
-        run: what its task says of it.
-        loss: the stage's best validation loss, or other figure that decides; None if these are not its best weights.
-        decoder: whether a decoder was trained.
-        exports: by format, the files beside the card.
-        release: what the run does not record.
-    """
+    """A card's content. ``run``: what its task says of it; ``loss``: the stage's best validation loss, or other figure
+    that decides; None if these are not its best weights; ``decoder``: whether one was trained; ``exports``: by format,
+    the files beside the card; ``release``: what the run does not record."""
 
     name: str
     run: Description
@@ -109,22 +103,19 @@ class Card:
         )
 
     def _data(self) -> str:
-        rows = ["| dataset | images | licence | content hash | of all splits |", "|---|---|---|---|---|"]
         split = self.run.data.split
-        for data, known in ((data, data.known) for data in self.datasets):
-            if known.licence is None or known.samples is None:
-                rows.append(f"| {data.name} | unknown | unknown: {data.problem} | `{known.hash}` | unknown |")
-            else:
-                about = f"{data.name} ({known.modality})"
-                counts = ", ".join(f"{count} {name}" for name, count in known.samples.items())  # as in croissant.json
-                row = f"| {about} | {known.samples[split]:,} | {known.licence} | `{known.hash}` | {counts} |"
-                rows.append(row)
         text = f"## Training data\n\nSplit `{split}`. The terms of these images apply to the weights.\n\n"
-        text += "\n".join(rows)
+        text += "| dataset | images | licence | content hash | of all splits |\n|---|---|---|---|---|"
+        for data, known in ((data, data.known) for data in self.datasets):
+            name, count, licence, counts = data.name, "unknown", f"unknown: {data.problem}", "unknown"
+            if known.licence is not None and known.samples is not None:
+                name, count, licence = f"{data.name} ({known.modality})", f"{known.samples[split]:,}", known.licence
+                counts = ", ".join(f"{count} {name}" for name, count in known.samples.items())  # as in croissant.json
+            text += f"\n| {name} | {count} | {licence} | `{known.hash}` | {counts} |"
         listed = [data for data in self.datasets if data.known.lists]
         text += "".join(f"\n\n{data.name}: splits as in {data.known.lists}." for data in listed)
         if self._start:
-            terms = f" ({licence})" if (licence := self._start_licence) else ""
+            terms = f" ({self._start_licence})" if self._start_licence else ""
             text += (
                 f"\n\nThe encoder started from `{self._start}`, not at random. Its terms{terms} apply too; the data "
                 f"and labels that it learnt from: {self.release.words.start_data or 'not listed here'}."
@@ -147,22 +138,13 @@ class Card:
         normalised, mean = "*without* normalisation by mean and deviation", self.run.input.mean
         if mean:
             normalised = f"then normalised by channel: mean {mean}, deviation {self.run.input.deviation}"
-        lines = [
-            "## Loading",
-            "",
-            f"Input: {given} in [0, 1]{ends}{repeated}, {normalised}.",
-            "",
-            "```python",
-            "import torch",
-            "",
-            f"image = torch.rand(1, {shape}){repeat}  # your image here",
-            "```",
-        ]
+        text = f"## Loading\n\nInput: {given} in [0, 1]{ends}{repeated}, {normalised}.\n\n```python\nimport torch\n\n"
+        text += f"image = torch.rand(1, {shape}){repeat}  # your image here\n```"
         for name, exported in self.exports.items():
             files = " and ".join(f"`{file}`" for file in exported.files)
             use = f". {exported.use}" if exported.use else ""
-            lines += ["", f"{TITLES[name]}: {files}{use}", "", "```python", exported.code, "```"]
-        return "\n".join(lines)
+            text += f"\n\n{TITLES[name]}: {files}{use}\n\n```python\n{exported.code}\n```"
+        return text
 
     def _outputs(self) -> str:
         names, activation, pairs = self.run.output.names, self.run.output.activation, self.run.output.normalised

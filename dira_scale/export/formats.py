@@ -181,7 +181,8 @@ def to_onnx(network: TrainedNetwork) -> Exported:
     whole: nn.Module | None = None
     if network.network is not None:  # refused before anything is traced, which takes seconds
         whole = network.classifier or require_unet("onnx", network)
-    files = {"encoder.onnx": _onnx(nn.Sequential(require_timm("onnx", network), _Last()), network.size, "features")}
+    size = network.run.input.size[0]
+    files = {"encoder.onnx": _onnx(nn.Sequential(require_timm("onnx", network), _Last()), size, "features")}
     code = """
         import onnxruntime
 
@@ -191,7 +192,7 @@ def to_onnx(network: TrainedNetwork) -> Exported:
     if whole is not None:
         output = "logits" if network.last or network.run.output.names else "restored"
         file = "classifier.onnx" if network.classifier else "unet.onnx"
-        files[file] = _onnx(whole, network.size, output)
+        files[file] = _onnx(whole, size, output)
         code += f"""({output},) = onnxruntime.InferenceSession("{file}").run(None, grey)\n"""
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 

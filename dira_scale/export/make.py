@@ -35,27 +35,23 @@ from dira_scale.train.runs.reader import RunReader, TrainingData
 
 
 def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:
-    """Return the release of a ``run``, for ``configs/export.yaml``.
-
-    Raises:
-        UserError: a folder of ``card.evaluation`` is not an evaluation of this run; with ``release``, there are gaps.
-    """
+    """The release of a ``run``, for ``configs/export.yaml``. Raises UserError: a folder of ``card.evaluation`` does not
+    evaluate this run; with ``release``, there are gaps."""
     folders = cfg.card.evaluation or []
     tables = [evaluated(Path(path), run.folder) for path in ([folders] if isinstance(folders, str) else folders)]
     compute = Compute.of(run.rows(), run.environment())
     shards = datasets[0].known.path if datasets else "SHARDS"
     release = Release(CardWords(**cfg.card), compute, tables, str(run.folder), shards)
-    if cfg.release:
-        release.require_complete(run.description, datasets)
-    return release.without_paths()
+    if cfg.release and (gaps := release.gaps(run.description, datasets)):
+        count = "a gap" if len(gaps) == 1 else f"{len(gaps)} gaps"
+        raise UserError(f"release=true: the card has {count}: {'; '.join(gaps)}")
+    # The card names no folders of this machine.
+    return replace(release, run=run.folder.resolve().name, shards=Path(shards).name)
 
 
 def evaluated(folder: Path, run: Path) -> str:
-    """A table with the spread or the interval of each figure.
-
-    Raises:
-        UserError: ``folder`` has no figures, or none of ``run``; a file is damaged.
-    """
+    """A table with the spread or the interval of each figure. Raises UserError: ``folder`` has no figures, or none of
+    ``run``; a file is damaged."""
     try:
         if (folder / PROBE).is_file():
             content = read_probe(folder)

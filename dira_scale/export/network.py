@@ -30,11 +30,6 @@ class TrainedNetwork:
         return self.encoder.name
 
     @property
-    def size(self) -> int:
-        """The size of the run's views, in pixels a side."""
-        return self.run.input.size[0]
-
-    @property
     def decoder_channels(self) -> Sequence[int]:
         return tuple(self.run.network.architecture["decoder_channels"])
 
@@ -76,12 +71,12 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class Exported:
-    """Files of one format. ``code``, beside them, loads them, given an ``image`` [b, 3, S, S] or [b, C, D, H, W]; tests
-    run it. ``use``: what else the card says they are for."""
+    """Files of one format. ``code`` loads them, given an ``image`` [b, 3, S, S] or [b, C, D, H, W]; ``initial``: their
+    tensors that are not trained; ``use``: what else the card says they are for."""
 
     files: dict[str, bytes]
     code: str
-    initial: list[str] = field(default_factory=list)  # untrained entries
+    initial: list[str] = field(default_factory=list)
     use: str = ""
 
 

@@ -1,27 +1,19 @@
 """A card's sections that a run does not record by itself, and the gaps that a release may not have."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from dira_scale.base.errors import UserError
 from dira_scale.export.config import CardWords
 from dira_scale.train.runs.description import Description
 from dira_scale.train.runs.reader import RunRow, TrainingData
 
 NOT_STATED = "not stated"  # as recipes of one's own images have it where no licence is given
-NOT_WRITTEN = "Not written: `card.{}=…`."
 
 
 @dataclass(frozen=True)
 class Compute:
-    """The compute that training took, as the run has recorded it.
-
-    Attributes:
-        hours: of all steps, validation and checkpoints; None: not recorded.
-        device: its name.
-        devices: their number at the last start; None: not recorded.
-    """
+    """The compute that training took, as the run has recorded it, or None: the ``hours`` of all steps, validation and
+    checkpoints, the ``device``'s name, and the number of ``devices`` at the last start."""
 
     hours: float | None = None
     device: str = "unknown"
@@ -39,29 +31,23 @@ class Compute:
     def text(self, words: CardWords) -> str:
         """The section, with the energy by its formula."""
         hours = "unknown" if self.hours is None else f"{self.hours:.3g}"
-        lines = [f"- Device: {self.device}; number: {self.devices or 'unknown'}.", f"- Hours: {hours}."]
         formula = "devices x power x hours x PUE"
-        if words.watts is None or self.hours is None or not self.devices:
-            lacking = [] if words.watts else ["the power of a device (`card.watts=…`)"]
-            lacking += [] if self.hours is not None else ["the hours"]
-            lacking += [] if self.devices else ["the number of devices"]
-            lines.append(f"- Energy: unknown. It would be {formula}; not recorded: {', '.join(lacking)}.")
-        else:
-            energy = self.devices * words.watts / 1000 * self.hours * words.pue
+        lacking = [] if words.watts else ["the power of a device (`card.watts=…`)"]
+        lacking += [] if self.hours is not None else ["the hours"]
+        lacking += [] if self.devices else ["the number of devices"]
+        energy = f"unknown. It would be {formula}; not recorded: {', '.join(lacking)}"
+        if words.watts is not None and self.hours is not None and self.devices:
+            product = self.devices * words.watts / 1000 * self.hours * words.pue
             factors = f"{self.devices} x {words.watts:g} W x {hours} h x {words.pue:g}"
-            lines.append(f"- Energy: {energy:.3g} kWh = {formula} = {factors}.")
-        return "\n".join(["## Compute", "", *lines])
+            energy = f"{product:.3g} kWh = {formula} = {factors}"
+        device = f"- Device: {self.device}; number: {self.devices or 'unknown'}."
+        return f"## Compute\n\n{device}\n- Hours: {hours}.\n- Energy: {energy}."
 
 
 @dataclass(frozen=True)
 class Release:
-    """The content of a card beyond the run's description.
-
-    Attributes:
-        words: of its author.
-        evaluation: Markdown of each evaluation.
-        run: a name or path of the run for the commands that fill a gap, and ``shards`` one of its datasets.
-    """
+    """The content of a card beyond the run's description: the ``words`` of its author, the Markdown of each
+    ``evaluation``; ``run`` and ``shards``: names or paths for the commands that fill a gap."""
 
     words: CardWords = field(default_factory=lambda: CardWords(intended_use="Research.", out_of_scope="Diagnosis."))
     compute: Compute = field(default_factory=Compute)
@@ -70,17 +56,18 @@ class Release:
     shards: str = "SHARDS"
 
     def sections(self) -> list[str]:
-        """Use, compute, evaluation, authors."""
-        words, use = self.words, "## Intended use\n\n{}\n\n## Out of scope\n\n{}"
+        """Use, compute, evaluation, authors, citation."""
+        words = self.words
         figures = "\n\n".join(self.evaluation) or f"Not evaluated, run {self._evaluate()}."
-        authors = [f"- Developers: {words.developers or NOT_WRITTEN.format('developers')}"]
-        authors.append(f"- Contact: {words.contact or NOT_WRITTEN.format('contact')}")
+        developers, contact, citation = (
+            getattr(words, key) or f"Not written: `card.{key}=…`." for key in ("developers", "contact", "citation")
+        )
         return [
-            use.format(words.intended_use, words.out_of_scope),
+            f"## Intended use\n\n{words.intended_use}\n\n## Out of scope\n\n{words.out_of_scope}",
             self.compute.text(words),
             f"## Evaluation\n\n{figures}",
-            "\n".join(["## Authors", "", *authors]),
-            f"## Citation\n\n{words.citation or NOT_WRITTEN.format('citation')}",
+            f"## Authors\n\n- Developers: {developers}\n- Contact: {contact}",
+            f"## Citation\n\n{citation}",
         ]
 
     def bias(self) -> str:
@@ -106,16 +93,6 @@ class Release:
         if run.network.start and not (words.start_licence or run.network.licence):
             gaps.append(f"licence of the weights {run.network.start} that it started from (card.start_licence=…)")
         return gaps
-
-    def require_complete(self, run: Description, datasets: Sequence[TrainingData]) -> None:
-        """Raise UserError if the card has gaps, with all of them."""
-        if gaps := self.gaps(run, datasets):
-            count = "a gap" if len(gaps) == 1 else f"{len(gaps)} gaps"
-            raise UserError(f"release=true: the card has {count}: {'; '.join(gaps)}")
-
-    def without_paths(self) -> "Release":
-        """For the card, which names no folders of this machine."""
-        return replace(self, run=Path(self.run).resolve().name, shards=Path(self.shards).name)
 
     def _evaluate(self) -> str:
         command = f"python -m dira_scale.probe run={self.run} data.shards={self.shards} out={self.run}/probe"

@@ -133,23 +133,20 @@ def _repeated(state: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
 
 def _architecture(encoder: ResEncEncoder | ViT3DEncoder) -> dict[str, Any]:
     """By nnssl's name, or by the arguments of a class in dynamic_network_architectures."""
-    name = PRIMUS[_size(encoder)] if isinstance(encoder, ViT3DEncoder) else "ResEncL"
-    architecture: dict[str, Any] = {"arch_class_name": name, "arch_kwargs": None}
-    architecture |= {"arch_kwargs_requiring_import": None}
-    if isinstance(encoder, ResEncEncoder) and (encoder.features, encoder.blocks) != RESENC_L:
-        blocks, stages = encoder.blocks, len(encoder.blocks)
+    name, kwargs, importing = "ResEncL", None, None
+    if isinstance(encoder, ViT3DEncoder):
+        name = PRIMUS[_size(encoder)]
+    elif (encoder.features, encoder.blocks) != RESENC_L:
+        name, importing, stages = "ResidualEncoderUNet", ["conv_op", "norm_op", "nonlin"], len(encoder.blocks)
         kwargs = {
             "n_stages": stages, "features_per_stage": encoder.features, "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * stages, "strides": [[1, 1, 1], *[[2, 2, 2]] * (stages - 1)],
-            "n_blocks_per_stage": blocks, "n_conv_per_stage_decoder": [1] * (stages - 1), "conv_bias": True,
+            "n_blocks_per_stage": encoder.blocks, "n_conv_per_stage_decoder": [1] * (stages - 1), "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
             "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.modules.activation.LeakyReLU",
             "nonlin_kwargs": {"negative_slope": SLOPE, "inplace": True},
         }  # fmt: skip
-        importing = ["conv_op", "norm_op", "nonlin"]
-        architecture = {"arch_class_name": "ResidualEncoderUNet", "arch_kwargs": kwargs}
-        architecture |= {"arch_kwargs_requiring_import": importing}
-    return architecture
+    return {"arch_class_name": name, "arch_kwargs": kwargs, "arch_kwargs_requiring_import": importing}
 
 
 def adaptation_plan(network: TrainedNetwork, encoder: ResEncEncoder | ViT3DEncoder) -> dict[str, Any]:

@@ -18,12 +18,8 @@ SIDES = {2: ("y", "x", "h", "w"), 3: ("z", "y", "x", "d", "h", "w")}
 
 @dataclass(frozen=True)
 class BoxedImage:
-    """An image with boxes.
-
-    Attributes:
-        sample: its number in the split.
-        boxes: for each label [k, 2 n], in pixels of the image as it is stored: starts, then extents.
-    """
+    """An image of the split's number ``sample``; ``boxes``: for each label [k, 2 n], in pixels of the image as it is
+    stored: starts, then extents."""
 
     sample: int
     key: str
@@ -41,15 +37,14 @@ class BoxedImages:
 
 
 def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen: Sequence[str] | None) -> BoxedImages:
-    """The images in the order of the manifest, the labels in the order of ``learned``.
+    """The images in the order of the manifest, the labels in the order of ``learned``, the network's labels.
 
-    ``learned``: the network's labels; ``chosen``: those that are looked for; None: all.
-
-    Raises UserError: no such split, no boxes, none of these labels, or a label that was not learned.
+    ``chosen``: those that are looked for; None: all. Raises UserError: no such split, no boxes, none of these labels,
+    or a label that was not learned.
     """
     if split not in dataset.splits:
         raise UserError(f"data.split={split}: {dataset.root} has {', '.join(dataset.splits)}")
-    check_labels(chosen, learned, "the run")
+    check_labels(chosen, learned)
     table = dataset.manifest.table(["boxes"])["boxes"].to_pylist()
     by_split = {name: [table[row] or [] for row in dataset.rows(name)] for name in dataset.splits}
     of_splits = {name: Counter(box["label"] for boxes in rows for box in boxes) for name, rows in by_split.items()}
@@ -78,24 +73,22 @@ def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen
     return BoxedImages(tuple(images), labels, left_out)
 
 
-def check_labels(chosen: Collection[str] | None, learned: Sequence[str], run: str) -> None:
+def check_labels(chosen: Collection[str] | None, learned: Sequence[str]) -> None:
     """Raise UserError for a label that was not learned."""
     if unknown := next((name for name in chosen or () if name not in learned), None):
         listed = f"{', '.join(learned)}{nearest(unknown, learned)}"
-        raise UserError(f"labels: {run} has not learned '{unknown}', but {listed}")
+        raise UserError(f"labels: the run has not learned '{unknown}', but {listed}")
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
-    """Check ``runs``, by their names, before they have trained.
-
-    Raises UserError for one that is not of labels, or has not learned ``labels``; as `localize` would.
-    """
+    """Raise UserError as `localize` would for one of the ``runs``, by their names, that have not trained yet: it is not
+    of labels, or is not to learn ``labels``."""
     for name, run in runs.items():
         require_finetuned(name, run)
         if run.network.head != "pooled" or not run.output.of_classes:
             raise UserError(not_of_labels(name, run.trained))
         if run.output.names:  # not known yet where all labels of a dataset are learned
-            check_labels(cfg.labels, run.output.names, "the run")
+            check_labels(cfg.labels, run.output.names)
 
 
 def not_of_labels(run: str, trained: str) -> str:

@@ -1,8 +1,10 @@
-"""The view of a network on a label in an image: its map, and the boxes around the map's regions."""
+"""The view of a network on a label in an image: its map, the boxes around the map's regions, and a picture of both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -27,25 +29,26 @@ from dira_scale.train.models.normalise import input_of, normalised
 from dira_scale.train.runs.description import InputDescription
 
 with lazy_imports():
+    from matplotlib import figure as mpl_figure
+    from matplotlib import patches
     from monai import visualize
     from monai.transforms import utils
 
+INCHES, DPI = 4, 96  # of the picture's height
+Colour = tuple[int, int, int]
+TRUE, PREDICTED = (90, 220, 90), {"yellow": (255, 210, 60), "blue": (80, 170, 255)}  # of the intensities in turn
+OPAQUE = 0.45  # the map, where it is 255
+
 
 class GradCam(nn.Module):
-    """The maps of a classifier, which is in evaluation mode, of images [b, C, *size] in [0, 1].
+    """Maps from the gradients at the coarsest map, a ResNet's layer4, of a classifier in evaluation mode.
 
-    Args:
-        probabilities: of its logits [b, L].
-
-    Attributes:
-        map: passes on the encoder's coarsest map, a ResNet's layer4, where its gradients can be had.
-        logits: [b, L] of the last images.
+    ``probabilities``: of its logits [b, L].
     """
 
     logits: Tensor
 
     def __init__(self, network: Network, input: InputDescription, probabilities: Callable[[Tensor], Tensor]) -> None:
-
         super().__init__()
         self.network, self.input, self.probabilities, self.map = network, input, probabilities, nn.Identity()
         scaled = partial(utils.rescale_array, minv=0.0, maxv=255.0, dtype=torch.float64)  # MONAI's own turns it round
@@ -66,23 +69,18 @@ class GradCam(nn.Module):
         return map.detach().cpu().numpy(), float(self.probabilities(self.logits.detach())[0, output])
 
 
-def regions(map: np.ndarray, intensity: float) -> np.ndarray:
-    """The boxes [k, 2 n] around the connected regions of ``map`` [*size] that are above ``intensity``, in its pixels.
+def boxes_above(intensity: float, map: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """The boxes [k, 2 n] around the connected regions of ``map`` [*size] that are above ``intensity``, in pixels of the
+    image of which the map shows the part ``crop`` [2 n].
 
     Pixels that touch at a corner are connected: 8 neighbours in an image, 26 in a volume.
     """
-    labelled, _ = ndimage.label(map > intensity, np.ones((3,) * map.ndim))
-    parts = ndimage.find_objects(labelled)
-    boxes = [[side.start for side in part] + [side.stop - side.start for side in part] for part in parts]
-    return np.array(boxes, float).reshape(-1, 2 * map.ndim)
-
-
-def in_stored(boxes: np.ndarray, crop: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """``boxes`` [k, 2 n] in pixels of a view of ``size``, which shows the box ``crop`` [2 n] of an image, in the
-    image's pixels."""
-    n = len(size)
-    scale = crop[n:] / np.array(size, float)
-    return np.concatenate((crop[:n] + boxes[:, :n] * scale, boxes[:, n:] * scale), 1)
+    n = map.ndim
+    labelled, _ = ndimage.label(map > intensity, np.ones((3,) * n))
+    edges = [[(side.start, side.stop) for side in part] for part in ndimage.find_objects(labelled)]
+    starts, stops = np.moveaxis(np.array(edges, float).reshape(-1, n, 2), 2, 0)
+    scale = crop[n:] / np.array(map.shape, float)
+    return np.concatenate((crop[:n] + starts * scale, (stops - starts) * scale), 1)
 
 
 def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -90,19 +88,13 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     n = len(box) // 2
     starts, ends = np.maximum(box[:n], boxes[:, :n]), np.minimum(box[:n] + box[n:], boxes[:, :n] + boxes[:, n:])
     common = (ends - starts).clip(0).prod(1)
-    union = box[n:].prod() + boxes[:, n:].prod(1) - common
-    return np.asarray(common / union)
+    return np.asarray(common / (box[n:].prod() + boxes[:, n:].prod(1) - common))
 
 
 @dataclass(frozen=True)
 class LocatedLabel:
-    """The map and boxes of one label in an image.
-
-    Attributes:
-        map: float64 [*size] of the view, from 0 to 255.
-        crop: [2 n], the part of the stored image that the view shows.
-        predicted: by intensity the boxes [k, 2 n] around the map's regions above it, in pixels of the stored image.
-    """
+    """The map of one label in an image, float64 [*size] from 0 to 255; the part ``crop`` [2 n] of the stored image that
+    it shows; ``predicted``: by intensity the boxes [k, 2 n] around its regions, in pixels of the stored image."""
 
     map: np.ndarray
     probability: float
@@ -135,8 +127,7 @@ class Localizer:
         self.device = compute_device()
         set_fp32("fp32")
         moved(network := trained.network, self.device, trained.faster_last(self.device))
-        input = input_of(trained.size, trained.about["normalise"])
-        self.cam = GradCam(network, input, trained.supervision.predicted)
+        self.cam = GradCam(network, input_of(trained.size, trained.about["normalise"]), trained.supervision.predicted)
 
     def view(self, case: BoxedImage) -> tuple[Stored, Tensor]:
         """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
@@ -150,5 +141,45 @@ class Localizer:
         map, probability = self.cam.of(view.to(self.device), self.trained.supervision.outputs.index(label))
         step = None if stored.step is None else np.array([stored.step])
         crop = self.crop.of(np.array([stored.sides]), step).box[0].astype(float)
-        boxes = {above: in_stored(regions(map, above), crop, self.trained.size) for above in self.intensities}
-        return LocatedLabel(map, probability, crop, boxes)
+        return LocatedLabel(map, probability, crop, {each: boxes_above(each, map, crop) for each in self.intensities})
+
+
+def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[LocatedBox]) -> bytes:
+    """A PNG of ``view`` [C, *size] in [0, 1], in pixels of the stored image; of a volume the slice in the middle of the
+    first box.
+
+    ``rows``: of the same image and label.
+    """
+    map, (start, extent) = seen.map, np.split(seen.crop, 2)
+    image = (view.movedim(0, -1) if map.ndim == 2 and len(view) == 3 else view.mean(0)).numpy()
+    true: list[tuple[Colour, Sequence[float]]] = [(TRUE, row.box) for row in rows]
+    predicted = zip(cycle(PREDICTED.values()), seen.predicted.values(), strict=False)
+    marked = true + [(colour, box) for colour, boxes in predicted for box in boxes]
+    if map.ndim == 3:
+        thickness = extent[0] / len(map)
+        depth = int(((rows[0].box[0] + rows[0].box[3] / 2 - start[0]) / thickness).clip(0, len(map) - 1))
+        image, map, front = image[depth], map[depth], start[0] + depth * thickness
+        true, marked = (
+            [(colour, box) for colour, box in of if box[0] < front + thickness and box[0] + box[3] > front]
+            for of in (true, marked)
+        )
+    (top, left), (height, width) = start[-2:], extent[-2:]
+    place = left, left + width, top + height, top
+    figure = mpl_figure.Figure((2 * INCHES * width / height, INCHES + 0.5), DPI, layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, boxes in zip(axes, (true, marked), strict=True):
+        axis.set_axis_off()
+        axis.imshow(image, "gray", vmin=0, vmax=1, extent=place, interpolation="bilinear")
+        for colour, box in boxes:
+            (y, x), (h, w) = (side[-2:] for side in np.split(np.array(box), 2))
+            line = {"edgecolor": np.divide(colour, 255), "linewidth": 1.5, "antialiased": False, "zorder": 3}
+            axis.add_patch(patches.Rectangle((x, y), w, h, fill=False, **line))
+    axes[1].imshow(map, "turbo", vmin=0, vmax=255, alpha=OPAQUE * map / 255, extent=place, interpolation="bilinear")
+    levels = ", ".join(f"{name} above {level:g}" for name, level in zip(cycle(PREDICTED), seen.predicted, strict=False))
+    figure.suptitle(
+        f"{rows[0].label}: probability {rows[0].probability:.2f}, IoU {max(row.iou for row in rows):.2f}\n"
+        f"green: box; {f'regions {levels}' if rows[0].regions else 'no region'}", fontsize=9
+    )  # fmt: skip
+    encoded = BytesIO()
+    figure.savefig(encoded, format="png")
+    return encoded.getvalue()

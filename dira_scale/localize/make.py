@@ -1,12 +1,6 @@
 """The ``python -m dira_scale.localize`` command: computes Grad-CAM of every image with boxes, for each of their labels.
 
-::
-
-    results.json        the accuracy of each label and their mean, at each threshold. Written last
-    boxes.parquet       a row for each box of the dataset: the predicted box that overlaps it most
-    pictures/           the first images of each label: map, boxes of both kinds
-    config.yaml         the resolved configuration
-    environment.json    versions, commit, machine
+It writes ``results.json``, accuracies, last; ``boxes.parquet``, a row for each box of the dataset; ``pictures/``.
 """
 
 import re
@@ -17,7 +11,6 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.base.errors import UserError, print_line
@@ -27,15 +20,14 @@ from dira_scale.base.storage.atomic import write_atomic, write_json
 from dira_scale.base.storage.owned import own
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.judge.evaluation.finetuned_network import TrainedRun
-from dira_scale.judge.evaluation.inference import Stored, read_ahead
+from dira_scale.judge.evaluation.inference import read_ahead
 from dira_scale.judge.evaluation.journal import FILE as UNFINISHED
 from dira_scale.judge.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.judge.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.judge.pages.probe_figures import rich_table
-from dira_scale.localize.cases import BoxedImage, BoxedImages, cases_of, not_of_labels
+from dira_scale.localize.cases import BoxedImages, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
-from dira_scale.localize.look import Localizer
-from dira_scale.localize.picture import draw
+from dira_scale.localize.look import Localizer, draw
 from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, LocatedBox, cells, figures, write_boxes
 from dira_scale.train.data.batch import UNITS
 from dira_scale.train.distributed.processes import default_workers
@@ -43,31 +35,29 @@ from dira_scale.train.runs.environment import environment
 
 FOLDER = "pictures"
 KIND = "localizations"  # of the folder
-WIDTH = 120  # columns where the output is not a terminal
 
 
 def make(cfg: DictConfig) -> None:
     """Look at what is not yet looked at. Raises UserError."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Localize)
-    out = Path(config.out)
+    out, split = Path(config.out), config.data.split
     trained = TrainedRun.of(Path(config.run))
     if not trained.supervision.output.of_classes or not trained.supervision.pooled:
         raise UserError(not_of_labels(config.run, f"fine-tuned on {trained.supervision.learned}"))
     dataset = ShardedDataset.open(config.data.shards)
     dataset.require(len(trained.size), "this network")
-    trained.require_channels(dataset, [config.data.split] if config.data.split in dataset.splits else [])
-    cases = cases_of(dataset, config.data.split, trained.supervision.outputs, config.labels)
+    trained.require_channels(dataset, [split] if split in dataset.splits else [])
+    cases = cases_of(dataset, split, trained.supervision.outputs, config.labels)
     about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash}
-    about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
-    about |= {"labels": [*cases.labels], "intensities": config.intensities, "thresholds": config.thresholds}
-    about |= {"pictures": config.pictures}
+    about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": split}, "labels": [*cases.labels]}
+    about |= {name: getattr(config, name) for name in ("intensities", "thresholds", "pictures")}
     if is_complete(out, KIND, FILE, about):
         print_line(f"{out} is complete: nothing is left to do")
         return
-    judged = Part(dataset, config.data.split, frozenset(case.patient for case in cases.images))
-    leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])
-    localizer = Localizer(trained, dataset, config.data.split, config.intensities)
+    judged = Part(dataset, split, frozenset(case.patient for case in cases.images))
+    leak = check_leak([judged], split, [*sources_of(config.run, "run", [dataset])])
+    localizer = Localizer(trained, dataset, split, config.intensities)
     with rows_are_kept(out):
         own(out, KIND, "out")
         (out / FOLDER).mkdir(exist_ok=True)
@@ -83,13 +73,10 @@ def _look(config: Localize, localizer: Localizer, cases: BoxedImages, rows: Jour
     todo = [case for case in cases.images if case.key not in rows.done]
     of_labels = [(label, [case.key for case in cases.images if label in case.boxes]) for label in cases.labels]
     drawn = {(key, label) for label, keys in of_labels for key in keys[: config.pictures]}  # whatever comes out
-
-    def read(case: BoxedImage) -> tuple[BoxedImage, Stored, Tensor]:
-        return case, *localizer.view(case)
-
+    workers = config.data.workers or default_workers(localizer.device)
     with bar("localizing", UNITS[len(localizer.trained.size)]) as shown:
         task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
-        for case, stored, view in read_ahead(read, todo, config.data.workers or default_workers(localizer.device)):
+        for case, (stored, view) in read_ahead(lambda case: (case, localizer.view(case)), todo, workers):
             made: list[LocatedBox] = []
             for label, boxes in case.boxes.items():
                 seen = localizer.look(stored, view, label)
@@ -107,16 +94,14 @@ def _finish(config: Localize, cases: BoxedImages, done: Journal, about: Mapping[
     rows = [LocatedBox(**values) for case in cases.images for values in done.done[case.key]["boxes"]]
     rows.sort(key=lambda row: cases.labels.index(row.label))
     write_boxes(out / BOXES, rows)
-    of_test = figures(rows, config.thresholds)
-    empty = sum(row.regions == 0 for row in rows)
+    made, empty = figures(rows, config.thresholds), sum(row.regions == 0 for row in rows)
     counts = {"images": len(cases.images), "boxes": len(rows), "patients": len({row.patient for row in rows})}
-    counts |= {"without_region": empty}
-    facts = {"left_out": dict(cases.left_out), "interval": INTERVAL, "splits": {"test": config.data.split}}
-    figured = {"figures": {"test": [figure.as_json() for figure in of_test]}}
-    write_json(out / FILE, {"dira_scale": __version__, **about, **counts, **facts, **figured})
+    facts = {"without_region": empty, "left_out": dict(cases.left_out), "interval": INTERVAL}
+    facts |= {"splits": {"test": config.data.split}, "figures": {"test": [figure.as_json() for figure in made]}}
+    write_json(out / FILE, {"dira_scale": __version__, **about, **counts, **facts})
     (out / UNFINISHED).unlink()
-    console = Console() if Console().is_terminal else Console(width=WIDTH)
-    console.print(rich_table("accuracy in per cent, by the intersection over union", cells(of_test)))
+    console = Console() if Console().is_terminal else Console(width=120)
+    console.print(rich_table("accuracy in per cent, by the intersection over union", cells(made)))
     lines = [*about["leak"]["lines"]]
     if listed := ", ".join(f"{name} ({count})" for name, count in cases.left_out.items()):
         lines.append(f"left out: boxes of labels that were not asked for or not learned: {listed}")

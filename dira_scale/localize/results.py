@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dira_scale.base.storage.atomic import write_atomic
-from dira_scale.dataset.metrics.figure import MEAN, Figure, Key
+from dira_scale.dataset.metrics.figure import MEAN, Figure
 from dira_scale.dataset.metrics.statistics.bootstrap import bootstrap
 from dira_scale.dataset.metrics.statistics.intervals import ABOUT
 from dira_scale.dataset.metrics.statistics.weighted import Statistic, Statistics, average, weighted_mean
@@ -26,16 +26,9 @@ INTERVAL = {**ABOUT, "resamples": 2000}
 
 @dataclass(frozen=True)
 class LocatedBox:
-    """A box of the dataset, and what was predicted for its label.
-
-    Attributes:
-        box: [2 n], starts, then extents, in pixels of the stored image.
-        probability: of the label, by the network.
-        regions: the predicted boxes, of all intensities.
-        iou: the largest intersection over union of a predicted box with ``box``; 0 without one.
-        intensity: of the region whose box it is; None: no predicted box overlaps.
-        predicted: that box [2 n]; None likewise.
-    """
+    """A ``box`` [2 n] of the dataset, starts, then extents, in pixels of the stored image; the ``probability`` of its
+    label; the number of predicted ``regions``, of all intensities; the largest ``iou`` of a predicted box with it, the
+    ``intensity`` of that box's region, and that box; None where no predicted box overlaps."""
 
     key: str
     patient: str
@@ -52,47 +45,34 @@ def write_boxes(path: Path, rows: Sequence[LocatedBox]) -> None:
     """Columns of ``LocatedBox``; a box, and a predicted one, as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``)."""
     sides = SIDES[len(rows[0].box) // 2]
     predicted = [f"predicted_{side}" for side in sides]
-    numbers = [*sides, "probability", "regions", "iou", "intensity", *predicted]
-    columns = [(name, pa.string()) for name in ("key", "patient", "label")]
-    columns += [(name, pa.int64() if name == "regions" else pa.float64()) for name in numbers]
-    nowhere = [None] * len(sides)
-    boxes = [zip([*sides, *predicted], [*row.box, *(row.predicted or nowhere)], strict=True) for row in rows]
-    each = [asdict(row) | dict(box) for row, box in zip(rows, boxes, strict=True)]
+    names = *sides, *predicted
+    kinds = dict.fromkeys(("key", "patient", "label"), pa.string())
+    kinds |= dict.fromkeys((*sides, "probability", "regions", "iou", "intensity", *predicted), pa.float64())
+    each = [vars(row) | dict(zip(names, (*row.box, *(row.predicted or ())), strict=False)) for row in rows]
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(each, pa.schema(columns)), file, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(each, pa.schema(kinds | {"regions": pa.int64()})), file, compression="zstd")
     write_atomic(path, file.getvalue())
 
 
-def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequence[float]) -> dict[str, Statistic]:
-    """Return the accuracy of each label at each threshold, and their mean, by ``LABEL/THRESHOLD`` and
-    ``mean/THRESHOLD``: statistics of N boxes, each with its label and the largest intersection over union of a
-    predicted one."""
-    made: dict[str, Statistic] = {}
-    for threshold in thresholds:
-        hits = (np.array(ious, float) >= threshold).astype(float)
-        each = {
-            f"{label}/{threshold:g}": weighted_mean(np.where(np.array(labels) == label, hits, np.nan))
-            for label in dict.fromkeys(labels)
-        }
-        made |= {**each, f"{MEAN}/{threshold:g}": average([*each.values()])}
-    return made
+def accuracy(labels: Sequence[str], ious: Sequence[float], threshold: float) -> Statistic:
+    """The share of N boxes whose predicted one has at least this intersection over union: its mean over labels."""
+    hits, of = (np.array(ious, float) >= threshold).astype(float), np.array(labels)
+    return average([weighted_mean(np.where(of == label, hits, np.nan)) for label in dict.fromkeys(labels)])
 
 
 def figures(rows: Sequence[LocatedBox], thresholds: Sequence[float]) -> list[Figure]:
-    """Return each accuracy with its interval over patients, of whom there must be two. ``n``: the boxes of a label; of
-    the mean, the labels."""
+    """Each accuracy with its interval over patients, if there are two. ``n``: a label's boxes; of the mean, labels."""
     labels = [*dict.fromkeys(row.label for row in rows)]
     made = []
     for label in [*labels, MEAN]:
         kept = [row for row in rows if label in (MEAN, row.label)]
-        statistics = accuracies([row.label for row in kept], [row.iou for row in kept], thresholds)
         boxes = None if label == MEAN else len(kept)
         for threshold in thresholds:
-            name, patients = f"{label}/{threshold:g}", [row.patient for row in kept]
-            found = bootstrap(statistics[name], patients, INTERVAL["resamples"], INTERVAL["level"])
+            statistic = accuracy([row.label for row in kept], [row.iou for row in kept], threshold)
+            found = bootstrap(statistic, [row.patient for row in kept], INTERVAL["resamples"], INTERVAL["level"])
             ends = None if np.isnan(found.low) else (found.low, found.high)
             about = found.value, boxes or len(labels), 0, found.patients, boxes, f"IoU >= {threshold:g}"
-            made.append(Figure(ACCURACY, name, *about, interval=ends, share=True))
+            made.append(Figure(ACCURACY, f"{label}/{threshold:g}", *about, interval=ends, share=True))
     return made
 
 
@@ -117,18 +97,15 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
     """The table of ``runs``: of each what varies and its folder. The means over labels have intervals over patients, of
     whom several boxes count together, and tests.
 
-    Raises:
-        UserError, OSError, KeyError: a file of a run, or of the run that it read, is missing or damaged.
-        ValueError: a setting's runs are of other boxes; a seed is there twice.
+    Raises UserError, OSError or KeyError for a missing or damaged file, ValueError for a setting's runs of other boxes.
     """
     return compare_runs([finished_by(varied, output) for varied, output in runs], _evaluated)
 
 
 def _evaluated(run: Finished) -> Evaluated:
     figures = dict(sorted(figures_of(run.output).items(), key=lambda item: not item[0][1].startswith(f"{MEAN}/")))
-    thresholds = [float(name.removeprefix(f"{MEAN}/")) for _, name in figures if name.startswith(f"{MEAN}/")]
     columns = pq.read_table(run.output / BOXES).to_pydict()
     keys = [f"{key} {label}" for key, label in zip(columns["key"], columns["label"], strict=True)]
-    of = accuracies(columns["label"], columns["iou"], thresholds)
-    means: dict[Key, Statistic] = {(ACCURACY, name): of[name] for _, name in figures if name.startswith(f"{MEAN}/")}
+    thresholds = {key: float(key[1].rpartition("/")[2]) for key in figures if key[1].startswith(f"{MEAN}/")}
+    means = {key: accuracy(columns["label"], columns["iou"], each) for key, each in thresholds.items()}
     return Evaluated(figures, Statistics(means, keys, columns["patient"]))

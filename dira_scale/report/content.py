@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContent:
-    """A run folder's content.
-
-    Attributes:
-        config: to show; what it means is in ``description``.
-        results: as ``results.json`` has them; empty if the run is not evaluated.
-        missing: what the folder lacks, one sentence each.
-    """
+    """A run folder's content. ``config`` is to show, its meaning is in ``description``; ``results`` are empty if it is
+    not evaluated; ``missing``: what the folder lacks, one sentence each."""
 
     folder: Path
     config: dict[str, Any]
@@ -73,10 +69,8 @@ class RunContent:
         """The number of samples that a validation looks at; infinite if a dataset cannot be read any more."""
         data = self.description.data
         samples = [dataset.known.samples for dataset in self.datasets]
-        counts = [
-            float("inf") if by_split is None else by_split.get(data.held_out_split or "", 0) for by_split in samples
-        ]
-        return min(data.held_out or float("inf"), sum(counts))
+        counts = [inf if by_split is None else by_split.get(data.held_out_split or "", 0) for by_split in samples]
+        return min(data.held_out or inf, sum(counts))
 
     def restarts(self) -> list[int]:
         """Steps at which another process took over the run (the lease number grew)."""
@@ -92,11 +86,7 @@ class RunContent:
 
 
 def read_run(folder: Path) -> RunContent:
-    """The run in ``folder``.
-
-    Raises:
-        UserError: there is no run.
-    """
+    """The run in ``folder``. Raises UserError: there is none."""
     reader = RunReader(folder)
     status, environment, rows, pictures = reader.status(), reader.environment(), reader.rows(), reader.pictures()
     try:

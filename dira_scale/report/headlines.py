@@ -188,7 +188,8 @@ def _speed(run: RunContent) -> Headline | None:
     each = f"medians: {', '.join(f'{t.stage} {rate(t.speed[1])}' for t in stages)}"
     waiting = stages[-1].share("data")
     waits = f"waits for {unit} {100 * waiting:.0f} % of the time"
-    longest = f", in which its loader's threads mostly {stages[-1].bottleneck}" if stages[-1].bottleneck else ""
+    loading = stages[-1].loading
+    longest = f", in which its loader's threads mostly {max(loading, key=loading.__getitem__)}" if loading else ""
     slowed = waiting > WAITING
     return Headline(
         f"{rate(stages[-1].speed[1])} {unit}/s",

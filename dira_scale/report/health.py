@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from dira_scale.judge.pages.figure import LEVEL, LINES, svg
+from dira_scale.judge.pages.figure import LEVEL, LINES
 from dira_scale.judge.pages.results import never_answered
 from dira_scale.report.content import RunContent
-from dira_scale.report.plots import at_one_step, is_single, shade
+from dira_scale.report.plots import is_single, over_steps, titles
 from dira_scale.train.runs.reader import RunRow
 from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
 
@@ -110,12 +109,21 @@ def monitor_plots(run: RunContent) -> list[tuple[str, str, str]]:
 
 
 def single_values(run: RunContent) -> list[tuple[str, str]]:
-    """(title, values) of the monitors that were measured at one step only."""
-    rows = _rows(run)
-    return [
-        (plot.title, at_one_step([(lines[key], row[key], row) for row in rows for key in lines if key in row]))
+    """(title, ``training 0.82, held out 0.79 (step 4)``) of what was measured at one step only, which no chart shows:
+    losses, metrics and monitors."""
+    labels, rows = {"train": "training", "val": "held out"}, _rows(run)
+    titled = [
+        (title, [(labels[row["split"]], row[name], row["step"]) for row in run.rows if name in row])
+        for name, title in titles(run).items() if is_single(run.rows, [name])
+    ]  # fmt: skip
+    titled += [
+        (plot.title, [(lines[key], row[key], row["step"]) for row in rows for key in lines if key in row])
         for plot, lines in _monitors(rows) if is_single(rows, lines)
     ]  # fmt: skip
+    return [
+        (title, f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]})")
+        for title, values in titled
+    ]
 
 
 def _monitors(rows: list[RunRow]) -> Iterator[tuple[MonitorPlot, dict[str, str]]]:
@@ -149,29 +157,23 @@ def warnings(run: RunContent) -> list[str]:
 
 def _draw(run: RunContent, rows: list[RunRow], plot: MonitorPlot, lines: Mapping[str, str]) -> str:
     stages = [stage for stage in run.stages if any(r["stage"] == stage and lines.keys() & r for r in rows)]
-    start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
 
     def draw(axes: Axes) -> None:
-        shade(axes, run, stages)
+        drawn = {}
         for (key, label), colour in zip(lines.items(), LINES, strict=False):
             for stage in stages:
                 logged = [row for row in rows if row["stage"] == stage and key in row]
                 steps, values = [row["step"] for row in logged], [row[key] for row in logged]
-                axes.plot(
-                    steps, values, label=label, color=colour, linewidth=1.3, marker="o", markersize=2.2, clip_on=False
+                (drawn[label],) = axes.plot(
+                    steps, values, color=colour, linewidth=1.3, marker="o", markersize=2.2, clip_on=False
                 )
         if plot.level is not None:
             axes.axhline(plot.level, color=LEVEL, linewidth=0.8, linestyle="--")
         if plot.logarithmic:
             axes.set_yscale("log")
-        axes.set_xlim(start, end)
-        axes.set_xlabel("optimizer step")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(lines) > 1:
-            handles, labels = axes.get_legend_handles_labels()
-            unique = dict(zip(labels, handles, strict=True))
             axes.figure.legend(
-                unique.values(), unique.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+                drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
             )
 
-    return svg(f"{plot.title} over optimizer steps: {plot.normal}", draw)
+    return over_steps(run, stages, f"{plot.title} over optimizer steps: {plot.normal}", draw)

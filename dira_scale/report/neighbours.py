@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from PIL.Image import Resampling
 from sklearn.manifold import TSNE
 
-from dira_scale import __version__
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.metrics.neighbours import nearest_of_others
@@ -34,13 +33,8 @@ PATIENTS = 10  # from which on there is an interval
 
 @dataclass(frozen=True)
 class SharedLabel:
-    """The share of neighbours that have a label in common.
-
-    Attributes:
-        images: that have the label, of those that were asked.
-        share: of their neighbours that have it, the mean over these images; ``interval``: 95 % over patients.
-        chance: the share of all images of other patients that have it, likewise.
-    """
+    """Of the ``images`` with a label, among those that were asked: the ``share`` of their neighbours that have it, the
+    mean over these images; ``interval``: 95 % over patients; ``chance``: the share of all images of other patients."""
 
     label: str
     images: int
@@ -94,7 +88,6 @@ def page(folder: str, shards: str) -> str:
         maps=maps(names, labels, embeddings.values, drawn[:MAPPED]),
         mapped=min(MAPPED, len(drawn)),
         volumes=dataset.info.dims == 3,
-        version=__version__,
     )
 
 
@@ -109,11 +102,8 @@ def known_labels(embeddings: Embeddings) -> tuple[list[str], np.ndarray]:
 def shares(
     names: Sequence[str], labels: np.ndarray, owners: np.ndarray, asked: np.ndarray, neighbours: np.ndarray
 ) -> list[SharedLabel]:
-    """A row for each label that an image that was asked has.
-
-    Args:
-        labels, owners: [n, F] and [n]. ``asked``, ``neighbours``: rows [m], and of theirs [m, k].
-    """
+    """A row for each label that an image that was asked has. ``labels``, ``owners``: [n, F] and [n]; ``asked``,
+    ``neighbours``: rows [m], and of theirs [m, k]."""
     shared = []
     for name, values in zip(names, labels.T, strict=True):
         of_patient = [np.bincount(owners, part)[owners] for part in (values == 1, ~np.isnan(values))]

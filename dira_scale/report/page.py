@@ -1,6 +1,5 @@
 """The page: one self-contained HTML file."""
 
-from base64 import b64encode
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -8,14 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale import __version__
 from dira_scale.base.config.compose import defaults
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.base.storage.atomic import as_user_error, write_atomic
 from dira_scale.base.storage.owned import own_file
 from dira_scale.commands import COMMANDS
 from dira_scale.judge.pages.results import ShownResults
-from dira_scale.judge.pages.template import of_volumes, template
+from dira_scale.judge.pages.template import data_url, of_volumes, template
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent, read_run
 from dira_scale.report.headlines import headlines
@@ -86,12 +84,11 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
         units=of_volumes if volumes else str,
-        version=__version__,
         parts=PARTS,
         loader_parts=LOADER_PARTS,
         failure=summary.failure(run),
         headlines=headlines(run, len(warnings)).values(),
-        terms=summary.terms(run),
+        terms={term: run.description.terms[term].meaning for stage in run.stages for term in run.terms(stage)},
         throughput=summary.throughput(run),
         shown=results,
         restoration=summary.restoration_table(run),
@@ -101,9 +98,6 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         warnings=warnings,
         health=health.monitor_plots(run),
         curves=plots.curves(run),
-        single_values=[*plots.single_values(run), *health.single_values(run)],
-        pictures={
-            stage: "data:image/png;base64," + b64encode(path.read_bytes()).decode()
-            for stage, path in run.pictures.items()
-        },
+        single_values=health.single_values(run),
+        pictures={stage: data_url("png", path.read_bytes()) for stage, path in run.pictures.items()},
     )

@@ -1,6 +1,6 @@
 """Curves of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,23 +19,9 @@ def curves(run: RunContent) -> list[tuple[str, str]]:
     return [(title, _curve(run, name, title)) for name, title in titles(run).items() if not is_single(run.rows, [name])]
 
 
-def single_values(run: RunContent) -> list[tuple[str, str]]:
-    """(title, values) of those that were measured at one step only, which no curve shows."""
-    labels = {"train": "training", "val": "held out"}
-    return [
-        (title, at_one_step([(labels[row["split"]], row[name], row) for row in run.rows if name in row]))
-        for name, title in titles(run).items() if is_single(run.rows, [name])
-    ]  # fmt: skip
-
-
 def is_single(rows: list[RunRow], names: Iterable[str]) -> bool:
     """Return whether ``rows`` have ``names`` at one step only: a chart of a dot tells less than its figure."""
     return len({row["step"] for row in rows for name in names if name in row}) == 1
-
-
-def at_one_step(values: Sequence[tuple[str, float, RunRow]]) -> str:
-    """``training 0.82, held out 0.79 (step 4)``, of (label, value, row) of one step."""
-    return f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]['step']})"
 
 
 def titles(run: RunContent) -> dict[str, str]:
@@ -64,10 +50,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def _curve(run: RunContent, name: str, title: str) -> str:
     splits = ("train", "val")
     stages = [s for s in run.stages if any(name in row for split in splits for row in run.select(s, split))]
-    start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
 
     def draw(axes: Axes) -> None:
-        shade(axes, run, stages)
         for stage in stages:  # a line for each: the total changes meaning between stages, and the schedule restarts
             train, held_out = ([row for row in run.select(stage, split) if name in row] for split in splits)
             steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
@@ -87,19 +71,28 @@ def _curve(run: RunContent, name: str, title: str) -> str:
                 axes.plot(at, chance, color=colour, linewidth=1, linestyle="--")
         for step in run.restarts():
             axes.axvline(step, color=LEVEL, linewidth=0.8, linestyle=":")
-        axes.set_xlim(start, end)
-        axes.set_xlabel("optimizer step")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in splits}
     spoken = "".join(f", {split} {values[0]:.3g}" for split, values in last.items() if values)
-    return svg(f"{title} over optimizer steps; last value:{spoken[1:]}", draw)
+    return over_steps(run, stages, f"{title} over optimizer steps; last value:{spoken[1:]}", draw)
 
 
-def shade(axes: Axes, run: RunContent, stages: list[str]) -> None:
-    """A band behind every other stage, and the stages' names above."""
-    for i, stage in enumerate(stages):
-        start, stop = run.span(stage)
-        if i % 2 == 0 and len(stages) > 1:
-            axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
-        axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color=LABEL)
+def over_steps(run: RunContent, stages: list[str], label: str, draw: Callable[[Axes], None]) -> str:
+    """The SVG that ``draw`` makes, with a band behind every other stage, and the stages' names above."""
+
+    def framed(axes: Axes) -> None:
+        for i, stage in enumerate(stages):
+            start, stop = run.span(stage)
+            if i % 2 == 0 and len(stages) > 1:
+                axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
+            axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color=LABEL)
+        draw(axes)
+        axes.set_xlim(run.span(stages[0])[0], run.span(stages[-1])[1])
+        label_steps(axes)
+
+    return svg(label, framed)
+
+
+def label_steps(axes: Axes) -> None:
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -32,14 +32,16 @@ HEADERS = {
 }
 
 
-class Watched:
-    """A page that is made again when what it depends on has changed. Several threads may ask for it."""
+class Server(ThreadingHTTPServer):
+    """A page, made again when what it depends on has changed, on a port that is free. A browser keeps connections open
+    on which it asks nothing, so each has a thread."""
 
     def __init__(self, look: Callable[[], State]) -> None:
         """Raises what the first look and page raise: a name that was mistyped is no page."""
-        self._look, self._lock, self.every = look, Lock(), EVERY
+        self._look, self._lock, self.every, self.path = look, Lock(), EVERY, f"/{secrets.token_urlsafe(24)}"
         self._made_of, make = look()
         self._text = make()
+        super().__init__(("127.0.0.1", 0), Handler)
 
     def text(self) -> str:
         """The page as of now; while it cannot be made, as when a file is damaged, why."""
@@ -58,9 +60,9 @@ class Watched:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET of the one address; other methods are refused by the base class (501)."""
+    """Answers GET of the one address; the base class refuses other methods (501)."""
 
-    server: "Server"
+    server: Server
     timeout = 30  # seconds that a client may take to ask
     server_version, sys_version = "dira_scale", ""
 
@@ -71,8 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         elif not secrets.compare_digest(self.path.encode(), self.server.path.encode()):
             self.send_error(403, "the address has no token, or another: open the one that report has printed")
         else:
-            body = self.server.watched.text().encode()
-            headers = {**HEADERS, "Refresh": self.server.watched.every, "Content-Length": len(body)}
+            body = self.server.text().encode()
+            headers = {**HEADERS, "Refresh": self.server.every, "Content-Length": len(body)}
             with suppress(ConnectionError, TimeoutError):  # the reader has gone
                 self.send_response(200)
                 for name, value in headers.items():
@@ -84,24 +86,12 @@ class Handler(BaseHTTPRequestHandler):
         """Not even the terminal is written to at each request."""
 
 
-class Server(ThreadingHTTPServer):
-    """On a port that is free. A browser keeps connections open on which it asks nothing, so each has a thread."""
-
-    def __init__(self, watched: Watched) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.watched, self.path = watched, f"/{secrets.token_urlsafe(24)}"
-
-
 def serve(look: Callable[[], State]) -> None:
-    """Print the address of the page and serve it until Ctrl-C.
+    """Print the address of the page and serve it until Ctrl-C. Raises UserError if there is nothing to show.
 
-    Args:
-        look: gives what the page depends on, and what makes it; called at each request.
-
-    Raises:
-        UserError: there is nothing to show: of the first look or page.
+    ``look``: gives what the page depends on, and what makes it; called at each request.
     """
-    with Server(Watched(look)) as server:
+    with Server(look) as server:
         port = server.server_port
         with suppress(KeyboardInterrupt):
             print(f"report: http://127.0.0.1:{port}{server.path} until Ctrl-C", flush=True)

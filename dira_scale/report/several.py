@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from etils.epy import lazy_imports
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from dira_scale import __version__
 from dira_scale.base.errors import UserError
 from dira_scale.judge.pages.figure import svg
 from dira_scale.judge.pages.template import of_volumes, template
@@ -25,8 +23,8 @@ NamedRuns = Mapping[str, RunContent]
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """Return paths that tell the folders apart, without the parts that all share at both ends; of one its last part. If
-    some are outside the working directory, only as many last parts as that takes: the rest stays private.
+    """Paths that tell the folders apart, without the parts that all share at both ends; of one its last part. If some
+    are outside the working directory, only as many last parts as that takes: the rest stays private.
 
     Raises UserError for a folder that is there twice.
     """
@@ -59,14 +57,10 @@ def side_by_side(runs: NamedRuns) -> str:
     # A loss that two methods compute in different ways has a title, and a picture, for each.
     logged = dict.fromkeys((name, title, False) for run in runs.values() for name, title in plots.titles(run).items())
     monitors = {name: each for run in runs.values() for name, each in health.monitored(run).items()}
-    curves = [
-        figures.Plot(
-            title,
-            svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, title, log)),
-            lines,
-        )
-        for name, title, log in [*logged, *((name, *each) for name, each in monitors.items())]
-    ]
+    curves = []
+    for name, title, log in [*logged, *((name, *each) for name, each in monitors.items())]:
+        label = f"{title} over optimizer steps, a line for each run"
+        curves.append(figures.Plot(title, svg(label, partial(_draw, runs, name, title, log)), lines))
     contents = [*runs.values()]
     return template(Path(__file__).with_name("several.html.j2")).render(
         runs=runs,
@@ -78,7 +72,6 @@ def side_by_side(runs: NamedRuns) -> str:
         environment=summary.differing([summary.shown_environment(run) for run in contents]),
         curves=curves,
         units=of_volumes if all(run.description.network.dimensions == 3 for run in contents) else str,
-        version=__version__,
     )
 
 
@@ -99,5 +92,4 @@ def _draw(runs: NamedRuns, name: str, title: str, log: bool, axes: Axes) -> None
             axes.plot([row["step"] for row in held_out], [row[name] for row in held_out], **dots)
     if log:
         axes.set_yscale("log")
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    plots.label_steps(axes)

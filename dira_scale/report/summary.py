@@ -46,17 +46,11 @@ class Throughput:
 
     @property
     def total(self) -> float:
-        """Seconds of all parts."""
         return sum(self.seconds.values())
 
     def share(self, part: str) -> float:
         """The part's share of the time; 0 if no time was logged."""
         return self.seconds[part] / (self.total or 1)
-
-    @property
-    def bottleneck(self) -> str:
-        """The loader's part that takes longest; empty if unknown."""
-        return max(self.loading, key=lambda part: self.loading[part], default="")
 
 
 @dataclass(frozen=True)
@@ -95,12 +89,6 @@ def throughput(run: RunContent) -> list[Throughput]:
             (float(low), median(speeds), float(high)), seconds, loading,
         ))  # fmt: skip
     return stages
-
-
-def terms(run: RunContent) -> dict[str, str]:
-    """Return the meaning of each term of the run's stages, by name."""
-    used = dict.fromkeys(term for stage in run.stages for term in run.terms(stage))
-    return {term: run.description.terms[term].meaning for term in used}
 
 
 def restoration_table(run: RunContent) -> list[tuple[str, dict[str, RunRow]]]:

@@ -39,7 +39,6 @@ from dira_scale.train.runs.files import inside, read_yaml
 with lazy_imports():
     from dira_scale.judge.pages.tables import page, read
     from dira_scale.judge.pages.tables import papers as published
-    from dira_scale.judge.pages.tables import runs as finished
 
 if TYPE_CHECKING:  # imports torch
     from dira_scale.judge.evaluation.comparison import Compared
@@ -173,7 +172,7 @@ def watch_page(path: Path) -> tuple[Any, Callable[[], str]]:
 def _page(path: Path, results: SweepResults) -> dict[str, str]:
     """The page and its tables, by suffix."""
     folder = SweepFolder(path)
-    done = [finished.SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read]
+    done = [read.SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read]
     composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
     papers = [published.PaperTable(**table) for table in composed["sweep"].get("tables") or []]
     return page.render(read.read_sweep(composed["sweep"]["name"], results.spread, done, results.planned), papers)

@@ -1,14 +1,17 @@
 """The table of a sweep's runs of `localize`, of made-up boxes."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from finetune.test_comparison import Runs
+from sweep.test_paper_sweeps import read
 
 from dira_scale.localize.results import CONFIG, FILE, LocatedBox, compared, figures, localizing, write_boxes
+from dira_scale.sweep.check import check_runs
 
 THRESHOLDS = [0.3, 0.5]
 
@@ -52,3 +55,15 @@ def test_runs_are_compared_by_what_they_looked_at_and_started_from(tmp_path: Pat
     assert {c.metric for c in result.comparisons} == {"accuracy mean/0.3", "accuracy mean/0.5"}
     pairs, config, _ = localizing(runs[0][1])
     assert dict(pairs)["accuracy/mean/0.5"] == values["random", 0] and config["run"] == str(tmp_path / "random-0")
+
+
+@pytest.mark.system
+def test_the_papers_sweep_is_right() -> None:
+    """Five networks of each pretraining are tuned twice, ten of random weights once; a dry run refuses none."""
+    _, runs = read("dira_table5")
+    starts = Counter(str(run.varied["tune.init"]) for run in runs if run.command == "finetune")
+    assert len(starts) == 7 and {*starts.values()} == {10} and starts["random"]
+    assert sum(run.command == "localize" for run in runs) == 70
+    assert sum(run.command == "pretrain" for run in runs) == 30
+    one_of_each = {(run.phase, str(run.varied.get(f"{run.phase}.init"))): run for run in runs}
+    check_runs([*one_of_each.values()], runs)

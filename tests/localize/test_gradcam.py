@@ -49,7 +49,6 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
     cam = GradCam(network, input, {"sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(1)}[activation])
     for output in (0, 1, 0):
         map, probability = cam.of(image, output)
-
         state = {name: value.double().numpy() for name, value in network.state_dict().items()}
         grid = [edge // side for edge in size]
         patches = ((image[0].double().numpy() - 0.4) / 0.2).reshape([part for edge in grid for part in (edge, side)])

@@ -22,7 +22,6 @@ from train.data.volumes import make as make_volumes
 from dira_scale import api
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
-from dira_scale.base.storage.owned import own
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.judge.evaluation.finetuned_network import TrainedRun
 from dira_scale.localize import main
@@ -94,6 +93,8 @@ def test_boxes_of_images_are_compared_in_the_pixels_that_are_stored(
     assert names == ["bright-toy0.png", "dark-toy0.png"]
     assert main([*words, "data.split=train"]) == 0 and "is complete" in capsys.readouterr().out
     assert main(words) == 2 and "has results of another data" in capsys.readouterr().err
+    (out / "results.json").write_text("{")
+    assert main(words) == 2 and "results.json is damaged" in capsys.readouterr().err
 
     content = api.localize(tmp_path, tmp_path / "test", dataset.root, {"thresholds": [0.4, 0.5], "pictures": 0})
     rows = pq.read_table(tmp_path / "test" / "boxes.parquet").to_pylist()
@@ -114,22 +115,6 @@ def test_boxes_of_volumes_are_where_the_middle_that_is_seen_is(tmp_path: Path, s
     (picture,) = (tmp_path / "out" / "pictures").iterdir()
     colours = np.asarray(Image.open(picture)).reshape(-1, 3)
     assert (colours == (90, 220, 90)).all(1).any() and (colours == (80, 170, 255)).all(1).any()
-
-
-def test_a_folder_of_the_users_is_refused_whatever_it_has(
-    tmp_path: Path, seeing: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    seeing(8, 8, 8)
-    volume = np.full((8, 8, 8), 1000, np.int16)
-    dataset = make_volumes(tmp_path / "shards", [volume], test=1, boxes=[[box("bright", 1, 1, 1, 3, 3, 3)]])
-    words = [f"run={tmp_path}", f"data.shards={dataset.root}", f"out={(out := tmp_path / 'out')}"]
-    out.mkdir()
-    (out / "results.json").write_text("mine")
-    assert main(words) == 2 and "holds files that this command has not written" in capsys.readouterr().err
-    (out / "results.json").unlink()
-    own(out, "localizations", "out")
-    (out / "results.json").write_text("{")
-    assert main(words) == 2 and "results.json is damaged" in capsys.readouterr().err
 
 
 def test_published_boxes_are_those_of_the_shrunken_image(tmp_path: Path) -> None:
@@ -219,12 +204,8 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     assert (tmp_path / "run" / "config.yaml").read_bytes() == config
 
     def planned(command: str, *keys: str) -> dict[str, Any]:
-        return {
-            "r1": derived(
-                command,
-                OmegaConf.to_container(compose(command, [*WORDS, *["init=random"] * (command == "finetune"), *keys])),
-            )
-        }
+        composed = compose(command, [*WORDS, *["init=random"] * (command == "finetune"), *keys])
+        return {"r1": derived(command, OmegaConf.to_container(composed))}
 
     cfg = compose("localize", ["run=r", "data.shards=d", "out=o", "labels=[Mass]"])
     check(cfg, planned("finetune", "task=chestxray14"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dira_scale.localize.cases import BoxedImage
-from dira_scale.localize.look import LocatedLabel, in_stored, overlap, regions
+from dira_scale.localize.look import LocatedLabel, boxes_above, overlap
 from dira_scale.localize.results import cells, figures
 
 SIX = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -19,20 +19,14 @@ def drawn(shape: tuple[int, ...], *parts: tuple[tuple[slice, ...], float]) -> np
 
 def test_regions_touch_at_corners_and_are_above_the_intensity() -> None:
     map = drawn((6, 8), (np.s_[0:2, 0:3], 61), (np.s_[2, 3], 100), (np.s_[5, 7], 200), (np.s_[4, 0:8:2], 60))
-    assert regions(map, 60).tolist() == [[0, 0, 3, 4], [5, 7, 1, 1]]  # 60 itself is not above
-    assert regions(map, 180).tolist() == [[5, 7, 1, 1]]
-    assert regions(map, 200).shape == (0, 4)
+    whole = np.array([0.0, 0, 6, 8])
+    assert boxes_above(60, map, whole).tolist() == [[0, 0, 3, 4], [5, 7, 1, 1]]  # 60 itself is not above
+    assert boxes_above(180, map, whole).tolist() == [[5, 7, 1, 1]]
+    assert boxes_above(200, map, whole).shape == (0, 4)
     volume = drawn((4, 4, 4), (np.s_[0, 0, 0], 70), (np.s_[1, 1, 1], 70), (np.s_[3, 0:2, 2:4], 70))
-    assert regions(volume, 60).tolist() == [[0, 0, 0, 2, 2, 2], [3, 0, 2, 1, 2, 2]]
-
-
-def test_boxes_return_to_the_pixels_that_are_stored() -> None:
-    """A view of 4 x 8 pixels of the part from (10, 20) on that is 40 x 16: 10 and 2 stored pixels each."""
-    crop = np.array([10.0, 20, 40, 16])
-    assert in_stored(np.array([[1, 2, 3, 4]]), crop, (4, 8)).tolist() == [[20, 24, 30, 8]]
-    assert in_stored(np.zeros((0, 4)), crop, (4, 8)).shape == (0, 4)
-    volume = np.array([0.0, 5, 0, 6, 8, 10])
-    assert in_stored(np.array([[1, 0, 1, 1, 2, 1]]), volume, (3, 4, 5)).tolist() == [[2, 5, 2, 2, 4, 2]]
+    # The part from (10, 20, 30) on that is 4 x 8 x 40: 1, 2 and 10 stored voxels each.
+    crop = np.array([10.0, 20, 30, 4, 8, 40])
+    assert boxes_above(60, volume, crop).tolist() == [[10, 20, 30, 2, 4, 20], [13, 20, 50, 1, 4, 20]]
 
 
 def test_the_intersection_over_union_by_hand() -> None:
@@ -65,7 +59,7 @@ def test_accuracies_at_six_thresholds() -> None:
     rows = []
     for number, (name, (label, parts, box, iou, intensity)) in enumerate(DRAWN.items()):
         map, crop = drawn((20, 20), *parts), np.array([0.0, 0, 200, 200])
-        predicted = {level: in_stored(regions(map, level), crop, (20, 20)) for level in (60.0, 180.0)}
+        predicted = {level: boxes_above(level, map, crop) for level in (60.0, 180.0)}
         case = BoxedImage(number, name, f"p{number % 5}", {label: np.array([box], float)})
         row = LocatedLabel(map, 0.5, crop, predicted).row(case, label, case.boxes[label][0])
         assert (row.iou, row.intensity, row.key) == (iou, intensity, name)
@@ -83,7 +77,7 @@ def test_accuracies_at_six_thresholds() -> None:
 def test_an_interval_draws_patients_with_all_their_boxes() -> None:
     """Two patients with two boxes each, all right or all wrong: drawn together, means are 0, 1/2 and 1."""
     map, crop = drawn((2, 2), (np.s_[0, 0], 255)), np.array([0.0, 0, 2, 2])
-    predicted = {60.0: in_stored(regions(map, 60), crop, (2, 2))}
+    predicted = {60.0: boxes_above(60, map, crop)}
     rows = []
     for patient, box in (("a", [0.0, 0, 1, 1]), ("a", [0.0, 0, 1, 1]), ("b", [1.0, 1, 1, 1]), ("b", [1.0, 1, 1, 1])):
         case = BoxedImage(0, "k", patient, {})

@@ -26,8 +26,7 @@ from dira_scale.dataset.pixels.outlines import side_by_side
 from dira_scale.embed import main as embed
 from dira_scale.finetune import main as finetune
 from dira_scale.judge.evaluation.finetuned_network import TrainedRun
-from dira_scale.localize.look import LocatedLabel
-from dira_scale.localize.picture import draw
+from dira_scale.localize.look import LocatedLabel, draw
 from dira_scale.localize.results import LocatedBox
 from dira_scale.predict import main as predict
 from dira_scale.pretrain import main

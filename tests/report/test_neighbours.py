@@ -74,17 +74,6 @@ def brute_force(values: np.ndarray, owners: np.ndarray, query: int, k: int) -> l
     return sorted(cosines, key=lambda pair: -pair[1])[:k]
 
 
-def test_neighbours_are_those_of_brute_force(folder: Path) -> None:
-    read = Embeddings.open(folder)
-    values, owners = read.values, np.unique(read.column("patient"), return_inverse=True)[1]
-    queries = np.array([5, 0, 107, 50])
-    found, similarities = nearest_of_others(values, owners, queries, 7)
-    for query, rows, near in zip(queries, found, similarities, strict=True):
-        expected = brute_force(values, owners, query, 7)
-        assert rows.tolist() == [row for row, _ in expected]
-        np.testing.assert_allclose(near, [cosine for _, cosine in expected], atol=1e-5)
-
-
 def test_shares_of_labels_are_those_of_loops(folder: Path) -> None:
     read = Embeddings.open(folder)
     values, owners = read.values, np.unique(read.column("patient"), return_inverse=True)[1]

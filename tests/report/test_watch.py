@@ -91,24 +91,14 @@ def test_a_page_follows_its_run_and_is_shown_to_nobody_else(finished: Path, tmp_
         for host in ("evil.example", "localhost.evil.example", f"evil.example:{served.port}", "0.0.0.0", ""):
             assert_refused(served.ask(served.path, host=host), 403, served)
         changed = served.path[:-1] + ("a" if served.path[-1] != "a" else "b")
-        beyond = [
-            f"{served.path}/../../etc/passwd",
-            f"{served.path}/metrics.jsonl",
-            f"{served.path}?run=/",
-            "//etc/passwd",
-        ]
-        for path in ("/", changed, served.path[:-1], f"{served.path}/", "/metrics.jsonl", *beyond):
+        beyond = [f"{served.path}{rest}" for rest in ("/", "/../../etc/passwd", "/metrics.jsonl", "?run=/")]
+        for path in ("/", changed, served.path[:-1], "/metrics.jsonl", "//etc/passwd", *beyond):
             assert_refused(served.ask(path), 403, served)
         for method in ("POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"):
             assert_refused(served.ask(served.path, method), 501, served)
-        two_hosts = f"GET {served.path} HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
-        for request in (
-            two_hosts,
-            f"GET {served.path} HTTP/1.0\r\n\r\n",
-            f"GET {served.path}\r\n\r\n",
-            "\r\n",
-            "\0\r\n",
-        ):
+        hosts = " HTTP/1.1\r\nHost: localhost\r\nHost: evil.example"
+        requests = [f"GET {served.path}{rest}\r\n\r\n" for rest in (hosts, " HTTP/1.0", "")]
+        for request in (*requests, "\r\n", "\0\r\n"):
             assert b"no steps yet" not in raw(served.port, request.encode())
         listening = [each for each in psutil.Process(served.process.pid).net_connections() if each.status == "LISTEN"]
         assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
@@ -173,21 +163,24 @@ def test_several_runs_and_a_sweep_are_watched(finished: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run=nowhere", "watch=true"], "run=nowhere is not a run folder"),
+        (["run=nowhere", "watch=true"], "run=nowhere is not a run folder: config.yaml is missing"),
         (["folder=nowhere", "watch=true"], "no sweep was started there"),
+        (["sweep=nowhere"], "sweep=nowhere: no sweep was started there"),
+        (["folder=x", "run=y"], "leave the other out"),
+        (["run={run}", "out=nowhere/page.html"], "no such folder: nowhere"),
+        (["rum=x"], "did you mean 'run'?"),
+        ([], "run must be given"),
         (["run=x", "watch=true", "out=y.html"], "leave one of them out"),
         (["run=x", "embeddings=y", "data.shards=z"], "run=x and embeddings=y: a page is about one of them"),
         (["embeddings=y"], "embeddings and data.shards belong together"),
         (["run=[]"], "run must be given"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(
-    words: Sequence[str],
-    message: str,
+def test_what_cannot_be_shown_is_refused_in_one_line(
+    words: Sequence[str], message: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert report.main([*words]) == 2
-    assert message in capsys.readouterr().err and not [*tmp_path.iterdir()]
+    assert report.main([word.format(run=finished) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not [*tmp_path.iterdir()]

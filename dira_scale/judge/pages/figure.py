@@ -1,7 +1,6 @@
 """Pictures, and plots as SVG that stand in the page, so that its style sheet gives the colours of the dark mode."""
 
 import re
-from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 from io import BytesIO, StringIO
@@ -11,6 +10,8 @@ import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from dira_scale.judge.pages.template import data_url
 
 COLOURS = {  # light mode's, by the names under which style.css has the dark mode's
     "plot-1": "#2563a8",
@@ -47,7 +48,7 @@ def address(picture: np.ndarray) -> str:
     """A data URL: a JPEG of uint8 [H, W] or [H, W, 3]."""
     file = BytesIO()
     PIL.Image.fromarray(picture).save(file, "jpeg", quality=88)
-    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
+    return data_url("jpeg", file.getvalue())
 
 
 def svg(label: str, draw: Callable[[Axes], None]) -> str:

@@ -42,13 +42,9 @@ class Features:
 
 @dataclass(frozen=True)
 class Fit:
-    """A probe of one encoder's features, fitted to one draw of labelled patients.
-
-    Attributes:
-        figures: of the test part, by metric and label; NaN where the drawn labels have only one value.
-        chosen: by label the C (linear) or learning rate (sgd) that the validation part chose.
-        unfinished: the number of regressions that did not converge.
-    """
+    """A probe of one encoder's features, fitted to one draw of labelled patients. ``figures``: of the test part; NaN
+    where the drawn labels have only one value; ``chosen``: by label the C (linear) or learning rate (sgd) that the
+    validation part chose; ``unfinished``: the number of regressions that did not converge."""
 
     figures: Mapping[Key, Figure]
     chosen: Mapping[str, float] = field(default_factory=dict)
@@ -57,13 +53,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class ProbeFigure:
-    """The ``metric`` of a ``label``, of a ``probe`` of the ``source`` at a ``fraction`` of the labelled patients.
-
-    Attributes:
-        images: the mean number of labelled images.
-        values: [encoders][draws], of the draws that have one.
-        chosen: as ``values``, what the validation part chose; None of a probe without such a choice.
-    """
+    """The ``metric`` of a ``label``, of a ``probe`` of the ``source`` at a ``fraction`` of the labelled patients, in
+    the mean with so many ``images``. ``values``: [encoders][draws], of the draws that have one; ``chosen``: likewise,
+    what the validation part chose; None of a probe without such a choice."""
 
     source: Features
     probe: str
@@ -88,12 +80,8 @@ class ProbeFigure:
 def figures(
     source: Features, fits: Sequence[Mapping[tuple[str, float], Sequence[Fit]]], images: Mapping[float, float]
 ) -> list[ProbeFigure]:
-    """Return a figure for each probe, fraction, metric and label.
-
-    Args:
-        fits: of each encoder of the ``source``, by probe and fraction, one for each draw.
-        images: the mean number of labelled images of each fraction.
-    """
+    """Return a figure for each probe, fraction, metric and label. ``fits``: of each encoder of the ``source``, one for
+    each draw; ``images``: the mean number of labelled images of each fraction."""
     over_encoders = []
     for probe, fraction in fits[0]:
         members = [of_encoder[probe, fraction] for of_encoder in fits]
@@ -138,14 +126,8 @@ def read_probe(folder: Path) -> dict[str, Any]:
 
 
 class _Layout:
-    """The order of encoders, labels and fractions in tables.
-
-    Attributes:
-        sources: by encoder and level.
-        fractions: their texts, the largest first.
-        flags, numbers: labels, with those of classes and each class of them.
-        cells: by encoder and level, probe, fraction and label; a label's main figure is the first.
-    """
+    """The order of ``sources`` (by encoder and level), ``fractions`` (texts, the largest first) and labels (``flags``,
+    ``numbers``) in tables, and their ``cells``, in which a label's main figure is the first."""
 
     def __init__(self, results: Sequence[ProbeFigure]) -> None:
         self.sources = {(f.source.encoder, f.source.layer): f.source for f in results}

@@ -1,11 +1,10 @@
 """The parts of a page from ``results.json`` and the cases beside it: tables of figures, curves, pictures."""
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etils.epy import lazy_imports
 
@@ -13,12 +12,10 @@ from dira_scale.base.storage.owned import is_inside
 from dira_scale.dataset.metrics.cases import CASES, LabelCase, NumberCase, label_arrays, number_arrays, read_cases
 from dira_scale.dataset.metrics.figure import Figure
 from dira_scale.dataset.pixels.outlines import COLOURS
+from dira_scale.judge.pages.template import data_url
 
 with lazy_imports():
     from dira_scale.judge.pages.tables import figures
-
-if TYPE_CHECKING:
-    from dira_scale.judge.pages.tables.figures import Plot
 
 MOST = 12  # curves of a plot
 CONVENTIONS = {"both_empty=one": "a case with neither a true nor a predicted pixel counts as the best value"}
@@ -26,12 +23,8 @@ CONVENTIONS = {"both_empty=one": "a case with neither a true nor a predicted pix
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The figures of a split.
-
-    Attributes:
-        rows: (label or class, a value and its interval for each of ``metrics``).
-        remarks: what else decides a metric's values.
-    """
+    """The figures of a split. ``rows``: (label or class, a value and its interval for each of ``metrics``);
+    ``remarks``: what else decides a metric's values."""
 
     split: str
     metrics: list[str]
@@ -41,17 +34,12 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class ShownResults:
-    """The arguments of the template ``results.html.j2``.
-
-    Attributes:
-        content: of ``results.json``, as ``evaluation.results`` reads it; empty: nothing is shown.
-        plots: of the test split's cases.
-        pictures: data URLs of some of them; ``keys``: names of classes with their colours.
-    """
+    """The arguments of the template ``results.html.j2``. ``content``: of ``results.json``; empty: nothing is shown;
+    ``plots`` and ``pictures`` (data URLs): of the test split's cases; ``keys``: names of classes with their colours."""
 
     content: Mapping[str, Any]
     tables: Sequence[ResultTable]
-    plots: Sequence["Plot"]
+    plots: Sequence["figures.Plot"]
     pictures: Sequence[str]
     keys: str
 
@@ -60,7 +48,9 @@ class ShownResults:
         """Show the ``folder`` that has the ``content``; ``outputs``: the network's."""
         names = [name for name in outputs if name != "background"]
         keys = ", ".join(f"{name} {colour}" for name, colour in zip(names, [*COLOURS] * len(names), strict=False))
-        return cls(content, tables(content), plots(folder, split_of(content)), pictures(folder), keys)
+        pictures = [path for path in sorted((folder / CASES).glob("test-*.jpg")) if is_inside(path, folder)]
+        urls = [data_url("jpeg", path.read_bytes()) for path in pictures]
+        return cls(content, tables(content), plots(folder, split_of(content)), urls, keys)
 
     @property
     def split(self) -> str:
@@ -83,8 +73,7 @@ def split_of(content: Mapping[str, Any]) -> str:
 
 
 def tables(content: Mapping[str, Any]) -> list[ResultTable]:
-    """Return the tables, that of the test split before the validation split. Of a single class the mean over classes is
-    left out."""
+    """The tables, the test split's first. Of a single class the mean over classes is left out."""
     return [_table(content["splits"][split], figures) for split, figures in sorted(content.get("figures", {}).items())]
 
 
@@ -111,16 +100,15 @@ def _cell(figure: Figure) -> tuple[str, str]:
     return figure.text(), f"{figure.interval[0]:.3f} to {figure.interval[1]:.3f}" if figure.interval else ""
 
 
-def plots(folder: Path, split: str = "test") -> list["Plot"]:
-    """Return the plots for the kind of rows that the test split's cases are. ``split``: what it is called in the
-    dataset."""
+def plots(folder: Path, split: str = "test") -> list["figures.Plot"]:
+    """The plots of the test split's cases; ``split``: what it is called in the dataset."""
     path = folder / CASES / "test.parquet"
     cases = read_cases(path) if is_inside(path, folder) and path.is_file() else []
     draw = PLOTS.get(cases[0].plot) if cases else None
     return draw(cases, split) if draw else []
 
 
-def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:
+def _roc(cases: Sequence[LabelCase], split: str) -> list["figures.Plot"]:
     """The ROC curve of each label, of those with most positives, that has both answers."""
     targets, scores, names, _ = label_arrays(cases)
     drawable = [i for i in range(len(names)) if {0, 1} <= {*targets[:, i].tolist()}]
@@ -132,7 +120,7 @@ def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:
     return [figures.Plot(title, figures.svg(title, partial(figures.roc, of=of)), figures.keys([*of]))]
 
 
-def _scatter(cases: Sequence[NumberCase], split: str) -> list["Plot"]:
+def _scatter(cases: Sequence[NumberCase], split: str) -> list["figures.Plot"]:
     """Plot predictions over true values, once for each number."""
     targets, predictions, names, _ = number_arrays(cases)
     return [
@@ -144,11 +132,5 @@ def _scatter(cases: Sequence[NumberCase], split: str) -> list["Plot"]:
     ]  # fmt: skip
 
 
-PLOTS: Mapping[str, Callable[[Any, str], list["Plot"]]] = {"roc": _roc, "scatter": _scatter}  # by ``plot`` of a case
-
-
-def pictures(folder: Path) -> list[str]:
-    """Data URLs of the pictures of the test split's cases."""
-    found = sorted((folder / CASES).glob("test-*.jpg"))
-    inside = [path for path in found if is_inside(path, folder)]
-    return ["data:image/jpeg;base64," + b64encode(path.read_bytes()).decode() for path in inside]
+# By ``plot`` of a case.
+PLOTS: Mapping[str, Callable[[Any, str], list["figures.Plot"]]] = {"roc": _roc, "scatter": _scatter}

@@ -1,6 +1,7 @@
 """Jinja templates of pages, and how these write numbers."""
 
 import re
+from base64 import b64encode
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from dira_scale import __version__
 from dira_scale.base.errors import counted, duration, without_commands
 from dira_scale.base.storage.text import last_parts
 
@@ -31,7 +33,7 @@ def template(file: Path) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "rate": rate, "code": _code, "counted": counted}
-    environment.filters["last_parts"] = last_parts
+    environment.filters["last_parts"], environment.globals["version"] = last_parts, __version__
     environment.template_class = _Page
     return environment.get_template(file.name)
 
@@ -44,6 +46,11 @@ def _code(text: str) -> str:
 def of_volumes(text: str) -> str:
     """``text`` about images, of volumes."""
     return IMAGE.sub(lambda match: f"{'a ' if match[1] else ''}volume{match[2]}", text)
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Return the address of a picture that stands in the page itself; ``kind``: ``png`` or ``jpeg``."""
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
 def rate(speed: float) -> str:

@@ -24,8 +24,7 @@ from dira_scale.dataset.metrics.statistics.spread import Spread
 from dira_scale.judge.pages.tables.cells import Cell, Published, RandomTwin, Table
 from dira_scale.judge.pages.tables.page import beside, latex, markdown
 from dira_scale.judge.pages.tables.papers import PaperTable, figures
-from dira_scale.judge.pages.tables.read import probe_tables, read_sweep
-from dira_scale.judge.pages.tables.runs import SweepRun
+from dira_scale.judge.pages.tables.read import SweepRun, probe_tables, read_sweep
 from dira_scale.sweep.records import SweepFolder
 
 Sweep = tuple[Path, dict[tuple[str, float], list[float]]]
@@ -97,14 +96,6 @@ def test_a_number_has_tables_of_r2(tmp_path: Path) -> None:
         assert (cell.mean, cell.sd, cell.n) == (pytest.approx(area.mean - 100), pytest.approx(area.sd), area.n)
         assert (cell.twin is None) == (area.twin is None)
         assert cell.twin is None or asdict(cell.twin) == pytest.approx(asdict(area.twin), nan_ok=True)
-
-
-def test_a_probe_of_maps_has_tables_of_dice(tmp_path: Path) -> None:
-    content = probe_json([""] * 5, [""] * 5)
-    content["figures"] = [row | {"metric": "Dice"} for row in content["figures"]]
-    (tmp_path / "probe.json").write_text(json.dumps(content))
-    (table,) = probe_tables(SweepRun("probe/a", "probe", tmp_path, []), [])
-    assert table.metric == "Dice of a linear probe, %" and len(table.cells) == 2 * len(table.rows) == 8
 
 
 def test_accuracies_of_a_probe_stand_in_a_papers_table(tmp_path: Path) -> None:
@@ -243,24 +234,17 @@ def made_up_phase(
 
 
 def test_a_twin_has_the_same_settings(tmp_path: Path) -> None:
-    """A grid of starts and learning rates: each rate has random runs of its own. An interval may be unknown."""
-    means = {("moco", 0.1): 0.6, ("moco", 0.01): 0.9, ("random", 0.1): 0.5, ("random", 0.01): 0.88}
-    figures = {key: (mean, 5) for key, mean in means.items()}
+    """A grid of starts and learning rates: each rate has random runs of its own, which have no twin, not even in other
+    random runs. An interval may be unknown."""
+    means = {("random, half", 0.1): 0.7, ("moco", 0.1): 0.6, ("moco", 0.01): 0.9, ("random", 0.1): 0.5}
+    figures = {key: (mean, 5) for key, mean in (means | {("random", 0.01): 0.88}).items()}
     runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {0.1: 0.01, 0.01: 0.4})
-    (table,) = read_sweep("s", spread_of(tmp_path), runs, 4).tables["tune"]
+    (table,) = read_sweep("s", spread_of(tmp_path), runs, 5).tables["tune"]
     cells = {row: table.cells[row, "50 %"] for row in table.rows}
     assert cells["moco, optim.optimizer.lr=0.1"].twin == RandomTwin(5, pytest.approx(10), 0.01, 0.01)
     assert cells["moco, optim.optimizer.lr=0.01"].twin == RandomTwin(5, pytest.approx(2), 0.4, 0.4)
-    assert all(cells[row].twin is None for row in table.baselines) and len(table.baselines) == 2
+    assert all(cells[row].twin is None for row in table.baselines) and len(table.baselines) == 3
     assert all(cell.interval is None for cell in cells.values())
-
-
-def test_random_weights_have_no_twin(tmp_path: Path) -> None:
-    """Not even other random weights of the same settings."""
-    figures = {("random", 1): (0.5, 5), ("random, half", 1): (0.6, 5), ("moco", 1): (0.7, 5)}
-    runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {1: 0.01})
-    (table,) = read_sweep("s", spread_of(tmp_path), runs, 3).tables["tune"]
-    assert [row for row in table.rows if table.cells[row, "50 %"].twin] == ["moco, optim.optimizer.lr=1"]
 
 
 def test_the_share_of_labels_is_that_of_the_run_that_is_looked_at(tmp_path: Path) -> None:
@@ -366,12 +350,6 @@ def test_unfinished_sweeps_are_said_to_be(tmp_path: Path) -> None:
 
 
 def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main([f"folder={tmp_path}"]) == 2
-    assert "no sweep was started there" in capsys.readouterr().err
-    assert report.main(["sweep=nowhere"]) == 2
-    assert "sweep=nowhere: no sweep was started there" in capsys.readouterr().err
-    assert report.main([f"folder={tmp_path}", "run=x"]) == 2
-    assert "leave the other out" in capsys.readouterr().err
     finished_sweep(tmp_path, 1, 1)
     assert report.main([f"folder={tmp_path}", f"out={tmp_path / 'x.pdf'}"]) == 2
     assert "expected NAME.html" in capsys.readouterr().err

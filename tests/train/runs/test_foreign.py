@@ -41,8 +41,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of a page's time, and asks no file."""
-    for module in (plots, health):
-        monkeypatch.setattr(module, "svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr(plots, "svg", lambda *_: "<svg></svg>")
 
 
 LINKED = ["config.yaml", "description.json", "status.json", "environment.json", "metrics.jsonl", "results.json"]
@@ -220,7 +219,7 @@ def test_no_value_of_a_file_ends_in_a_traceback(
     file: str,
 ) -> None:
     """It is refused in one line, or read."""
-    for module, name in ((plots, "curves"), (plots, "single_values"), (health, "monitor_plots")):  # slow, of rows alone
+    for module, name in ((plots, "curves"), (health, "monitor_plots")):  # slow, of rows alone
         monkeypatch.setattr(module, name, lambda *_: [])
     copy = Path(shutil.copytree(tuned_run.parent / folder, tmp_path / "copy"))
     words = [f"run={copy}", f"data.shards={tuned_run.parent / 'data'}", f"out={tmp_path / 'out'}", "workers=1"]

@@ -13,8 +13,7 @@ LEVEL = 0.05  # of p, with Holm's correction
 @dataclass(frozen=True)
 class RandomTwin:
     """The runs that differ from a cell's in random weights alone. ``difference``: the cell's mean less theirs; ``p``:
-    Welch's, over runs, and ``p_holm`` corrected for all tests of the phase, of a paper's table for all of that; NaN
-    without a test."""
+    Welch's, over runs, ``p_holm`` corrected for all tests of the phase, or of a paper's table; NaN without a test."""
 
     n: int
     difference: float
@@ -44,14 +43,6 @@ class Cell:
         digits = 3 if scale == 1 and abs(spread.mean) < 1 else 1  # a number's error is in its own unit
         return cls(scale * spread.mean, sd, spread.n, interval, twin, runs, digits)
 
-    @property
-    def better(self) -> bool | None:
-        """Return True if the cell is better than its twin, False if worse; None if nothing may be claimed."""
-        twin = self.twin
-        if twin is None or min(self.n, twin.n) < ENOUGH or not twin.p_holm < LEVEL:
-            return None
-        return twin.difference > 0
-
     def text(self) -> str:
         """``92.4 ± 0.4``."""
         spread = "" if self.sd is None else f" ± {self.sd:.{self.digits}f}"
@@ -66,8 +57,11 @@ class Cell:
         return f"{self.twin.difference:+z.{self.digits}f}{test}"
 
     def verdict(self) -> str:
-        """``better``, ``worse`` or nothing."""
-        return {True: "better", False: "worse", None: ""}[self.better]
+        """``better`` or ``worse`` than the twin, or nothing if nothing may be claimed."""
+        twin = self.twin
+        if twin is None or min(self.n, twin.n) < ENOUGH or not twin.p_holm < LEVEL:
+            return ""
+        return "better" if twin.difference > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -99,12 +93,10 @@ class Table:
 
     def claims(self) -> str:
         """Say in a sentence what the table's cells allow to claim."""
-        compared = [cell for cell in self.cells.values() if cell.twin is not None]
-        if not compared:
+        runs = [min(cell.n, cell.twin.n) for cell in self.cells.values() if cell.twin is not None]
+        if not runs:
             return "No cell has a twin from random weights: nothing is claimed."
-        enough = [cell for cell in compared if min(cell.n, cell.twin.n if cell.twin else 0) >= ENOUGH]
-        if not enough:
-            most = max(min(cell.n, cell.twin.n if cell.twin else 0) for cell in compared)
-            return f"At most {most} runs, pretrained or random, fewer than {ENOUGH}: nothing is claimed."
-        claimed = sum(cell.better is not None for cell in enough)
-        return f"Of {len(enough)} cells with {ENOUGH} runs or more, {claimed} differ from their twins (p < {LEVEL:g})."
+        if max(runs) < ENOUGH:
+            return f"At most {max(runs)} runs, pretrained or random, fewer than {ENOUGH}: nothing is claimed."
+        enough, claimed = sum(n >= ENOUGH for n in runs), sum(bool(cell.verdict()) for cell in self.cells.values())
+        return f"Of {enough} cells with {ENOUGH} runs or more, {claimed} differ from their twins (p < {LEVEL:g})."

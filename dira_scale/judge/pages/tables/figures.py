@@ -1,6 +1,5 @@
 """Plots of a sweep: figures by share of the labels, ROC curves, reliability; the pictures of its runs."""
 
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,8 @@ from dira_scale.base.storage.owned import is_inside
 from dira_scale.dataset.metrics.cases import LabelCase, label_arrays, read_cases
 from dira_scale.judge.pages.figure import LABEL, LEVEL, LINES, svg
 from dira_scale.judge.pages.tables.cells import Table
-from dira_scale.judge.pages.tables.read import SweepContent
-from dira_scale.judge.pages.tables.runs import SweepRun
+from dira_scale.judge.pages.tables.read import SweepContent, SweepRun
+from dira_scale.judge.pages.template import data_url
 
 STYLES, CSS_STYLES = ("-", "--", ":"), ("solid", "dashed", "dotted")
 MOST = len(LINES) * len(STYLES)  # lines of a plot
@@ -55,12 +54,9 @@ def of_fractions(table: Table) -> Plot | None:
         for number, row in enumerate(rows):
             at = [(table.fractions[c], table.cells[row, c]) for c in columns if (row, c) in table.cells]
             at.sort(key=lambda pair: pair[0])
-            x, y = [100 * share for share, _ in at], [cell.mean for _, cell in at]
-            deviations = [cell.sd or 0 for _, cell in at]
-            line, style = LINES[number % len(LINES)], STYLES[number // len(LINES)]
-            axes.errorbar(
-                x, y, deviations, color=line, linestyle=style, linewidth=1.2, capsize=2, marker="o", markersize=2.6
-            )
+            x, y, deviations = zip(*((100 * share, cell.mean, cell.sd or 0) for share, cell in at), strict=True)
+            line = style(number) | {"linewidth": 1.2, "capsize": 2, "marker": "o", "markersize": 2.6}
+            axes.errorbar(x, y, deviations, **line)
         axes.set_xscale("log")
         axes.set_xticks([100 * share for share in shares], [f"{100 * share:g}" for share in shares])
         axes.minorticks_off()
@@ -74,18 +70,17 @@ def keys(rows: Sequence[str]) -> list[tuple[str, str, str]]:
     return [(row, f"var(--plot-{n + 1}, {LINES[n]})", CSS_STYLES[style]) for row, n, style in numbered]
 
 
-def of_labels(content: SweepContent, tables: Sequence[Table]) -> Iterator[Plot]:
+def of_labels(content: SweepContent, table: Table) -> Iterator[Plot]:
     """ROC and reliability curves of a phase's test cases, a pair for each of the first labels and each column."""
-    for table in tables:
-        for column in table.columns:
-            rows = [row for row in table.rows if (row, column) in table.cells][:MOST]
-            by_row = {row: _cases([content.runs[i] for i in table.cells[row, column].runs]) for row in rows}
-            names = next((names for of_runs in by_row.values() for _, _, names in of_runs), [])
-            for i, label in enumerate(names[:LABELS]):
-                of = {row: [(t[:, i], s[:, i]) for t, s, _ in of_runs] for row, of_runs in by_row.items() if of_runs}
-                where = f"{table.title}, {column}: {label}"
-                for kind, draw in (("ROC", roc), ("reliability", _reliability)):
-                    yield Plot(f"{where}, {kind}", svg(f"{where}: {kind}", partial(draw, of=of)), keys([*of]))
+    for column in table.columns:
+        rows = [row for row in table.rows if (row, column) in table.cells][:MOST]
+        by_row = {row: _cases([content.runs[i] for i in table.cells[row, column].runs]) for row in rows}
+        names = next((names for of_runs in by_row.values() for _, _, names in of_runs), [])
+        for i, label in enumerate(names[:LABELS]):
+            of = {row: [(t[:, i], s[:, i]) for t, s, _ in of_runs] for row, of_runs in by_row.items() if of_runs}
+            where = f"{table.title}, {column}: {label}"
+            for kind, draw in (("ROC", roc), ("reliability", _reliability)):
+                yield Plot(f"{where}, {kind}", svg(f"{where}: {kind}", partial(draw, of=of)), keys([*of]))
 
 
 Scores = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
@@ -153,8 +148,8 @@ def pictures(content: SweepContent) -> list[Picture]:
     chosen: list[tuple[str, Path]] = []
     for phase in dict.fromkeys(run.phase for run in content.runs.values()):
         run = next(run for run in content.runs.values() if run.phase == phase)
-        files = [path for path in sorted((run.output / "pictures").glob("*.png"))
-                 if not path.name.startswith(".") and is_inside(path, run.output)]  # fmt: skip
+        found = sorted((run.output / "pictures").glob("*.png"))
+        files = [path for path in found if not path.name.startswith(".") and is_inside(path, run.output)]
         if run.command == "pretrain" and files:
             last = max(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
             chosen.append((f"{run.id}, stage {last.stem}: clean, distorted, restored", last))
@@ -162,9 +157,6 @@ def pictures(content: SweepContent) -> list[Picture]:
             chosen += [(f"{run.id}: {path.stem}", path) for path in files[:4]]
     left, embedded = PICTURES, []
     for title, path in chosen:
-        size = path.stat().st_size
-        left -= size
-        embedded.append(
-            Picture(title, "data:image/png;base64," + b64encode(path.read_bytes()).decode() if left > 0 else "")
-        )
+        left -= path.stat().st_size
+        embedded.append(Picture(title, data_url("png", path.read_bytes()) if left > 0 else ""))
     return embedded

@@ -5,9 +5,9 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
-from dira_scale import __version__
 from dira_scale.base.errors import UserError, printable, without_commands
 from dira_scale.base.storage.tables import harmless
 from dira_scale.base.storage.text import without_tags
@@ -43,16 +43,14 @@ def as_csv(tables: Sequence[Table]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for table in tables:
-        for row in table.rows:
-            for column in table.columns:
-                cell, published = table.cells.get((row, column)), table.published.get((row, column))
-                if cell is None and published is None:
-                    continue
-                ours = [cell.mean, cell.sd, cell.n, *(cell.interval or (None, None))] if cell else [None] * 5
-                twin = cell.twin if cell else None
-                against = [twin.n, twin.difference, twin.p, twin.p_holm] if twin else [None] * 4
-                paper = [published.mean, published.std] if published else [None] * 2
-                runs = " ".join(cell.runs) if cell else ""
+        for row, column in product(table.rows, table.columns):
+            cell, published = table.cells.get((row, column)), table.published.get((row, column))
+            ours = [cell.mean, cell.sd, cell.n, *(cell.interval or (None, None))] if cell else [None] * 5
+            twin = cell.twin if cell else None
+            against = [twin.n, twin.difference, twin.p, twin.p_holm] if twin else [None] * 4
+            paper = [published.mean, published.std] if published else [None] * 2
+            runs = " ".join(cell.runs) if cell else ""
+            if cell or published:
                 writer.writerow(harmless([table.title, table.metric, row, column, *ours, *against, *paper, runs]))
     return text.getvalue()
 
@@ -62,23 +60,17 @@ def latex(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         head, *body = _cells(table)
-        lines = [
-            printable(f"% {table.title}: {table.metric}. {table.claims()}"),
-            rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
-        ]
-        lines += [r"\toprule", _line(head), r"\midrule", *map(_line, body), r"\bottomrule", r"\end{tabular}", ""]
-        parts.append("\n".join(lines))
+        lines = [printable(f"% {table.title}: {table.metric}. {table.claims()}")]
+        lines += [rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}", r"\toprule", _line(head), r"\midrule"]
+        parts += [*lines, *map(_line, body), r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(parts)
 
 
 def _cells(table: Table) -> list[list[str]]:
     """The header first."""
     published = bool(table.published)
-    head = [
-        table.metric.partition(",")[0],
-        *(c for column in table.columns for c in ([f"{column}, paper"] if published else []) + [column]),
-    ]
-    body = []
+    columns = [name for each in table.columns for name in ([f"{each}, paper", each] if published else [each])]
+    head, body = [table.metric.partition(",")[0], *columns], list[list[str]]()
     for row in table.rows:
         line = [row]
         for column in table.columns:
@@ -172,8 +164,7 @@ def _corrected(cells: Cells) -> Cells:
 
 
 def _named(row: str, paper: PaperTable) -> str:
-    """Name a row's start as the paper does: a phase, or a value of ``init``. What stands behind it stays, but for the
-    level of a probe, of which papers have one."""
+    """Name a row's start, a phase or a value of ``init``, as the paper does. The rest stays, but a probe's level."""
     start, _, rest = row.partition(", ")
     name = paper.rows.get(start) or paper.rows.get(start.partition("/")[0])
     return ", ".join([name, *([rest] if rest and not rest.startswith("level ") else [])]) if name else row
@@ -184,21 +175,18 @@ def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str
     own = [table for tables in content.tables.values() for table in tables]
     placed = [beside(paper, content.tables) for paper in papers]
     tables = [*(table for table in placed if table.cells), *own]
-    plots = [plot for table in own if (plot := figures.of_fractions(table))]
     with_cases = {run.phase for run in content.runs.values() if (run.output / "cases").is_dir()}
-    tested = [(phase, tables[:1]) for phase, tables in content.tables.items() if phase in with_cases]
-    curves = [plot for _, first in tested for plot in figures.of_labels(content, first)]
+    tested = [tables[0] for phase, tables in content.tables.items() if tables and phase in with_cases]
     sets = dict.fromkeys(cell.runs for table in tables for cell in table.cells.values() if cell.runs)
     html = template(Path(__file__).with_name("sweep.html.j2")).render(
         content=content,
         tables=tables,
         sources={runs: number for number, runs in enumerate(sets, 1)},
-        plots=plots,
-        curves=curves,
+        plots=[plot for table in own if (plot := figures.of_fractions(table))],
+        curves=[plot for table in tested for plot in figures.of_labels(content, table)],
         pictures=figures.pictures(content),
         enough=ENOUGH,
         level=LEVEL,
         commits=sorted({run.commit[:12] for run in content.runs.values() if run.commit}),
-        version=__version__,
     )
     return {".html": html, ".md": markdown(content.name, tables), ".csv": as_csv(tables), ".tex": latex(tables)}

@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,39 @@ from dira_scale.dataset.metrics.statistics.significance import Comparison, compa
 from dira_scale.dataset.metrics.statistics.spread import Result, Spread
 from dira_scale.judge.pages.probe_figures import read_probe
 from dira_scale.judge.pages.tables.cells import Cell, RandomTwin, Table
-from dira_scale.judge.pages.tables.runs import SweepRun, ids_of
-from dira_scale.train.runs.files import read_yaml
+from dira_scale.train.runs.files import read_json, read_yaml
 
 logger = logging.getLogger(__name__)
 RANDOM, ALL_LABELS = "random", "100 %"
 TRAINED, BASELINES = ("run", "init"), (RANDOM, "pixels")  # kinds of what is probed
 OF_DATA = ("data.", "task")  # keys of columns; `task.decoder` says what a network starts from
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """``id`` is PHASE/NAME; NAME ends with the configuration's hash. ``words``: of its command."""
+
+    id: str
+    command: str
+    output: Path
+    words: Sequence[str]
+
+    @property
+    def phase(self) -> str:
+        return self.id.partition("/")[0]
+
+    @property
+    def hash(self) -> str:
+        return self.id.rpartition("/")[2].rpartition("-")[2]
+
+    @property
+    def commit(self) -> str:
+        """The commit of the code that it was computed with; empty where it does not say."""
+        for file in ("environment.json", "probe.json", "results.json"):
+            with suppress(UserError):  # damaged runs are reported elsewhere
+                if commit := read_json(self.output / file, dict[str, Any]()).get("commit"):
+                    return str(commit)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,7 @@ def _phase_tables(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRu
                 fractions[column] = place.fraction
                 other = None if setting in drawn else by_setting.get(random.get((place.column, place.own), ""))
                 twin = _twin(spread, other, tests.get((metric, setting, other.setting)) if other else None)
-                cells[place.row, column] = Cell.of(spread, twin, tuple(ids_of(members[setting]["outputs"], runs)))
+                cells[place.row, column] = Cell.of(spread, twin, tuple(_ids_of(members[setting]["outputs"], runs)))
         rows, columns = ([*dict.fromkeys(key[part] for key in cells)] for part in (0, 1))
         yield Table(phase, f"{title}, %" if share else title, rows, columns, cells, baselines, fractions)
 
@@ -144,7 +171,7 @@ def probe_tables(run: SweepRun, runs: Sequence[SweepRun]) -> Iterator[Table]:
                 other = placed.get((random.get(trained.get(row, ""), ""), column))
                 twin = _twin(figure.spread, other.spread if other else None, tests.get((row, f"{metric} {column}")))
                 outputs = [member["run"] for member in figure.source.members if "run" in member]
-                cells[row, column] = Cell.of(figure.spread, twin, (run.id, *ids_of(outputs, runs)))
+                cells[row, column] = Cell.of(figure.spread, twin, (run.id, *_ids_of(outputs, runs)))
             columns = sorted(fractions, key=lambda column: fractions[column])
             title = f"{metric} of a {probe} probe, %"
             yield Table(f"{run.phase}: {label}", title, rows, columns, cells, baselines, fractions)
@@ -157,3 +184,10 @@ def _twin(spread: Spread, random: Spread | None, test: Comparison | None) -> Ran
     if test is None or test.over != "runs":  # over seeds of one run: nothing is claimed about another pretraining
         return RandomTwin(random.n, difference)
     return RandomTwin(random.n, difference, test.welch, test.welch_holm)
+
+
+def _ids_of(outputs: Sequence[str], runs: Sequence[SweepRun]) -> list[str]:
+    """The ids of the runs that wrote these folders, as far as they are of this sweep."""
+    known = {run.id for run in runs}
+    ends = ("/".join(Path(output).parts[-3:-1]) for output in outputs)
+    return [end for end in ends if end in known]
