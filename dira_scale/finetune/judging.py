@@ -37,12 +37,13 @@ def write_results(
     leak: Leak | None,
     passes: int,
 ) -> None:
-    """Evaluate the stage's best checkpoint, unless that is done. ``run`` and ``leak``: on the main process only.
-    Collective.
+    """Evaluate the stage's best checkpoint, unless that is done; where nothing was validated, the newest one. ``run``
+    and ``leak``: on the main process only. Collective.
 
     ``passes``: over how many batches BatchNorm's statistics were averaged.
     """
-    path = raise_on_all(lambda: best_checkpoint(config, stage.name))
+    folder, unvalidated = Path(config.run), config.data.val_split is None
+    path = raise_on_all(lambda: checkpoint.latest(folder) if unvalidated else checkpoint.best(folder, stage.name))
 
     def done() -> bool:
         if run is None or not (run.folder / FILE).exists():
@@ -90,12 +91,6 @@ def summary(folder: Path, best: str) -> str:
     words = words or "no figure over all labels"
     judged = "test" if split == "test" else "no test split, so by the validation"
     return f"{judged} split '{content['splits'][split]}', checkpoint of step {content['step']}: {words} ({FILE})"
-
-
-def best_checkpoint(config: Finetune, stage: str) -> Path:
-    """Return the folder of the stage's best checkpoint; where nothing was validated, of the newest one."""
-    folder = Path(config.run)
-    return checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
 
 
 def best_network(config: Finetune, supervision: Supervision, path: Path) -> nn.Module:
