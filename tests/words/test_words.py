@@ -36,8 +36,16 @@ from dira_scale.words import main
 from dira_scale.words.config import Words
 from dira_scale.words.cubes import WordPlan, cut, make_cube, planned_cubes
 from dira_scale.words.make import describe, open_describer
-from dira_scale.words.origin import SplitVolumes, open_origin
-from dira_scale.words.search import CORNERS, SIZES, Word, boxes, order_of_references, search
+from dira_scale.words.search import (
+    CORNERS,
+    SIZES,
+    SplitVolumes,
+    Word,
+    boxes,
+    open_origin,
+    order_of_references,
+    search,
+)
 
 SMALL = {
     "words": 3, "neighbours.train": 4, "neighbours.val": 2, "size": [6, 8, 8], "margin": [2, 3, 3], "distance": 3,
