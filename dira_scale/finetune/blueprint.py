@@ -13,7 +13,7 @@ from dira_scale.base.errors import DimensionsError, UserError
 from dira_scale.finetune import network
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
-from dira_scale.finetune.held_out import check_evaluation, check_scored, held_out_views, judged_batches
+from dira_scale.finetune.judging import check_evaluation, check_scored, held_out_views, judged_batches
 from dira_scale.finetune.rates import choose_rate
 from dira_scale.finetune.task import FinetuneTask, Finetuning
 from dira_scale.judge.evaluation.leak import Leak, Part, check_leak, own_source, sources_of

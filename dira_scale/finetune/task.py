@@ -144,8 +144,7 @@ class FinetuneTask(Finetuning, DatasetTask):
     def summary(self, module: nn.Module) -> list[str]:
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
         stages = ", ".join(f"{plan.name} {plan.steps}" for plan in self.stages)
-        leak = [] if self.leak is None else self.leak.lines
-        estimated = []
+        leak, estimated = self.leak or Leak(NO_LEAK, []), list[Detail]()
         if passes := self.norm_passes(self.stages[0]):
             over = f"statistics over {passes} training batches before each validation (validate.norm_passes)"
             estimated = [Detail(f"BatchNorm: {over}")]
@@ -155,7 +154,7 @@ class FinetuneTask(Finetuning, DatasetTask):
             *self.data.summary(self.stages[0]),
             *([self.start.short, Detail(self.start.summary)] if self.start else ["starts from random weights"]),
             *([self.taken] if self.taken else []),
-            *(map(Detail, leak) if self.leak and self.leak.verdict == NO_LEAK else leak),
+            *(Detail(line) if leak.verdict == NO_LEAK else line for line in leak.lines),
             *remarks.frozen_lines(self.config, self.module),
             *remarks.without_figure(self.config, self.data, self.supervision),
             *remarks.told_apart_by_side(self.supervision.outputs, self.data.views),
