@@ -131,7 +131,7 @@ def test_a_run_on_its_own_test_split_and_its_export_on_other_data(
     "words",
     [
         ["task=labels", "task.labels=[grade]", "task.exclusive=true", "stages.finetune.epochs=4"],
-        pytest.param(["task=regression", "task.labels=[age]"], marks=pytest.mark.system),
+        ["task=regression", "task.labels=[age]"],
         ["task=masks", MASKS],
         pytest.param(["task=masks", MASKS, "evaluate.window=sliding"], marks=pytest.mark.system),
     ],
@@ -149,9 +149,9 @@ def test_classes_numbers_and_masks_are_evaluated_as_the_run_has_them(
     if "task=masks" in words:
         assert results(out)["without_mask"] == {"test": 2}
         assert len([*(out / "cases").glob("*.jpg")]) == (out / "report.html").read_text().count("data:image/jpeg") == 6
-    if "evaluate.window=sliding" in words:
-        assert main([*requested, f"out={tmp_path / 'other'}", "window=whole"]) == 0
-        assert results(tmp_path / "other")["window"] == "whole"
+        other = "whole" if "evaluate.window=sliding" in words else "sliding"
+        assert main([*requested, f"out={tmp_path / 'other'}", f"window={other}"]) == 0
+        assert results(tmp_path / "other")["window"] == other
         assert results(tmp_path / "other")["figures"] != results(out)["figures"]
 
 
