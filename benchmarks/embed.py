@@ -52,7 +52,7 @@ def measure(case: str, shards: Path, rounds: int, keys: Sequence[str]) -> dict[s
         words = ["init=random", f"model.encoder={encoder}", f"data.size={size}", f"data.shards={shards}"]
         cfg = compose("embed", [*words, f"out={folder}/out", *keys])
         world = connect(cfg.threads, cfg.timeout, cfg.precision)
-        job = EmbeddingJob.open(cfg, world)
+        job = EmbeddingJob(cfg, world)
         images = Images(job.dataset, job.rows, job.about.size, cfg.data.workers, device=world.device)
         moved(job.source.encoder, world.device)
         ready = [x.contiguous(memory_format=CHANNELS_LAST[x.dim()]) for x in images.batches(cfg.batch)]

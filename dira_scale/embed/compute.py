@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.judge.evaluation import embeddings as folder
 from dira_scale.judge.evaluation.config import MAP
 from dira_scale.judge.evaluation.embeddings import About
-from dira_scale.judge.evaluation.feature_source import FeatureSource, open_source
+from dira_scale.judge.evaluation.feature_source import open_source
 from dira_scale.judge.evaluation.features import (
     ALL,
     Images,
@@ -39,23 +38,15 @@ from dira_scale.train.runs.exit_codes import DONE, INTERRUPTED
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PartOutcome:
-    """The outcome of a part. ``written``: rows."""
-
-    unreadable: tuple[str, ...] = ()
-    written: int = 0
-
-
 def compute(cfg: DictConfig) -> int:
     """Compute what ``cfg.out`` lacks; the exit code. Collective."""
-    return on_processes(cfg.threads, cfg.timeout, cfg.precision, lambda world: _compute(cfg, world))
 
+    def work(world: World) -> int:
+        job = raise_on_all(lambda: EmbeddingJob(cfg, world))
+        check_equal({"weights": job.about.weights.hash, "data.shards": job.dataset.hash})
+        return job.run()
 
-def _compute(cfg: DictConfig, world: World) -> int:
-    job = raise_on_all(lambda: EmbeddingJob.open(cfg, world))
-    check_equal({"weights": job.about.weights.hash, "data.shards": job.dataset.hash})
-    return job.run()
+    return on_processes(cfg.threads, cfg.timeout, cfg.precision, work)
 
 
 class EmbeddingJob:
@@ -65,7 +56,18 @@ class EmbeddingJob:
         rows: of the manifest, by position in the folder.
     """
 
-    def __init__(self, cfg: DictConfig, world: World, dataset: ShardedDataset, source: FeatureSource) -> None:
+    def __init__(self, cfg: DictConfig, world: World) -> None:
+        """Raises UserError naming key or file. Must not wait for another process."""
+        dataset, source = ShardedDataset.open(cfg.data.shards), open_source(cfg)
+        dataset.require(source.encoder.dimensions, "this encoder")
+        splits = [each for each in dataset.splits if cfg.data.split in (ALL, each)]
+        dataset.require_channels(splits, source.encoder.channels[0], source.channels, source.encoder.name)
+        if len(channels := {kind.channels for each in splits for kind in dataset.kinds(each)}) > 1:
+            listed = " and ".join(map(str, sorted(channels)))
+            raise UserError(
+                f"data.shards={dataset.root} has images of {listed} channel(s); {source.encoder.name} takes 1 or "
+                f"{source.encoder.channels[0]}, the same in all: shard again with one number of channels"
+            )
         self.cfg, self.world, self.dataset, self.source, self.out = cfg, world, dataset, source, Path(cfg.out)
         self.rows = rows_of(dataset, cfg.data.split)
         info, input, level = dataset.info, source.input, source.level
@@ -82,17 +84,14 @@ class EmbeddingJob:
             pooling="none" if sides else "mean over space" if isinstance(level, int) else "tokens", sides=sides,
         )  # fmt: skip
 
-    @classmethod
-    def open(cls, cfg: DictConfig, world: World) -> "EmbeddingJob":
-        """Raises UserError naming key or file. Must not wait for another process."""
-        dataset = ShardedDataset.open(cfg.data.shards)
-        source = open_source(cfg)
-        check_images(dataset, source, cfg.data.split)
-        return cls(cfg, world, dataset, source)
-
     def run(self) -> int:
         """Make the missing parts, until a signal comes; the exit code. Raises AgreedError."""
-        about = raise_on_all(self._claim if self.world.main else lambda: self.about)
+
+        def claim() -> About:
+            with as_user_error(self.out, "out"):
+                return folder.claim(self.out, self.about)
+
+        about = raise_on_all(claim if self.world.main else lambda: self.about)
         self.about, missing = broadcast_from_main((about, folder.missing_parts(self.out, about)))
         # No batch has images of two parts: what is computed at once is the same for any number of processes, and after
         # a stop.
@@ -108,35 +107,28 @@ class EmbeddingJob:
         with progress:
             task = progress.add_task("", total=self.about.rows, completed=done)
             for outcomes, stopped in rounds(self.world, missing, lambda part, got: self._part(part, batches, got)):
-                done += sum(outcome.written for outcome in outcomes)
+                done += sum(written for written, _ in outcomes)
                 progress.update(task, completed=done)
-                unreadable += [message for outcome in outcomes for message in outcome.unreadable]
-                if stopped and done < self.about.rows:
-                    logger.info(
-                        "%s: %d of %d rows are kept; the same command continues", stopped, done, self.about.rows
-                    )
+                unreadable += [message for _, messages in outcomes for message in messages]
+                if stopped and done < (rows := self.about.rows):
+                    logger.info("%s: %d of %d rows are kept; the same command continues", stopped, done, rows)
                     return INTERRUPTED
         if unreadable:
             raise AgreedError(f"{UnreadableImagesError(unreadable)}; the parts without them are kept")
         if self.world.main:
-            shape = " x ".join(map(str, self.about.shape))
-            print_line(
-                f"{self.about.rows} {'maps' if self.about.sides else 'embeddings'} of {shape} numbers in {self.out}"
-            )
+            kind, shape = "maps" if self.about.sides else "embeddings", " x ".join(map(str, self.about.shape))
+            print_line(f"{self.about.rows} {kind} of {shape} numbers in {self.out}")
         return DONE
 
-    def _claim(self) -> About:
-        with as_user_error(self.out, "out"):
-            return folder.claim(self.out, self.about)
-
-    def _part(self, part: int, batches: Iterator[StoredImages], received: Received) -> PartOutcome:
-        """Compute and write a part, unless a signal comes or an image is unreadable. Waits for no other process."""
+    def _part(self, part: int, batches: Iterator[StoredImages], received: Received) -> tuple[int, list[str]]:
+        """Compute and write a part, unless a signal comes or an image is unreadable; how many rows were written, and a
+        message for each unreadable image. Waits for no other process."""
         source, rows = self.source, self.rows[self.about.span(part)]
         values: list[Tensor] = []
         unreadable: list[str] = []
         for _ in range(0, len(rows), self.cfg.batch):
             if received:
-                return PartOutcome()
+                return 0, []
             images = next(batches)
             unreadable += images.unreadable
             if not unreadable:
@@ -146,23 +138,10 @@ class EmbeddingJob:
                     else:
                         values.append(pooled(source.encoder, images.scaled(), [source.level])[0])
         if unreadable:
-            return PartOutcome(unreadable=tuple(unreadable))
+            return 0, unreadable
         about = self.dataset.manifest.table(["key", "patient", "split"]).take(rows)
         with as_user_error(self.out, "out"):
             computed = torch.cat(values).cpu().numpy()
             where = folder.places(self.dataset, rows, self.about.sides) if self.about.sides else {}
             folder.write_part(self.out, self.about, part, about, self.dataset.labels(rows), computed, where)
-        return PartOutcome(written=len(rows))
-
-
-def check_images(dataset: ShardedDataset, source: FeatureSource, split: str) -> None:
-    """Raise UserError for images of other dimensions or numbers of channels than the encoder takes."""
-    dataset.require(source.encoder.dimensions, "this encoder")
-    splits = [each for each in dataset.splits if split in (ALL, each)]
-    dataset.require_channels(splits, source.encoder.channels[0], source.channels, source.encoder.name)
-    if len(channels := {kind.channels for each in splits for kind in dataset.kinds(each)}) > 1:
-        listed = " and ".join(map(str, sorted(channels)))
-        raise UserError(
-            f"data.shards={dataset.root} has images of {listed} channel(s); {source.encoder.name} takes 1 or "
-            f"{source.encoder.channels[0]}, the same in all: shard again with one number of channels"
-        )
+        return len(rows), []

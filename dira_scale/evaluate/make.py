@@ -30,7 +30,7 @@ from dira_scale.base.storage.atomic import as_user_error, write_atomic, write_js
 from dira_scale.base.storage.owned import own
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.metrics.cases import CASES
-from dira_scale.dataset.metrics.figure import MEAN, Figure
+from dira_scale.dataset.metrics.figure import MEAN
 from dira_scale.evaluate.config import Evaluation
 from dira_scale.judge.evaluation.config import require_masks
 from dira_scale.judge.evaluation.finetuned_network import TrainedRun, unfinished
@@ -63,22 +63,20 @@ def page(
     """Return the page of ``content``, which is to become ``results.json``, and of the cases in ``out``."""
     read = with_figures(content)
     shown = ShownResults.of(out, read, supervision.outputs)
-    figures = overall(read["figures"]["test"], supervision.best.metric)
+    headlines = []
+    for figure in overall(read["figures"]["test"], supervision.best.metric):
+        over = f"mean (n = {figure.n})" if figure.name == MEAN else figure.name
+        interval = "{:.3f} to {:.3f}, the interval over patients".format(*figure.interval) if figure.interval else ""
+        headlines.append(Headline(figure.in_words(), f"{over}, {counted(figure.patients, 'patient')}", interval))
     return template(Path(__file__).with_name("page.html.j2")).render(
         about=content,
         checked=content["leak"]["verdict"] == NO_LEAK,
         facts=_facts(trained, dataset, supervision, read),
-        headlines=[_headline(figure) for figure in figures],
+        headlines=headlines,
         shown=shown,
         version=__version__,
         volumes=len(trained.size) == 3,
     )
-
-
-def _headline(figure: Figure) -> Headline:
-    over = f"mean (n = {figure.n})" if figure.name == MEAN else figure.name
-    interval = "{:.3f} to {:.3f}, the interval over patients".format(*figure.interval) if figure.interval else ""
-    return Headline(figure.in_words(), f"{over}, {counted(figure.patients, 'patient')}", interval)
 
 
 def _facts(
@@ -140,8 +138,16 @@ def make(cfg: DictConfig) -> None:
         write_atomic(out / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         write_json(out / "environment.json", environment())
         write_json(out / FILE, content)
-    for line in _summary(out, supervision, content):
+    figures = overall(with_figures(content)["figures"]["test"], supervision.best.metric)
+    words = ", ".join(figure.with_interval() for figure in figures) or "no figure over all labels"
+    print_line(f"{dataset.info.name}, split '{config.data.split}': {words}")
+    if without := content.get("without_mask", {}).get("test"):
+        print_line(f"left out: {counted(without, 'sample')} without a mask")
+    if supervision.output.activation == "sigmoid" and supervision.pooled and content["thresholds"] is None:
+        print_line("thresholds: the run has chosen none on a validation split, so there are no figures that need one")
+    for line in leak.lines:
         print_line(line)
+    print_line(f"{FILE}, {PAGE} and {CASES}/ in {out}")
 
 
 def _supervision(config: Evaluation, trained: TrainedRun, dataset: ShardedDataset) -> Supervision:
@@ -183,16 +189,3 @@ def _split(
             [dataset], about, predicted, device, held_out, trained.size, trained.stored, window, workers,
             shows=True, advance=lambda count: shown.advance(task, count),
         )  # fmt: skip
-
-
-def _summary(out: Path, supervision: Supervision, content: dict[str, Any]) -> Iterator[str]:
-    split = content["splits"]["test"]
-    figures = overall(with_figures(content)["figures"]["test"], supervision.best.metric)
-    words = ", ".join(figure.with_interval() for figure in figures) or "no figure over all labels"
-    yield f"{content['data']['dataset']}, split '{split}': {words}"
-    if without := content.get("without_mask", {}).get("test"):
-        yield f"left out: {counted(without, 'sample')} without a mask"
-    if supervision.output.activation == "sigmoid" and supervision.pooled and content["thresholds"] is None:
-        yield "thresholds: the run has chosen none on a validation split, so there are no figures that need one"
-    yield from content["leak"]["lines"]
-    yield f"{FILE}, {PAGE} and {CASES}/ in {out}"

@@ -35,7 +35,6 @@ IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 # Running statistics move by a tenth a step: before some 50 they are in part their start's, and of weights that still
 # changed fast (docs/how-to/finetune.md has what that costs).
 SETTLED, PASSES = 50, 10
-OF_OLDER = {key.removeprefix("model."): value for key, value in ADDED.items() if key.startswith("model.")}  # networks
 FROZEN = {"encoder": ("encoder",), "network": ("encoder", "decoder")}  # parts of a network
 BIASES, LORA, LAST = "biases", "lora", re.compile(r"last-([1-9]\d*)")  # what learns of them nevertheless
 
@@ -132,16 +131,18 @@ class Finetune(StagedTraining):
         if (accumulate := self.parallel.accumulate) > 1:
             cut = "it would cut the batch of the loss; a smaller data.batch or more processes save memory"
             raise ArgumentError("parallel.accumulate", accumulate, f"1: {cut}")
-        self._check_trained()
+        if self.trained not in (None, BIASES, LORA) and not self.last_blocks:
+            raise ArgumentError("trained", self.trained, f"{BIASES}, {LORA}, or last-1, last-2, … (blocks)")
+        if self.trained and not self.frozen:
+            either = "frozen=encoder, whose decoder and head learn, too, or frozen=network, whose head does"
+            raise ArgumentError("trained", self.trained, f"null, or what is frozen beside it: {either}")
         for key in ("layer_decay", "patch_factor"):
             if self.frozen and not self.trained and (factor := getattr(self.optim, key)) not in (None, 1):
-                raise ArgumentError(
-                    f"optim.{key}", factor, f"null with frozen={self.frozen}, which learns nothing of the encoder"
-                )
+                nothing = f"null with frozen={self.frozen}, which learns nothing of the encoder"
+                raise ArgumentError(f"optim.{key}", factor, nothing)
         if self.optim.choose and self.data.val_split is None:
-            raise ArgumentError(
-                "optim.choose", self.optim.choose, "null without data.val_split, on which rates are compared"
-            )
+            compared = "null without data.val_split, on which rates are compared"
+            raise ArgumentError("optim.choose", self.optim.choose, compared)
         if (weights := getattr(self.model, "weights", None)) is not None:
             raise ArgumentError("model.weights", weights, f"null, and init={weights}: it is a key of pretrain")
 
@@ -149,14 +150,6 @@ class Finetune(StagedTraining):
     def last_blocks(self) -> int:
         """The number of a frozen encoder's last blocks that learn."""
         return int(match[1]) if (match := LAST.fullmatch(self.trained or "")) else 0
-
-    def _check_trained(self) -> None:
-        """Raise UserError for what ``trained`` does not know, and for it alone."""
-        if self.trained not in (None, BIASES, LORA) and not self.last_blocks:
-            raise ArgumentError("trained", self.trained, f"{BIASES}, {LORA}, or last-1, last-2, … (blocks)")
-        if self.trained and not self.frozen:
-            either = "frozen=encoder, whose decoder and head learn, too, or frozen=network, whose head does"
-            raise ArgumentError("trained", self.trained, f"null, or what is frozen beside it: {either}")
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
@@ -180,19 +173,20 @@ class Finetune(StagedTraining):
                 kept = {*OF_TRAINING, *config.protocol.own, *(key.removeprefix("model.") for key in typed)}
                 if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
                     config.model = {key: value for key, value in config.model.items() if key in kept}
-                theirs = {**{key: value for key, value in OF_OLDER.items() if key in config.model}, **theirs}
+                older = {key.removeprefix("model."): value for key, value in ADDED.items() if key.startswith("model.")}
+                theirs = {**{key: value for key, value in older.items() if key in config.model}, **theirs}
                 config.model.update({key: value for key, value in theirs.items() if key not in kept})
             network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
             on_volumes, sized = network.dimensions == 3, {"data.size", "preset"} & {*typed}
             if run and sized and "model" not in typed and isinstance(config.data.size, int) is on_volumes:
-                kind, others = ("volumes", "images")[:: 1 if on_volumes else -1]
+                kind, others = ("volumes", "images") if on_volumes else ("images", "volumes")
                 raise UserError(
                     f"init={config.init} is a run on {kind}, and data.size={config.data.size} is of {others}: name a "
                     f"run on {others}, or leave {' and '.join(sorted(sized))} to the run"
                 )
             if not on_volumes:
                 return
-            if run and run.network.dimensions == 3 and run.input and not {"data.size", "preset"} & {*typed}:
+            if run and run.network.dimensions == 3 and run.input and not sized:
                 config.data.size = list(run.input.size)
             if config.hydra.runtime.choices.views == IMAGES and not {"views", "preset"} & {*typed}:
                 given = {key: value for key, value in config.views.items() if f"views.{key}" in typed}
@@ -203,14 +197,11 @@ class Finetune(StagedTraining):
         """Without ``init`` alone, say what would be trained, how long and from what."""
         if [*missing] != ["init"]:
             return super().incomplete(config, missing, help)
-
         data, encoder = config.data, config.model.get("encoder")
         shards = OmegaConf.to_container(data)["shards"]  # type: ignore[index,call-overload]
         paths = [shards] if isinstance(shards, str) else [*shards]
-        infos = [
-            manifest.DatasetInfo.read(store.locate(str(path), "data.shards") / manifest.INFO_FILE) for path in paths
-        ]
-        images = sum(info.counts.get(data.split, 0) for info in infos)
+        files = [store.locate(str(path), "data.shards") / manifest.INFO_FILE for path in paths]
+        images = sum(manifest.DatasetInfo.read(file).counts.get(data.split, 0) for file in files)
         epochs = sum(stage.epochs for stage in config.stages.values()) * config.epoch_factor
         steps = config.steps or steps_of(epochs, max(1, images // data.batch))
         network = f"a network on {encoder}" if encoder else "a network"

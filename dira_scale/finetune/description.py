@@ -10,7 +10,7 @@ from dira_scale.train.description import data_of, stages_of
 from dira_scale.train.models.architecture import architecture
 from dira_scale.train.models.normalise import input_of
 from dira_scale.train.models.start import RANDOM
-from dira_scale.train.runs.description import CHOSEN_RATE, Description, Metric, NetworkDescription, Output, Tensors
+from dira_scale.train.runs.description import CHOSEN_RATE, Description, Metric, NetworkDescription, Tensors
 from dira_scale.train.runs.identity import execution
 
 
@@ -21,6 +21,8 @@ def describe(config: Mapping[str, Any]) -> Description:
     task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
     best = validate["best"] or task.best.metric
+    pairs = zip(task.output.names, task.output.normalised, strict=False)
+    normalised = [f"{name} {mean:.6g} and {deviation:.6g}" for name, (mean, deviation) in pairs]
     network = NetworkDescription(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
         head=task.head,
@@ -42,31 +44,18 @@ def describe(config: Mapping[str, Any]) -> Description:
         tensors=TENSORS[task.pooled],
         execution=execution(FINETUNE),
         unit=UNITS[model.dimensions],
-        training=(*_training(config, best), *_normalised(task.output)),
+        training=(*_training(config, best), *([f"{NORMALISED}: {', '.join(normalised)}"] if normalised else [])),
         enough_steps=config["enough_steps"],
     )
 
 
+NORMALISED = "numbers normalised by the mean and the deviation of the training split"
 TENSORS = {
     pooled: Tensors(
         "network", "optim.network", "network.encoder", None if pooled else "network.decoder", "network.head"
     )
     for pooled in (True, False)
 }
-
-
-def _normalised(output: Output) -> tuple[str, ...]:
-    pairs = zip(output.names, output.normalised, strict=False)
-    each = ", ".join(f"{name} {mean:.6g} and {deviation:.6g}" for name, (mean, deviation) in pairs)
-    return (f"numbers normalised by the mean and the deviation of the training split: {each}",) if each else ()
-
-
-def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say whose settings a run began with."""
-    if not node.get("preset"):
-        return ()
-    differs = "; ".join(node["differs"].values())
-    return (f"preset `{node['preset']}` for `{node['task']}`: {node['source']}; on purpose otherwise: {differs}",)
 
 
 def chosen_rate(optim: Mapping[str, Any], split: str | None, best: str) -> tuple[str, ...]:
@@ -80,23 +69,21 @@ def chosen_rate(optim: Mapping[str, Any], split: str | None, best: str) -> tuple
     return (f"{CHOSEN_RATE}{optim['optimizer']['lr']:g} by {best} on split `{split}`{share}: {figures}",)
 
 
-def _frozen(config: Mapping[str, Any]) -> tuple[str, ...]:
-    if not (frozen := config.get("frozen")):
-        return ()
-    but = nevertheless(config.get("trained"), config.get("lora", {}).get("rank", 0))  # older runs have neither
-    return (f"frozen: {' and '.join(FROZEN[frozen])}{but}",)
-
-
-def _training(config: Mapping[str, Any], best: str) -> tuple[str, ...]:
-    data, optimizer = config["data"], config["optim"]["optimizer"]
+def _training(config: Mapping[str, Any], best: str) -> list[str]:
+    data, optimizer, protocol, lines = config["data"], config["optim"]["optimizer"], config["protocol"], list[str]()
+    if protocol.get("preset"):
+        whose = f"preset `{protocol['preset']}` for `{protocol['task']}`: {protocol['source']}"
+        lines.append(f"{whose}; on purpose otherwise: {'; '.join(protocol['differs'].values())}")
+    lines.append(f"initial weights: `{config['init']}`")
+    if frozen := config.get("frozen"):
+        but = nevertheless(config.get("trained"), config.get("lora", {}).get("rank", 0))  # older runs have neither
+        lines.append(f"frozen: {' and '.join(FROZEN[frozen])}{but}")
     shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
     share = f", {data['fraction']:g} of its patients" if data["fraction"] < 1 else ""
-    return (
-        *_protocol(config["protocol"]),
-        f"initial weights: `{config['init']}`",
-        *_frozen(config),
+    return [
+        *lines,
         f"stages of the run: {shown}; split `{data['split']}`{share}",
         *chosen_rate(config["optim"], data["val_split"], best),
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "
         f"`{optimizer['_target_']}` with a rate of {optimizer['lr']:g}",
-    )
+    ]

@@ -22,7 +22,7 @@ from dira_scale.train.models import norm
 from dira_scale.train.models.network import Network
 from dira_scale.train.models.start import RANDOM, Start, start_weights
 from dira_scale.train.runs.description import FILE, read_description
-from dira_scale.train.schedule import batches_of, groups_of
+from dira_scale.train.schedule import batches_of
 from dira_scale.train.task import taken_at_first
 
 NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")  # keys of networks with equal weights
@@ -47,13 +47,33 @@ def untrained(config: Finetune, supervision: Supervision, views: ViewSpec) -> Ne
     return network
 
 
+def _of_task(config: Finetune, supervision: Supervision, views: ViewSpec) -> Network:
+    check_dimensions(config.model, views)
+    with at("model", SIZE):
+        return supervision.network(config.model, config.model.build_encoder(views.size, config.channels))
+
+
 def build(config: Finetune, supervision: Supervision, views: ViewSpec, world: World) -> Built:
     """Return the network with the weights of ``init``, BatchNorm converted, frozen as configured. Collective.
 
     Raises UserError naming key and file, on all processes.
     """
     torch.manual_seed(config.seed)
-    network, start = raise_on_all(lambda: _started(config, supervision, views))
+
+    def started() -> tuple[Network, Start | None]:
+        network = _of_task(config, supervision, views)
+        try:
+            decoder, other_norm = network if config.task.takes_decoder else None, "norm" in config.protocol.own
+            start = start_weights(config.init, network.encoder, decoder, other_norm=other_norm, stage=config.init_stage)
+        except UserError as error:
+            if differing := _differing(config):
+                raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error
+            raise
+        norm.convert(network)
+        freeze(network, config, start.loaded if start else ())
+        return network, start
+
+    network, start = raise_on_all(started)
     check_stages(config, network)
     now = start.taken if start else None
     return Built(network, start, on_main(world, lambda: taken_at_first(config, now)))
@@ -70,31 +90,6 @@ def check_stages(config: Finetune, network: nn.Module) -> None:
         optimizer = optim.stage_optimizer(config.optim, network, batch)
         if config.parallel.strategy.startswith("zero"):
             parallel.refuse_layerwise(optimizer)
-
-
-def remarks(config: Finetune, network: nn.Module) -> list[str]:
-    """Return what users should know about the stages' batches, a line each."""
-    return norm.spanning_lines(network, groups_of(config))
-
-
-def _of_task(config: Finetune, supervision: Supervision, views: ViewSpec) -> Network:
-    check_dimensions(config.model, views)
-    with at("model", SIZE):
-        return supervision.network(config.model, config.model.build_encoder(views.size, config.channels))
-
-
-def _started(config: Finetune, supervision: Supervision, views: ViewSpec) -> tuple[Network, Start | None]:
-    network = _of_task(config, supervision, views)
-    try:
-        decoder, other_norm = network if config.task.takes_decoder else None, "norm" in config.protocol.own
-        start = start_weights(config.init, network.encoder, decoder, other_norm=other_norm, stage=config.init_stage)
-    except UserError as error:
-        if differing := _differing(config):
-            raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error
-        raise
-    norm.convert(network)
-    freeze(network, config, start.loaded if start else ())
-    return network, start
 
 
 def _differing(config: Finetune) -> list[str]:

@@ -43,7 +43,6 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
     if not config.optim.choose:
         return DONE
     folders = {rate: Path(config.run) / FOLDER / f"{rate:g}" for rate in config.optim.choose}
-
     checkpoints = checkpoint.locate_folder(Path(config.run), config.checkpoint.folder)
 
     def recorded() -> dict[str, float]:

@@ -75,20 +75,16 @@ def ended_early(config: Finetune, row: Mapping[str, Any], unit: str, steps: int,
     """
     rows, _ = read_rows(Path(config.run) / "metrics.jsonl", f"{unit}_per_second")
     losses = [each["loss"] for each in rows if each["split"] == "train"] + [row["loss"]]
-    if not (fall := still_falling(losses)) or (best is not None and _flat(rows, best, steps)):
+    if not (fall := still_falling(losses)):
         return []
+    if best is not None:
+        metric, direction = best
+        sign = 1 if direction == "max" else -1
+        validated = [row for row in rows if row["split"] == "val" and not math.isnan(row.get(metric, math.nan))]
+        highest = max(validated, key=lambda row: (sign * row[metric], -row["step"]), default=None)
+        if highest and highest["step"] <= validated[-1]["step"] - steps / 3:  # flat for the last third
+            return []
     return [
         f"the training loss still falls, by {fall:.0%} over the last third of the steps: train longer "
         f"(epoch_factor={2 * config.epoch_factor:g}), or at a higher rate"
     ]
-
-
-def _flat(rows: Sequence[Mapping[str, Any]], best: Best, steps: int) -> bool:
-    """Return whether the best figure came in the first two thirds of the stage's ``steps``."""
-    metric, direction = best
-    validated = [row for row in rows if row["split"] == "val" and not math.isnan(row.get(metric, math.nan))]
-    if not validated:
-        return False
-    sign = 1 if direction == "max" else -1
-    highest = max(validated, key=lambda row: (sign * row[metric], -row["step"]))
-    return bool(highest["step"] <= validated[-1]["step"] - steps / 3)

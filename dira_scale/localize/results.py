@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.dataset.metrics.figure import MEAN, Figure
-from dira_scale.dataset.metrics.statistics.bootstrap import bootstrap
-from dira_scale.dataset.metrics.statistics.intervals import ABOUT
+from dira_scale.dataset.metrics.statistics.bootstrap import ABOUT, bootstrap
 from dira_scale.dataset.metrics.statistics.weighted import Statistic, Statistics, average, weighted_mean
 from dira_scale.judge.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished_by
 from dira_scale.localize.cases import SIDES

@@ -83,7 +83,7 @@ def _predict(config: Predict, world: World) -> int:
         job.images, job.about = listed
     check_equal({"weights": job.trained.hash, "data": job.images.about["hash"]})
     out, images = job.out, job.images
-    if raise_on_all(job.is_complete):
+    if raise_on_all(lambda: is_complete(out, KIND, ABOUT, job.about)):
         if world.main:
             print_line(f"{out} is complete: nothing is left to predict")
         return DONE
@@ -166,10 +166,6 @@ class Prediction:
         identity = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         version, anonymous = f"{__version__}, weights {trained.hash}", config.names == KEYS
         return DicomImages(images, supervision.names, about["network"], version, identity, anonymous), about
-
-    def is_complete(self) -> bool:
-        """Raises UserError if it has another prediction."""
-        return is_complete(self.out, KIND, ABOUT, self.about)
 
     def begin(self, stack: ExitStack) -> Journal:
         """Make the folder, or go on with it. Raises UserError."""

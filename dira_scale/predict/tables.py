@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dira_scale import __version__
@@ -24,12 +23,6 @@ from dira_scale.predict.images import ImageRow, PredictedImages
 from dira_scale.train.data.batch import UNITS
 
 PREDICTIONS, QUARANTINE = "predictions.csv", "quarantine.csv"
-
-
-def write_predictions(out: Path, keys: Sequence[str], columns: Sequence[str], values: np.ndarray) -> None:
-    """A row for each of N keys, with its ``values`` [N, columns]."""
-    rows = ([key, *map(repr, row)] for key, row in zip(keys, values.tolist(), strict=True))
-    _write(out / PREDICTIONS, ["key", *columns], rows)
 
 
 def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> None:
@@ -66,9 +59,10 @@ def finish(out: Path, trained: TrainedRun, images: PredictedImages, done: dict[s
     supervision, where = trained.supervision, out / MASKS
     if supervision.pooled:
         values = torch.tensor([row["values"] for row in usable.values()], dtype=torch.float64)
-        columns = supervision.columns(trained.chosen)
-        write_predictions(out, [*usable], columns, supervision.answers(values, trained.chosen))
+        answers = supervision.answers(values, trained.chosen).tolist()
+        lines = ([key, *map(repr, row)] for key, row in zip(usable, answers, strict=True))
         where = out / PREDICTIONS
+        _write(where, ["key", *supervision.columns(trained.chosen)], lines)
     judged = ("thresholds", "temperatures", "calibrated_thresholds")
     counts = {"predicted": len(usable), "quarantined": len(refused)}
     network = {"dira_scale": __version__, "outputs": [*supervision.outputs]}

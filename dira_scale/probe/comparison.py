@@ -1,6 +1,6 @@
 """The `probe` command: matches data and encoders, scores each encoder, shows and writes figures."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,55 +41,39 @@ from dira_scale.train.data.selection import nested_draws
 from dira_scale.train.runs.environment import environment
 
 
-@dataclass(frozen=True)
-class ProbeReport:
-    """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each. ``cases``: of masks,
-    by row."""
-
-    figures: list[ProbeFigure]
-    compared: list[dict[str, Any]]
-    data: dict[str, Any]
-    config: dict[str, Any]
-    notes: list[str]
-    cases: list[list[MaskCase]] = field(default_factory=list)
-
-
 def compare_and_show(cfg: DictConfig) -> None:
     """Print the table; write ``probe.json`` and ``probe.md`` to ``out``."""
     out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
     with as_user_error(out, "out"):
         check_own(out, "a probe", "out", None if cfg.out or not isinstance(cfg.run, str) else Path(cfg.run))
         refuse_other_figures(out, cfg)
-    result = compare(cfg)
-    probes = dict.fromkeys(figure.probe for figure in result.figures)
-    first, *others = (by_label(result.figures, probe) for probe in probes)
-    printed = overviews(result.figures) + first  # per label, the first probe only; probe.md has all
-    commit = environment()["commit"]
-    content = {
-        "format": FORMAT, "dira_scale": __version__, "commit": commit, "config": result.config, "data": result.data,
-        "notes": result.notes, "compared": result.compared, "figures": as_json(result.figures),
-    }  # fmt: skip
+    results, about, by_row = compare(cfg)
+    first, *others = (by_label(results, probe) for probe in dict.fromkeys(figure.probe for figure in results))
+    printed = overviews(results) + first  # per label, the first probe only; probe.md has all
+    commit, notes = environment()["commit"], about["notes"]
+    content = {"format": FORMAT, "dira_scale": __version__, "commit": commit, **about, "figures": as_json(results)}
     with as_user_error(out, "out"):
         own(out, "a probe", "out")
-        for number, cases in enumerate(result.cases):
+        for number, cases in enumerate(by_row):
             (out / CASES).mkdir(exist_ok=True)
             write_cases(out / CASES / f"{number}.parquet", cases)
         write_json(out / FILE, content)
     console = Console()
     for title, cells in printed:
         console.print(rich_table(title, cells))
-    for note in result.notes:
+    for note in notes:
         console.print(note, markup=False, highlight=False)
-    intro = [f"dira_scale {__version__}, commit {commit}. {note}" for note in result.notes[:1]]
-    lines = ["# Probe", "", *intro, "", *(f"- {note}" for note in result.notes[1:]), ""]
+    intro = f"dira_scale {__version__}, commit {commit}. {notes[0]}"
+    lines = ["# Probe", "", intro, "", *(f"- {note}" for note in notes[1:]), ""]
     with as_user_error(out, "out"):
         page = "\n".join([*lines, *(markdown(title, cells) for title, cells in sum(others, printed))])
         write_atomic(out / "probe.md", without_commands(without_tags(page)))
     console.print(f"{FILE} and probe.md in {out}", markup=False, highlight=False)
 
 
-def compare(cfg: DictConfig) -> ProbeReport:
-    """Run the probe of ``configs/probe.yaml``.
+def compare(cfg: DictConfig) -> tuple[list[ProbeFigure], dict[str, Any], list[list[MaskCase]]]:
+    """Run the probe of ``configs/probe.yaml``: the figures, what ``probe.json`` says of them, and of masks the cases by
+    row.
 
     Raises UserError for missing labels or splits, runs that cannot share a table, an encoder that does not match its
     weights, or a level that it does not have.
@@ -104,8 +88,8 @@ def compare(cfg: DictConfig) -> ProbeReport:
         masked = ShardedDataset.open(cfg.data.shards)
         results, about, cases = dense.compare(cfg, source, masked, rows)
         about = {"name": dataset.info.name, "hash": dataset.hash, "size": source.size} | about | {"leak": asdict(leak)}
-        of_folders = [vars(of) for of in source.described]
-        return ProbeReport(results, of_folders, about, config, [*map_notes(about, cfg), *leak.lines], cases)
+        notes, of_folders = [*map_notes(about, cfg), *leak.lines], [vars(of) for of in source.described]
+        return results, {"config": config, "data": about, "notes": notes, "compared": of_folders}, cases
     left_out: dict[str, str] = {}
     if isinstance(source, ComputedFeatures) and source.pretext:
         tasks = [pretext_task(cfg.pretext, source.pretext, _patients(dataset, rows))]
@@ -145,7 +129,8 @@ def compare(cfg: DictConfig) -> ProbeReport:
         "leak": asdict(leak),
     }  # fmt: skip
     notes = [*label_notes(source.encoder, about, results, unfinished, cfg), *leak.lines]
-    return ProbeReport(results, [vars(of) for of, _ in compared], about, config, notes)
+    of_rows = [vars(of) for of, _ in compared]
+    return results, {"config": config, "data": about, "notes": notes, "compared": of_rows}, []
 
 
 def _rows(dataset: Labelled, data: DictConfig) -> Parts:

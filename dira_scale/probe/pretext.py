@@ -5,7 +5,7 @@ Each image is seen in all its changes, and which one it is takes the place of it
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ AXES = ("depth", "height", "width")
 FILTERS = {4: "bilinear", 5: "trilinear"}  # by the number of a tensor's dimensions
 
 
-class Pretext(Protocol):
+class Pretext:
     """A change of images, one of ``classes``; of each image there is an example of every class, in their order."""
 
     classes: tuple[str, ...]
@@ -29,12 +29,14 @@ class Pretext(Protocol):
 
     def seen(self, images: Tensor) -> Tensor:
         """``images`` [b, C, *size] as encoders see them: [b · pictures, C, *size]."""
+        raise NotImplementedError
 
     def examples(self, features: np.ndarray) -> np.ndarray:
         """The features of all examples [n · classes, …], by those of the pictures [n · pictures, d]."""
+        return features
 
 
-class Turns:
+class Turns(Pretext):
     """By how many quarters is an image turned? 4 classes, of volumes 10 (``methods.rotation``).
 
     Raises ``UserError`` unless ``sides`` are equal.
@@ -52,15 +54,10 @@ class Turns:
         self.pictures = len(self.turns)
 
     def seen(self, images: Tensor) -> Tensor:
-        """See ``Pretext``."""
         return torch.stack([images.rot90(*turn) for turn in self.turns], 1).flatten(0, 1)
 
-    def examples(self, features: np.ndarray) -> np.ndarray:
-        """See ``Pretext``."""
-        return features
 
-
-class PatchPositions:
+class PatchPositions(Pretext):
     """The task of locating a patch beside the middle one of a grid of 3 on each axis. 8 classes, of volumes 26.
 
     A patch's side is a quarter of the image's, a gap half of that (Doersch et al., ICCV 2015), so that edges do not go
@@ -81,12 +78,10 @@ class PatchPositions:
         self.cuts: list[tuple[Any, ...]] = [(..., *cut) for cut in product(*axes)]
 
     def seen(self, images: Tensor) -> Tensor:
-        """See ``Pretext``."""
         patches = torch.stack([images[cut] for cut in self.cuts], 1).flatten(0, 1)
         return F.interpolate(patches, images.shape[2:], mode=FILTERS[images.dim()], align_corners=False)
 
     def examples(self, features: np.ndarray) -> np.ndarray:
-        """See ``Pretext``."""
         of_image = features.reshape(-1, self.pictures, features.shape[1])
         others = np.delete(of_image, self.middle, 1)
         middle = np.broadcast_to(of_image[:, self.middle, None], others.shape)
@@ -104,7 +99,7 @@ class Changed(Images):
         self.pretext = pretext
 
     def batches(self, batch: int) -> Iterator[Tensor]:
-        """See ``Images``: batches of as many pictures, at least of one image's."""
+        """Yield batches of as many pictures, at least of one image's."""
         for images in super().batches(max(1, batch // self.pretext.pictures)):
             yield self.pretext.seen(images)
 

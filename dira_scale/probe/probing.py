@@ -113,13 +113,14 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
     the smaller one on ties; there is no refit with the validation images.
     """
     task = normalised(task, drawn)
-    labels, fits = task.labels["train"][drawn], _logistic if task.metric == AUROC else _ridge
+    labels = task.labels["train"][drawn]
     counts, chosen, unfinished = _varied(labels), dict[str, float](), 0
     on_test = np.full(task.labels["test"].shape, np.nan)
     for label in np.flatnonzero(counts):
         known = ~np.isnan(labels[:, label])
         best = -np.inf
-        for c, answers, finished in fits(features["train"][drawn[known]], labels[known, label], sorted(grid)):
+        known_values = features["train"][drawn[known]], labels[known, label]
+        for c, answers, finished in _models(*known_values, sorted(grid), numbers=task.metric == R2):
             unfinished += not finished
             on_val = _measured(MEASURES[task.metric], answers(features["val"]), task.labels["val"][:, label])
             if on_val > best:
@@ -128,18 +129,16 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
     return Fit(figures_of(task, on_test, counts), chosen, unfinished)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Model]:
+def _models(x: np.ndarray, y: np.ndarray, grid: Sequence[float], numbers: bool) -> Iterator[Model]:
     model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # continues from the previous C
     for c in grid:
+        if numbers:
+            yield c, Ridge(alpha=1 / c).fit(x, y).predict, True
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # counted by the caller
             model.set_params(C=c).fit(x, y)
         yield c, model.decision_function, model.n_iter_[0] < ITERATIONS
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Model]:
-    for c in grid:
-        yield c, Ridge(alpha=1 / c).fit(x, y).predict, True
 
 
 def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Fit:

@@ -17,8 +17,7 @@ from dira_scale.dataset.pixels.codecs import encode
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 from dira_scale.words.config import Words
-from dira_scale.words.origin import SplitVolumes
-from dira_scale.words.search import Word, boxes
+from dira_scale.words.search import SplitVolumes, Word, boxes
 
 LABEL = "word"
 KEPT = ["key", "patient", "study", "low", "high", "spacing", "affine"]  # columns that cubes have, or come from

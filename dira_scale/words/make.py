@@ -45,8 +45,7 @@ from dira_scale.train.models.weights import trained_encoder
 from dira_scale.train.runs.reader import RunReader
 from dira_scale.words.config import Words, check_dimensions
 from dira_scale.words.cubes import CODECS, LABEL, WordPlan, cut, make_cube, planned_cubes
-from dira_scale.words.origin import SplitVolumes, open_origin, references, too_small
-from dira_scale.words.search import search
+from dira_scale.words.search import SplitVolumes, open_origin, references, search, too_small
 
 SIZE = {2: (224, 224), 3: (64, 128, 128)}  # of whole images; of whole volumes, as the authors' auto-encoder sees them
 
@@ -61,11 +60,6 @@ class Describer:
     window: Sequence[float] | None
     hash: str  # of its weights
 
-    @property
-    def seen(self) -> list[float]:
-        """Size and window."""
-        return [*self.size, *(self.window or ())]
-
 
 def open_describer(words: Words) -> Describer:
     """The encoder of ``run`` or ``init``. Raises UserError naming the key, also for other dimensions than words'."""
@@ -76,9 +70,8 @@ def open_describer(words: Words) -> Describer:
         check_dimensions(f"run={words.run}", encoder.name, encoder.dimensions, words)
         size, window = tuple(words.data.size or input.size), input.window
         if size != tuple(input.size) and encoder.fixed_size:
-            raise UserError(
-                f"data.size={[*size]}: {encoder.name} of the run takes {words.kind}s of {[*input.size]} only"
-            )
+            only = f"{encoder.name} of the run takes {words.kind}s of {[*input.size]} only"
+            raise UserError(f"data.size={[*size]}: {only}")
         digest = weights_hash(encoder)
         normalise_input(encoder, input)
         return Describer(encoder.eval(), size, window, digest)
@@ -155,9 +148,8 @@ def make(cfg: DictConfig) -> None:
             plan = WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)
             cubes = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
             work = Conversion(cubes, doing="cutting words", kind="crops")
-            workers = words.workers or len(os.sched_getaffinity(0))
             join = partial(_finish, out, plan, words, dataset.info, identity)
-            write_dataset(out, plan, identity, work, workers, join)
+            write_dataset(out, plan, identity, work, words.workers or len(os.sched_getaffinity(0)), join)
             written = ShardedDataset.open(out)
     except OSError as error:
         raise UserError(
@@ -202,15 +194,14 @@ def _finish(
 def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> dict[str, Any]:
     """Return what determines every byte: settings, volumes, descriptors; and what makes patients' hashes comparable."""
     settings = {name: value for name, value in asdict(words).items() if name in DECISIVE}
-    data = words.data
+    data, origin = words.data, dataset.info.recipe
     splits = [data.split, data.val_split, *([data.fraction, data.fraction_seed] if data.fraction < 1 else [])]
-    origin = dataset.info.recipe
     return {
         "words_of": dataset.hash,
         "recipe_hash": dataset.info.recipe_hash,
         "splits": splits,
         "encoder": describer.hash,
-        "seen": describer.seen,
+        "seen": [*describer.size, *(describer.window or ())],
         **settings,
         **{name: origin.get(name) for name in ("hash_key", "archive")},
         **({"lists": origin["lists"]} if dataset.info.published_lists else {}),

@@ -67,6 +67,12 @@ def write_dataset(
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
+    return maker(tmp_path)
+
+
+def maker(folder: Path) -> Callable[..., ShardedDataset]:
+    """What makes datasets below ``folder``."""
+
     def make(
         images: Sequence[np.ndarray],
         codec: str = "png",
@@ -104,7 +110,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
             rows.append(row_of(f"{name}{number}", **facts))
         sums = {shard: xxhash.xxh3_64_hexdigest(content) for shard, content in shards.items()} if checksums else {}
         described = {"label_names": list(label_names), "codec": codec, "checksums": sums} | info
-        return write_dataset(tmp_path / name, rows, shards, **described)
+        return write_dataset(folder / name, rows, shards, **described)
 
     return make
 

@@ -13,17 +13,16 @@ import pytest
 import timm
 import torch
 import yaml
+from embed.test_maps import recorded_run
 from harness import finish
 from PIL import Image
-from recorded import record
 from safetensors.torch import save_file
 from system.faults import Job, killed_at
 from toy_run import COUNTS, ENCODER, train, write
-from train.data.volumes import WORDS, make, plain_view, random_volumes
+from train.data.volumes import make, plain_view, random_volumes
 from train.models.stub3d import TinyEncoder
 
 from dira_scale import api
-from dira_scale.base.config.compose import compose
 from dira_scale.base.storage.atomic import machine_tag
 from dira_scale.base.storage.owned import MARK
 from dira_scale.dataset.manifest import ShardedDataset
@@ -32,7 +31,6 @@ from dira_scale.judge.evaluation import embeddings as folder
 from dira_scale.judge.evaluation.embeddings import Embeddings, part_rows
 from dira_scale.probe import main as probe
 from dira_scale.train.models.normalise import IMAGENET
-from dira_scale.train.runs.checkpoint import Checkpointer, replicated
 
 ONE = ["threads=1", "data.workers=1"]
 
@@ -102,17 +100,11 @@ def test_rows_are_those_of_plain_timm(tmp_path: Path, shards: Path, encoder: str
 
 
 def test_volumes_are_embedded_by_the_toy_network(tmp_path: Path) -> None:
-    volumes, run = random_volumes(5), tmp_path / "run"
+    volumes = random_volumes(5)
     toy = make(tmp_path / "toy", volumes, val=2)
-    (run / "checkpoints").mkdir(parents=True)
-    words = [*WORDS, "data.size=[16,16,12]", "data.range=[-500,500]", f"run={run}", "data.shards=any"]
-    record(run, compose("pretrain", words))
     torch.manual_seed(0)
     encoder = TinyEncoder(4).eval()
-    tensors = {f"method.base.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    writer = Checkpointer(run / "checkpoints", keep=1, rank=0, world=1)
-    writer.save(1, replicated(tensors), {"stage": 0, "best": {"di": 1.0}}, {"di": 1})
-    writer.wait()
+    run = recorded_run(tmp_path, encoder, "data.size=[16,16,12]", "data.range=[-500,500]")
     assert main([f"run={run}", f"data.shards={toy.root}", "data.split=val", f"out={tmp_path / 'out'}", *ONE]) == 0
     whole = [plain_view(volume, (0, 0, 0, *volume.shape), (False,) * 3, (16, 16, 12)) for volume in volumes[3:]]
     with torch.inference_mode():
@@ -132,8 +124,9 @@ def test_a_run_and_its_export_have_the_same_rows(unbroken: Path, run: Path, shar
     assert hashes[0] == hashes[1]
 
 
-def test_parts_depend_on_the_dataset_alone() -> None:
+def test_parts_depend_on_the_dataset_alone_and_those_of_large_maps_are_small() -> None:
     assert [part_rows(rows) for rows in (1, 108, 30_000, 10_000_000)] == [64, 64, 118, 4096]
+    assert [part_rows(10_000, row_bytes) for row_bytes in (0, 2**20, 2**30)] == [64, 64, 1]
 
 
 def test_a_signal_keeps_finished_parts_and_the_same_command_makes_the_others(

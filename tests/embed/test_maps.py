@@ -20,7 +20,6 @@ from dira_scale.base.config.compose import compose
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.metrics.cases import read_cases
 from dira_scale.embed import main
-from dira_scale.judge.evaluation.embeddings import part_rows
 from dira_scale.probe import main as probe
 from dira_scale.train.runs.checkpoint import Checkpointer, replicated
 
@@ -56,13 +55,11 @@ def test_the_patch_of_a_bright_dot_lies_on_it(make_dataset: Make, tmp_path: Path
         assert (np.abs(middle - at) <= scale[after] / 2).all(), (at, middle)
 
 
-def pooled_run(tmp_path: Path, encoder: nn.Module) -> Path:
+def recorded_run(tmp_path: Path, encoder: nn.Module, *words: str) -> Path:
+    """The folder of a pretraining run with ``encoder``, as of the toy network of volumes."""
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    record(
-        run,
-        compose("pretrain", [*WORDS, "data.size=[16,16,16]", "data.range=[0,250]", f"run={run}", "data.shards=any"]),
-    )
+    record(run, compose("pretrain", [*WORDS, f"run={run}", "data.shards=any", *words]))
     tensors = {f"method.base.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     writer = Checkpointer(run / "checkpoints", keep=1, rank=0, world=1)
     writer.save(1, replicated(tensors), {"stage": 0, "best": {"di": 1.0}}, {"di": 1})
@@ -81,7 +78,8 @@ def test_the_cell_of_a_bright_ball_in_a_volume_lies_on_it_in_millimetres(tmp_pat
     volume = dotted((24, 40, 36), at, np.int16)
     toy = make(tmp_path / "toy", [volume, volume.copy()], val=1, spacing=[(2, 1, 1)] * 2)
     out = str(tmp_path / "out")
-    words = [f"run={pooled_run(tmp_path, encoder)}", f"data.shards={toy.root}", "data.split=val", "what=map"]
+    run = recorded_run(tmp_path, encoder, "data.size=[16,16,16]", "data.range=[0,250]")
+    words = [f"run={run}", f"data.shards={toy.root}", "data.split=val", "what=map"]
     assert main([*words, f"out={out}", *ONE]) == 0
     embeddings = api.Embeddings.open(out)
     assert embeddings.values.shape == (1, 8, 4, 4, 4)
@@ -123,10 +121,6 @@ def test_maps_are_those_of_plain_timm_and_their_mean_is_the_vector(
     assert "sides" not in json.loads((tmp_path / "pooled" / "_embedding.json").read_text())
 
 
-def test_large_maps_have_small_parts() -> None:
-    assert [part_rows(10_000, row_bytes) for row_bytes in (0, 2**20, 2**30)] == [64, 64, 1]
-
-
 def brute_force(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int, temperature: float) -> np.ndarray:
     """[m, K], one query and one neighbour after the other, in float64."""
     votes = np.zeros((len(queries), labels.shape[1]))
@@ -155,13 +149,8 @@ def test_masks_by_the_nearest_cells_are_those_of_brute_force(make_dataset: Make,
     api.embed(tmp_path / "maps", dataset.root, keys)
     out = tmp_path / "probe"
     words = [f"embeddings={tmp_path / 'maps'}", f"data.shards={dataset.root}", f"out={out}"]
-    words += [
-        "masks.classes={upper: 1, lower: 2}",
-        "masks.k=7",
-        "masks.temperature=0.05",
-        "fractions=[1.0,0.5]",
-        "draws=2",
-    ]
+    words += ["masks.classes={upper: 1, lower: 2}", "masks.k=7", "masks.temperature=0.05", "fractions=[1.0,0.5]"]
+    words += ["draws=2"]
     assert probe(words) == 0
     figures = json.loads((out / "probe.json").read_text())["figures"]
     assert len(figures) == 2 * 3 and "Dice" in (out / "probe.md").read_text()
@@ -170,9 +159,7 @@ def test_masks_by_the_nearest_cells_are_those_of_brute_force(make_dataset: Make,
     cells = {
         split: embeddings.values[embeddings.rows(split)].reshape(-1, 64, 16).transpose(0, 2, 1) for split in splits
     }
-    stored = {
-        split: [np.asarray(mask_of(dataset, int(row))) for row in dataset.rows(split)] for split in ("train", "test")
-    }
+    stored = {split: [masks[row] for row in dataset.rows(split)] for split in ("train", "test")}
     labels = np.stack([[(mask == value).reshape(4, 8, 4, 12).mean((1, 3)).ravel() for value in (0, 1, 2)]
                        for mask in stored["train"]]).transpose(0, 2, 1).reshape(-1, 3)  # fmt: skip
     dice: dict[str, list[float]] = {"upper": [], "lower": []}
@@ -190,16 +177,6 @@ def test_masks_by_the_nearest_cells_are_those_of_brute_force(make_dataset: Make,
     assert [case.label for case in cases] == ["upper", "lower"] * 4
     by_case = [1.0 if case.empty == "both" else case.dice for case in cases if case.label == "upper"]
     np.testing.assert_allclose(by_case, dice["upper"], atol=0.02)
-
-
-def mask_of(dataset: ShardedDataset, row: int) -> np.ndarray:
-    from dira_scale.train.data.reader import SampleReader
-    from dira_scale.train.data.samples import Samples
-
-    split = str(dataset.column("split")[row])
-    mask = SampleReader(Samples([dataset], split)).mask([*dataset.rows(split)].index(row))
-    assert mask is not None
-    return mask
 
 
 def test_mistakes_are_one_line(make_dataset: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,11 @@
 """A toy dataset: discs on noise, whose masks and labels can be learned."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset.conftest import make_dataset
+from dataset.conftest import make_dataset, maker
 from train.data.volumes import WORDS
-
-from dira_scale.dataset.manifest import ShardedDataset
 
 __all__ = ["discs", "make_dataset"]
 NAMES = ("bright", "coin")
@@ -26,8 +23,8 @@ TINY_VOLUMES = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def discs(make_dataset: Callable[..., ShardedDataset]) -> Path:
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 images to train on, 12 for validation, 12 for test, of 40 x 48 pixels. Half of the discs are bright; a mask
     has 1 in its disc, of a bright one 2 in its lower half. One coin of five is unknown."""
     generator = np.random.default_rng(0)
@@ -41,4 +38,5 @@ def discs(make_dataset: Callable[..., ShardedDataset]) -> Path:
         masks.append((disc * (1 + (y > 20) * (number % 2))).astype(np.uint8))
         labels.append([float(number % 2), np.nan if number % 5 == 0 else float(generator.integers(2))])
     splits = ["train"] * 24 + ["val"] * 12 + ["test"] * 12
-    return make_dataset(images, label_names=NAMES, masks=masks, labels=labels, splits=splits, name="discs").root
+    made = maker(tmp_path_factory.mktemp("toy"))
+    return made(images, label_names=NAMES, masks=masks, labels=labels, splits=splits, name="discs").root

@@ -22,7 +22,7 @@ from dira_scale.dataset.metrics.cases import IRRELEVANT, CandidateCase, LabelCas
 from dira_scale.dataset.metrics.froc import candidates
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
-from dira_scale.finetune.step import Finetuning
+from dira_scale.finetune.task import Finetuning
 from dira_scale.judge.tasks.labels import Classification
 from dira_scale.judge.tasks.task import task_of
 from dira_scale.shard.convert import convert

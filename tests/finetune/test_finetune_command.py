@@ -153,17 +153,23 @@ def test_masks_are_learned_also_from_another_runs_weights(
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(
-    ("task", "metric"), [pytest.param("labels", "AUROC", marks=pytest.mark.torture), ("masks", "Dice")]
-)
-def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Path) -> None:
-    """The code is that of images: nothing in it has two dimensions."""
+def test_volumes_and_a_network_of_ones_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The code is that of images: nothing in it has two dimensions. Crops of 24 x 12.8 x 9.6 stored voxels, some of
+    which are deeper than their volumes; another range of values; judged in the spacing of training."""
     shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"
-    words = [f"task={task}", "data.size=[16,16,12]", "data.batch=4", "data.test_split=val"]
-    assert main([*TINY_VOLUMES, *words, f"data.shards={shards.root}", f"run={run}"]) == 0
+    words = ["task=masks", "data.size=[16,16,12]", "data.batch=4", "data.test_split=val"]
+    words += ["data.spacing=[3,0.8,0.8]", "data.range=[-1000,2000]", "views.turns=0.5"]
+    arguments = [*TINY_VOLUMES, *words, f"data.shards={shards.root}", f"run={run}"]
+    assert main(arguments) == 2
+    assert main([*arguments, "data.pad=true"]) == 0
+    described = RunReader(run).description
+    assert (described.network.dimensions, described.input.window) == (3, (-1000, 2000))
     written = {(row["metric"], row["name"]): row for row in results(run)["figures"]["test"]}
-    assert written[metric, "mean"]["value"] is not None
-    assert RunReader(run).description.network.dimensions == 3
+    assert written["Dice", "mean"]["value"] is not None and written["Dice", "mask"]["n"] == 3
+    assert results(run)["without_mask"] == {"val": 3, "test": 3}  # every second volume has one
+    assert ("HD95 (mm)", "mask") in written and results(run)["window"] == "sliding"
+    assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
+
     words = ["data.shards=any", f"init={run}", "views.flip=0.25", "model.bn_groups=2"]
     adopted = compose("finetune", words)
     assert adopted.model == RunReader(run).config["model"]  # from that of images, whose keys are gone
@@ -171,40 +177,17 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     assert adopted.views == compose("finetune", ["init=random", *words, "views=tune_volumes"]).views
     with pytest.raises(UserError, match=r"is a run on volumes, and data.size=64 is of images"):
         compose("finetune", ["init=random", *words, "data.size=64"])
-    if task == "masks":  # every second volume has one; in the whole volume, in mm
-        assert written[metric, "mask"]["n"] == 3 and results(run)["without_mask"] == {"val": 3, "test": 3}
-        assert ("HD95 (mm)", "mask") in written and results(run)["window"] == "sliding"
-        assert_case_is_monais(run, shards)
-
-
-@pytest.mark.system
-def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Crops of 24 x 12.8 x 9.6 stored voxels, some of which are deeper than their volumes; another range of values."""
-    shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"
-    words = ["task=masks", "data.size=[16,16,12]", "data.batch=4", "data.test_split=val"]
-    words += ["data.spacing=[3,0.8,0.8]", "data.range=[-1000,2000]", "views.turns=0.5"]
-    arguments = [*TINY_VOLUMES, *words, f"data.shards={shards.root}", f"run={run}"]
-    assert main(arguments) == 2
-    assert main([*arguments, "data.pad=true"]) == 0
-    assert RunReader(run).description.input.window == (-1000, 2000)
     assert main([*TINY, "task=masks", f"data.shards={shards.root}", f"run={tmp_path / 'flat'}"]) == 2
     assert f"{shards.root} holds volumes, and this training reads images" in caplog.text
     assert "; on volumes: preset=volumes_small, or init=" in caplog.text
-    assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
-    small = tmp_path / "small"
     words = ["init=random", "task=masks", "preset=volumes_small", "steps=2", "data.test_split=val"]
-    assert main([*words, f"data.shards={shards.root}", f"run={small}"]) == 0
-    network = RunReader(small).description
-    assert (network.network.name, network.input.size) == ("unet3d", (16, 32, 32))
+    assert main([*words, f"data.shards={shards.root}", f"run={tmp_path / 'small'}"]) == 0
+    small = RunReader(tmp_path / "small").description
+    assert (small.network.name, small.input.size) == ("unet3d", (16, 32, 32))
 
 
 def assert_case_is_monais(
-    run: Path,
-    shards: ShardedDataset,
-    window: tuple[float, float] = (-1024, 3000),
-    spacing: tuple[float, ...] = (2.0, 1.0, 1.0),
+    run: Path, shards: ShardedDataset, window: tuple[float, float], spacing: tuple[float, ...]
 ) -> None:
     """The Dice and distance in mm of one volume, from MONAI's windows and metrics called plainly."""
     from monai.inferers import sliding_window_inference
@@ -235,15 +218,9 @@ def assert_case_is_monais(
 @pytest.mark.parametrize(
     ("words", "printed"),
     [
-        (
-            ["task=labels", "task.labels=[brigth]"],
-            "task.labels: expected labels of {}, which has no label 'brigth', but bright, coin; did you",
-        ),
+        (["task=labels", "task.labels=[brigth]"], "labels of {}, which has no label 'brigth', but bright, coin; did"),
         (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
-        (
-            ["task=labels", "task.scored=[coin]", "task.exclusive=true"],
-            "task.scored=[coin]: expected null: the accuracy of all",
-        ),
+        (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: expected null: the"),
         (["task=labels", "task.labels=[]"], "task.labels=[]: expected at least one label, or null"),
         (["task=labels", "task.uncertain=one"], "task.uncertain=one: expected ones, zeros, ignore, lsr_ones; did you"),
         (["task=labels", "task.uncertain={coyn: ones}"], "task.uncertain.coyn: expected one of bright, coin; did you"),
@@ -258,17 +235,11 @@ def assert_case_is_monais(
         (["task=masks", CLASSES, "evaluate.share=0.8"], "masks are judged on the whole image; use 1"),
         (["task=masks", CLASSES, "evaluate.temperature=true"], "temperature scaling is of labels; use false"),
         (["task=labels", "evaluate.window=sliding"], "evaluate.window=sliding: windows are of masks; use null"),
-        (
-            ["task=labels", "evaluate.temperature=true", "data.val_split=null"],
-            "it is fitted on the validation split, and data.val_split=null",
-        ),
+        (["task=labels", CALIBRATED, "data.val_split=null"], "fitted on the validation split, and data.val_split=null"),
         (["task=labels", "data.test_split=tset"], "data.test_split=tset: {} has train, val, test; did you mean 'test'"),
         (["task=labels", "init=nowhere"], "init=nowhere: no such file"),
         (["task=labels", "views.count=2"], "views.count=2: fine-tuning has one view of each image"),
-        (
-            ["task=labels", "views=tune_volumes", "data.size=[16,16,16]"],
-            "holds images, and this training reads volumes",
-        ),
+        (["task=labels", "views=tune_volumes", "data.size=[16,16,16]"], "images, and this training reads volumes"),
     ],
 )
 def test_what_cannot_be_learned_is_one_error_before_training(
@@ -284,13 +255,23 @@ def test_what_cannot_be_learned_is_one_error_before_training(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_validation_without_an_auroc_is_refused_unless_the_loss_decides(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
+def test_a_validation_without_an_auroc_is_refused_and_such_a_test_is_reported(  # type: ignore[no-untyped-def]
+    make_dataset, tmp_path, caplog, capsys
+) -> None:
+    """Unless the loss decides; the test split's, before the training and after."""
     images, splits = [np.full((40, 40), i, np.uint8) for i in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
-    shards = make_dataset(images, labels=[[float(i % 2 and i != 5)] for i in range(8)], splits=splits).root
-    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2") == 2
+    labels = [[[float(i % 2 and i != odd)] for i in range(8)] for odd in (5, 7)]
+    val, test = (make_dataset(images, name=f"d{n}", labels=of, splits=splits).root for n, of in enumerate(labels))
+    words = "task=labels", "data.batch=2", "stages.finetune.epochs=1"
+    assert finetune(tmp_path / "run", val, *words) == 2
     assert "data.val_split=val: no label has a positive and a negative among its 2 samples" in caplog.text
-    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "validate.best=loss") == 0
+    assert finetune(tmp_path / "run", val, *words, "validate.best=loss") == 0
     assert "auroc" not in rows(tmp_path / "run", "val")[0]
+    caplog.clear(), capsys.readouterr()
+    assert finetune(tmp_path / "test", test, *words) == 0
+    reported = caplog.text + capsys.readouterr().out
+    assert "data.test_split=test: no label has a positive and a negative among its 2 samples" in reported
+    assert ": no figure over all labels (results.json)" in reported
 
 
 @pytest.mark.system
@@ -350,14 +331,3 @@ def test_masks_are_asked_for_in_what_is_trained_on_and_in_each_split(make_datase
             check([shards], of, **chosen)
     check([few, binary], classes)
     check([blank_test], None)  # nobody has it: judged, too
-
-
-def test_a_test_split_without_a_figure_over_all_labels_is_reported_before_and_after(  # type: ignore[no-untyped-def]
-    make_dataset, tmp_path, caplog, capsys
-) -> None:
-    images, splits = [np.full((40, 40), i, np.uint8) for i in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
-    shards = make_dataset(images, labels=[[float(i % 2 and i != 7)] for i in range(8)], splits=splits).root
-    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "stages.finetune.epochs=1") == 0
-    reported = caplog.text + capsys.readouterr().out
-    assert "data.test_split=test: no label has a positive and a negative among its 2 samples" in reported
-    assert ": no figure over all labels (results.json)" in reported

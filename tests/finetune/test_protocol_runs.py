@@ -1,25 +1,28 @@
 """Each preset on a task that it knows, from the layout of its dataset to figures on the test split."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from archive.conftest import HASH_KEY
 from archive.sources.conftest import Here
+from dataset.conftest import make_dataset
 from finetune.miniatures import sharded
 from harness import rows
 
 from dira_scale.archive import writer
 from dira_scale.base.config.compose import compose
+from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.metrics.cases import MaskCase, read_cases
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
 from dira_scale.predict import main as predict
 from dira_scale.train.runs.reader import RunReader
 
+__all__ = ["make_dataset"]
 SMALL = [
     "data.size=64", "data.batch=4", "data.workers=1", "model.decoder_channels=[16,16,8,8,8]", "parallel.threads=1",
     "validate.batch=4", "log_every=1",
@@ -33,12 +36,20 @@ ENCODER = {"resnet50": "test_resnet", "resnet18": "test_resnet", "convnext_base"
 @pytest.mark.system
 @pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize(("preset", "task"), [("btl_v1", "chexpert"), ("btl_v2", "siim_acr"), ("pcrl", "chestxray14")])
-def test_two_epochs_of_a_protocol(preset: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
-    monkeypatch.setattr(writer, "worker_pool", Here)
-    shards, run = sharded(task, tmp_path), tmp_path / "run"
-    words = ["init=random", f"preset={preset}", f"task={task}", f"data.shards={shards}", f"run={run}"]
+def test_two_epochs_of_a_protocol(
+    preset: str, task: str, tmp_path: Path, make_dataset: Callable[..., ShardedDataset]
+) -> None:
+    """Labels are yes, no, uncertain and unknown; every second mask has a pneumothorax."""
+    run, rng = tmp_path / "run", np.random.default_rng(0)
+    words = ["init=random", f"preset={preset}", f"task={task}", "data.shards=any", f"run={run}"]
     whole = compose("finetune", words)
+    images, names = [rng.integers(0, 256, (56, 64), np.uint8) for _ in range(70)], whole.task.get("labels") or []
+    splits = ["train"] * 42 + ["val"] * 14 + ["test"] * 14
+    labels = np.where(np.array(splits)[:, None] == "train", rng.choice([1, 0, -1, np.nan], (70, len(names))), 0)
+    labels[42:] = rng.integers(0, 2, (28, len(names)))
+    masks = [np.uint8(n % 2) * np.tri(56, 64, dtype=np.uint8) for n in range(70)]
+    given = {"labels": labels.tolist(), "label_names": names} if names else {"masks": masks, "label_names": ()}
+    words[3] = f"data.shards={make_dataset(images, splits=splits, **given).root}"
     short = f"epoch_factor={2 / whole.stages.finetune.epochs}"  # the warm-up is shorter, too
     assert main([*words, *SMALL, f"model.encoder={ENCODER[whole.model.encoder]}", short]) == 0
     assert [row["epoch"] for row in rows(run, "val")] == [1, 2]

@@ -189,31 +189,24 @@ def test_mistakes_are_one_line(run: Path, shards: Path, arguments: list[str], me
     assert message.format(shards=shards, run=run) in error
 
 
-def test_data_without_labels_and_runs_of_two_sizes_are_refused(tmp_path: Path, run: Path, capsys) -> None:
-    bare = write(tmp_path / "bare", names=[])
-    assert main([f"run={run}", f"data.shards={bare}"]) == 2
-    assert f"{bare} has no labels" in capsys.readouterr().err
-    other = train(tmp_path / "large", 0, size=64)
-    assert main([f"run=[{run},{other}]", f"data.shards={bare}"]) == 2
-    assert f"data.size is 32 in {run} and 64 in {other}" in capsys.readouterr().err
-
-
-def test_volumes_are_refused_by_an_encoder_of_images(tmp_path: Path, run: Path, capsys) -> None:
-    volumes = write(tmp_path / "volumes")
-    info = volumes / "dataset.json"
+def test_data_and_runs_that_cannot_be_compared_are_refused(tmp_path: Path, run: Path, capsys) -> None:
+    bare, cut = write(tmp_path / "bare", names=[]), write(tmp_path / "cut", patient=lambda i: i % 50)
+    volumes = tmp_path / "volumes"
+    info = write(volumes) / "dataset.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"dims": 3}))
     table = pq.read_table(volumes / "manifest.parquet")
     affines = pa.array([[0.0] * 16] * len(table), SCHEMA.field("affine").type)
     table = table.set_column(table.schema.get_field_index("affine"), SCHEMA.field("affine"), affines)
     pq.write_table(table, volumes / "manifest.parquet")
-    assert main([f"run={run}", f"data.shards={volumes}"]) == 2
-    assert f"{volumes} holds volumes, and probing {ENCODER} reads images" in capsys.readouterr().err
-
-
-def test_patients_in_two_parts_are_refused(tmp_path: Path, run: Path, capsys) -> None:
-    cut = write(tmp_path / "cut", patient=lambda i: i % 50)
-    assert main([f"run={run}", f"data.shards={cut}"]) == 2
-    assert "data.split=train and data.val_split=val" in (error := capsys.readouterr().err) and "share 24" in error
+    other = train(tmp_path / "large", 0, size=64)
+    for runs, shards, printed in (
+        (run, bare, f"{bare} has no labels"),
+        (f"[{run},{other}]", bare, f"data.size is 32 in {run} and 64 in {other}"),
+        (run, volumes, f"{volumes} holds volumes, and probing {ENCODER} reads images"),
+        (run, cut, f"data.split=train and data.val_split=val of {cut} share 24 patients"),
+    ):
+        assert main([f"run={runs}", f"data.shards={shards}"]) == 2
+        assert printed in capsys.readouterr().err
 
 
 def described(run: Path, **model: object) -> Description:

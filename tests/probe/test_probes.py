@@ -32,7 +32,6 @@ from dira_scale.probe.probing import (
     linear_probe,
     standardise,
 )
-from dira_scale.train.data.selection import nested_draws
 
 GRID = (0.0001, 0.01, 1.0, 100.0)
 
@@ -137,22 +136,6 @@ def test_features_are_standardised_by_the_train_part_alone() -> None:
     assert not ready["test"][:, 3].any()  # constant in training: nothing to learn from
     np.testing.assert_array_equal(moved["train"], ready["train"])
     np.testing.assert_array_equal(moved["val"], ready["val"])
-
-
-def test_draws_are_whole_patients_nested_and_seeded() -> None:
-    patients = np.repeat([f"p{i}" for i in range(40)], np.random.default_rng(0).integers(1, 5, 40))
-    np.random.default_rng(1).shuffle(patients)
-    draws = nested_draws(patients, (1.0, 0.5, 0.1), draws=3, seed=0)
-    assert {fraction: len(sets) for fraction, sets in draws.items()} == {1.0: 1, 0.5: 3, 0.1: 3}
-    np.testing.assert_array_equal(draws[1.0][0], np.arange(len(patients)))
-    for half, tenth in zip(draws[0.5], draws[0.1], strict=True):
-        assert set(tenth) < set(half)
-        assert (len(set(patients[half])), len(set(patients[tenth]))) == (20, 4)
-        for drawn in (half, tenth):
-            np.testing.assert_array_equal(drawn, np.flatnonzero(np.isin(patients, patients[drawn])))
-    assert len({tuple(drawn) for drawn in draws[0.1]}) == 3
-    again, other = (nested_draws(patients, (0.1,), 3, seed)[0.1] for seed in (0, 1))
-    assert [list(d) for d in again] == [list(d) for d in draws[0.1]] != [list(d) for d in other]
 
 
 def fitted(*areas: float, chosen: dict[str, float] | None = None) -> Fit:

@@ -221,16 +221,13 @@ def read_cases(path: Path, kind: type[Case] | None = None) -> list[Any]:
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file of cases: {error}") from error
     for each in KINDS:
-        if _is(table.schema, schema_of(each)):
-            return [each(**row) for row in _rows(table)] if kind is None or issubclass(each, kind) else []
+        expected, about = schema_of(each), table.schema.metadata or {}
+        if table.schema.equals(expected) and about.get(KIND) == expected.metadata[KIND]:
+            if kind is not None and not issubclass(each, kind):
+                return []
+            rows: list[dict[str, Any]] = [
+                {name: float("nan") if value is None else value for name, value in row.items()}
+                for row in table.to_pylist()
+            ]
+            return [each(**row) for row in rows]
     raise UserError(f"{path} has no rows of cases of this version: compute the metrics again")
-
-
-def _is(schema: pa.Schema, expected: pa.Schema) -> bool:
-    return bool(schema.equals(expected) and (schema.metadata or {}).get(KIND) == expected.metadata[KIND])
-
-
-def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    return [
-        {name: float("nan") if value is None else value for name, value in row.items()} for row in table.to_pylist()
-    ]

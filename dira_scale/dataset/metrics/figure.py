@@ -27,7 +27,7 @@ class Figure:
     class; None of a mean and of numbers. ``patients``: with a row that counts. ``convention``: of both-empty masks
     (``both_empty=one``), the threshold, the specificity: what else decides the value. ``both_empty``: of masks, the
     cases in which target and prediction are empty, whether or not they count; None of others and of a mean.
-    ``interval``: its ends over patients (``statistics.intervals``); None: not computed, or too few patients.
+    ``interval``: its ends over patients (``statistics.bootstrap``); None: not computed, or too few patients.
     ``share``: it is a share of 1, or like one, and tables of sweeps and probes show it in percent.
     """
 

@@ -14,7 +14,6 @@ with lazy_imports():
     import numpy as np
 
 KAPPA, ACCURACY = "kappa", "accuracy"
-CONVENTIONS = {KAPPA: "quadratic weights"}
 
 
 def ordinal(
@@ -41,17 +40,10 @@ def ordinal(
     if not (np.isfinite(given) & (given >= 0) & (given == np.round(given))).all():
         raise ValueError("targets must be grades, 0, 1, 2, …, or NaN (unknown), predictions grades")
     counts = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
-    figures = [
-        Figure(
-            metric,
-            name,
-            unweighted(of, len(known)),
-            *counts,
-            convention=CONVENTIONS.get(metric, ""),
-            share=metric != MAE,
-        )
-        for metric, of in graded(targets, predictions).items()
-    ]
+    figures = []
+    for metric, statistic in graded(targets, predictions).items():
+        value, convention = unweighted(statistic, len(known)), "quadratic weights" if metric == KAPPA else ""
+        figures.append(Figure(metric, name, value, *counts, convention=convention, share=metric != MAE))
     return figures + [mean([figure], counts[-1]) for figure in figures]
 
 

@@ -13,7 +13,6 @@ from dira_scale.dataset.metrics.statistics.weighted import (
     weighted_correlation,
     weighted_mean,
     weighted_r2,
-    weighted_root,
 )
 
 with lazy_imports():
@@ -59,9 +58,10 @@ def regression(
 
 def number_statistics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, Statistic]:
     """Return each figure of a number as a function of row weights; [N] each, NaN does not count."""
+    square = weighted_mean((predictions - targets) ** 2)
     return {
         MAE: weighted_mean(abs(predictions - targets)),
-        RMSE: weighted_root(weighted_mean((predictions - targets) ** 2)),
+        RMSE: lambda weights: np.sqrt(square(weights)),
         R2: weighted_r2(targets, predictions),
         PEARSON: weighted_correlation(targets, predictions),
     }

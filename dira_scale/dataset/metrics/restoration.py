@@ -34,7 +34,7 @@ class RestorationTable:
         restorations = {
             "mean": np.zeros_like(clean) + clean.mean(whole, keepdims=True),
             "distorted": distorted,
-            "blur": by_plane(blur, distorted),
+            "blur": by_plane(partial(cv2.blur, ksize=(5, 5), borderType=cv2.BORDER_REFLECT), distorted),
             **{name: fill(distorted, hole) for name, fill in fillings.items()},
             "restored": restored,
         }
@@ -56,17 +56,9 @@ class RestorationTable:
 
 def by_plane(restorer: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
     """``restorer`` of images [S, S], or of each of a volume's."""
-    return (
-        restorer(*images)
-        if images[0].ndim == 2
-        else np.stack([restorer(*planes) for planes in zip(*images, strict=True)])
-    )
-
-
-def blur(image: np.ndarray) -> np.ndarray:
-    """The mean of 5 x 5 pixels."""
-    blurred: np.ndarray = cv2.blur(image, (5, 5), borderType=cv2.BORDER_REFLECT)
-    return blurred
+    if images[0].ndim == 2:
+        return restorer(*images)
+    return np.stack([restorer(*planes) for planes in zip(*images, strict=True)])
 
 
 def telea(image: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ with lazy_imports():
 TOLERANCE = 2.0  # of the surface Dice, in mm or pixels
 BothEmpty = Literal["one", "nan"]
 IN_CASES = " in cases with the class"  # the end of a metric's name
+FIELDS = {"Dice": "dice", "IoU": "iou", "HD95": "hd95", "surface Dice": "surface_dice"}
 BOTH_EMPTY = {"Dice": 1.0, "IoU": 1.0, "HD95": 0.0, "surface Dice": 1.0}  # of both_empty=one: the best value
 
 
@@ -100,12 +101,12 @@ def segmentation(cases: Sequence[MaskCase], both_empty: BothEmpty = "one") -> li
     An HD95 that is infinite, as one mask is empty, is left out and counted.
     """
     figures: list[Figure] = []
-    kinds = dict.fromkeys((case.unit, case.tolerance) for case in cases)
     names = dict.fromkeys(case.label for case in cases)
-    for metric, field in (("Dice", "dice"), ("IoU", "iou"), ("HD95", "hd95"), ("surface Dice", "surface_dice")):
-        for title, chosen in _by_unit(metric, cases, [*kinds]):
+    for metric in FIELDS:
+        for title in dict.fromkeys(_title(metric, case) for case in cases):
+            chosen = [case for case in cases if _title(metric, case) == title]
             for suffix, some in (("", chosen), (IN_CASES, _with_class(chosen))):
-                rows = [_over_cases(metric, f"{title}{suffix}", field, name, some, both_empty) for name in names]
+                rows = [_over_cases(metric, f"{title}{suffix}", name, some, both_empty) for name in names]
                 figures += [*rows, mean(rows, len({case.patient for case in some}))]
     for metric in ("Dice", "IoU") if cases else ():
         rows = [_pooled(metric, name, cases) for name in names]
@@ -113,35 +114,26 @@ def segmentation(cases: Sequence[MaskCase], both_empty: BothEmpty = "one") -> li
     return figures
 
 
-def _by_unit(
-    metric: str, cases: Sequence[MaskCase], kinds: Sequence[tuple[str, float]]
-) -> list[tuple[str, list[MaskCase]]]:
-    """The cases that one figure may be of, with its name."""
-    if metric in ("Dice", "IoU"):
-        return [(metric, [*cases])] if cases else []
+def _title(metric: str, case: MaskCase) -> str:
+    """The name of the figure that a case counts for."""
     if metric == "HD95":
-        units = dict.fromkeys(unit for unit, _ in kinds)
-        return [(f"HD95 ({unit})", [case for case in cases if case.unit == unit]) for unit in units]
-    return [
-        (f"surface Dice at {tolerance:g} {unit}", [c for c in cases if (c.unit, c.tolerance) == (unit, tolerance)])
-        for unit, tolerance in kinds
-    ]
+        return f"HD95 ({case.unit})"
+    return f"surface Dice at {case.tolerance:g} {case.unit}" if metric == "surface Dice" else metric
 
 
-def _over_cases(
-    metric: str, title: str, field: str, name: str, cases: Sequence[MaskCase], both_empty: BothEmpty
-) -> Figure:
+def _counted(metric: str, case: MaskCase, both_empty: BothEmpty) -> float:
+    best = case.empty == "both" and both_empty == "one"
+    return BOTH_EMPTY[metric] if best else float(getattr(case, FIELDS[metric]))
+
+
+def _over_cases(metric: str, title: str, name: str, cases: Sequence[MaskCase], both_empty: BothEmpty) -> Figure:
     cases = [case for case in cases if case.label == name]
-    values = np.array([getattr(case, field) for case in cases], float)
-    empty = np.array([case.empty == "both" for case in cases], bool)
-    if both_empty == "one":
-        values[empty] = BOTH_EMPTY[metric]
-    known = np.isfinite(values)
+    values = np.array([_counted(metric, case, both_empty) for case in cases])
+    known, empty = np.isfinite(values), sum(case.empty == "both" for case in cases)
     value = float(values[known].mean()) if known.any() else float("nan")
     patients = len({case.patient for case, counts in zip(cases, known, strict=True) if counts})
     counts = int(known.sum()), int((~known).sum()), patients, len(_with_class(cases))
-    convention, share = f"both_empty={both_empty}", metric in ("Dice", "IoU")
-    return Figure(title, name, value, *counts, convention, int(empty.sum()), share=share)
+    return Figure(title, name, value, *counts, f"both_empty={both_empty}", empty, share=metric in ("Dice", "IoU"))
 
 
 def _pooled(metric: str, name: str, cases: Sequence[MaskCase]) -> Figure:
@@ -180,17 +172,9 @@ def class_statistic(metric: str, cases: Sequence[MaskCase | None]) -> Statistic:
             for value in (lambda case: case.overlap, lambda case: case.predicted + case.present)
         )
         return weighted_ratio(2 * overlap, both) if title.endswith("Dice") else weighted_ratio(overlap, both - overlap)
-    base = next(name for name in BOTH_EMPTY if title.startswith(name))
-    field = {"Dice": "dice", "IoU": "iou", "HD95": "hd95", "surface Dice": "surface_dice"}[base]
+    base = next(name for name in FIELDS if title.startswith(name))
     values = np.full(len(cases), np.nan)
     for number, case in enumerate(cases):
-        if case is None or (title != metric and not case.present) or not _has_unit(title, case):
-            continue
-        values[number] = BOTH_EMPTY[base] if case.empty == "both" else getattr(case, field)
+        if case is not None and _title(base, case) == title and (title == metric or case.present):
+            values[number] = _counted(base, case, "one")
     return weighted_mean(np.where(np.isfinite(values), values, np.nan))
-
-
-def _has_unit(title: str, case: MaskCase) -> bool:
-    if title.startswith("HD95"):
-        return title == f"HD95 ({case.unit})"
-    return not title.startswith("surface Dice") or title == f"surface Dice at {case.tolerance:g} {case.unit}"

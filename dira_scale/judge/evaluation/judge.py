@@ -8,7 +8,7 @@ from typing import Any
 from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.dataset.metrics.cases import CASES, write_cases
 from dira_scale.dataset.metrics.figure import plain
-from dira_scale.dataset.metrics.statistics.intervals import ABOUT, with_intervals
+from dira_scale.dataset.metrics.statistics.bootstrap import ABOUT, with_intervals
 from dira_scale.judge.tasks.task import Chosen, Supervision
 
 Cases = Mapping[str, Sequence[Any]]  # of all processes, by split

@@ -76,12 +76,7 @@ def _check_split(
     looked = f"masks of {roots}, {where} ({sum(counts)} were looked at)"
     if classes is None and not values and trained:  # where nobody has it, an answer is judged, too
         raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
-    if absent := _absent(classes or {}, values):
+    regions = regions_of(classes or {}) or [[value] for value in (classes or {}).values()]
+    if absent := [name for name, region in zip(classes or {}, regions, strict=True) if values.isdisjoint(region)]:
         advice = remedy or (f"{larger}, or leave it out" if larger else "leave it out, or use another split")
         raise UserError(f"task.classes: {looked}, have no pixel of '{absent[0]}': {advice}")
-
-
-def _absent(classes: Classes, values: set[int]) -> list[str]:
-    """The classes of which none of the ``values`` is."""
-    regions = regions_of(classes) or [[value] for value in classes.values()]
-    return [name for name, region in zip(classes, regions, strict=True) if values.isdisjoint(region)]

@@ -14,16 +14,7 @@ from dira_scale.dataset.metrics.segmentation import mask_cases, segmentation
 from dira_scale.dataset.metrics.statistics.spread import Result, Spread, spreads
 from dira_scale.dataset.metrics.survival import survival
 
-IN_PERCENT = (
-    "AUROC",
-    "accuracy",
-    "Dice",
-    "IoU",
-    "pooled",
-    "R2",
-    "concordance",
-    "kappa",
-)  # titles begin so
+IN_PERCENT = ("AUROC", "accuracy", "Dice", "IoU", "pooled", "R2", "concordance", "kappa")  # titles begin so
 
 
 def every_figure() -> list[Figure]:

@@ -4,17 +4,23 @@ Rows of a patient are alike. An interval over rows takes them for independent an
 ``bootstrap`` draws rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from dira_scale.dataset.metrics.statistics.weighted import Statistic, unweighted
+from dira_scale.dataset.metrics.figure import Figure
+from dira_scale.dataset.metrics.statistics.weighted import Statistic, Statistics, unweighted
 
 K = TypeVar("K")
 METHOD = "percentile"
 AT_ONCE = 2**22  # weights of rows: bounds the memory
+RESAMPLES, LEVEL = 1000, 0.95  # of the intervals of a run's figures
+MIN_PATIENTS = 10  # patients: an interval from fewer is too narrow
+ABOUT: Mapping[str, Any] = {
+    "level": LEVEL, "over": "patients", "method": "percentile bootstrap", "resamples": RESAMPLES
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,20 @@ def bootstrap(
     return Interval(value, float(low), float(high), level, METHOD, count, resamples, resamples - len(defined))
 
 
+def with_intervals(figures: Sequence[Figure], statistics: Statistics) -> list[Figure]:
+    """Return the figures with their intervals: the percentile bootstrap over patients, ``LEVEL`` of ``RESAMPLES``; None
+    with fewer than ``MIN_PATIENTS`` patients, and where a figure or an end has no value."""
+    if len({*statistics.patients}) < MIN_PATIENTS:
+        return [*figures]
+    chosen = {figure.key: statistics.of[figure.key] for figure in figures}
+    ends = bootstraps(chosen, statistics.patients, RESAMPLES, LEVEL)
+
+    def has(figure: Figure) -> bool:
+        return bool(np.isfinite([figure.value, *ends[figure.key]]).all())
+
+    return [replace(figure, interval=ends[figure.key] if has(figure) else None) for figure in figures]
+
+
 def bootstraps(
     statistics: Mapping[K, Statistic], patients: Sequence[str], resamples: int, level: float, seed: int = 0
 ) -> dict[K, tuple[float, float]]:
@@ -77,16 +97,11 @@ def _defined(
 ) -> dict[K, np.ndarray]:
     """The values of each statistic in draws of ``count`` patients, without NaN. ``row``: the patient of each row."""
     generator, values = np.random.default_rng(seed), {key: list[np.ndarray]() for key in statistics}
-    for size in _batches(resamples, len(row)):
+    most = max(1, AT_ONCE // max(1, len(row)))
+    for size in (min(most, resamples - first) for first in range(0, resamples, most)):
         numbers = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(numbers.ravel(), minlength=size * count).reshape(size, count)  # each patient is drawn
         for key, statistic in statistics.items():
             values[key].append(statistic(times[:, row].astype(float)))
     joined = {key: np.concatenate(parts) for key, parts in values.items()}
     return {key: each[~np.isnan(each)] for key, each in joined.items()}
-
-
-def _batches(total: int, rows: int) -> Iterator[int]:
-    size = max(1, AT_ONCE // max(1, rows))
-    for first in range(0, total, size):
-        yield min(size, total - first)

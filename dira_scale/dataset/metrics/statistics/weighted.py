@@ -121,11 +121,6 @@ def weighted_calibration(targets: np.ndarray, scores: np.ndarray, bins: int) -> 
     return lambda weights: _ratio(np.abs(weights[:, known] @ in_bin).sum(1), weights[:, known].sum(1))
 
 
-def weighted_root(square: Statistic) -> Statistic:
-    """The square root, as the RMSE of the mean squared error."""
-    return lambda weights: np.sqrt(square(weights))
-
-
 def weighted_r2(targets: np.ndarray, predictions: np.ndarray) -> Statistic:
     """1 - squared errors / squared differences from the mean; ``targets`` [N]: NaN does not count."""
     known = ~np.isnan(targets)

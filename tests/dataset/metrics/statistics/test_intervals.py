@@ -13,7 +13,7 @@ from dira_scale.dataset.metrics.figure import MEAN, Figure
 from dira_scale.dataset.metrics.multiclass import UNKNOWN, multiclass
 from dira_scale.dataset.metrics.regression import regression
 from dira_scale.dataset.metrics.segmentation import segmentation
-from dira_scale.dataset.metrics.statistics.intervals import with_intervals
+from dira_scale.dataset.metrics.statistics.bootstrap import with_intervals
 from dira_scale.dataset.metrics.statistics.weighted import Statistics
 from dira_scale.judge.tasks.labels import Classification
 from dira_scale.judge.tasks.masks import Segmentation
@@ -107,15 +107,10 @@ def test_a_draw_has_the_figures_of_its_numbers() -> None:
     targets = np.stack([rng.normal(60, 12, 60), rng.normal(1e4, 3, 60)], 1)  # the mean may be large beside the spread
     predictions = targets + rng.normal(0, 2, targets.shape)
     targets[rng.random(targets.shape) < 0.1] = np.nan
-    cases = image_cases(
-        NumberCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", ["age", "b"], targets, predictions
-    )
-    check_draws(
-        Regression(Numbers(("age", "b"))).statistics(cases, Chosen()),
-        cases,
-        lambda rows: regression(*number_arrays(rows)),
-        rel=1e-9,
-    )
+    keys = [f"k{n:02}" for n in range(60)]
+    cases = image_cases(NumberCase, keys, PATIENTS, "test", ["age", "b"], targets, predictions)
+    statistics = Regression(Numbers(("age", "b"))).statistics(cases, Chosen())
+    check_draws(statistics, cases, lambda rows: regression(*number_arrays(rows)), rel=1e-9)
 
 
 def test_numbers_that_do_not_vary_in_a_draw_have_no_r2() -> None:
