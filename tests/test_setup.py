@@ -301,6 +301,19 @@ def test_constraints_pin_every_requirement_of_pyproject() -> None:
             assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is not {requirement}"
 
 
+def test_both_container_images_start_from_the_same_system_and_install_the_same_extras() -> None:
+    folder = ROOT / "setup" / "container"
+    docker, apptainer = ((folder / name).read_text() for name in ("Dockerfile", "dira_scale.def"))
+    assert re.findall(r"^(?:FROM|From:) (\S+)$", docker + apptainer, re.MULTILINE) == ["debian:12-slim"] * 2
+    requested = re.search(r'^ARG EXTRAS="(.*)"$', docker, re.MULTILINE)
+    given = re.search(r"build\.sh (.*)$", apptainer, re.MULTILINE)
+    assert requested and given and requested[1] == given[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(given[1].split()) <= project["optional-dependencies"].keys()
+    path = "/opt/dira_scale/.venv/bin:$PATH"
+    assert f"ENV PATH={path}" in docker and f"export PATH={path}" in apptainer
+
+
 PYTHON_OF_A_PRETRAINING = """#!/bin/sh
 case "$*" in
   *"doctor show=launch") echo launcher ;;
