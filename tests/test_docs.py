@@ -29,18 +29,19 @@ BLOCK = re.compile(r"<!-- run(?:: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=32 ",
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
-    "recipe.patients=64": "recipe.patients=16 recipe.size=128",
-    "patients64-size512": "patients16-size128",
+    "recipe.patients=64": "recipe.patients=16 recipe.size=64",
+    "patients64-size512": "patients16-size64",
     "data.size=64 model.encoder=resnet18 ": "data.size=32 model.encoder=test_resnet "
     "model.decoder_channels=[32,16,16,8,8] ",
     "epoch_factor=8.3 ": "",
     "epoch_factor=46 ": "",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
     "dira_scale.sweep sweep=finetune_small": "dira_scale.sweep sweep=finetune_small shards.recipe.patients=24 "
+    "shards.recipe.size=64 "
     "pretrain.epoch_factor=0.05 pretrain.data.batch=8 tune.seed=0 tune.data.fraction=1.0 "
     "tune.stages.finetune.epochs=1",
     "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
-    "data.shards=out/shards/mine run=",
+    "model.encoder=test_resnet data.shards=out/shards/mine run=",
 }
 TYPED = "README"  # in a shell; takes 45 s: each command is a Python that imports torch
 
