@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
 from urllib.parse import unquote
 
 from progress import WHEEL, show_progress
@@ -47,7 +46,13 @@ def main(extras: list[str]) -> int:
         accelerator = chosen_accelerator()
         wanted = {"key": key(accelerator), "extras": sorted({*extras, *gpu_extras(accelerator, extras)})}
         if not up_to_date(wanted):
-            with lock():
+            VENV.mkdir(exist_ok=True)
+            with (VENV / ".lock").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print("another set-up is running; waiting for it")
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 if not up_to_date(wanted):  # another set-up may have finished while this one waited
                     install(accelerator, wanted)
     except SetupError as error:
@@ -72,7 +77,11 @@ def install(accelerator: str, wanted: dict) -> None:
         install_torch(f"torch=={pin}", accelerator)
     extras = ",".join(["train", *wanted["extras"]])
     pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}[{extras}]")
-    run(PYTHON, "-m", "dira_scale.base.machine.torchvision_ops")
+    hook = subprocess.run(
+        [PYTHON, "-m", "dira_scale.base.machine.torchvision_ops"], capture_output=True, text=True, cwd=ROOT
+    )
+    if hook.returncode:
+        raise SetupError(f"{' '.join(map(str, hook.args))} failed:\n{hook.stdout}{hook.stderr}")
     if accelerator == "cuda":
         require_gpu()
     check()
@@ -168,8 +177,16 @@ def make_venv() -> None:
     """``.venv`` with a working pip; it sees the packages of a system Python that has torch."""
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before any requirement is checked
         raise SetupError(f"expected Python 3.11 or newer, got {platform.python_version()}: make PYTHON=python3.11 …")
-    refuse_other_python()
-    discard_half_installed()
+    current, made_with = f"{sys.version_info.major}.{sys.version_info.minor}", venv_setting("version")
+    before = ".".join(made_with.split(".")[:2])
+    if PYTHON.exists() and before not in ("", current):  # its packages are for that one
+        raise SetupError(
+            f"{VENV} was made with Python {made_with}, and this is {current}: rm -rf .venv to use this one, "
+            f"or make PYTHON=python{before} … to use that one"
+        )
+    for folder in SITE_PACKAGES.glob("*.dist-info"):  # pip installs again what was cut off: it writes INSTALLER last
+        if not (folder / "INSTALLER").exists():
+            shutil.rmtree(folder)
     if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
     print(f"environment  {VENV}")
@@ -177,17 +194,6 @@ def make_venv() -> None:
     share = ["--system-site-packages"] if outer and installed("torch", sys.executable) else []
     if subprocess.run([sys.executable, "-m", "venv", *share, VENV]).returncode:
         raise SetupError("could not create a virtual environment; on Debian: apt-get install python3-venv")
-
-
-def refuse_other_python() -> None:
-    """Raise SetupError if ``.venv`` was made with another Python: its packages are for that one."""
-    made_with = venv_setting("version")
-    current = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if PYTHON.exists() and made_with and ".".join(made_with.split(".")[:2]) != current:
-        raise SetupError(
-            f"{VENV} was made with Python {made_with}, and this is {current}: rm -rf .venv to use this one, "
-            f"or make PYTHON=python{'.'.join(made_with.split('.')[:2])} … to use that one"
-        )
 
 
 def venv_setting(name: str) -> str:
@@ -208,13 +214,6 @@ def check() -> None:
         f"             note: pip check reports, outer Python's packages included:\n{done.stdout}{done.stderr}",
         end="",
     )
-
-
-def discard_half_installed() -> None:
-    """Remove packages whose installation was cut off (pip writes INSTALLER last), so that pip installs them again."""
-    for folder in SITE_PACKAGES.glob("*.dist-info"):
-        if not (folder / "INSTALLER").exists():
-            shutil.rmtree(folder)
 
 
 def chosen_wheel(requirement: str) -> str:
@@ -317,13 +316,6 @@ def require_gpu() -> None:
     )
 
 
-def run(*command: Path | str) -> None:
-    """Run a short step, silently unless it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise SetupError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-
-
 def pip(title: str, *arguments: str) -> None:
     """``pip install`` with its output in the log and one line of progress."""
     command = [str(PYTHON), "-u", "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
@@ -336,18 +328,6 @@ def logged(title: str, command: list[str]) -> None:
         tail = "\n".join(LOG.read_text().splitlines()[-12:])
         program = "uv" if command[0] == str(UV) else "pip"
         raise SetupError(f"{program} failed on {title}; the end of {LOG.relative_to(ROOT)}:\n{tail}")
-
-
-def lock() -> TextIO:
-    """A lock for changing ``.venv``; a second set-up waits for the first."""
-    VENV.mkdir(exist_ok=True)
-    file = (VENV / ".lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("another set-up is running; waiting for it")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """One line of progress for a long ``pip install`` (or ``uv pip install``); its own output goes into a log."""
 
-import queue
+import os
 import re
+import select
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,30 +20,28 @@ def show_progress(title: str, command: list, log: Path, site_packages: Path) -> 
 
     On a terminal the line is updated in place; elsewhere a new one is printed every 15 s.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines: queue.Queue[str] = queue.Queue()
-    reader = threading.Thread(target=_copy, args=(process, log, lines), daemon=True)
-    reader.start()
-    line = _Line(title, site_packages)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout
+    line, rest = _Line(title, site_packages), b""
     try:
-        while reader.is_alive() or not lines.empty():
-            try:
-                line.read(lines.get(timeout=0.3))
-            except queue.Empty:
-                line.show()
+        with log.open("ab") as file:
+            while True:
+                if not select.select([process.stdout], [], [], 0.3)[0]:
+                    line.show()
+                    continue
+                if not (output := os.read(process.stdout.fileno(), 65536)):
+                    break
+                file.write(output)
+                file.flush()
+                *lines, rest = (rest + output).split(b"\n")
+                for each in lines:
+                    line.read(each.decode(errors="replace"))
+        code = process.wait()
     finally:
         process.terminate()
-    line.end()
-    return process.wait()
-
-
-def _copy(process: subprocess.Popen, log: Path, lines: "queue.Queue[str]") -> None:
-    assert process.stdout
-    with log.open("a") as file:
-        for line in process.stdout:
-            print(line, end="", file=file, flush=True)
-            lines.put(line)
-    process.wait()
+    clear = "\r\033[K" if sys.stdout.isatty() else ""
+    print(f"{clear}{title:12} {time.monotonic() - line.start:.0f} s", flush=True)
+    return code
 
 
 class _Line:
@@ -71,20 +69,14 @@ class _Line:
             print(self._text(), flush=True)
             self.shown = time.monotonic()
 
-    def end(self) -> None:
-        clear = "\r\033[K" if sys.stdout.isatty() else ""
-        print(f"{clear}{self.title:12} {self._spent():.0f} s", flush=True)
-
-    def _spent(self) -> float:
-        return time.monotonic() - self.start
-
     def _text(self) -> str:
-        clock = f"{self.title:12} {int(self._spent()) // 60}:{int(self._spent()) % 60:02d}"
+        spent = time.monotonic() - self.start
+        clock = f"{self.title:12} {int(spent) // 60}:{int(spent) % 60:02d}"
         if not self.waiting:
             return f"{clock}  {self.doing}"
         present = {_folded(path.name.split("-")[0]) for path in self.site_packages.glob("*.dist-info")}
         done, total = sum(name in present for name in self.waiting), len(self.waiting)
-        to_go = self._spent() * (total - done) / (total + done)  # unpacking takes about as long as fetching did
+        to_go = spent * (total - done) / (total + done)  # unpacking takes about as long as fetching did
         return f"{clock}  unpacking {done} of {total}, about {to_go:.0f} s to go"
 
 

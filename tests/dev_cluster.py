@@ -1,8 +1,5 @@
-"""slurm/dev-cluster.sh for tests: one SLURM for all that run at once, shared or for one test alone.
-
-Processes of pytest-xdist find it by its folder's name. A lock beside the folder tells who uses it: many at once, or one
-test that ends daemons. Whoever is the last to leave cancels the jobs that are left.
-"""
+"""slurm/dev-cluster.sh for tests: one SLURM for this process's (tests/tiers.py gives them to one); a lock beside its
+folder keeps another process waiting."""
 
 import fcntl
 import hashlib
@@ -24,7 +21,6 @@ SCRIPT = Path(__file__).parents[1] / "slurm" / "dev-cluster.sh"
 NAME = "dira-slurm-" + hashlib.sha256(bytes(SCRIPT) + SCRIPT.read_bytes()).hexdigest()[:8]
 NODES = 4
 SECONDS = 90  # bound on a call of the script
-TURN = 600  # bound on the wait for others' tests
 PORTS = range(30_100, 32_700, 10)  # below Linux's outgoing ports, above those that runs meet at
 
 
@@ -47,16 +43,12 @@ class DevCluster:
         """Start the cluster, or those of its daemons that are not there."""
         if self.folder.is_dir() and not (self.folder / "env").exists():  # a start that was killed before any daemon's
             shutil.rmtree(self.folder)
-        self._call("up", SLURM_DEV_PORT=str(_free_port()))
-
-    def down(self) -> None:
-        """End it and whatever runs on it."""
-        self._call("down")
+        self.call("up", SLURM_DEV_PORT=str(_free_port()))
 
     def kill(self, daemon: str, by: signal.Signals = signal.SIGKILL) -> None:
         """End ``slurmctld``, or ``slurmd-n2`` while its jobs run on. A controller saves its jobs some seconds after it
         took them on, and when it ends by SIGTERM."""
-        process = psutil.Process(self._pid(daemon))
+        process = psutil.Process(int((self.folder / "pids" / daemon).read_text().split()[0]))
         process.send_signal(by)
         deadline = time.monotonic() + SECONDS
         with suppress(psutil.NoSuchProcess):
@@ -72,10 +64,8 @@ class DevCluster:
             self.run("scancel", *sorted(set(jobs)))
             time.sleep(0.2)
 
-    def _pid(self, daemon: str) -> int:
-        return int((self.folder / "pids" / daemon).read_text().split()[0])
-
-    def _call(self, command: str, **variables: str) -> None:
+    def call(self, command: str, **variables: str) -> None:
+        """Have the script do ``up`` or ``down``."""
         given = {"SLURM_DEV_FOLDER": str(self.folder), "SLURM_DEV_NODES": str(NODES)} | variables
         done = subprocess.run(
             [SCRIPT, command], env=os.environ | given, capture_output=True, text=True, timeout=SECONDS
@@ -93,54 +83,24 @@ def missing() -> str:
 
 
 @contextmanager
-def used(alone: bool) -> Iterator[DevCluster]:
-    """The cluster, with all its daemons; ``alone``: while no other test uses it."""
+def raised() -> Iterator[DevCluster]:
+    """The cluster, of which a process that was killed may have left daemons; in the end it is taken down."""
     cluster = DevCluster()
     cluster.environment["SLURM_CONF"] = str(cluster.folder / "etc/slurm.conf")
-    with _lock(cluster) as lock:
-        deadline = time.monotonic() + TURN
-        while not _taken(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
-            assert time.monotonic() < deadline, f"other tests use {cluster.folder} for more than {TURN} s"
-            time.sleep(0.1)
-        cluster.up()
-        yield cluster
-        if alone:
-            cluster.up()
-        if _taken(lock, fcntl.LOCK_EX):
-            cluster.calm()
-
-
-def remove() -> None:
-    """Take the cluster down, unless another process's test uses it."""
-    cluster = DevCluster()
-    with _lock(cluster) as lock:
-        if _taken(lock, fcntl.LOCK_EX):
-            cluster.down()
-
-
-@contextmanager
-def _lock(cluster: DevCluster) -> Iterator[int]:
-    lock = os.open(cluster.folder.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
-    try:
-        yield lock
-    finally:
-        os.close(lock)
-
-
-def _taken(lock: int, how: int) -> bool:
-    try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    with cluster.folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield cluster
+        finally:
+            cluster.call("down")
 
 
 def _free_port() -> int:
     """The first of the ports of a cluster that is still to be made."""
+
+    def free(port: int) -> bool:
+        with closing(socket.socket()) as item:
+            return item.connect_ex(("127.0.0.1", port)) != 0
+
     first = int(NAME[-8:], 16) % len(PORTS)
-    return next(port for port in [*PORTS[first:], *PORTS[:first]] if all(map(_free, range(port, port + 2 + NODES))))
-
-
-def _free(port: int) -> bool:
-    with closing(socket.socket()) as item:
-        return item.connect_ex(("127.0.0.1", port)) != 0
+    return next(port for port in [*PORTS[first:], *PORTS[:first]] if all(map(free, range(port, port + 2 + NODES))))

@@ -1,5 +1,5 @@
 """The tables of docs/reference/experiments.md, from what configs/ composes: ``python tests/experiments_page.py`` writes
-them into the page, and ``test_experiments_page.py`` compares."""
+them into the page, and ``test_docs.py`` compares."""
 
 import functools
 import re

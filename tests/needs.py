@@ -2,7 +2,6 @@
 runs the test (tests/tiers.py)."""
 
 import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,8 +54,3 @@ def real_data(folder: str = "") -> Path:
     if not (REAL / folder).is_dir():
         pytest.skip(f"{REAL / folder} is absent: DIRA_SCALE_DATA names the folder of real images")
     return REAL / folder
-
-
-def need_program(program: str, package: str) -> None:
-    """Skip, or fail, where ``program`` is not in PATH; ``package``: Debian's."""
-    skip_without(program, "" if shutil.which(program) else f"no {program} in PATH: apt-get install {package}")

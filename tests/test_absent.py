@@ -44,12 +44,11 @@ ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an en
 
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-# `train` is another matter: tests/test_bare.py.
+# `train` is another matter: tests/system/test_wheel.py.
 OTHERS = [line for extra, lines in EXTRAS.items() if extra != "train" for line in lines if "types-" not in line]
 NAMES = {Requirement(line).name for line in OTHERS} - {"dira_scale"}
 OPTIONAL = sorted({"mkdocs", *(MODULES.get(name, name.replace("-", "_")) for name in NAMES)})  # as they are imported
-# Each of these is missed by other modules.
-ALONE = sorted({*LAZY, "deepspeed", "monai", "nvidia", "onnx", "upath", "wandb"})
+ALONE = ("deepspeed", "onnx")  # each is asked for beside another of its extra, whose absence would be refused first
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ ALONE = sorted({*LAZY, "deepspeed", "monai", "nvidia", "onnx", "upath", "wandb"}
     + [pytest.param((name,), id=name, marks=pytest.mark.system) for name in ALONE],
 )
 def test_without_a_package_all_else_works(hidden: tuple[str, ...]) -> None:
-    """Several at once in `make test`; alone, each shows what the absence of another hides."""
+    """All extras at once in `make test`; others show what the absence of those hides."""
     absent = [*hidden, *ELSEWHERE, *(package for package in OPTIONAL if not installed(package))]
     found = json.loads(finish([sys.executable, str(ROOT / "tests" / "absent.py"), ",".join(absent)]).splitlines()[-1])
     assert found["wrong"] == []

@@ -221,13 +221,3 @@ def test_nobody_asks_which_task_it_is() -> None:
         if tasks & {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
     ]  # fmt: skip
     assert requested == []
-
-
-def test_docstrings_are_sentences() -> None:
-    """Read in a hover or on a page of the API, where nothing stands before them."""
-    without_subject = [
-        f"{name}: {text}"
-        for name, node in everywhere(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        if (text := ast.get_docstring(node) or "").startswith(("Of ", "The same", "Those", "Whose"))
-    ]
-    assert without_subject == []

@@ -4,6 +4,7 @@ A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test-system``: o
 folder, at the sizes of ``SMALLER``, by forked processes, and README's in a shell, as a user types them.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from experiments_page import EXPERIMENTS, PAGE, filled
 from harness import finish
 from packaging.requirements import Requirement
 
@@ -27,18 +29,19 @@ BLOCK = re.compile(r"<!-- run(?:: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=32 ",
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
-    "recipe.patients=64": "recipe.patients=16 recipe.size=128",
-    "patients64-size512": "patients16-size128",
+    "recipe.patients=64": "recipe.patients=16 recipe.size=64",
+    "patients64-size512": "patients16-size64",
     "data.size=64 model.encoder=resnet18 ": "data.size=32 model.encoder=test_resnet "
     "model.decoder_channels=[32,16,16,8,8] ",
     "epoch_factor=8.3 ": "",
     "epoch_factor=46 ": "",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
     "dira_scale.sweep sweep=finetune_small": "dira_scale.sweep sweep=finetune_small shards.recipe.patients=24 "
+    "shards.recipe.size=64 "
     "pretrain.epoch_factor=0.05 pretrain.data.batch=8 tune.seed=0 tune.data.fraction=1.0 "
     "tune.stages.finetune.epochs=1",
     "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
-    "data.shards=out/shards/mine run=",
+    "model.encoder=test_resnet data.shards=out/shards/mine run=",
 }
 TYPED = "README"  # in a shell; takes 45 s: each command is a Python that imports torch
 
@@ -89,6 +92,22 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [link for link in local if not (document.parent / link).exists()] == []
 
 
+def test_messages_that_the_troubleshooting_page_quotes_are_printed_by_the_code() -> None:
+    """With ``…`` for what is filled in."""
+    source = []
+    for path in (ROOT / "dira_scale").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts = (str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+                source.append("".join(texts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                source.append(node.value)
+    page = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)  # the first cells that are all of a message
+    assert len(quoted) > 20
+    assert [text for text in quoted if not any(text in message for message in source)] == []
+
+
 def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
     start, site = (ROOT / "docs" / "README.md").read_text(), (ROOT / "mkdocs.yml").read_text()
     pages = {str(page.relative_to(ROOT / "docs")) for page in DOCUMENTS[1:]}
@@ -127,6 +146,18 @@ def test_readmes_figures_are_those_of_the_evidence() -> None:
         assert len(figures) >= 2 and {*figures} <= {word.rstrip(";") for word in known}, start
 
 
+@pytest.mark.system
+def test_the_tables_of_experiments_are_what_is_composed() -> None:
+    """If not: ``python tests/experiments_page.py`` writes them."""
+    page = PAGE.read_text()
+    assert filled(page) == page
+
+
+def test_every_experiment_has_a_row() -> None:
+    named = " ".join(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", PAGE.read_text(), re.MULTILINE))
+    assert [path.stem for path in EXPERIMENTS.glob("*.yaml") if f"`{path.stem}`" not in named] == []
+
+
 PAGES = {
     "shard": "sharding", "plan": "training", "doctor": "training", "bench": "training", "pretrain": "training",
     "sweep": "slurm", "export": "weights", "predict": "evaluate", "localize": "evaluate", "embed": "probe",
@@ -158,17 +189,6 @@ def test_the_start_pages_way_is_of_commands_that_are_understood(
             import_module(f"dira_scale.{command}").main([*words, "--cfg"])
         assert not ended.value.code, step
         assert capsys.readouterr().out, step
-
-
-def test_hooks_before_a_commit_are_the_checks_of_make_and_fetch_nothing() -> None:
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    assert repository["repo"] == "local" and {hook["language"] for hook in repository["hooks"]} == {"system"}
-    checks = [hook["entry"].removesuffix(" --force-exclude") for hook in repository["hooks"]]
-    planned = subprocess.run(
-        ["make", "-n", "lint", "types"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert checks == [".venv/bin/ruff check", ".venv/bin/ruff format", ".venv/bin/mypy"]
-    assert [check for check in checks if check not in planned] == []
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -11,7 +11,9 @@ import pytest
 
 MAKE_TEST = "not system and not torture and not gpu"  # its -m
 # They use one SLURM in turns: in processes of their own they would wait for each other.
-SLURM = tuple(f"tests/system/test_{name}.py" for name in ("sweeps", "jobs", "sweep_status", "dev_cluster"))
+SLURM = tuple(f"tests/system/test_{name}.py" for name in ("sweeps", "jobs", "sweep_status"))
+# The longest first: a worker that begins one last would be the only one that works.
+FIRST = (*SLURM, "tests/test_setup_gpu.py", "tests/system/test_fresh_clone.py", "tests/system/test_strategies.py")
 NOTES, PASSED = "dira_scale/make-test", "dira_scale/passed"  # in pytest's cache
 LACKING = "lacking"  # the mark of a test's report
 Report = pytest.TestReport
@@ -22,11 +24,12 @@ class Tier:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """SLURM, then whole runs first: a worker that begins them last would be the only one that works."""
+        """``FIRST``, then other whole runs."""
 
-        def rank(item: pytest.Item) -> tuple[bool, ...]:
+        def rank(item: pytest.Item) -> tuple[int, bool, bool]:
             whole = item.get_closest_marker("system") is not None
-            return not item.nodeid.startswith(SLURM), "system" not in item.path.parts, not whole
+            place = next((i for i, file in enumerate(FIRST) if whole and item.nodeid.startswith(file)), len(FIRST))
+            return place, "system" not in item.path.parts, not whole
 
         items.sort(key=rank)
 

@@ -108,12 +108,12 @@ def last_line(log: Path) -> str:
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing was printed")
 
 
-def expecting(command: Sequence[str], logs: Path, rehearse: bool) -> subprocess.Popen[bytes]:
-    """A process that computes what is expected: on a core, without the GPU, behind all others."""
-    words = [*command, "--alone", EXPECTING, "--seconds", "0", "--logs", str(logs)]
+def expecting(command: Sequence[str], chosen: Sequence[str], logs: Path, rehearse: bool) -> subprocess.Popen[bytes]:
+    """A process that computes what is expected: on a core, without the GPU, behind those that measure."""
+    words = [*command, "--alone", EXPECTING, "--parts", *chosen, "--seconds", "0", "--logs", str(logs)]
     with (logs / f"{EXPECTING}.log").open("wb") as log:
         return subprocess.Popen(
-            ["nice", "-n", "19", *words],
+            words if rehearse else ["nice", "-n", "19", *words],  # which mean nothing in a rehearsal
             env=environment(logs, rehearse) | {"OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,
@@ -175,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.alone != EXPECTING and "environment" not in report.read():
             device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
             report.add(environment=machine(), device=device)
-        return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs, args.alone, (*args.tests,))) else 1
+        job = Job(report, args.seconds, args.rehearse, args.logs, args.alone, (*args.tests,), (*args.parts,))
+        return 0 if module.run(job) else 1
     (out / EXPECTED).unlink(missing_ok=True)  # of another time
     fine, chosen, seconds_of = True, tuple(part for part in PARTS if part in args.parts), SECONDS | SECOND_CALL
     waiting = list(chosen)
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.mkdir()
         if args.caches is not None:
             report.add(caches=caches.read(args.caches, logs))
-        beside = expecting(command, logs, args.rehearse)
+        beside = expecting(command, chosen, logs, args.rehearse)
         try:
             while waiting:
                 start, part = time.perf_counter(), waiting[0]

@@ -48,6 +48,7 @@ class Job:
         logs: a folder for more than it prints.
         part: its name.
         tests: of the part of that name: files or folders, if not all.
+        parts: of this call.
     """
 
     report: Report
@@ -56,6 +57,7 @@ class Job:
     logs: Path
     part: str
     tests: tuple[Path, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 def figure(

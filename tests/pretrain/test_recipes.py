@@ -1,6 +1,6 @@
 """Every recipe composes under every preset, can be trained, and has the figures of its paper.
 
-What presets change is on the page of experiments, which tests/test_experiments_page.py compares with what is composed.
+What presets change is on the page of experiments, which tests/test_docs.py compares with what is composed.
 """
 
 from copy import deepcopy

@@ -50,27 +50,21 @@ def unbroken_pair(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def dev_cluster_made() -> Iterator[None]:
-    """Skips where there can be no SLURM; in the end the cluster is taken down."""
+def raised() -> Iterator[slurm.DevCluster]:
+    """Skips where there can be no SLURM."""
     skip_without("slurm", slurm.missing())
-    yield
-    slurm.remove()
-
-
-@pytest.fixture
-def dev_cluster(dev_cluster_made: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.DevCluster]:
-    """A real SLURM, which other tests may use at the same time; SLURM's commands find it."""
-    with slurm.used(alone=False) as cluster:
-        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    with slurm.raised() as cluster:
         yield cluster
 
 
 @pytest.fixture
-def own_dev_cluster(dev_cluster_made: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.DevCluster]:
-    """A SLURM for a test that ends daemons or looks at all jobs: no other test uses it meanwhile."""
-    with slurm.used(alone=True) as cluster:
-        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-        yield cluster
+def dev_cluster(raised: slurm.DevCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.DevCluster]:
+    """A real SLURM with all its daemons and no job; SLURM's commands find it."""
+    monkeypatch.setenv("SLURM_CONF", raised.environment["SLURM_CONF"])
+    raised.up()
+    yield raised
+    raised.up()
+    raised.calm()
 
 
 def _picture(generator: np.random.Generator) -> np.ndarray:

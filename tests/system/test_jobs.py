@@ -143,19 +143,19 @@ def training(jobs: Jobs, shards: Path, name: str, *words: str, nodes: int = 1) -
 
 @pytest.mark.system
 def test_a_job_whose_node_is_lost_goes_on_elsewhere_while_its_first_life_still_runs(
-    own_dev_cluster: DevCluster, shards: Path, tmp_path: Path
+    dev_cluster: DevCluster, shards: Path, tmp_path: Path
 ) -> None:
     """Only the node's daemon is killed: the first life trains on until it sees that the second one has the lease."""
-    jobs = Jobs(tmp_path / "sweep", own_dev_cluster.environment)
+    jobs = Jobs(tmp_path / "sweep", dev_cluster.environment)
     run = training(jobs, shards, "lost", "epoch_factor=400", "checkpoint.every=5")
     job = jobs.submit(run)
     jobs.wait(lambda: jobs.step(run) > 5)
-    own_dev_cluster.kill(f"slurmd-{jobs.node(job)}")
+    dev_cluster.kill(f"slurmd-{jobs.node(job)}")
     jobs.wait(lambda: len(jobs.tries(run)) > 1)
     jobs.wait(lambda: jobs.tries(run)[0].ended)
     reached = jobs.step(run)
     jobs.wait(lambda: jobs.step(run) > reached)  # the second life trains
-    own_dev_cluster.up()
+    dev_cluster.up()
     jobs.client("scancel", job)
     jobs.end(job)
     first, second = jobs.tries(run)

@@ -4,12 +4,12 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from forked import Forked, Started
-from harness import SECONDS, SMALL, assert_equal_runs, error_lines, finish, pretrain, status
+from harness import EACH, SECONDS, SMALL, assert_equal_runs, error_lines, pretrain, status
 from needs import skip_without
 from system.faults import killed_at
 from system.nodes import Node, missing, nodes
@@ -40,17 +40,6 @@ def ends(processes: Processes) -> list[tuple[int, str]]:
     return [(process.wait(SECONDS), process.printed()) for process in processes]
 
 
-def torchrun(i: int) -> list[str]:
-    rendezvous = [f"--node_rank={i}", "--master_addr=node-a", f"--master_port={PORT}"]
-    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *rendezvous]
-
-
-def srun_by_hand(i: int) -> list[str]:
-    step = ["SLURM_STEP_ID=0", "SLURM_STEP_NUM_TASKS=2", "SLURM_STEP_TASKS_PER_NODE=1(x2)"]
-    step += ["SLURM_STEP_NODELIST=node-a,node-b", "SLURM_JOB_ID=42", "SLURM_NTASKS=2"]
-    return ["env", *step, f"SLURM_PROCID={i}", f"SLURM_NODEID={i}", "SLURM_LOCALID=0", sys.executable]
-
-
 def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> None:
     """The main port is open, the others are not, as firewalls are often set up."""
     for node in pair:
@@ -64,37 +53,21 @@ def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> No
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("launcher", [torchrun, pytest.param(srun_by_hand, marks=pytest.mark.torture)])
-def test_two_nodes_learn_bit_for_bit_what_one_does(
-    pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path, launcher: Callable[[int], list[str]]
+def test_two_launchers_that_lose_a_rank_come_together_again_and_learn_what_one_machine_does(
+    pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path
 ) -> None:
+    """Each counts restarts for itself, and knows nothing of the other's processes but that they no longer answer. The
+    rank of the second node dies while it saves; both resume at the step before. Its processes start afresh."""
     run = tmp_path / "run"
-    rest = pretrain(run, shards, SMALL)[1:]
-    processes = [node.start([*launcher(i), *rest]) for i, node in enumerate(pair)]
-    for code, printed in ends(processes):
+    dies = "os.rename:000000003.1.tmp/part-1-00001-of-00002.safetensors:1"
+    command, environment = killed_at(pretrain(run, shards, *EACH), dies)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max_restarts=3"]
+    torchrun += ["--master_addr=node-a", f"--master_port={PORT}"]
+    launched = [node.start([*torchrun, f"--node_rank={i}", *command[1:]], environment) for i, node in enumerate(pair)]
+    for code, printed in ends(launched):
         assert code == 0, printed
+    assert "from step 2 of 6" in (run / "log.txt").read_text() and status(run)["lease"] == 2
     assert_equal_runs(run, unbroken_pair)
-
-
-@pytest.mark.system
-def test_two_launchers_that_lose_a_rank_come_together_again(pair: list[Node], shards: Path, tmp_path: Path) -> None:
-    """Each counts restarts for itself, and knows nothing of the other's processes but that they no longer answer. A
-    rank of the second node dies while it saves; all resume at the step before. Its eight processes start afresh."""
-    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    settings = [SMALL, "checkpoint.every=1"]
-    dies = "os.rename:000000003.1.tmp/part-1-00003-of-00004.safetensors:1"
-    command, environment = killed_at(pretrain(run, shards, *settings), dies)
-    processes = []
-    for i, node in enumerate(pair):
-        launcher = [*torchrun(i), "--nproc_per_node=2", "--max_restarts=3"]
-        processes.append(node.start([*launcher, *command[1:]], environment))
-    finish(pretrain(unbroken, shards, *settings, ranks=4))
-    for code, printed in ends(processes):
-        assert code == 0, printed
-    log = (run / "log.txt").read_text()
-    assert "from step 2 of 6" in log
-    assert status(run)["lease"] == 2
-    assert_equal_runs(run, unbroken)
 
 
 HOLD = """
@@ -141,18 +114,6 @@ def test_a_node_whose_cable_is_pulled_ends_the_other(pair: list[Node], shards: P
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, [*command, "steps=22"]))
     assert code_a == code_b == 0, printed_a + printed_b
     assert re.search(r"from step [12]0 of 22", printed_a) and status(run)["step"] == 22
-
-
-@pytest.mark.system
-def test_a_launcher_ends_too_when_a_node_loses_power(pair: list[Node], shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    rest = pretrain(run, shards, "epoch_factor=50", f"parallel.timeout={TIMEOUT}")[1:]
-    processes = [node.start([*torchrun(i), *rest]) for i, node in enumerate(pair)]
-    wait_for(run / "metrics.jsonl", processes)
-    pair[1].kill()
-    code, printed = ends(processes)[0]
-    assert code == 1 and len(error_lines(printed)) == 1, printed
-    assert "rank 0 on node-a lost the other processes" in printed
 
 
 @pytest.mark.system

@@ -23,7 +23,6 @@ from harness import (
     status,
     weights,
 )
-from needs import need_program
 from safetensors.torch import load_file
 
 from dira_scale.base.config.compose import compose
@@ -55,6 +54,7 @@ BASES = {
 # and FSDP.
 SHOWN = [("zero2", 2, "barlow")]
 KEPT = ["checkpoint.every=1", "checkpoint.keep=99"]  # of a reference: its tensors' way begins with its first step
+ZERO = ("zero1", "zero2", "zero3")
 LOSS = 1e-3  # relative, of every loss of every step
 COSINE = 1e-4  # or absolute: SimSiam's loss is a mean cosine and passes through 0
 MOVED = 0.05  # of the way a tensor has gone from the first step to the last
@@ -97,7 +97,6 @@ def command(run: Path, shards: Path, base: str, *overrides: str, ranks: int = 1)
 def assert_one_algorithm(run: Path, reference: Path, steps: int = 20) -> None:
     """Losses of every step; then all weights, momentum network and discriminator too, by the way that they went."""
     assert status(run)["step"] == status(reference)["step"] == steps
-    print(largest(run, reference))
     assert_losses_agree(run, reference, LOSS, COSINE)
     assert_moved_alike(run, reference, MOVED, STILL)
 
@@ -114,32 +113,12 @@ def assert_losses_agree(run: Path, reference: Path, relative: float, absolute: f
         assert ours == pytest.approx(theirs, rel=relative, abs=absolute)
 
 
-def largest(run: Path, reference: Path) -> str:
-    """The largest differences, of tensors that went farther than rounding goes (docs/evidence/scale.md)."""
-    apart, output = distances(run, reference), []
-    for what, mine in (("generator", False), ("adversary", True)):
-        pairs = [
-            (ours[term], theirs[term])
-            for ours, theirs in zip(losses(run), losses(reference), strict=True)
-            for term in theirs
-            if (term in ("loss/ad", "loss/discriminator")) == mine
-        ]
-        output.append(f"{what} {max((abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs), default=0):.1e}")
-    for what, mine in (("weights", False), ("discriminator's", True)):
-        entries = [(name, *figures) for name, figures in apart.items() if name.startswith("discriminator.") == mine]
-        judged = [
-            (error / moved, name) for name, error, moved, length in entries if MOVED * moved > STILL * length + 2e-7
-        ]
-        output.append("{} {:.2%} ({})".format(what, *max(judged, default=(0, "none moved"))))
-    return "; ".join(output)
-
-
 @pytest.mark.parametrize(
     ("strategy", "saver"),
     [
         pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
         pytest.param("zero1", "offload", marks=pytest.mark.system),
-        *(pytest.param(name, "", marks=pytest.mark.torture) for name in ("fsdp2", "zero1", "zero2", "zero3")),
+        *(pytest.param(name, "", marks=pytest.mark.torture) for name in ("fsdp2", *ZERO)),
         pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
         *(pytest.param(name, "offload", marks=pytest.mark.torture) for name in ("zero2", "zero3")),
     ],
@@ -215,27 +194,25 @@ def documented(ranks: int) -> dict[str, float]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "ranks",
+    ("ranks", "strategies"),
     [
-        pytest.param(1, marks=pytest.mark.torture),
-        pytest.param(2, marks=pytest.mark.system),
-        pytest.param(4, marks=pytest.mark.torture),
+        pytest.param(2, ("fsdp2", "zero2", "zero3"), marks=pytest.mark.system),
+        *(pytest.param(ranks, ("ddp", "fsdp2", *ZERO), marks=pytest.mark.torture) for ranks in (1, 2, 4)),
     ],
 )
-def test_what_a_process_keeps_falls_as_the_strategy_promises(ranks: int) -> None:
+def test_what_a_process_keeps_falls_as_the_strategy_promises(ranks: int, strategies: tuple[str, ...]) -> None:
     """Parameters, optimizer states and everything; the documented table is what is measured."""
-    for strategy, reported in documented(ranks).items():
+    for strategy in strategies:
         sizes = held(strategy, ranks)
-        print(strategy, ranks, {part: f"{size / 1e6:.1f}" for part, size in sizes.items()})
         for part, size in promised(strategy, ranks).items():
             assert sizes[part] == pytest.approx(size, rel=0.03), (strategy, part)
-        assert sizes["all"] / 1e6 == pytest.approx(reported, abs=1), strategy
+        assert sizes["all"] / 1e6 == pytest.approx(documented(ranks)[strategy], abs=1), strategy
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", *ZERO])
 def test_every_strategy_on_every_base(
     strategy: str, ranks: int, base: str, shards: Path, plain, tmp_path: Path
 ) -> None:
@@ -249,10 +226,8 @@ def test_every_strategy_on_every_base(
     finish(command(run, shards, base, f"parallel={strategy}", ranks=ranks))
     apart = distances(run, reference)
     statistics = {name for name in apart if name.rpartition(".")[2] in ("running_mean", "running_var")}
-    print(f"\n{strategy} {ranks} {base}: {largest(run, reference)}")
     for part in (statistics, {name for name in apart if name not in statistics and not name.endswith("queue")}):
         error, moved, _ = (math.hypot(*values) for values in zip(*(apart[name] for name in part), strict=True))
-        print(f"together {error / moved:.3%} of {len(part)}")
         assert error <= TOGETHER * moved
     assert_losses_agree(run, reference, LOSS, COSINE)
     if base != "barlow":
@@ -263,7 +238,7 @@ def test_every_strategy_on_every_base(
     ("strategy", "ranks", "base"),
     [
         pytest.param(*case, marks=pytest.mark.system if case in SHOWN else pytest.mark.torture)
-        for case in itertools.product(["ddp", "fsdp2", "zero1", "zero2", "zero3"], [1, 2, 4], BASES)
+        for case in itertools.product(["ddp", "fsdp2", *ZERO], [1, 2, 4], BASES)
     ],
 )
 def test_every_strategy_on_every_base_in_float64(
@@ -272,12 +247,11 @@ def test_every_strategy_on_every_base_in_float64(
     """Without rounding to speak of nothing is left to differ: losses, and tensors by the way that each went."""
     run, reference = tmp_path / "run", plain(base, exact=True)
     finish(exactly(command(run, shards, base, f"parallel={strategy}", ranks=ranks)))
-    print(largest(run, reference))
     assert weights(run)["method.head.weight"].dtype == torch.float64
     assert_exactly(run, reference)
 
 
-@pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", "zero1", "zero2", "zero3"], "zero2"))
+@pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", *ZERO], "zero2"))
 def test_accumulation_and_clipping_are_the_same_everywhere(strategy: str, shards: Path, tmp_path: Path) -> None:
     """Restoration alone: MoCo's key shuffle acts within a micro-batch. The norm to clip to is below the usual one."""
     overrides = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=10"]
@@ -393,19 +367,23 @@ def test_fp16_scales_its_loss_and_follows_fp32(strategy: str, shards: Path, plai
     _, progress = checkpoint.load(checkpoint.latest(run))
     assert 1.0 <= progress["loss_scale"] <= 2.0**16
     finish(command(run, shards, "moco", f"parallel={strategy}", "precision=fp16", ranks=2))
-    for ours, theirs in zip(losses(run), losses(plain("moco")), strict=True):
+    for ours, theirs in zip(losses(run), losses(plain("moco", ranks=2)), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.1)
 
 
+# Graphs are made and differentiated, but run by torch's own kernels: machine code of each region takes minutes, and is
+# made and compared in tests/train/engine/test_compiled_blocks.py.
+TRACED = "import functools, torch; torch.compile = functools.partial(torch.compile, backend='aot_eager')"
+
+
 @pytest.mark.system
-@pytest.mark.timeout(1800)
 def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -> None:
-    """Encoder and decoder, forward and backward, under a strategy that gathers blocks. Compilers take their time."""
-    need_program("g++", "g++")
+    """Encoder and decoder, forward and backward, under a strategy that gathers blocks."""
     alone = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=1.5"]
     alone += ["data.val_split=null", "parallel=fsdp2"]
     for name, compiled in (("run", "true"), ("plain", "false")):
-        finish(command(tmp_path / name, shards, "moco", *KEPT, *alone, f"parallel.compile={compiled}"), seconds=1500)
+        words = command(tmp_path / name, shards, "moco", *KEPT, *alone, f"parallel.compile={compiled}")
+        finish(words, before=TRACED)
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain", steps=3)
 
 
@@ -443,5 +421,6 @@ def test_groups_of_parameters_and_three_processes(strategy: str, shards: Path, t
 @pytest.mark.system
 def test_pictures_are_of_their_own_stage(shards: Path, tmp_path: Path) -> None:
     """The last stage does not restore: what is drawn at the end of the one before is whole all the same."""
-    finish(command(tmp_path / "run", shards, "moco", "parallel=fsdp2", "stages.dira.terms=[di]", ranks=2))
+    short = ["stages.di.epochs=0", "stages.dir.epochs=0.5", "stages.dira.epochs=0.5", "stages.dira.terms=[di]"]
+    finish(command(tmp_path / "run", shards, "moco", "parallel=fsdp2", *short, ranks=2))
     assert (tmp_path / "run" / "pictures" / "dir.png").stat().st_size > 0

@@ -89,21 +89,17 @@ def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path,
     checkpoint.load(checkpoint.latest(run))
 
 
-def dies(step: int, rank: int, lease: int) -> str:
-    """The moment in which one process of two writes its part of one checkpoint."""
-    return f"os.rename:{step:09d}.{lease}.tmp/part-{lease}-{rank:05d}-of-00002.safetensors:1"
-
-
 @pytest.mark.system
 def test_under_elastic_launch_training_goes_on_by_itself(unbroken_pair: Path, shards: Path, tmp_path: Path) -> None:
+    """The main process dies while it writes its part of a checkpoint; of another one: test_nodes.py."""
     run = tmp_path / "run"
-    moments = dies(step=3, rank=1, lease=1), dies(step=5, rank=0, lease=2)
-    command, environment = killed_at(pretrain(run, shards, *EACH, ranks=2), *moments)
-    command.insert(command.index("--standalone"), "--max-restarts=2")
+    moment = "os.rename:000000005.1.tmp/part-1-00000-of-00002.safetensors:1"
+    command, environment = killed_at(pretrain(run, shards, *EACH, ranks=2), moment)
+    command.insert(command.index("--standalone"), "--max-restarts=1")
     with Job(command, run, **environment) as job:
         assert job.end() == 0, job.printed
-        assert "from step 2 of 6" in job.printed and "from step 4 of 6" in job.printed
-    assert status(run)["lease"] == 3
+        assert "from step 4 of 6" in job.printed
+    assert status(run)["lease"] == 2
     assert_equal_runs(run, unbroken_pair)
 
 

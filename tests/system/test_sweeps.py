@@ -108,22 +108,20 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def counted(own_dev_cluster: DevCluster, sweep: Path) -> Counted:
-    return Counted(sweep, own_dev_cluster.environment)
+def counted(dev_cluster: DevCluster, sweep: Path) -> Counted:
+    return Counted(sweep, dev_cluster.environment)
 
 
 @pytest.mark.system
-def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(
-    counted: Counted, own_dev_cluster: DevCluster
-) -> None:
+def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(counted: Counted, dev_cluster: DevCluster) -> None:
     """The lost node's daemon is killed, its job lives on. Most of the time SLURM does not miss it: up to 40 s."""
     with counted.controlling() as process:
         requeued, lost = counted.held(at=10, count=2)
         counted.client("scontrol", "requeue", counted.job(requeued))
         counted.release(requeued)
-        own_dev_cluster.kill(f"slurmd-{counted.tries(lost)[0].nodes[0]}")
+        dev_cluster.kill(f"slurmd-{counted.tries(lost)[0].nodes[0]}")
         counted.wait(lambda: len(counted.tries(lost)) > 1 and counted.tries(lost)[0].ended)
-        own_dev_cluster.up()
+        dev_cluster.up()
         counted.release(lost)
         assert process.wait(SECONDS) == 0, process.printed() + counted.reported()
     codes = {run.id: [item.exit_code for item in counted.tries(run)] for run in counted.runs}
@@ -164,17 +162,15 @@ def test_what_slurm_refuses_is_one_line_and_nothing_is_submitted(
 
 @pytest.mark.torture
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
-def test_the_controller_is_killed_in_mid_sweep(
-    counted: Counted, own_dev_cluster: DevCluster, by: signal.Signals
-) -> None:
+def test_the_controller_is_killed_in_mid_sweep(counted: Counted, dev_cluster: DevCluster, by: signal.Signals) -> None:
     """One run ends while it is away. By SIGKILL it loses its last seconds, so not before it has saved these jobs."""
     with counted.controlling() as process:
         held = counted.held(at=10, count=2)
-        counted.wait(lambda: saved(own_dev_cluster) > counted.tries(held[-1])[0].began)
-        own_dev_cluster.kill("slurmctld", by)
+        counted.wait(lambda: saved(dev_cluster) > counted.tries(held[-1])[0].began)
+        dev_cluster.kill("slurmctld", by)
         counted.release(held[0])
         counted.wait(lambda: counted.tries(held[0])[-1].ended and "still watching" in process.printed())
-        own_dev_cluster.up()
+        dev_cluster.up()
         counted.release(held[1])
         assert process.wait(SECONDS) == 0, process.printed() + counted.reported()
     assert {len(counted.tries(run)) for run in counted.runs} == {1}, counted.reported()
