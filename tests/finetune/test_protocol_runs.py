@@ -7,7 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from archive.conftest import HASH_KEY
+from archive.ingest import HASH_KEY
 from archive.sources.conftest import Here
 from finetune.miniatures import sharded
 from harness import rows
