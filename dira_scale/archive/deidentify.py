@@ -9,7 +9,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dira_scale.base.errors import UserError
@@ -104,10 +104,6 @@ def check_lesions(cells: Mapping[str, str], names: Sequence[str], where: str) ->
             raise UserError(f"{where}, {name}: " + brief(f"'{cell}' is not {expected[name]}"))
 
 
-def _sex(value: str) -> str | None:
-    return SEXES.get(value.lower())
-
-
 def _age(value: str) -> str | None:
     """Whole years, capped at 90; also reads DICOM's 045Y, 018M and so on."""
     match = re.fullmatch(r"(\d+)(?:\.\d*)?([YMWD]?)", value)
@@ -117,25 +113,17 @@ def _age(value: str) -> str | None:
     return str(min(int(years), 90))
 
 
-def _view(value: str) -> str:
-    return value.upper() if value.upper() in VIEWS else "OTHER"
-
-
-def _manufacturer(value: str) -> str:
-    return next((m for m in MANUFACTURERS if re.search(rf"\b{m}\b", value.lower())), "other")
-
-
 def _lesion(value: str) -> str | None:
     """Numbers of up to five of a scan's lesions, which pandas may write as 1.0, or that it is irrelevant."""
     value = re.sub(r"\.0+\b", "", value)
     return value if value == IRRELEVANT or re.fullmatch(r"\d{1,3}( \d{1,3}){0,4}", value) else None
 
 
-def _lesions(value: str) -> str | None:
-    count = _lesion(value)
-    return count if count and count.isdecimal() else None
-
-
-ATTRIBUTES = {
-    "sex": _sex, "age": _age, "view": _view, "manufacturer": _manufacturer, "lesion": _lesion, "lesions": _lesions,
-}  # fmt: skip
+ATTRIBUTES: dict[str, Callable[[str], str | None]] = {
+    "sex": lambda value: SEXES.get(value.lower()),
+    "age": _age,
+    "view": lambda value: value.upper() if value.upper() in VIEWS else "OTHER",
+    "manufacturer": lambda value: next((m for m in MANUFACTURERS if re.search(rf"\b{m}\b", value.lower())), "other"),
+    "lesion": _lesion,
+    "lesions": lambda value: count if (count := _lesion(value)) and count.isdecimal() else None,
+}

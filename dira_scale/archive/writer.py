@@ -138,7 +138,9 @@ def write_shard(part: Path, items: list[Any], work: Conversion, label_names: tup
                 if isinstance(made, Refused):
                     rejected.append(made._asdict())
                     if _worker:
-                        _worker.note_refused(made.reason)
+                        with _worker.refused.get_lock():
+                            _worker.refused.value += 1
+                            _worker.reason.value = made.reason.encode()[: REASON - 1]
                 elif isinstance(made, Noted):
                     noted.append(made.what)
                 else:
@@ -157,11 +159,6 @@ class _Worker(NamedTuple):
     stop: Any  # set to stop early
     refused: Any  # by all workers, and the last one's reason
     reason: Any
-
-    def note_refused(self, reason: str) -> None:
-        with self.refused.get_lock():
-            self.refused.value += 1
-            self.reason.value = reason.encode()[: REASON - 1]
 
 
 _worker: _Worker | None = None  # in a worker process

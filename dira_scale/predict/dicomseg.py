@@ -22,7 +22,8 @@ from pydicom.valuerep import DA, TM, PersonName
 from torch import Tensor
 
 from dira_scale import __version__
-from dira_scale.archive.imaging.dicom import Plane, is_dicom, plane_of, read_elements
+from dira_scale.archive.imaging.dicom.frames import Plane, plane_of
+from dira_scale.archive.imaging.dicom.header import is_dicom, read_elements
 from dira_scale.archive.imaging.files import opened
 from dira_scale.archive.imaging.rejection import RejectedError, rejects
 from dira_scale.archive.imaging.volumes.geometry import Grid

@@ -25,7 +25,7 @@ from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples, with_modality
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
-from dira_scale.base.errors import UserError, counted, duration
+from dira_scale.base.errors import counted, duration
 from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.workers import worker_pool
 from dira_scale.dataset.manifest.tar import add_to_tar
@@ -64,8 +64,6 @@ class Survey:
 
 def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:
     """List, inspect, try, and print the report. Raises UserError."""
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"sample={count}: must be an integer of at least 1")
     recipe = Recipe.from_config(config)
     hasher, _ = recipe.hasher(key_file)
     started = time.monotonic()

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -12,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK
-from archive.sources.conftest import Here
+from archive import ingest
+from archive.imaging.volumes import make
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.base.errors import UserError
@@ -27,14 +27,7 @@ RAS = np.array([[0.7, 0, 0, -20], [0, 0.7, 0, -30], [0, 0, 2, 40], [0, 0, 0, 1]]
 Z, Y, X = 20, 24, 28
 
 
-@pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of processes, whose start takes seconds."""
-    for module in ("archive.writer", "shard.survey"):
-        monkeypatch.setattr(f"dira_scale.{module}.worker_pool", Here)
-
-
-def body(make: SimpleNamespace, seed: int = 0) -> np.ndarray:
+def body(seed: int = 0) -> np.ndarray:
     """HU [X, Y, Z] to the right, front and head; no symmetry; air in the three slices next to the head."""
     values: np.ndarray = make.smooth((X, Y, Z), seed).clip(-900, 1200)
     values[..., -3:] = -1000
@@ -52,7 +45,7 @@ def nifti(path: Path, values: np.ndarray, codes: str = "RAS", affine: np.ndarray
     return path
 
 
-def series(folder: Path, values: np.ndarray, make: SimpleNamespace, **tags: Any) -> Path:
+def series(folder: Path, values: np.ndarray, **tags: Any) -> Path:
     """A volume as DICOM: rows run to the left, columns to the back."""
     planes = values[::-1, ::-1].transpose(2, 1, 0)
     corner = (20 - 0.7 * (X - 1), 30 - 0.7 * (Y - 1), 40)
@@ -67,18 +60,18 @@ def shown(values: np.ndarray, z: int, low: float, high: float, levels: int = 255
 
 
 @pytest.fixture
-def shard(tmp_path: Path, ingest: SimpleNamespace) -> Callable[..., ShardedDataset]:
+def shard(tmp_path: Path) -> Callable[..., ShardedDataset]:
     """``shard(images, KEY=…)``: converted with ``recipe=volumes recipe.slices=axial``, verified and opened."""
 
     def run(images: Path, out: str = "out", **keys: Any) -> ShardedDataset:
-        convert(axial(ingest, images, **keys), tmp_path / out, workers=1)
+        convert(axial(images, **keys), tmp_path / out, workers=1)
         assert verify(tmp_path / out, 1) == []
         return ShardedDataset.open(tmp_path / out)
 
     return run
 
 
-def axial(ingest: SimpleNamespace, images: Path, **keys: Any) -> dict[str, Any]:
+def axial(images: Path, **keys: Any) -> dict[str, Any]:
     keys = {"slices": "axial", "splits": ALL, "modality": "CT"} | keys
     return ingest.recipe("volumes", images=str(images), **keys)  # type: ignore[no-any-return]
 
@@ -93,11 +86,11 @@ def by_slice(dataset: ShardedDataset) -> dict[int, tuple[np.ndarray, dict[str, A
 
 
 @pytest.mark.parametrize("kind", ["PSL", "series"])  # other files: tests/archive/imaging/volumes
-def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: SimpleNamespace, shard: Callable) -> None:
-    values, images = body(make), tmp_path / "images"
+def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, shard: Callable) -> None:
+    values, images = body(), tmp_path / "images"
     images.mkdir()
     if kind == "series":
-        series(images / "a", values, make)
+        series(images / "a", values)
     else:
         nifti(images / "a.nii.gz", values, kind)
     dataset = shard(images, window=[50, 400])
@@ -114,8 +107,8 @@ def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: Simpl
 
 
 @pytest.mark.parametrize("window, low, high", [(None, -1000, 1000), ("lung", -1350, 150)])
-def test_windows_and_depths(window: Any, low: float, high: float, tmp_path: Path, make: SimpleNamespace, shard) -> None:
-    values = body(make)
+def test_windows_and_depths(window: Any, low: float, high: float, tmp_path: Path, shard) -> None:
+    values = body()
     nifti(tmp_path / "images/a.nii", values)
     for bits, levels in ((8, 255), (16, high - low)):  # 16 bits: a level for each HU
         found = by_slice(shard(tmp_path / "images", f"out{bits}", window=window, bits=bits))
@@ -124,7 +117,7 @@ def test_windows_and_depths(window: Any, low: float, high: float, tmp_path: Path
             np.testing.assert_allclose(pixels, shown(values, z, low, high, levels), atol=0.51)
 
 
-def test_mr_is_windowed_by_the_percentiles_of_its_volume(tmp_path: Path, make: SimpleNamespace, shard) -> None:
+def test_mr_is_windowed_by_the_percentiles_of_its_volume(tmp_path: Path, shard) -> None:
     values = (make.smooth((X, Y, Z)) + 900).clip(0)
     values[..., :2] = np.random.default_rng(0).integers(0, 20, (X, Y, 2))  # noise of the background
     nifti(tmp_path / "images/a.nii", values)
@@ -140,10 +133,8 @@ def plain(**keys: Any) -> dict[str, Any]:
     return {"spacing": None, "clip": None, "range": [-1000, 1000], "crop": "none", "irregular": "resample"} | keys
 
 
-def test_every_nth_slice_and_none_without_tissue(
-    tmp_path: Path, make: SimpleNamespace, shard, ingest, capsys: pytest.CaptureFixture
-) -> None:
-    nifti(tmp_path / "images/a.nii", body(make))
+def test_every_nth_slice_and_none_without_tissue(tmp_path: Path, shard, capsys: pytest.CaptureFixture) -> None:
+    nifti(tmp_path / "images/a.nii", body())
     whole, thin = shard(tmp_path / "images"), shard(tmp_path / "images", "thin", every=4)
     assert capsys.readouterr().out.count("3 x a slice without tissue") == 1
     keys = {row["key"]: row["xxh3"] for row in whole.table.to_pylist()}
@@ -153,16 +144,16 @@ def test_every_nth_slice_and_none_without_tissue(
     assert {(row["stage"], row["reason"]) for row in rejected} == {("check", "a slice without tissue")}
     with (tmp_path / "out.rejected.csv").open() as file:
         assert [row["file"] for row in csv.DictReader(file)] == ["a.nii/17", "a.nii/18", "a.nii/19"]
-    survey_and_print(axial(ingest, tmp_path / "images", every=4), workers=1, key_file=None, count=1)
+    survey_and_print(axial(tmp_path / "images", every=4), workers=1, key_file=None, count=1)
     assert "5 samples in 1 shard" in capsys.readouterr().out
 
 
-def test_masks_boxes_and_labels_follow(tmp_path: Path, make: SimpleNamespace, shard, ingest) -> None:
-    values, mask = body(make), np.zeros((X, Y, Z))
+def test_masks_boxes_and_labels_follow(tmp_path: Path, shard) -> None:
+    values, mask = body(), np.zeros((X, Y, Z))
     mask[3:9, 5:12, 4:8] = 2
     nifti(tmp_path / "images/a.nii", values)
     nifti(tmp_path / "masks/a.nii.gz", mask, "PSL")
-    nifti(tmp_path / "images/b.nii", body(make, 1))
+    nifti(tmp_path / "images/b.nii", body(1))
     rows = [
         {"file": "a.nii", "patient": "P1", "mask": "masks/a.nii.gz", "bad": 1},
         {"file": "b.nii", "patient": "P2", "mask": "", "bad": 0},
@@ -197,9 +188,9 @@ def test_masks_boxes_and_labels_follow(tmp_path: Path, make: SimpleNamespace, sh
     np.testing.assert_allclose(thin[0]["boxes"][0]["w"], 4 * 16 / X, rtol=1e-5)
 
 
-def test_pixels_become_square(tmp_path: Path, make: SimpleNamespace, shard) -> None:
+def test_pixels_become_square(tmp_path: Path, shard) -> None:
     """As an axial cut of a sagittal MR has pixels of 2 x 0.7 mm; the reference interpolates by SimpleITK."""
-    values, affine = body(make), RAS @ np.diag([2 / 0.7, 1, 1, 1])
+    values, affine = body(), RAS @ np.diag([2 / 0.7, 1, 1, 1])
     path = nifti(tmp_path / "images/a.nii", values, affine=affine)
     found = by_slice(shard(tmp_path / "images"))
     image = SimpleITK.ReadImage(str(path), SimpleITK.sitkFloat32)
@@ -215,20 +206,16 @@ def test_pixels_become_square(tmp_path: Path, make: SimpleNamespace, shard) -> N
         np.testing.assert_allclose(pixels[inside, inside], reference[inside, inside], atol=0.7)
 
 
-def test_a_patient_is_in_one_split_and_a_shards_rows_mix_its_volumes(
-    tmp_path: Path, make: SimpleNamespace, shard
-) -> None:
+def test_a_patient_is_in_one_split_and_a_shards_rows_mix_its_volumes(tmp_path: Path, shard) -> None:
     for number in range(8):
-        series(tmp_path / f"images/{number}", body(make, number), make, SeriesInstanceUID=f"1.2.{number}",
+        series(tmp_path / f"images/{number}", body(number), SeriesInstanceUID=f"1.2.{number}",
                StudyInstanceUID=f"1.3.{number // 2}", PatientID=f"HOSP-{number // 2}")  # fmt: skip
     dataset = shard(tmp_path / "images", splits={"train": 0.5, "val": 0.5})
     rows = dataset.table.to_pylist()
     assert len(rows) == 8 * (Z - 3) and len({row["key"] for row in rows}) == len(rows)
     patients = {(row["patient"], row["study"]): row["split"] for row in rows}
-    assert len(patients) == 4 == len({patient for patient, _ in patients}) and set(patients.values()) == {
-        "train",
-        "val",
-    }
+    assert len(patients) == 4 == len({patient for patient, _ in patients})
+    assert set(patients.values()) == {"train", "val"}
     volumes = [row["key"].partition("-")[0] for row in rows]
     neighbours = sum(one == other for one, other in pairwise(volumes))
     assert neighbours < len(rows) / 2  # in the order of the volumes it would be all but 7
@@ -236,9 +223,9 @@ def test_a_patient_is_in_one_split_and_a_shards_rows_mix_its_volumes(
     assert b"HOSP-" not in everything
 
 
-def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace, shard, ingest) -> None:
-    nifti(tmp_path / "images/a.nii", body(make))
-    nibabel.Nifti1Image(np.stack([body(make)] * 2, -1).astype(np.int16), RAS).to_filename(tmp_path / "images/b.nii")
+def test_several_channels_go_to_quarantine(tmp_path: Path, shard) -> None:
+    nifti(tmp_path / "images/a.nii", body())
+    nibabel.Nifti1Image(np.stack([body()] * 2, -1).astype(np.int16), RAS).to_filename(tmp_path / "images/b.nii")
     shard(tmp_path / "images")
     reasons = [row["reason"] for row in pq.read_table(tmp_path / "out/quarantine.parquet").to_pylist()]
     assert reasons.count("a volume of several channels: slices have one") == 1
@@ -247,35 +234,21 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
 @pytest.mark.parametrize(
     "name, keys, words",
     [
-        (
-            "volumes",
-            {"slices": "axial", "window": "lungs"},
-            "recipe.window=lungs: .*; did you mean 'lung'",
-        ),
+        ("volumes", {"slices": "axial", "window": "lungs"}, "recipe.window=lungs: .*; did you mean 'lung'"),
         ("volumes", {"slices": "axial", "window": [40, 0]}, r"recipe.window=\[40, 0\]: expected .* of a width above 0"),
-        (
-            "volumes",
-            {"slices": "axial", "window": "lung", "modality": "MR"},
-            "recipe.window: .*, not MR",
-        ),
+        ("volumes", {"slices": "axial", "window": "lung", "modality": "MR"}, "recipe.window: .*, not MR"),
         ("lits", {"slices": "axial", "modality": "MR"}, r"recipe.volume.range=\[-1000, 1000\]: expected null"),
-        (
-            "volumes",
-            {"slices": "axial", "codec": "b2nd"},
-            "recipe.codec=b2nd with recipe.slices=axial: .* slices as png",
-        ),
+        ("volumes", {"slices": "axial", "codec": "b2nd"}, "recipe.codec=b2nd with recipe.slices=axial: .* slices as p"),
         ("volumes", {"window": "lung"}, "recipe.slices=null: expected axial, as every and window"),
         ("folder", {"slices": "axial"}, "recipe.slices=axial with recipe.dims=2: only volumes have slices"),
     ],
 )
-def test_impossible_slices_are_refused(name: str, keys: dict, words: str, ingest: SimpleNamespace) -> None:
+def test_impossible_slices_are_refused(name: str, keys: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         Recipe.from_config(ingest.recipe(name, images="x", **keys))
 
 
-def test_a_stack_of_few_slices_is_cut_but_is_no_volume(
-    tmp_path: Path, ingest: SimpleNamespace, shard: Callable[..., ShardedDataset]
-) -> None:
+def test_a_stack_of_few_slices_is_cut_but_is_no_volume(tmp_path: Path, shard: Callable[..., ShardedDataset]) -> None:
     values = np.random.default_rng(0).integers(-900, 900, (40, 44, 5))
     nifti(tmp_path / "images" / "thin.nii", values)
     assert shard(tmp_path / "images").table.num_rows == 5

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from archive import ingest
 from PIL import Image
 
 from dira_scale.archive.recipe import Recipe
@@ -103,7 +104,7 @@ def test_a_subset_by_class_means_its_name_never_its_number() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, ingest: SimpleNamespace) -> Path:
+def folder(tmp_path: Path) -> Path:
     """90 images whose brightness is their grade, of 60 to train; a column of each kind that tables have."""
     rng, made = np.random.default_rng(0), []
     (tmp_path / "images").mkdir()
@@ -118,17 +119,17 @@ def folder(tmp_path: Path, ingest: SimpleNamespace) -> Path:
     return tmp_path
 
 
-def recipe(folder: Path, ingest: SimpleNamespace, **keys: object) -> dict:
+def recipe(folder: Path, **keys: object) -> dict:
     settings = {"images": str(folder / "images"), "labels": str(folder / "list.csv"), "columns": COLUMNS}
     config: dict = ingest.recipe("folder", **settings | keys)
     return config
 
 
 def test_grades_and_diagnoses_reach_the_torch_dataset_and_the_probe(
-    folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+    folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = folder / "out"
-    config = recipe(folder, ingest, class_columns={"grade": None, "kind": ["TB", "normal", "pneumonia"]})
+    config = recipe(folder, class_columns={"grade": None, "kind": ["TB", "normal", "pneumonia"]})
     convert(config, out, workers=1)
     assert "list.csv: labels are bright, sharp, grade, kind" in capsys.readouterr().out
     dataset = ShardedDataset.open(out)
@@ -149,9 +150,7 @@ def test_grades_and_diagnoses_reach_the_torch_dataset_and_the_probe(
         np.testing.assert_array_equal(labels[[0, 3]], [level > 0, int(kind)])
         seen.add(int(grade))
     assert seen == {0, 1, 2, LabelledImages.UNKNOWN}
-    with pytest.raises(
-        ArgumentError, match=r"^label: expected a label of classes .*: it has grade, kind; did you mean 'kind'"
-    ):
+    with pytest.raises(ArgumentError, match=r"^label: expected .* classes .*: it has grade, kind; did you me"):
         LabelledImages(out, "train", label="kin")
 
     assert str(Stats(dataset).labels["kind"][0]) == "TB: 20, normal: 20, pneumonia: 20"
@@ -166,24 +165,20 @@ def test_grades_and_diagnoses_reach_the_torch_dataset_and_the_probe(
     assert task.classes == {"grade": [0, 1]} and left_out == {"grade: 2": "one class only in train, val, test"}
 
 
-def test_classes_survive_curation_and_are_not_mixed(folder: Path, ingest: SimpleNamespace) -> None:
+def test_classes_survive_curation_and_are_not_mixed(folder: Path) -> None:
     for name, classes in (("a", ["kind"]), ("b", ["kind"]), ("other", {"kind": ["TB", "normal", "pneumonia"]})):
         keys = {"name": name, "archive": name, "class_columns": classes}
-        convert(recipe(folder, ingest, **keys), folder / name, workers=1)
+        convert(recipe(folder, **keys), folder / name, workers=1)
     merged = merge([folder / "a", folder / "b"], folder / "both", "both")
     assert merged.classes == {"kind": list(KINDS)} and merged.counts["train"] == 120
     part = SubsetPart(fraction=1.0, seed=0, splits=(), where={"kind": "TB"}, folds=None, fold=0)
     assert subset(folder / "both", folder / "tb", part).counts == {"train": 40, "val": 10, "test": 10}
-    with pytest.raises(
-        UserError, match=r"label kind has the classes normal, Pneumonia, TB in .*a, but the classes TB, n"
-    ):
+    with pytest.raises(UserError, match=r"label kind has the classes normal, Pneumonia, TB in .*a, but the classes T"):
         merge([folder / "a", folder / "other"], folder / "mixed", "mixed")
 
 
-def test_one_label_of_classes_is_the_target_and_damaged_classes_are_refused(
-    folder: Path, ingest: SimpleNamespace
-) -> None:
-    convert(recipe(folder, ingest, label_columns=[], class_columns="kind"), folder / "out", workers=1)
+def test_one_label_of_classes_is_the_target_and_damaged_classes_are_refused(folder: Path) -> None:
+    convert(recipe(folder, label_columns=[], class_columns="kind"), folder / "out", workers=1)
     images = LabelledImages(folder / "out", "test")
     assert images.label == "kind" and images.classes == KINDS and int(images[0][1]) in (0, 1, 2)
     file = folder / "out" / "dataset.json"
@@ -194,12 +189,9 @@ def test_one_label_of_classes_is_the_target_and_damaged_classes_are_refused(
             ShardedDataset.open(folder / "out")
 
 
-def test_a_column_is_labels_or_classes(folder: Path, ingest: SimpleNamespace) -> None:
+def test_a_column_is_labels_or_classes(folder: Path) -> None:
     for keys, words in (
-        (
-            {"label_columns": ["grade"], "class_columns": ["grade"]},
-            "class_columns=grade: expected columns that",
-        ),
+        ({"label_columns": ["grade"], "class_columns": ["grade"]}, "class_columns=grade: expected columns that"),
         ({"class_columns": ["sort"]}, "no column 'sort' .recipe.columns, label_columns, label_rules or class_columns"),
         (
             {"class_columns": ["kind"], "labels": None},
@@ -207,4 +199,4 @@ def test_a_column_is_labels_or_classes(folder: Path, ingest: SimpleNamespace) ->
         ),
     ):
         with pytest.raises(UserError, match=words):
-            Recipe.from_config(recipe(folder, ingest, **keys)).make_source()
+            Recipe.from_config(recipe(folder, **keys)).make_source()

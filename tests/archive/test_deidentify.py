@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher, check_attributes, coarse, load_key
+from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher, coarse, load_key
 from dira_scale.base.errors import UserError
 
 
@@ -58,11 +58,6 @@ def test_a_home_that_cannot_be_written_to_is_one_line_with_both_ways_out(
 )  # fmt: skip
 def test_attributes_are_classes(name: str, value: str, kept: str | None) -> None:
     assert coarse({name: value}) == ({name: kept} if kept else {})
-
-
-def test_other_attributes_cannot_be_asked_for() -> None:
-    with pytest.raises(UserError, match="'name' cannot be kept"):
-        check_attributes(["sex", "name"])
 
 
 def test_patient_1_of_one_archive_is_not_patient_1_of_another() -> None:

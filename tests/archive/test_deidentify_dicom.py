@@ -5,13 +5,13 @@ import random
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import imagecodecs
 import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
+from archive import ingest
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -72,7 +72,7 @@ def elements(secrets: Secrets, count: int) -> Iterator[tuple[int, str, object]]:
             yield tag, vr, secrets.value(vr)
 
 
-def stuff(path: Path, secrets: Secrets, ingest: SimpleNamespace, coding: str) -> None:
+def stuff(path: Path, secrets: Secrets, coding: str) -> None:
     ingest.dicom(path, PICTURE, PatientID=secrets.text(), PatientAge="093Y", WindowCenter=2048, WindowWidth=4096)
     ds = pydicom.dcmread(path)
     ds.SpecificCharacterSet = "ISO_IR 192"
@@ -148,13 +148,13 @@ def traces(out: Path, secrets: list[str]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 30))])
 @pytest.mark.filterwarnings("ignore")
-def test_nothing_but_the_picture_leaves(tmp_path: Path, ingest: SimpleNamespace, seed: int) -> None:
+def test_nothing_but_the_picture_leaves(tmp_path: Path, seed: int) -> None:
     secrets = Secrets(seed)
     codings = ("plain", "overlay in the unused bits", "jpeg", "lossless", "jpeg2000")
     for coding in codings:
         path = tmp_path / "images" / secrets.text() / f"{secrets.text()}.dcm"
         path.parent.mkdir(parents=True)
-        stuff(path, secrets, ingest, coding)
+        stuff(path, secrets, coding)
     for name in ("PhotometricInterpretation", "TransferSyntaxUID", "NumberOfFrames", "BurnedInAnnotation"):
         path = ingest.dicom(tmp_path / "images" / f"{secrets.text()}.dcm", PICTURE)  # refused, with care about why
         ds = pydicom.dcmread(path)
@@ -169,5 +169,5 @@ def test_nothing_but_the_picture_leaves(tmp_path: Path, ingest: SimpleNamespace,
     assert sum(pixels.max() > 255 and np.array_equal(pixels, PICTURE) for pixels in stored) >= len(codings) - 1
     assert dataset.info.quarantined >= 3
     assert {dict(pairs).get("age") for pairs in dataset.table["attributes"].to_pylist()} == {None, "90"}
-    kept = [*secrets.given, *ingest.identity.values(), "093Y", str(tmp_path)]
+    kept = [*secrets.given, *ingest.IDENTITY.values(), "093Y", str(tmp_path)]
     assert len(secrets.given) > 300 and not traces(tmp_path / "out", kept)

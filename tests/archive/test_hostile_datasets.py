@@ -10,7 +10,6 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from archive import ingest
 from archive.mutants.tars import PAYLOAD, tars
 from archive.sandbox import listing
 
@@ -37,7 +37,7 @@ PART = SubsetPart(fraction=0.5, seed=0, splits=("train",), where={}, folds=None,
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two datasets of somebody else; beside them a file of ours."""
     folder = tmp_path_factory.mktemp("made")
     source = ingest.source_of(ingest.pngs(folder / "source", 12))

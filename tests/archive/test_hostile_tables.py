@@ -5,11 +5,11 @@ import itertools
 import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
+from archive import ingest
 from archive.mutants.valid import png
 from archive.sandbox import here, listing
 from omegaconf import OmegaConf
@@ -122,7 +122,7 @@ def shown(error: UserError) -> str:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table(name: str, tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_a_table(name: str, tmp_path: Path) -> None:
     images, table, out = write_images(tmp_path / "images"), tmp_path / "t.csv", tmp_path / "out"
     content, outcome = TABLES[name]
     table.write_bytes(content(2**22))

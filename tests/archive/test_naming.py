@@ -11,6 +11,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from archive import ingest
+from archive.imaging.volumes import make
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -34,7 +36,7 @@ def info_of(out: Path) -> DatasetInfo:
 
 
 @pytest.fixture
-def images(tmp_path: Path, ingest: SimpleNamespace) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     for number in range(4):
@@ -43,7 +45,7 @@ def images(tmp_path: Path, ingest: SimpleNamespace) -> Path:
 
 
 def test_one_s_own_images_are_named_after_the_folder_of_the_dataset(
-    images: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     config = ingest.recipe("folder", images=str(images), **UNNAMED)
     out = tmp_path / "ward 7"
@@ -70,9 +72,7 @@ def test_a_name_is_the_last_part_of_the_place(out: str, name: str) -> None:
     assert completed({"name": "x", "modality": "CT"}, location) == {"name": "x", "modality": "CT"}
 
 
-def test_a_dataset_that_was_moved_keeps_its_name(
-    images: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_dataset_that_was_moved_keeps_its_name(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = ingest.recipe("folder", images=str(images), shard_size=2, **UNNAMED)
     convert(config, tmp_path / "before", workers=1)
     whole = ingest.contents(tmp_path / "before")
@@ -85,7 +85,7 @@ def test_a_dataset_that_was_moved_keeps_its_name(
     assert ingest.contents(out) == whole
 
 
-def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path, ingest: SimpleNamespace) -> None:
+def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
     config = ingest.recipe("folder", images=str(tmp_path / "dicom"), **UNNAMED)
     ingest.dicom(tmp_path / "dicom" / "a.dcm", pixels, Modality="DX")
@@ -103,8 +103,9 @@ def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path,
     assert info_of(tmp_path / "set").modality == "CXR"
 
 
-def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(tmp_path: Path, make: SimpleNamespace,
-                                                                      ingest: SimpleNamespace) -> None:  # fmt: skip
+def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(
+    tmp_path: Path,
+) -> None:
     """MR as NIfTI was taken for CT. With DICOM that says CT beside it, the recipe still has to."""
     (tmp_path / "images").mkdir()
     values, config = np.abs(make.smooth((18, 40, 36))), ingest.recipe("volumes", images=str(tmp_path / "images"))
@@ -126,8 +127,7 @@ def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(tmp_path: 
     assert 0 < row["low"] < row["high"] < values.max()
 
 
-def test_headers_of_volumes_say_the_modality(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace,
-                                             capsys: pytest.CaptureFixture) -> None:  # fmt: skip
+def test_headers_of_volumes_say_the_modality(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The dataset is the same as with ``recipe.modality``; with volumes of two, one has to be chosen."""
     images, values = tmp_path / "images", make.smooth((18, 40, 36))
     make.series(images / "ct", values, SeriesInstanceUID="1.1", PatientID="A")
@@ -145,9 +145,7 @@ def test_headers_of_volumes_say_the_modality(tmp_path: Path, make: SimpleNamespa
         convert(config, tmp_path / "both", workers=1)
 
 
-def test_values_that_are_hardly_hounsfield_units_are_counted(
-    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
-) -> None:
+def test_values_that_are_hardly_hounsfield_units_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Told, not refused: CT that was clipped at 0, or that holds one tissue, is CT."""
     (tmp_path / "images").mkdir()
     values = make.smooth((18, 40, 36))

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from archive import ingest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -265,7 +265,7 @@ def test_what_a_source_annotates_as_a_place_is_no_part_of_the_identity(location:
 
 
 @pytest.mark.parametrize("location", ["Doe.csv", "s3://Doe"])
-def test_places_are_no_part_of_the_identity(location: str, ingest: SimpleNamespace) -> None:
+def test_places_are_no_part_of_the_identity(location: str) -> None:
     """Every argument of a source that is a place, however it is typed; what is none, as names of labels, is kept."""
     for name, keys in {
         "folder": {"images": location, "labels": location, "boxes": location},
@@ -385,7 +385,7 @@ KINDS = ("folder", "volumes", "chexpert", "medmnist", "chestxray14_small", "lidc
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in KINDS else pytest.mark.system) for name in IDENTITIES]
 )
-def test_a_recipe_is_whole_and_its_identity_stays(name: str, ingest: SimpleNamespace) -> None:
+def test_a_recipe_is_whole_and_its_identity_stays(name: str) -> None:
     """Else a dataset that was begun is refused by the command that began it, and a finished one by ``repair``."""
     keys = {"modality": MODALITIES[name]} if name in MODALITIES else {}
     for location in ("/data/here", "there/too.npz"):

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import s3
 import s3fs
+from archive import ingest
 
 from dira_scale.archive import writer
 from dira_scale.base.errors import UserError
@@ -32,7 +32,7 @@ def bucket(server: s3.Bucket) -> s3.Bucket:
 
 
 @pytest.fixture
-def png_folder(tmp_path: Path, ingest: SimpleNamespace) -> Path:
+def png_folder(tmp_path: Path) -> Path:
     """Few images, as each is several requests."""
     return Path(ingest.pngs(tmp_path / "source", 12))
 
@@ -47,7 +47,7 @@ def put(bucket: s3.Bucket, folder: Path) -> None:
             bucket.client.upload_file(str(path), s3.NAME, f"source/{path.relative_to(folder).as_posix()}")
 
 
-def source_in(bucket: s3.Bucket, ingest: SimpleNamespace, folder: Path) -> dict:
+def source_in(bucket: s3.Bucket, folder: Path) -> dict:
     return ingest.source_of(folder) | {
         "images": f"{bucket.url}/source/images",
         "labels": f"{bucket.url}/source/labels.csv",
@@ -56,7 +56,7 @@ def source_in(bucket: s3.Bucket, ingest: SimpleNamespace, folder: Path) -> dict:
 
 
 def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
-    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ingest.dicom(png_folder / "images" / "sub" / "no_row.dcm", ingest.picture(0).astype("uint16"))
@@ -68,7 +68,7 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
     here = ingest.recipe(
         "folder", shard_size=5, **ingest.source_of(png_folder), boxes=str(png_folder / "boxes.csv")
     )  # fmt: skip
-    there = ingest.recipe("folder", shard_size=5, **source_in(bucket, ingest, png_folder))
+    there = ingest.recipe("folder", shard_size=5, **source_in(bucket, png_folder))
     convert(here, tmp_path / "disk", workers=1)
     convert(there, f"{bucket.url}/sets/one", workers=1, share="1/2")
     assert any(key.startswith("sets/one/.partial/") for key in bucket.keys("sets/")) and not (tmp_path / "s3:").exists()
@@ -93,9 +93,12 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
 
 
 def test_a_slice_that_comes_late_does_no_harm(
-    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
+    bucket: s3.Bucket,
+    png_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     """It is at work when others join the dataset; then it goes on, and may even leave states behind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
@@ -133,9 +136,7 @@ def test_a_slice_that_comes_late_does_no_harm(
         ("nosuch://bucket/x", r"out=nosuch://bucket/x: .*pip install 'dira_scale\[store\]'"),
     ],
 )
-def test_a_store_that_is_not_there_is_one_error(
-    bucket: s3.Bucket, png_folder: Path, ingest: SimpleNamespace, location: str, words: str
-) -> None:
+def test_a_store_that_is_not_there_is_one_error(bucket: s3.Bucket, png_folder: Path, location: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         convert(ingest.recipe("folder", **ingest.source_of(png_folder)), location, workers=1)
     with pytest.raises(UserError, match=r"recipe\.images"):
@@ -143,7 +144,7 @@ def test_a_store_that_is_not_there_is_one_error(
 
 
 def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(
-    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last test of this file: it ends their server."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

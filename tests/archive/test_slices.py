@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from archive import ingest
 from archive.conftest import locked
 
 from dira_scale.archive.claim import ShardSlice
@@ -14,7 +15,7 @@ from dira_scale.shard.convert import convert
 
 
 def test_slices_joined_are_byte_identical_to_one_machine(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+    png_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (png_folder / "images" / "im05.png").write_bytes(b"")
     config = ingest.recipe("folder", shard_size=3, **ingest.source_of(png_folder))
@@ -52,7 +53,7 @@ def test_what_is_no_slice_is_refused(tmp_path: Path, share: str) -> None:
     ],
 )
 def test_what_another_process_writes_is_left_to_it(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, held: str, mine: str, words: str | None
+    png_folder: Path, tmp_path: Path, held: str, mine: str, words: str | None
 ) -> None:
     out, config = tmp_path / "out", ingest.recipe("folder", **ingest.source_of(png_folder))
     (out / held).parent.mkdir(parents=True)

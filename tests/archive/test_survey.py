@@ -2,19 +2,18 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from archive import ingest
 
-from dira_scale.base.errors import UserError
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.survey import _estimate, survey_and_print
 
 
 def test_what_is_there_and_what_is_odd_is_counted(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+    png_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     images = png_folder / "images"
     shutil.copy(images / "im01.png", images / "im02.png")
@@ -61,8 +60,3 @@ def test_as_a_user_types_it_nothing_is_written(
     assert "from 3 inputs drawn at random" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert main(["plan", *keys, "sample=none"]) == 2 and "sample=none" in capsys.readouterr().err
-
-
-def test_a_sample_of_nothing_is_refused(png_folder: Path, ingest: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match="sample=0"):
-        survey_and_print(ingest.recipe("folder", **ingest.source_of(png_folder)), 1, None, 0)

@@ -40,10 +40,7 @@ def test_spaces_around_cells_and_the_case_of_the_header_do_not_matter(tmp_path: 
 @pytest.mark.parametrize(
     "content, words",
     [
-        (
-            "file,kind\na.png,x\nM\xfcller.png,x\n".encode("latin-1"),
-            "x.csv, line 3: not UTF-8; save the table as UTF-8",
-        ),
+        ("file,kind\na.png,x\nM\xfcller.png,x\n".encode("latin-1"), "x.csv, line 3: not UTF-8; save the table as U"),
         (b"file,kind\na.png,x,y\n", "x.csv, line 2: more cells than the header has"),
         (b"file,kin\n", "no column 'kind' .recipe.; did you mean 'kin'"),
         (b"image,label\n", "no column 'file' or 'kind' .recipe.; it has image, label"),
@@ -105,9 +102,7 @@ def test_an_excel_table_is_the_csv_of_its_sheet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.xlsx has 2 sheets with cells \(a, b\): keep one, or save"):
         next(read_table(sheets(tmp_path / "x.xlsx", a=rows, b=[[1]]), ["file"], ""))
     (tmp_path / "x.xlsx").write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(
-        UserError, match=r"x.xlsx: not an Excel table, or damaged \(BadZipFile\): save the table as CSV"
-    ):
+    with pytest.raises(UserError, match=r"x.xlsx: not an Excel table, or damaged \(BadZipFile\): save the table as"):
         next(read_table(tmp_path / "x.xlsx", ["file"], ""))
 
 
@@ -150,15 +145,10 @@ def test_what_lies_far_outside_an_excel_table_costs_little(tmp_path: Path, monke
         assert [row.cells for row in read_table(path, ["file"], "")] == [{"file": "a.png"}]
     for name, most in (("ROWS", 899), ("CELLS", 600)):
         excel._as_csv.cache_clear()
-        with (
-            monkeypatch.context() as bounds,
-            pytest.raises(
-                UserError,
-                match=r"sheet a has 702 cells and more up to row 900: .* delete what lies outside the table, or",
-            ),
-        ):
+        with monkeypatch.context() as bounds:
             bounds.setattr(excel, name, most)
-            next(read_table(path, ["file"], ""))
+            with pytest.raises(UserError, match=r"sheet a has 702 cells and more up to row 900: .* delete what lies o"):
+                next(read_table(path, ["file"], ""))
     excel._as_csv.cache_clear()
 
 

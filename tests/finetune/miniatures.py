@@ -1,13 +1,14 @@
 """Published datasets of volumes, in the layout of each: patients enough for splits that can be learned and judged.
 
-Few of their quirks are here; those are in ``ingest.sources.miniatures``, whose writers these use.
+Few of their quirks are here; those are in ``archive.sources.miniatures``, whose writers these use.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from archive.conftest import recipe, write_dicom
+from archive.ingest import dicom as write_dicom
+from archive.ingest import recipe
 from archive.sources.miniatures_3d import body, readings, walk, write_nifti
 
 from dira_scale.shard.convert import convert

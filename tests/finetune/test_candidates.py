@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archive.conftest import HASH_KEY, recipe
+from archive.ingest import HASH_KEY, recipe
 from archive.sources import miniatures_3d
 from archive.sources.conftest import Here
 from harness import rows

@@ -13,7 +13,9 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from archive.imaging.volumes.conftest import UID, dicom_series, dicom_slice, settings, smooth
+from archive.imaging.volumes.make import UID, settings, smooth
+from archive.imaging.volumes.make import series as dicom_series
+from archive.imaging.volumes.make import slice as dicom_slice
 from needs import need_extra
 from predict.test_geometry import conversion
 

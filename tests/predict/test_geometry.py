@@ -8,7 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from archive.imaging.volumes.conftest import dicom_series, dicom_slice, smooth
+from archive.imaging.volumes.make import series as dicom_series
+from archive.imaging.volumes.make import slice as dicom_slice
+from archive.imaging.volumes.make import smooth
 
 from dira_scale.base.config.compose import defaults
 from dira_scale.base.errors import UserError

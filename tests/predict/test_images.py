@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archive.conftest import recipe
+from archive.ingest import recipe
 from archive.mutants.elements import radiographs, with_unknown_vr
 from archive.sources.miniatures_3d import body, write_nifti
 from dataset.conftest import make_dataset

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from archive.imaging.volumes.conftest import dicom_series
+from archive.imaging.volumes.make import series as dicom_series
 from dataset.conftest import make_dataset
 from finetune.conftest import TINY, TINY_VOLUMES, discs
 from harness import finish

@@ -27,7 +27,8 @@ from PIL import ImageOps
 from dira_scale.archive.imaging.arrays import is_numpy, open_array
 from dira_scale.archive.imaging.burned_in import check_header, check_pixels
 from dira_scale.archive.imaging.colour import GREY, LUMINANCE, RGB, chosen, refuse_colour, refuse_grey
-from dira_scale.archive.imaging.dicom import DicomFile, is_dicom
+from dira_scale.archive.imaging.dicom.frames import DicomFile
+from dira_scale.archive.imaging.dicom.header import is_dicom
 from dira_scale.archive.imaging.dicom.values import spacing, windowed
 from dira_scale.archive.imaging.files import opened
 from dira_scale.archive.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, own_range, store

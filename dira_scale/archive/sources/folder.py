@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dira_scale.archive.deidentify import check_lesions
 from dira_scale.archive.imaging.boxes import Box
-from dira_scale.archive.imaging.dicom import HEADER, ObjectError, header_of
+from dira_scale.archive.imaging.dicom.header import HEADER, ObjectError, header_of
 from dira_scale.archive.imaging.files import size_of
 from dira_scale.archive.imaging.read import DicomFrame
 from dira_scale.archive.imaging.rejection import RejectedError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.archive.imaging.boxes import Box
-from dira_scale.archive.imaging.dicom import Plane
+from dira_scale.archive.imaging.dicom.frames import Plane
 from dira_scale.archive.imaging.files import size_of
 from dira_scale.archive.imaging.grey import GreyImage
 from dira_scale.archive.imaging.rejection import RejectedError

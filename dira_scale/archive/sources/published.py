@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dira_scale.archive.imaging.dicom import header_of
+from dira_scale.archive.imaging.dicom.header import header_of
 from dira_scale.archive.imaging.files import size_of
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
@@ -114,14 +114,16 @@ class ListedNames(ABC):
     root: Path
     endings: tuple[str, ...]
     folders: Sequence[Path] = ()  # none: ``root``
+    attributes: Sequence[str] = ()
+    in_headers = False  # the attributes are DICOM's
 
     @abstractmethod
     def listed(self) -> Iterator[SourceRecord]:
         """The records of the tables, each with ``root`` in the place of its file."""
 
     def with_file(self, record: SourceRecord) -> SourceRecord:
-        """Return the record completed by its file: with its size."""
-        return with_size(record)
+        """Return the record completed by its file: with its size, and the attributes that its header has."""
+        return with_header(record, self.attributes)[0] if self.in_headers else with_size(record)
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """``listed``, each with its file; rejects those without one, and files that no table names (``by_name``)."""
@@ -151,11 +153,6 @@ def with_header(record: SourceRecord, names: Collection[str]) -> tuple[SourceRec
     except RejectedError as error:
         return replace(record, rejected=str(error)), {}
     return replace(record, attributes={name: header[name] for name in names if name in header}), header
-
-
-def with_attributes(record: SourceRecord, names: Collection[str]) -> SourceRecord:
-    """``with_header`` without the header."""
-    return with_header(record, names)[0]
 
 
 def _paths(record: SourceRecord) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import ListedNames, files_ending, listed_in, with_attributes
+from dira_scale.archive.sources.published import ListedNames, files_ending, listed_in
 from dira_scale.base.config.schema import PathStr
 from dira_scale.base.storage.tables import cell_number, read_table, table_error
 from dira_scale.base.storage.walk import folder_at
@@ -31,6 +31,7 @@ class RsnaPneumonia(ListedNames):
 
     label_names: Sequence[str] = ("pneumonia", "normal")
     endings = (".dcm",)
+    in_headers = True
 
     def __init__(self, images: PathStr, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
@@ -42,10 +43,6 @@ class RsnaPneumonia(ListedNames):
             self.patients = {entry["subset_img_id"]: str(int(entry["img_id"].partition("_")[0])) for entry in entries}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise table_error(mapping, f"not the challenge's mapping ({type(error).__name__}: {error})") from error
-
-    def with_file(self, record: SourceRecord) -> SourceRecord:
-        """Return the record with its file's size and attributes."""
-        return with_attributes(record, self.attributes)
 
     def listed(self) -> Iterator[SourceRecord]:
         """Yield the images of the tables, and those of the test part."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.published import ListedNames, folder_in, listed_in, with_attributes
+from dira_scale.archive.sources.published import ListedNames, folder_in, listed_in
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.schema import PathStr
 from dira_scale.base.storage.tables import cell_number, read_table, table_error
@@ -31,6 +31,7 @@ class VinDrCxr(ListedNames):
     """
 
     endings = (".dicom", ".dcm")
+    in_headers = True
 
     def __init__(self, images: PathStr, readers: int = 2, attributes: Sequence[str] = ()):
         if readers not in (1, 2, 3):
@@ -42,10 +43,6 @@ class VinDrCxr(ListedNames):
         header = next(read_table(self.labels["train"], ["image_id", "rad_id"]), None)
         columns = header.cells if header else ()
         self.label_names: Sequence[str] = tuple(name for name in columns if name not in ("image_id", "rad_id"))
-
-    def with_file(self, record: SourceRecord) -> SourceRecord:
-        """Return the record with its file's size and attributes."""
-        return with_attributes(record, self.attributes)
 
     def listed(self) -> Iterator[SourceRecord]:
         """Yield the images of the tables, which have a line for each reader."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.imaging.boxes import Ball, Box
-from dira_scale.archive.imaging.dicom import ObjectError
+from dira_scale.archive.imaging.dicom.header import ObjectError
 from dira_scale.archive.imaging.dicom.structures import Structures, structures_in
 from dira_scale.archive.imaging.files import opened_for_header, size_of
 from dira_scale.archive.imaging.rejection import RejectedError

@@ -1,5 +1,5 @@
-"""The fixtures of tests/ingest."""
+"""The fixtures of tests/archive."""
 
-from archive.conftest import ingest, own_hash_key, png_folder, sandbox
+from archive.conftest import own_hash_key, png_folder, sandbox
 
-__all__ = ["ingest", "own_hash_key", "png_folder", "sandbox"]
+__all__ = ["own_hash_key", "png_folder", "sandbox"]

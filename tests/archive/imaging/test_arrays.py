@@ -2,11 +2,11 @@
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
+from archive import ingest
 
 from dira_scale.archive.imaging.arrays import open_array
 from dira_scale.archive.imaging.read import read_image
@@ -46,7 +46,7 @@ def test_broken_arrays_have_their_reason(tmp_path: Path, content: bytes, reason:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-def test_tiff_and_npy_give_the_same_image(tmp_path: Path, ingest: SimpleNamespace, kind: type) -> None:
+def test_tiff_and_npy_give_the_same_image(tmp_path: Path, kind: type) -> None:
     pixels = ingest.picture(1).astype(kind) * (1 if kind == np.uint8 else 16)
     np.save(tmp_path / "x.npy", pixels)
     tifffile.imwrite(tmp_path / "x.tif", pixels, compression="zlib")

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import matplotlib
 import numpy as np
 import pytest
+from archive import ingest
 from needs import real_data
 from PIL import Image, ImageDraw, ImageFont
 from unpacked import unpack
@@ -82,7 +82,7 @@ def _chest(seed: int, side: int) -> np.ndarray:
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.3.1"}, "ultrasound"),
     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "screen shot"),
 ])  # fmt: skip
-def test_what_the_header_warns_of(tmp_path: Path, ingest: SimpleNamespace, tags: dict, reason: str) -> None:
+def test_what_the_header_warns_of(tmp_path: Path, tags: dict, reason: str) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", np.arange(1600, dtype=np.uint16).reshape(40, 40), **tags)
     for policy in ("refuse", "tagged"):
         with pytest.raises(RejectedError, match=reason):
@@ -91,9 +91,7 @@ def test_what_the_header_warns_of(tmp_path: Path, ingest: SimpleNamespace, tags:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_lettering_is_refused_in_any_format_and_only_by_refuse(
-    tmp_path: Path, ingest: SimpleNamespace, bits: int
-) -> None:
+def test_lettering_is_refused_in_any_format_and_only_by_refuse(tmp_path: Path, bits: int) -> None:
     plain = chest(0)
     named = lettered(plain, TEXTS[0], "pillow", 14, 255, "tl")
     for name, pixels in (("plain", plain), ("named", named)):

@@ -1,10 +1,10 @@
 """Images in colour: as each format has them; grey where colour is stored, and colour where grey is, are refused."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from archive import ingest
 from PIL import Image as Pillow
 from pydicom.pixels import convert_color_space
 
@@ -60,7 +60,7 @@ def test_sixteen_bits_have_one_range_for_all_channels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "PALETTE COLOR"])
-def test_dicom_in_colour(tmp_path: Path, ingest: SimpleNamespace, photometric: str) -> None:
+def test_dicom_in_colour(tmp_path: Path, photometric: str) -> None:
     tags: dict[str, object] = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
     pixels, grey, tags = colours(), tags, tags | {"PhotometricInterpretation": photometric}
     if photometric == "PALETTE COLOR":
@@ -83,7 +83,7 @@ def test_dicom_in_colour(tmp_path: Path, ingest: SimpleNamespace, photometric: s
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif", "x.npy"])
-def test_colour_where_grey_is_stored_and_the_reverse(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None:
+def test_colour_where_grey_is_stored_and_the_reverse(tmp_path: Path, name: str) -> None:
     """Three equal channels are grey, in both."""
     grey = ingest.picture(1)
     files = {"colour": colours(), "grey": grey, "equal": np.stack([grey] * 3, -1)}
@@ -101,7 +101,7 @@ def test_colour_where_grey_is_stored_and_the_reverse(tmp_path: Path, ingest: Sim
                     read_image(path, 8, colour=colour)
 
 
-def test_what_is_in_between_is_taken_by_both(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_what_is_in_between_is_taken_by_both(tmp_path: Path) -> None:
     """A coloured marker on a film, a film with a tint, a slide's background."""
     film = np.stack([ingest.picture(2)] * 3, -1)
     film[:4, :4] = (250, 20, 20)

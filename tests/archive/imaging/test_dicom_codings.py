@@ -12,8 +12,8 @@ from needs import real_data
 from PIL import Image
 from pydicom.pixels import pixel_array
 
-from dira_scale.archive.imaging.dicom import DicomFile
 from dira_scale.archive.imaging.dicom.codestream import PLUGINS
+from dira_scale.archive.imaging.dicom.frames import DicomFile
 from dira_scale.archive.imaging.rejection import RejectedError
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -1,38 +1,29 @@
 """Damaged DICOM files: a verdict on each, within the memory that the file can justify, and no crash."""
 
 import io
-import random
-import resource
 import struct
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from archive.mutants.damage import damaged
+from archive import ingest
 from pydicom.encaps import encapsulate
 
-from dira_scale.archive.imaging.dicom import DicomFile, read_header
+from dira_scale.archive.imaging.dicom.frames import DicomFile
+from dira_scale.archive.imaging.dicom.header import read_header
 from dira_scale.archive.imaging.dicom.structures import CONTOURS, structures_in
 from dira_scale.archive.imaging.read import read_image
 from dira_scale.archive.imaging.rejection import RejectedError, rejects
 from dira_scale.archive.sources.folder import Folder
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
-SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
-SEEDS = (
-    "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm",
-    "SC_rgb_jpeg_gdcm.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle_2frame.dcm", "image_dfl.dcm", "examples_palette.dcm",
-    "MR_small_bigendian.dcm", "MR_small_implicit.dcm",
-)  # fmt: skip
 
 
 def read(content: bytes) -> None:
@@ -42,19 +33,6 @@ def read(content: bytes) -> None:
         dicom = DicomFile(file)
         dicom.frame(dicom.count - 1)
         dicom.plane(0)
-
-
-@pytest.mark.parametrize("count", [10, pytest.param(1000, marks=pytest.mark.torture)])
-@pytest.mark.parametrize("name", SEEDS)
-@pytest.mark.filterwarnings("ignore")
-def test_every_damaged_file_gets_a_verdict(name: str, count: int) -> None:
-    content, rng = (SHIPPED / name).read_bytes(), random.Random(name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(count):
-        started = time.monotonic()
-        read(damaged(content, rng)[1])
-        assert time.monotonic() - started < 60, (name, number)  # a hang, not a slow machine
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, name  # KiB
 
 
 def peak(work: Callable[[], None]) -> int:
@@ -67,7 +45,7 @@ def peak(work: Callable[[], None]) -> int:
         tracemalloc.stop()
 
 
-def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_a_length_that_lies_reserves_no_memory(tmp_path: Path) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", PIXELS, VOILUTFunction="LINEAR")
     content = path.read_bytes()
     location = content.index(b"(\x00\x56\x10CS")  # becomes an element of a length of 4 GB
@@ -79,8 +57,8 @@ def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, ingest: SimpleNam
         assert peak(partial(read, spoilt)) < 10 * len(content) + 2**20
 
 
-@pytest.mark.parametrize("tag, undefined", [(0x30060020, True), (0x30060020, False), (0x00081140, True)])
-def test_a_kilobyte_makes_no_million_items(tag: int, undefined: bool) -> None:
+@pytest.mark.parametrize("tag", [0x30060020, 0x00081140])
+def test_a_kilobyte_makes_no_million_items(tag: int) -> None:
     """Empty items of a sequence, deflated, of which pydicom reads 20,000 a second; the last is not asked for."""
 
     def element(tag: int, kind: bytes, value: bytes) -> bytes:
@@ -90,10 +68,9 @@ def test_a_kilobyte_makes_no_million_items(tag: int, undefined: bool) -> None:
     syntax = element(0x00020010, b"UI", b"1.2.840.10008.1.2.1.99")
     meta = bytes(128) + b"DICM" + element(0x00020000, b"UL", struct.pack("<I", len(syntax))) + syntax
     items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
-    length = 0xFFFFFFFF if undefined else len(items)
     body = element(0x00080016, b"UI", CONTOURS.encode() + b"\0")
-    body += struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"SQ", 0, length) + items
-    body += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0) * undefined
+    body += struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"SQ", 0, 0xFFFFFFFF) + items
+    body += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = meta + deflate.compress(body) + deflate.flush()
     assert len(bomb) < 8192
@@ -115,7 +92,7 @@ def test_a_kilobyte_makes_no_million_items(tag: int, undefined: bool) -> None:
     ],
 )
 def test_a_stream_of_another_size_or_depth_is_not_decoded(
-    tmp_path: Path, ingest: SimpleNamespace, coding: str, encode: Callable[[np.ndarray], bytes]
+    tmp_path: Path, coding: str, encode: Callable[[np.ndarray], bytes]
 ) -> None:
     """A stream of kilobytes may ask for gigabytes; one of 16 bits does not fit a header of 8."""
 
@@ -151,7 +128,7 @@ def test_a_stream_of_another_size_or_depth_is_not_decoded(
         DicomFile(file).frame()
 
 
-def test_what_follows_too_few_pixels_is_not_taken_for_pixels(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_what_follows_too_few_pixels_is_not_taken_for_pixels(tmp_path: Path) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", PIXELS)
     ds = pydicom.dcmread(path)
     ds.PixelData = ds.PixelData[:-400]
@@ -161,7 +138,7 @@ def test_what_follows_too_few_pixels_is_not_taken_for_pixels(tmp_path: Path, ing
         read_image(path, 8)
 
 
-def test_a_small_segmentation_is_not_called_broken(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_a_small_segmentation_is_not_called_broken(tmp_path: Path) -> None:
     """A frame of 16 x 16 pixels of 1 bit has 32 bytes, fewer than any frame of 8 bits that is compressed."""
     bits = np.packbits(np.random.default_rng(0).integers(0, 2, (8, 16, 16), np.uint8), bitorder="little")
     path = ingest.dicom(tmp_path / "seg.dcm", PIXELS, NumberOfFrames="8", Rows=16, Columns=16, BitsAllocated=1,
@@ -172,7 +149,7 @@ def test_a_small_segmentation_is_not_called_broken(tmp_path: Path, ingest: Simpl
         DicomFile(file)
 
 
-def test_a_number_of_frames_that_lies_makes_no_inputs(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_a_number_of_frames_that_lies_makes_no_inputs(tmp_path: Path) -> None:
     """Each would be opened, refused and counted by itself, for a minute and more."""
     path = ingest.dicom(tmp_path / "x.dcm", PIXELS, NumberOfFrames="65536")
     with path.open("rb") as file, pytest.raises(RejectedError, match="more frames than its length can hold"):

@@ -1,16 +1,15 @@
 """DICOM with several frames: each is an image of its own; and where frames lie in the patient."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
-from archive.imaging.volumes.conftest import sequence
+from archive import ingest
+from archive.imaging.volumes import make
 from pydicom.encaps import encapsulate_extended
 from pydicom.uid import RLELossless
 
-from dira_scale.archive.imaging.dicom import DicomFile
 from dira_scale.archive.imaging.read import DicomFrame, read_image
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.sources.folder import Folder
@@ -21,7 +20,7 @@ from dira_scale.shard.convert import convert
 FRAMES = np.random.default_rng(0).integers(100, 4000, (5, 40, 36)).astype(np.uint16)
 
 
-def several(path: Path, ingest: SimpleNamespace, **tags: object) -> Path:
+def several(path: Path, **tags: object) -> Path:
     ingest.dicom(path, FRAMES[0], NumberOfFrames=len(FRAMES), **tags)
     header = pydicom.dcmread(path)
     header.PixelData = FRAMES.tobytes()
@@ -30,8 +29,8 @@ def several(path: Path, ingest: SimpleNamespace, **tags: object) -> Path:
 
 
 @pytest.mark.parametrize("coding", ["native", "offsets", "extended"])
-def test_each_frame_is_decoded_alone(tmp_path: Path, ingest: SimpleNamespace, coding: str) -> None:
-    path = several(tmp_path / "x.dcm", ingest, WindowCenter=2048, WindowWidth=4096)
+def test_each_frame_is_decoded_alone(tmp_path: Path, coding: str) -> None:
+    path = several(tmp_path / "x.dcm", WindowCenter=2048, WindowWidth=4096)
     header = pydicom.dcmread(path)
     if coding != "native":
         header.compress(RLELossless)
@@ -45,8 +44,8 @@ def test_each_frame_is_decoded_alone(tmp_path: Path, ingest: SimpleNamespace, co
         read_image(path, 16, number=5)
 
 
-def test_frames_are_samples(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    several(tmp_path / "images" / "a.dcm", ingest, WindowCenter=2048, WindowWidth=4096)
+def test_frames_are_samples(tmp_path: Path) -> None:
+    several(tmp_path / "images" / "a.dcm", WindowCenter=2048, WindowWidth=4096)
     for number in range(2):
         ingest.dicom(tmp_path / "images" / f"{number}.dcm", FRAMES[number], PatientID=f"P{number}")
     records = {record.name: record.image for record in Folder(str(tmp_path / "images")).records(1)}
@@ -63,36 +62,28 @@ def test_frames_are_samples(tmp_path: Path, ingest: SimpleNamespace) -> None:
     assert sorted(dataset.table.group_by("patient").aggregate([("key", "count")])["key_count"].to_pylist()) == [1, 1, 5]
 
 
-def test_a_mask_or_boxes_of_an_unknown_frame_are_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    several(tmp_path / "images" / "a.dcm", ingest)
+def test_a_mask_or_boxes_of_an_unknown_frame_are_refused(tmp_path: Path) -> None:
+    several(tmp_path / "images" / "a.dcm")
     box = {"file": "a.dcm", "label": "x", "y": 1, "x": 1, "h": 2, "w": 2}
     boxes = ingest.csv(tmp_path / "boxes.csv", [box])
     (record,) = Folder(str(tmp_path / "images"), boxes=str(boxes)).records(1)
     assert record.rejected == "a mask or boxes for DICOM frames: does not say for which frame"
 
 
-def test_functional_groups_give_each_frame_its_own_window_and_values(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_functional_groups_give_each_frame_its_own_window_and_values(tmp_path: Path) -> None:
     """As enhanced CT and MR have them. Places of frames: tests of series."""
-    path = several(tmp_path / "x.dcm", ingest)
+    path = several(tmp_path / "x.dcm")
     header = pydicom.dcmread(path)
-    header.SharedFunctionalGroupsSequence = sequence(
-        PixelMeasuresSequence=sequence(PixelSpacing=[0.5, 0.75]),
-        PixelValueTransformationSequence=sequence(RescaleSlope=2, RescaleIntercept=-1000),
+    header.SharedFunctionalGroupsSequence = make.sequence(
+        PixelMeasuresSequence=make.sequence(PixelSpacing=[0.5, 0.75]),
+        PixelValueTransformationSequence=make.sequence(RescaleSlope=2, RescaleIntercept=-1000),
     )
     header.PerFrameFunctionalGroupsSequence = [
-        sequence(FrameVOILUTSequence=sequence(WindowCenter=3000 + number, WindowWidth=4001))[0] for number in range(5)
+        make.sequence(FrameVOILUTSequence=make.sequence(WindowCenter=3000 + number, WindowWidth=4001))[0]
+        for number in range(5)
     ]
     header.save_as(path)
     image, values = read_image(path, 16, number=3), 2.0 * FRAMES[3] - 1000
     low = 3003 - 0.5 - 2000
     np.testing.assert_array_equal(image.pixels, np.rint(np.clip(values - low, 0, 4000) / 2))
     assert image.spacing == (0.5, 0.75)
-
-
-def test_a_plane_is_whole_or_none(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    """Impossible ones: tests of series."""
-    where = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
-    for lacking in (None, *where):
-        tags = {name: "" if name == lacking else value for name, value in where.items()}
-        with ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **tags).open("rb") as file:
-            assert (DicomFile(file).plane(0) is None) == (lacking is not None)

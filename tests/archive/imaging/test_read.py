@@ -2,10 +2,10 @@
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from archive import ingest
 from PIL import Image as Pillow
 
 from dira_scale.archive.imaging.grey import GreyImage, shrink
@@ -20,7 +20,7 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: obj
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
-def test_grey_stored_in_colour_stays_exactly_grey(tmp_path: Path, ingest: SimpleNamespace, mode: str) -> None:
+def test_grey_stored_in_colour_stays_exactly_grey(tmp_path: Path, mode: str) -> None:
     pixels = ingest.picture(1)
     image = read_image(save(tmp_path / "x.png", pixels, mode), bits=8)
     assert image.pixels.dtype == np.uint8 and (image.low, image.high) == (0, 255)
@@ -36,14 +36,14 @@ def test_colour_becomes_luminance(tmp_path: Path) -> None:
         assert np.abs(grey - colour @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
 
 
-def test_colour_jpeg_gives_its_luma(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_colour_jpeg_gives_its_luma(tmp_path: Path) -> None:
     grey = ingest.picture(2)
     path = save(tmp_path / "x.jpg", np.stack([grey] * 3, -1), quality=95)
     expected = np.asarray(Pillow.open(path).convert("L"), int)
     assert np.abs(read_image(path, 8).pixels.astype(int) - expected).max() <= 1
 
 
-def test_exif_orientation_is_applied(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     pixels = ingest.picture(3)
     exif = Pillow.Exif()
     exif[0x0112] = 6  # to be shown turned a quarter clockwise
@@ -77,9 +77,7 @@ def windowed(x: float, c: float, w: float, function: str) -> float:
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_dicom_window(
-    tmp_path: Path, ingest: SimpleNamespace, bits: int, function: str, photometric: str
-) -> None:  # fmt: skip
+def test_dicom_window(tmp_path: Path, bits: int, function: str, photometric: str) -> None:
     stored = np.random.default_rng(0).integers(0, 4096, (40, 36)).astype(np.uint16)
     path = ingest.dicom(
         tmp_path / "x.dcm", stored, PhotometricInterpretation=photometric, RescaleSlope="2", RescaleIntercept="-1000",
@@ -95,7 +93,7 @@ def test_dicom_window(
     assert image.spacing == (0.2, 0.3)
 
 
-def test_what_is_no_usable_image_is_refused_with_a_reason(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_what_is_no_usable_image_is_refused_with_a_reason(tmp_path: Path) -> None:
     good = save(tmp_path / "good.png", ingest.picture(0)).read_bytes()
     dicom = ingest.dicom(tmp_path / "good.dcm", np.arange(2000, dtype=np.uint16).reshape(40, 50)).read_bytes()
     buffer = io.BytesIO()
@@ -129,7 +127,7 @@ def test_shrinking_is_antialiased_and_follows_spacing() -> None:
     assert shrink(GreyImage(stripes[:100], 0, 60000, None), 256).pixels.shape == (50, 256)
 
 
-def test_masks_keep_indices_and_grey_values(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_masks_keep_indices_and_grey_values(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 5, (40, 33), np.uint8)
     palette = Pillow.fromarray(values, "P")
     palette.putpalette([200, 10, 10, 0, 0, 0, 10, 200, 10, 10, 10, 200, 90, 90, 90])  # no order of brightness

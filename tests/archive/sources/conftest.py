@@ -4,12 +4,12 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from archive import ingest
 
 from dira_scale.archive import writer
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
@@ -81,9 +81,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> type[Shards]:
 
 
 @pytest.fixture
-def shards(
-    tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, opened: type[Shards]
-) -> Callable[..., Shards]:
+def shards(tmp_path_factory: pytest.TempPathFactory, opened: type[Shards]) -> Callable[..., Shards]:
     """``shards(recipe, images=…, KEY=…)``: converted, then opened."""
     made = tmp_path_factory.mktemp("shards")  # not in ``tmp_path``, which may be the folder of images
 

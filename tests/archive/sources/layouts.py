@@ -1,13 +1,12 @@
 """The published datasets as one table: how each miniature is made, and what a dataset of it must say."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from archive import ingest
 from archive.sources import miniatures, miniatures_3d, miniatures_colour, miniatures_corpora
 
 from dira_scale.archive.recipe import Recipe
@@ -41,13 +40,12 @@ class Layout(NamedTuple):
     columns: Mapping[str, Any] = {}  # of the manifest, the same for all
 
 
-def made(name: str, root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+def made(name: str, root: Path) -> miniatures.Stored:
     """The miniature ``name`` below ``root``."""
-    make = LAYOUTS[name].make
-    return make(root, ingest) if "ingest" in inspect.signature(make).parameters else make(root)
+    return LAYOUTS[name].make(root)
 
 
-def config(name: str, root: Path | str, ingest: SimpleNamespace, **keys: Any) -> dict[str, Any]:
+def config(name: str, root: Path | str, **keys: Any) -> dict[str, Any]:
     """The keys of the recipe of ``name`` for a miniature in ``root``, a folder or a store."""
     layout = LAYOUTS[name]
     keys = {"images": layout.images} | dict(layout.keys) | keys
@@ -56,14 +54,14 @@ def config(name: str, root: Path | str, ingest: SimpleNamespace, **keys: Any) ->
     return plain
 
 
-def listed(name: str, root: Path, ingest: SimpleNamespace, workers: int = 1, **keys: Any) -> list[Any]:
+def listed(name: str, root: Path, workers: int = 1, **keys: Any) -> list[Any]:
     """The records of the miniature in ``root``."""
-    return list(Recipe.from_config(config(name, root, ingest, **keys)).make_source().records(workers))
+    return list(Recipe.from_config(config(name, root, **keys)).make_source().records(workers))
 
 
-def readings(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+def readings(root: Path) -> miniatures.Stored:
     """LIDC's, with one nodule of two readers in either series."""
-    scans = miniatures_3d.lidc_idri(root, ingest)
+    scans = miniatures_3d.lidc_idri(root)
     for n, uid in enumerate(scans):
         outline = (f"{uid}.3", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
         miniatures_3d.readings(root / f"{n}.xml", uid, [[(3, [outline])], [(4, [outline])]])
@@ -75,10 +73,10 @@ def readings(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
     return stored
 
 
-def nodules(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+def nodules(root: Path) -> miniatures.Stored:
     """Return the same with a block around each nodule."""
     blocks = {"1.3.6.101": np.s_[1:5, 1:9, 2:10], "1.3.6.102": np.s_[3:7, 1:9, 33:41]}
-    return {f"{uid}/0": tuple(each[blocks[uid]] for each in both) for uid, both in readings(root, ingest).items()}
+    return {f"{uid}/0": tuple(each[blocks[uid]] for each in both) for uid, both in readings(root).items()}
 
 
 def _findings(*ones: str) -> dict[str, float]:

@@ -7,9 +7,10 @@ import gzip
 import io
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+from archive import ingest
+from archive.ingest import picture
 from PIL import Image
 
 Stored = dict[str, tuple[np.ndarray, np.ndarray | None]]
@@ -22,15 +23,6 @@ CHEXPERT = (
     "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
     "Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
 )
-
-
-def picture(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
-    """uint8 [height, width], smooth with noise; no two seeds give the same."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    return np.clip(120 + 90 * np.sin(x / 9 + seed) * np.cos(y / 7) + rng.normal(0, 4, (height, width)), 0, 255).astype(
-        np.uint8
-    )
 
 
 def write_png(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -105,7 +97,7 @@ def chexpert(root: Path, form: str = "CheXpert-v1.0-small") -> Stored:
     return dict(list(made.items())[:4])
 
 
-def siim_acr(root: Path, ingest: SimpleNamespace) -> Stored:
+def siim_acr(root: Path) -> Stored:
     """Four secondary captures, not square; run lengths written pixel by pixel."""
     shape, made = (60, 50), {}
     square, ring, corner = np.zeros((3, *shape), bool)

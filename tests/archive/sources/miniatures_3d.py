@@ -3,11 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from archive import ingest
 from archive.sources.miniatures import Stored, write_text
 
 
@@ -69,7 +69,7 @@ def luna16(root: Path) -> Stored:
     return made
 
 
-def lidc_idri(root: Path, ingest: SimpleNamespace) -> dict[str, np.ndarray]:
+def lidc_idri(root: Path) -> dict[str, np.ndarray]:
     """Two CT of one patient (the second lies feet first, its files unsorted) and a radiograph; HU in axial order."""
     made = {}
     for n, uid in enumerate(("1.3.6.101", "1.3.6.102")):

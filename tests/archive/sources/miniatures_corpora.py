@@ -3,9 +3,9 @@
 import gzip
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+from archive import ingest
 from archive.sources.miniatures import CHEXPERT, Stored, picture, write_png, write_text
 from archive.sources.miniatures_3d import body, write_nifti
 from PIL import Image
@@ -19,7 +19,7 @@ def packed(path: Path, *lines: str) -> None:
     path.write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
 
 
-def mimic_cxr(root: Path, ingest: SimpleNamespace, form: str = "jpg") -> Stored:
+def mimic_cxr(root: Path, form: str = "jpg") -> Stored:
     """Two images of one study with a report, one of a study without labels, one missing, one without a line."""
     tables = root if form == "jpg" else root / "tables"
     images = {"a-1": ("10000032", "50414267"), "a-2": ("10000032", "50414267"), "b-1": ("11000011", "51000001"),
@@ -43,11 +43,11 @@ def mimic_cxr(root: Path, ingest: SimpleNamespace, form: str = "jpg") -> Stored:
             Image.fromarray(picture(n, 39, 36)).save(path, quality=95)
             made[image] = np.asarray(Image.open(path)), None
         else:
-            made[image] = drawn(path, n, ingest, PatientID="anonymous"), None
+            made[image] = drawn(path, n, PatientID="anonymous"), None
     return dict(list(made.items())[:4])
 
 
-def drawn(path: Path, seed: int, ingest: SimpleNamespace, **tags: str) -> np.ndarray:
+def drawn(path: Path, seed: int, **tags: str) -> np.ndarray:
     """A radiograph of 12 bits as DICOM; how it is stored in 8."""
     pixels = picture(seed, 40, 36).astype(np.uint16) * 16
     ingest.dicom(path, pixels, **tags)
@@ -73,7 +73,7 @@ def padchest(root: Path) -> Stored:
     return made
 
 
-def vindr_cxr(root: Path, ingest: SimpleNamespace) -> Stored:
+def vindr_cxr(root: Path) -> Stored:
     """Two images of three readers who disagree, one of the test part."""
     notes = root / "annotations"
     write_text(notes / "image_labels_train.csv", "image_id,rad_id,Cardiomegaly,Nodule/Mass,Other diseases",
@@ -86,11 +86,11 @@ def vindr_cxr(root: Path, ingest: SimpleNamespace) -> Stored:
     write_text(notes / "annotations_test.csv", head.format(""), "t,Nodule/Mass,2,3,12,9")
     paths = {"a": "train/a.dicom", "b": "train/b.dicom", "t": "test/t.dicom", "other": "test/other.dicom"}
     tags = {"PatientID": "", "PatientSex": "M", "PatientAge": "044Y"}
-    made: Stored = {name: (drawn(root / path, n, ingest, **tags), None) for n, (name, path) in enumerate(paths.items())}
+    made: Stored = {name: (drawn(root / path, n, **tags), None) for n, (name, path) in enumerate(paths.items())}
     return dict(list(made.items())[:3])
 
 
-def rsna_pneumonia(root: Path, ingest: SimpleNamespace) -> Stored:
+def rsna_pneumonia(root: Path) -> Stored:
     """Two images of one patient, with boxes and without; a normal one; one of the test part."""
     write_text(root / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", "a,5.0,6.0,10.0,12.0,1",
                "a,20,8,9,20,1", "b,,,,,0", "c,,,,,0")  # fmt: skip
@@ -104,7 +104,7 @@ def rsna_pneumonia(root: Path, ingest: SimpleNamespace) -> Stored:
     for n, image in enumerate("abcd"):
         folder = "stage_2_test_images" if image == "d" else "stage_2_train_images"
         tags = {"PatientID": image, "PatientSex": "F", "PatientAge": "051Y", "ViewPosition": "AP"}
-        made[image] = drawn(root / folder / f"{image}.dcm", n, ingest, **tags), None
+        made[image] = drawn(root / folder / f"{image}.dcm", n, **tags), None
     return made
 
 

@@ -84,14 +84,6 @@ def test_published_lists_that_are_wrong_are_named(tmp_path: Path, file: str, con
         list(ChestXray14(str(tmp_path / "cxr"), str(lists)).records(1))
 
 
-def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
-    made = miniatures.chestxray14(tmp_path)
-    miniatures.write_png(tmp_path / "images_005" / "images" / "00000001_000.png", made["00000001_000.png"][0])
-    records = {record.name: record.rejected for record in ChestXray14(str(tmp_path)).records(1)}
-    assert records["00000001_000.png"] is None
-    assert records["images_005/images/00000001_000.png"] == "a duplicate of this name"
-
-
 @pytest.mark.data
 @pytest.mark.system  # the layout's own tests are of the default tier
 def test_the_real_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from archive import ingest
 from archive.sources import miniatures_3d
 from archive.sources.conftest import Shards
 from archive.sources.miniatures_colour import write
@@ -27,19 +27,19 @@ RAI = {  # every property of version 1.0 of the vocabulary
 }  # fmt: skip
 
 
-def grey(shards: Callable[..., Shards], folder: Path, ingest: SimpleNamespace) -> Shards:
+def grey(shards: Callable[..., Shards], folder: Path) -> Shards:
     source = ingest.source_of(ingest.pngs(folder / "source"))
     (folder / "source/images/im05.png").write_bytes(b"no image")
     return shards("folder", **source, secret=False, codec="jpg", max_side=40, licence="CC-BY-4.0, https://a.org/x")
 
 
-def colour(shards: Callable[..., Shards], folder: Path, ingest: SimpleNamespace) -> Shards:
+def colour(shards: Callable[..., Shards], folder: Path) -> Shards:
     for n in range(4):
         write(folder / f"{'ab'[n % 2]}/{n}.png", n)
     return shards("class_folders", images=folder, modality="SM", burned_in="keep", secret=False)
 
 
-def sequences(shards: Callable[..., Shards], folder: Path, ingest: SimpleNamespace) -> Shards:
+def sequences(shards: Callable[..., Shards], folder: Path) -> Shards:
     miniatures_3d.sessions(folder)
     patterns = {"T1": "*_t1.nii.gz", "FLAIR": "*_flair.nii"}
     return shards("sequences", images=folder, sequences=patterns, secret=False, missing="keep")
@@ -56,12 +56,12 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("made", [grey, colour, sequences])
 def test_mlcroissant_reads_every_row_of_the_manifest(
-    made: Callable, tmp_path: Path, shards: Callable[..., Shards], ingest: SimpleNamespace
+    made: Callable, tmp_path: Path, shards: Callable[..., Shards]
 ) -> None:
     need_extra("croissant")
     import mlcroissant
 
-    dataset = made(shards, tmp_path, ingest).dataset
+    dataset = made(shards, tmp_path).dataset
     file = dataset.root / "croissant.json"
     read = mlcroissant.Dataset(str(file))
     issues = read.metadata.ctx.issues
@@ -80,10 +80,10 @@ def test_mlcroissant_reads_every_row_of_the_manifest(
         assert shown == {key: plain(value) for key, value in row.items()}
 
 
-def test_what_it_tells_is_what_was_done(tmp_path: Path, shards: Callable[..., Shards], ingest: SimpleNamespace) -> None:
+def test_what_it_tells_is_what_was_done(tmp_path: Path, shards: Callable[..., Shards]) -> None:
     told: dict[Callable, dict[str, Any]] = {}
     for made in (grey, colour, sequences):
-        dataset = made(shards, tmp_path / made.__name__, ingest).dataset
+        dataset = made(shards, tmp_path / made.__name__).dataset
         told[made] = content = json.loads((dataset.root / "croissant.json").read_text())
         assert {key.removeprefix("rai:") for key in content if key.startswith("rai:")} <= RAI
         assert len(content.get("variableMeasured", [0])) == dataset.column("channels")[0]
@@ -101,10 +101,8 @@ def test_what_it_tells_is_what_was_done(tmp_path: Path, shards: Callable[..., Sh
     assert "0, its low and high" in scans["rai:dataCollectionMissingData"]
 
 
-def test_of_other_origins_it_tells_no_more_than_it_knows(
-    tmp_path: Path, shards: Callable[..., Shards], ingest: SimpleNamespace
-) -> None:
-    dataset = sequences(shards, tmp_path, ingest).dataset
+def test_of_other_origins_it_tells_no_more_than_it_knows(tmp_path: Path, shards: Callable[..., Shards]) -> None:
+    dataset = sequences(shards, tmp_path).dataset
 
     def of(**changed: Any) -> dict[str, Any]:
         return croissant(replace(dataset.info, **changed), dataset.root / MANIFEST_FILE)

@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,11 +56,11 @@ ARRIVING = [
 
 @pytest.mark.parametrize("name", ARRIVING)
 def test_a_layout_arrives(
-    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, opened: Callable
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, opened: Callable
 ) -> None:
     root, out = tmp_path_factory.mktemp("layout"), tmp_path / "out"
-    layout, stored, ROOTS[name] = LAYOUTS[name], made(name, root, ingest), root
-    convert(config(name, root, ingest), out, workers=1)
+    layout, stored, ROOTS[name] = LAYOUTS[name], made(name, root), root
+    convert(config(name, root), out, workers=1)
     dataset = opened(out)
     assert set(stored) == set(layout.rows) and len(dataset) == len(stored)
     for record, (pixels, mask) in stored.items():
@@ -100,16 +99,16 @@ def reported(recipe: Recipe) -> dict[str, tuple]:
     "name",
     [pytest.param(name, marks=[pytest.mark.torture] if name in AGAIN else []) for name in LAYOUTS if "," not in name],
 )
-def test_a_store_gives_what_a_folder_gives(name: str, tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_a_store_gives_what_a_folder_gives(name: str, tmp_path: Path) -> None:
     if (folder := ROOTS.get(name, tmp_path)) == tmp_path:
-        made(name, tmp_path, ingest)
+        made(name, tmp_path)
     root = UPath(f"memory://{name}-{id(tmp_path)}")
     for path in folder.rglob("*"):
         if path.is_file():
             target = root / path.relative_to(folder).as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    here, there = (reported(Recipe.from_config(config(name, location, ingest))) for location in (folder, root))
+    here, there = (reported(Recipe.from_config(config(name, location))) for location in (folder, root))
     assert there == here and any(rejected is None for _, _, rejected, _ in here.values())
 
 
@@ -177,10 +176,10 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
 
 @pytest.mark.parametrize("name, keys, files, old, new, words", LISTS)
 def test_lists_that_are_wrong_are_named(
-    name: str, keys: dict, files: str, old: str, new: str | None, words: str, tmp_path: Path, ingest: SimpleNamespace
+    name: str, keys: dict, files: str, old: str, new: str | None, words: str, tmp_path: Path
 ) -> None:
     """``new=None``: ``files`` are not there."""
-    made(name, tmp_path, ingest)
+    made(name, tmp_path)
     for path in (tmp_path / file for file in files.split()):
         if new is not None:
             text = path.read_text()
@@ -189,4 +188,4 @@ def test_lists_that_are_wrong_are_named(
         else:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises((UserError, ArgumentError), match=words):
-        listed(name, tmp_path, ingest, **keys)
+        listed(name, tmp_path, **keys)

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
 import scipy.ndimage
+from archive import ingest
 from archive.sources import miniatures_3d
 from archive.sources.miniatures import write_text
 
-from dira_scale.archive.imaging.dicom import Plane
+from dira_scale.archive.imaging.dicom.frames import Plane
 from dira_scale.archive.imaging.volumes.lidc_xml import _enclosed
 from dira_scale.archive.imaging.volumes.regrid import Stack
 from dira_scale.archive.imaging.volumes.series import Series
@@ -37,9 +37,9 @@ def stated(uid: str, blocks: list[Block], rating: int | None, holes: list[Block]
 
 
 @pytest.fixture
-def made(tmp_path: Path, ingest: SimpleNamespace) -> dict[str, np.ndarray]:
+def made(tmp_path: Path) -> dict[str, np.ndarray]:
     """Two scans with the same readings; readings of the second one's lie in a folder of their own."""
-    scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
+    scans = miniatures_3d.lidc_idri(tmp_path / "lidc")
     first = (range(2, 6), slice(10, 18), slice(12, 20))  # three readers see it
     second = (range(3, 7), slice(11, 19), slice(13, 22))  # of which one draws it elsewhere, another with a hole
     third = (range(2, 5), slice(9, 17), slice(12, 20))
@@ -127,9 +127,9 @@ def test_an_outline_encloses_what_opencv_finds_within(seed: int) -> None:
     assert inner.sum() > 50
 
 
-def test_readings_that_do_not_fit_are_rejected(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_readings_that_do_not_fit_are_rejected(tmp_path: Path) -> None:
     root = tmp_path / "lidc"
-    miniatures_3d.lidc_idri(root, ingest)
+    miniatures_3d.lidc_idri(root)
     outline = ("1.3.6.77", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
     miniatures_3d.readings(root / "a.xml", "1.3.6.101", [[(3, [outline])]])
     miniatures_3d.readings(root / "b.xml", "1.3.6.102", [[(3, [outline])]])
@@ -152,9 +152,9 @@ def test_a_series_with_a_gap_or_a_copy_is_rejected(tmp_path: Path, made: dict[st
     assert reported["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "files of several series in one folder"
 
 
-def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Path) -> None:
     """Slices at uneven distances, two closer than the median: against the volume reader's own way with masks."""
-    miniatures_3d.lidc_idri(tmp_path, ingest)
+    miniatures_3d.lidc_idri(tmp_path)
     uid, (folder,) = "1.3.6.101", tmp_path.rglob("1.3.6.101")
     locations = np.cumsum([4, 2.5, 1, 2.5, 6, 2.5, 2.5, 4, 2.5])
     for path in folder.iterdir():
@@ -180,8 +180,8 @@ def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Pa
     np.testing.assert_array_equal(record.mask.paint(volume), location.straighten(drawn, mask=True))
 
 
-def test_an_outline_at_an_absurd_place_takes_no_memory(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    miniatures_3d.lidc_idri(tmp_path, ingest)
+def test_an_outline_at_an_absurd_place_takes_no_memory(tmp_path: Path) -> None:
+    miniatures_3d.lidc_idri(tmp_path)
     for n, location in enumerate((10**9, -5)):
         outline = (f"1.3.6.10{n + 1}.2", True, [(3, 3), (4, 3), (location, 4)])
         miniatures_3d.readings(tmp_path / f"{n}.xml", f"1.3.6.10{n + 1}", [[(3, [outline])]])

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from archive import ingest
 from archive.sources import miniatures_3d
 from archive.sources.miniatures import write_text
 from upath import UPath
@@ -107,7 +107,7 @@ def test_candidates_name_the_nodules_that_they_lie_in(tmp_path: Path, capsys: py
 
 
 def test_of_a_store_a_block_fetches_its_rows_alone(
-    scans: dict[str, sitk.Image], tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    scans: dict[str, sitk.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scan has thousands of candidates: to fetch it whole for each would be 250 times the dataset."""
     candidates(tmp_path, scans, 40)
@@ -168,7 +168,7 @@ def test_negatives_are_thinned_out_by_the_seed(scans: dict[str, sitk.Image], tmp
     assert len(kept(tmp_path, whole=[])) < len(three)
 
 
-def test_values_that_are_not_all_there(scans: dict[str, sitk.Image], tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_values_that_are_not_all_there(scans: dict[str, sitk.Image], tmp_path: Path) -> None:
     candidates(tmp_path, scans, 4)
     raw = tmp_path / "subset0" / "1.3.6.1.raw"
     raw.write_bytes(raw.read_bytes()[:-2])

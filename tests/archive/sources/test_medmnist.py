@@ -5,10 +5,10 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from archive import ingest
 from archive.sources import miniatures
 from upath import UPath
 
@@ -86,9 +86,7 @@ def test_a_damaged_array_is_quarantined(tmp_path: Path, shards: Callable) -> Non
     assert len(reasons) == 6 and all(reason.startswith("the archive is damaged") for reason in reasons.values())
 
 
-def test_a_store_that_fails_is_no_damage_of_the_archive(
-    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_fails_is_no_damage_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in opening nor half way: the image must not go to quarantine."""
     miniatures.medmnist(tmp_path)
     there = UPath(f"memory://{tmp_path.name}/set.npz")

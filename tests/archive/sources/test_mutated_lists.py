@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from archive.mutants.damage import damaged
@@ -51,12 +50,10 @@ def named(content: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("spoilings, namings", [(5, 2), pytest.param(500, 100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", LISTS)
-def test_mutated_lists_give_records_or_one_line(
-    name: str, spoilings: int, namings: int, tmp_path: Path, ingest: SimpleNamespace
-) -> None:
+def test_mutated_lists_give_records_or_one_line(name: str, spoilings: int, namings: int, tmp_path: Path) -> None:
     """Reasons go out with the dataset: a patient's name in any cell, or in the name of a file, stays where it is."""
-    made(name, tmp_path, ingest)
-    recipe, rng, reasons = Recipe.from_config(config(name, tmp_path, ingest)), random.Random(name), set[str]()
+    made(name, tmp_path)
+    recipe, rng, reasons = Recipe.from_config(config(name, tmp_path)), random.Random(name), set[str]()
     lists = sorted(path for form in LISTS[name] for path in tmp_path.glob(form))
     assert lists and list(recipe.make_source().records(1))
     for path in sorted(path for path in tmp_path.rglob("*.*") if path.is_file() and path not in lists)[:3]:

@@ -4,9 +4,9 @@ import gzip
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from archive import ingest
 from archive.sources import miniatures_3d
 from upath import UPath
 
@@ -35,10 +35,10 @@ def test_records_keep_their_order_over_threads() -> None:
     assert [record.name for record in in_threads(lambda name: SourceRecord(name, Path(name)), iter(names), 3)] == names
 
 
-def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_what_comes_twice_is_taken_once(tmp_path: Path) -> None:
     """A copied folder, a line written twice: the first counts, the others have a reason."""
     met = "a duplicate of this name"
-    scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
+    scans = miniatures_3d.lidc_idri(tmp_path / "lidc")
     for uid in scans:
         miniatures_3d.readings(tmp_path / "lidc" / f"{uid}.xml", uid, [[]])
     shutil.copytree(tmp_path / "lidc" / "LIDC-IDRI-0001", tmp_path / "lidc" / "LIDC-IDRI-0009")

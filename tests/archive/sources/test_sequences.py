@@ -6,15 +6,15 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
+from archive import ingest
+from archive.imaging.volumes import make
 from archive.sources import miniatures_3d
 from archive.sources.layouts import PATTERNS, config, listed
 from scipy.ndimage import gaussian_filter
@@ -26,15 +26,12 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.sequences import _regex
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
-from dira_scale.dataset.manifest import QUARANTINE_FILE, ShardedDataset
 from dira_scale.judge.evaluation.inference import Stored
 from dira_scale.predict.dicomseg import _paths
 from dira_scale.predict.folder import FolderImages
 from dira_scale.shard.convert import convert
-from dira_scale.shard.curate.audit.texts import own_words, tokens
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.verify import verify
-from dira_scale.shard.repair import repair
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 
@@ -114,14 +111,14 @@ def test_another_grid_is_resampled_as_simpleitk_does(tmp_path: Path, spacing: fl
     assert (off > 0.51).mean() < 0.002  # a voxel at the edge, where rounding decides whether it is within
 
 
-def test_what_cannot_be_one_session_says_why(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_what_cannot_be_one_session_says_why(tmp_path: Path) -> None:
     miniatures_3d.sessions(tmp_path)
     (tmp_path / "ward/a_t1.nii.gz").with_name("a_t1.nii").write_bytes(b"again")
     apart = nib.load(tmp_path / "ward/b_flair.nii")
     moved = apart.affine.copy()
     moved[:3, 3] += 500
     nib.save(nib.Nifti1Image(np.asarray(apart.dataobj), moved), tmp_path / "far.nii")
-    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path, ingest)}
+    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path)}
     assert reasons.pop("ward/a").startswith("T1: 2 files of one session match its pattern; make it narrower")
     assert set(reasons.values()) == {None}
     with pytest.raises(RejectedError, match="FLAIR and T1 overlap by less than half, by their positions"):
@@ -134,63 +131,51 @@ def test_what_cannot_be_one_session_says_why(tmp_path: Path, ingest: SimpleNames
     (tmp_path / "table.csv").write_text(
         "file,patient\nward/a_t1.nii,p\nward/b_t1.nii.gz,p\nward/b_flair.nii,p\ngone,q\n"
     )
-    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path, ingest)}
+    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path)}
     assert "several rows of the CSV" in reasons["ward/b"] and "c" not in reasons
     assert reasons["gone"] == "named in the CSV, not there"
+    (tmp_path / "none").mkdir()
+    (tmp_path / "table.csv").write_text("file,patient\nnone,q\n")
+    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path)}
+    assert reasons["none"] == "no sequence is there"
     with pytest.raises(
         (UserError, ArgumentError), match=r"recipe\.slices=axial of several channels \(T1, FLAIR\): slices have one"
     ):
-        convert(config("sequences", tmp_path, ingest, slices="axial"), tmp_path / "out", 1)
+        convert(config("sequences", tmp_path, slices="axial"), tmp_path / "out", 1)
 
 
-def test_sequences_are_samples_with_their_own_rows_and_patients(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_sequences_are_samples_with_their_own_rows_and_patients(tmp_path: Path) -> None:
     """A pattern for patients meets the file's path, also where a sample is of one file."""
     miniatures_3d.sessions(tmp_path)
     alone: dict[str, Any] = {"split_sequences": True, "mask": None}
     keys = {"labels": None, "columns": {}, "label_columns": None, "patient_pattern": r"(?:^|/)(\w)_"}
-    patients = {record.name: record.patient for record in listed("sequences", tmp_path, ingest, **alone, **keys)}
+    patients = {record.name: record.patient for record in listed("sequences", tmp_path, **alone, **keys)}
     assert patients == {f"ward/{n} {s}": n for n in "ab" for s in ("T1", "FLAIR")} | {"c T1": "c"}
     rows = ["ward/a_t1.nii.gz,p,1", "ward/a_flair.nii,p,0", "ward,q,1", "c_t1.nii.gz,r,"]
     (tmp_path / "table.csv").write_text("\n".join(["file,patient,sick", *rows]) + "\n")
-    made = {record.name: (record.patient, *record.labels) for record in listed("sequences", tmp_path, ingest, **alone)}
+    made = {record.name: (record.patient, *record.labels) for record in listed("sequences", tmp_path, **alone)}
     assert made.pop("c T1")[0] == "r"
     first = {"ward/a T1": ("p", 1.0), "ward/a FLAIR": ("p", 0.0)}
     assert made == first | dict.fromkeys(["ward/b T1", "ward/b FLAIR"], ("q", 1.0))
 
 
-def test_patterns_that_overlap_are_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_patterns_that_overlap_are_refused(tmp_path: Path) -> None:
     """Else a session without T1 would have its FLAIR twice."""
     miniatures_3d.sessions(tmp_path)
     patterns = {"T1": "*_*.nii*", "FLAIR": "*_flair.nii*"}
     with pytest.raises(ArgumentError, match="expected patterns of which one matches, not both T1 and FLAIR, ward/a_fl"):
-        listed("sequences", tmp_path, ingest, sequences=patterns, mask=None)
+        listed("sequences", tmp_path, sequences=patterns, mask=None)
     with pytest.raises(UserError, match=r"volume.clip=\[0, 9\] of several channels \(T1, FLAIR\), which have ranges"):
-        given = config("sequences", tmp_path, ingest)
+        given = config("sequences", tmp_path)
         convert(given | {"volume": {**given["volume"], "clip": [0, 9]}}, tmp_path / "out", 1)
 
 
-def test_reasons_are_words_that_an_audit_knows(tmp_path: Path, shards: Callable) -> None:
-    miniatures_3d.sessions(tmp_path / "in")
-    (tmp_path / "in/ward/a_t1.nii").write_bytes(b"again")
-    (tmp_path / "in/ward/none").mkdir()
-    table = tmp_path / "in/table.csv"
-    table.write_text(
-        "file,patient\nward/a_t1.nii,p\nward/b_t1.nii.gz,p\nward/b_flair.nii,p\nward/none,q\nc_t1.nii.gz,q\n"
-    )
-    keys = {"labels": str(table), "columns": {"file": "file", "patient": "patient"}}
-    made = shards("sequences", images=tmp_path / "in", sequences=PATTERNS, secret=False, missing="keep", **keys)
-    reasons = pq.read_table(made.dataset.root / QUARANTINE_FILE)["reason"].to_pylist()
-    assert len(reasons) == 3 and "no sequence is there" in reasons
-    words = {token for reason in reasons for token in tokens(reason) if token.isalpha()}
-    assert len(words) > 9 and not words - own_words(made.dataset)
-
-
-def test_what_bids_does_not_know_is_no_class(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_what_bids_does_not_know_is_no_class(tmp_path: Path) -> None:
     miniatures_3d.bids(tmp_path)
     with (tmp_path / "participants.tsv").open("a") as file:
         file.write("sub-03\t9\tF\tcontrol\n")
     (tmp_path / "sub-03").mkdir()
-    source = Recipe.from_config(config("bids", tmp_path, ingest, class_columns=["group"])).make_source()
+    source = Recipe.from_config(config("bids", tmp_path, class_columns=["group"])).make_source()
     assert source.classes == {"group": ("control", "patient")}
     records = {record.name: record for record in source.records(1)}
     assert math.isnan(records["sub-02/ses-a"].labels[-1]) and records["sub-01"].labels[-1] == 1
@@ -217,9 +202,7 @@ def test_other_sources_of_channels_are_predicted_as_they_were_stored(
     assert torch.equal(images.load(0).stored.image(), Stored.of(SampleReader(samples), number).image())
 
 
-def test_series_of_a_study_are_found_by_their_descriptions(
-    tmp_path: Path, shards: Callable, make: SimpleNamespace, ingest: SimpleNamespace
-) -> None:
+def test_series_of_a_study_are_found_by_their_descriptions(tmp_path: Path, shards: Callable) -> None:
     """Two studies of one patient, the second without T2; a scout, and a series that nobody asked for."""
     values = {}
     for number, (study, description) in enumerate((("1", "AX T1 MPRAGE"), ("1", "ax t2 flair"), ("2", "AX T1 MPRAGE"))):
@@ -245,21 +228,6 @@ def test_series_of_a_study_are_found_by_their_descriptions(
     assert [*refused] == ["0/broken.dcm"] and "DICOM header is damaged" in refused["0/broken.dcm"]
     item = FolderImages(str(tmp_path / "in"), made.dataset.info.conversion, 3, "source", None, 1).items
     assert [len(_paths(each)) for each in item if not each.record.rejected] == [18, 18]  # slices of the first sequence
-
-
-def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:
-    """As a killed conversion goes on: from its plan and from the shards' states."""
-    miniatures_3d.sessions(tmp_path)
-    keys = {"images": str(tmp_path), "sequences": PATTERNS, "secret": False, "shard_size": 1}
-    dataset: ShardedDataset = shards("sequences", **keys).dataset
-    before = ingest.contents(dataset.root)
-    (dataset.root / next(iter(dataset.info.shards))).unlink()
-    repair(ingest.recipe("sequences", **keys), dataset.root, 1)
-    assert ingest.contents(dataset.root) == before
-    again = shards("sequences", **keys).dataset
-    assert {n: c for n, c in ingest.contents(again.root).items() if "json" not in n} == {
-        n: c for n, c in before.items() if "json" not in n
-    }
 
 
 def test_a_pattern_of_many_stars_takes_no_time() -> None:

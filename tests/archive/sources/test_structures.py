@@ -2,23 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from archive.imaging.volumes.conftest import dicom_series, smooth
-from archive.mutants.elements import mutants, structures
-from archive.mutants.valid import rtstruct, voxels
-from archive.sandbox import here
+from archive import ingest
+from archive.imaging.volumes import make
+from archive.mutants.valid import rtstruct
 from archive.sources.conftest import Shards
 from archive.sources.test_volumes import COLUMNS
 
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
-from dira_scale.shard import main
 
 SHAPE, CORNER = (18, 24, 28), np.array([-20.0, -30, 40])
 PLAIN = {"min_side": 8, "secret": False}
@@ -30,8 +27,8 @@ Box = tuple[slice, slice, slice]
 
 def ct(folder: Path, number: int, **tags: Any) -> list[Path]:
     """The series ``1.2.NUMBER`` of the patient ``P NUMBER``."""
-    return dicom_series(
-        folder, smooth(SHAPE, number), CORNER, SeriesInstanceUID=f"1.2.{number}", PatientID=f"P{number}",
+    return make.series(
+        folder, make.smooth(SHAPE, number), CORNER, SeriesInstanceUID=f"1.2.{number}", PatientID=f"P{number}",
         StudyInstanceUID=f"1.3.{number}", **tags,
     )  # fmt: skip
 
@@ -119,7 +116,7 @@ def test_segmentations_that_highdicom_writes(tmp_path: Path, shards: Callable[..
     np.testing.assert_array_equal(found, mask_of(lung=LUNG, tumour=TUMOUR))
 
 
-def test_a_table_may_name_contours(tmp_path: Path, shards: Callable[..., Shards], ingest: SimpleNamespace) -> None:
+def test_a_table_may_name_contours(tmp_path: Path, shards: Callable[..., Shards]) -> None:
     """Then these are the mask, whatever they refer to; without names values are the numbers of the structures."""
     ct(tmp_path / "images/ct1", 1)
     ct(tmp_path / "images/ct2", 2)
@@ -179,35 +176,3 @@ def test_a_pattern_that_nothing_matches_ends_the_listing(tmp_path: Path) -> None
     refused(r"structures.tumour: expected a structure .*; there are other 0, .*other 6, other 7, got 'gtv\*'$", WANTED)
     for given in ({}, {"lung": ""}, ["Lung*"], {"lung": ["a"]}, {str(k): "*" for k in range(256)}):
         refused("structures: expected a pattern for each of at most 255 values, as '{lung:", given)
-
-
-@pytest.mark.parametrize("count", [30, pytest.param(3000, marks=pytest.mark.torture)])
-def test_damaged_ones_end_no_conversion(tmp_path: Path, count: int) -> None:
-    folder, made = tmp_path / "in", mutants(structures(1), 1)
-    for number in range(1000, 1000 + count):  # each is of a series of its own
-        values, uid = voxels(1)[:8], f"1.{number}"
-        dicom_series(folder / uid, values, (0, 0, 0), SeriesInstanceUID=uid, StudyInstanceUID=uid, PatientID="P")
-        next(made).place(folder / uid)
-        path = folder / uid / "x.dcm"
-        path.write_bytes(path.read_bytes().replace(b"1.2.4\0", uid.encode()))
-    ct(folder / "good", 7)
-    write(folder / "good.dcm", 7, lung=LUNG)
-    with here():
-        words = [
-            "recipe=volumes",
-            f"recipe.images={folder}",
-            "recipe.structures={lung: Lung*}",
-            f"out={tmp_path / 'out'}",
-        ]
-        assert (
-            main(
-                [
-                    *words,
-                    "recipe.min_side=8",
-                    "recipe.modality=CT",
-                    "workers=1",
-                    "recipe.splits={train: 1, val: 0, test: 0}",
-                ]
-            )
-            == 0
-        )

@@ -3,14 +3,14 @@
 import pickle
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
-from archive.imaging.volumes.conftest import change
+from archive import ingest
+from archive.imaging.volumes import make
 from nibabel.affines import apply_affine
 
 from dira_scale.archive.imaging.volumes import read_volume, read_volume_mask
@@ -29,7 +29,7 @@ def listed(folder: Path, **keys: Any) -> dict[str, SourceRecord]:
     return {record.name: pickle.loads(pickle.dumps(record)) for record in records}
 
 
-def read(record: SourceRecord, make: SimpleNamespace) -> Any:
+def read(record: SourceRecord) -> Any:
     image, settings = record.image, make.settings()
     return image.read(settings) if isinstance(image, SourceImage) else read_volume(image, settings)
 
@@ -45,7 +45,7 @@ def nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> P
     return path
 
 
-def test_series_are_found_at_any_depth_and_apart(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_series_are_found_at_any_depth_and_apart(tmp_path: Path) -> None:
     """Two series mixed in one folder, a third spread over two."""
     first, second, third = (make.smooth((5, 8, 8), seed) for seed in range(3))
     make.series(tmp_path / "a/deep", first, SeriesInstanceUID="1.2.1", PatientID="P1")
@@ -60,24 +60,24 @@ def test_series_are_found_at_any_depth_and_apart(tmp_path: Path, make: SimpleNam
     for (_, record), values, patient in zip(sorted(records.items()), (first, second, third), "123", strict=True):
         assert (record.rejected, record.patient) == (None, f"P{patient}")
         assert record.size == sum(path.stat().st_size for path in record.image.paths)
-        np.testing.assert_array_equal(read(record, make).voxels, values)
+        np.testing.assert_array_equal(read(record).voxels, values)
 
 
-def test_what_is_no_volume_is_listed_with_its_reason(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_what_is_no_volume_is_listed_with_its_reason(tmp_path: Path) -> None:
     make.series(tmp_path / "scout", make.smooth((2, 8, 8)), SeriesInstanceUID="1.1",
                 ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])  # fmt: skip
     make.series(tmp_path / "one", make.smooth((1, 8, 8)), SeriesInstanceUID="1.2")
     make.series(tmp_path / "gap", make.smooth((9, 8, 8)), SeriesInstanceUID="1.3",
                 step=lambda k: (0, 0, k + 4 * (k > 4)))  # fmt: skip
     paths = make.series(tmp_path / "mixed", make.smooth((4, 8, 8)), SeriesInstanceUID="1.4")
-    change(paths[2], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    make.change(paths[2], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     paths = make.series(tmp_path / "sizes", make.smooth((4, 8, 8)), SeriesInstanceUID="1.5")
-    change(paths[2], Rows=4)
+    make.change(paths[2], Rows=4)
     paths = make.series(tmp_path / "twice", make.smooth((4, 8, 8)), SeriesInstanceUID="1.6")
     shutil.copy(paths[1], tmp_path / "twice" / "copy.dcm")
     paths = make.series(tmp_path / "clash", make.smooth((4, 8, 8)), SeriesInstanceUID="1.7")
-    change(paths[1], ImagePositionPatient=pydicom.dcmread(paths[2]).ImagePositionPatient)
-    change(make.series(tmp_path / "nowhere", make.smooth((1, 8, 8)), SeriesInstanceUID="1.8")[0],
+    make.change(paths[1], ImagePositionPatient=pydicom.dcmread(paths[2]).ImagePositionPatient)
+    make.change(make.series(tmp_path / "nowhere", make.smooth((1, 8, 8)), SeriesInstanceUID="1.8")[0],
            ImagePositionPatient=None)  # fmt: skip
     reasons = {name: record.rejected for name, record in listed(tmp_path).items()}
     assert reasons == {
@@ -93,20 +93,20 @@ def test_what_is_no_volume_is_listed_with_its_reason(tmp_path: Path, make: Simpl
     }
 
 
-def test_echoes_at_the_same_positions_are_volumes_of_their_own(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_echoes_at_the_same_positions_are_volumes_of_their_own(tmp_path: Path) -> None:
     echoes = [make.smooth((4, 8, 8), seed) for seed in range(2)]
     for number, values in enumerate(echoes):
         make.series(tmp_path / str(number), values, EchoNumbers=number + 1)
     records = sorted(listed(tmp_path).items())
     assert [name.rpartition(" ")[2] for name, _ in records] == ["1", "2"]
     for (_, record), values in zip(records, echoes, strict=True):
-        np.testing.assert_array_equal(read(record, make).voxels, values)
+        np.testing.assert_array_equal(read(record).voxels, values)
 
 
 COLUMNS = {"file": "file", "patient": "patient", "study": None, "split": "split", "mask": "mask"}
 
 
-def test_a_row_may_name_a_link(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
+def test_a_row_may_name_a_link(tmp_path: Path) -> None:
     """To a volume that lies elsewhere, as DataLad has them: it is listed once."""
     np.save(tmp_path / "elsewhere.npy", make.smooth((4, 8, 8)))
     (tmp_path / "images").mkdir()
@@ -116,9 +116,7 @@ def test_a_row_may_name_a_link(tmp_path: Path, make: SimpleNamespace, ingest: Si
     assert (record.name, record.patient, record.rejected) == ("a.npy", "P1", None)
 
 
-def test_a_row_may_name_a_file_a_folder_or_a_slice(
-    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace
-) -> None:
+def test_a_row_may_name_a_file_a_folder_or_a_slice(tmp_path: Path) -> None:
     values = make.smooth((5, 8, 9))
     make.series(tmp_path / "images/ct", values, SeriesInstanceUID="1.1")
     paths = make.series(tmp_path / "images/mr", values, SeriesInstanceUID="1.2")
@@ -143,11 +141,11 @@ def test_a_row_may_name_a_file_a_folder_or_a_slice(
     series = records["ct 1.1"]
     assert (series.patient, series.split, series.labels, series.mask) == ("P1", "train", (1.0,), mask)
     assert series.mask is not None and np.isnan(records["a.nii.gz"].labels[0])
-    drawn = read_volume_mask(series.mask, read(series, make))
+    drawn = read_volume_mask(series.mask, read(series))
     np.testing.assert_array_equal(drawn, values > 0)
 
 
-def test_a_mask_for_two_series_is_refused(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
+def test_a_mask_for_two_series_is_refused(tmp_path: Path) -> None:
     for uid in "12":
         make.series(tmp_path / "images/ct" / uid, make.smooth((5, 8, 9)), SeriesInstanceUID=f"1.{uid}")
     nifti(tmp_path / "m.nii", make.smooth((9, 8, 5)))
@@ -158,9 +156,7 @@ def test_a_mask_for_two_series_is_refused(tmp_path: Path, make: SimpleNamespace,
 
 
 @pytest.mark.parametrize("kind", ["series", "tilted series", "nifti"])
-def test_boxes_in_millimetres_lie_where_the_finding_is(
-    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, kind: str
-) -> None:
+def test_boxes_in_millimetres_lie_where_the_finding_is(tmp_path: Path, kind: str) -> None:
     """A bright ball at a known place of the patient, as LUNA16 lists it; its box in the volume that is read."""
     at, corner, step = np.array([4.0, -9.0, 55.0]), np.array([-20.0, -30, 40]), np.array([0, 0, 2.0])
     lean = np.radians(15 if kind == "tilted series" else 0)
@@ -179,7 +175,7 @@ def test_boxes_in_millimetres_lie_where_the_finding_is(
     x, y, z = at
     row = {"file": name, "coordX": x, "coordY": y, "coordZ": z, "diameter_mm": 12}
     record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "boxes.csv", [row]))))
-    volume = read(record, make)
+    volume = read(record)
     (box,) = record.boxes
     bright = np.argwhere(volume.voxels > 0)
     first, last = bright.min(axis=0), bright.max(axis=0) + 1
@@ -189,9 +185,7 @@ def test_boxes_in_millimetres_lie_where_the_finding_is(
     np.testing.assert_allclose(middle, at * [-1, -1, 1], atol=1e-4)
 
 
-def test_balls_are_cut_at_the_border_of_the_volume(
-    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace
-) -> None:
+def test_balls_are_cut_at_the_border_of_the_volume(tmp_path: Path) -> None:
     """A nodule that the scan ends in is a finding of the scan, and not a reason to reject it."""
     make.series(tmp_path / "images/ct", make.smooth((16, 60, 70)))  # from (-20, -30, 40), 0.7 x 0.8 x 2 mm
     middles = [(-20 + 0.7 * 30, -30 + 0.8 * 59, 40.0), (-20, -30 + 0.8 * 20, 40 + 2 * 15.0)]
@@ -218,7 +212,7 @@ def test_balls_are_cut_at_the_border_of_the_volume(
     )
 
 
-def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
+def test_boxes_in_voxels_are_the_files_own(tmp_path: Path) -> None:
     """Voxels of a file stored in another order: the same voxels in the volume as it is read."""
     values = np.zeros((9, 12, 15), np.int16)  # x, y, z of the file
     values[2:4, 5:8, 10:14] = 700
@@ -226,7 +220,7 @@ def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace
     nifti(tmp_path / "images/x.nii", values, affine)
     row = {"file": "x.nii", "label": "nodule", "z": 10, "y": 5, "x": 2, "d": 4, "h": 3, "w": 2}
     record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "b.csv", [row]))))
-    volume = read(record, make)
+    volume = read(record)
     (box,) = record.boxes
     sides = [(box.z, box.d), (box.y, box.h), (box.x, box.w)]
     inside = volume.voxels[tuple(slice(round(a), round(a + n)) for a, n in sides)]
@@ -243,15 +237,13 @@ def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace
         ({"file": "gone.nii", "coordX": 1, "coordY": 1, "coordZ": 1, "diameter_mm": 3}, "none of the files"),
     ],
 )
-def test_boxes_that_make_no_sense_are_reported(
-    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, row: dict[str, Any], reported: str
-) -> None:
+def test_boxes_that_make_no_sense_are_reported(tmp_path: Path, row: dict[str, Any], reported: str) -> None:
     nifti(tmp_path / "images/x.nii", make.smooth((9, 8, 7)))
     with pytest.raises(UserError, match=reported):
         listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "b.csv", [row])))
 
 
-def test_patients_of_volumes_are_read_from_paths(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_patients_of_volumes_are_read_from_paths(tmp_path: Path) -> None:
     make.series(tmp_path / "S07/ct", make.smooth((5, 8, 8)), SeriesInstanceUID="1.1", PatientID="X")
     nifti(tmp_path / "S08_t1.nii", make.smooth((8, 8, 5)))
     make.series(tmp_path / "other", make.smooth((5, 8, 8)), SeriesInstanceUID="1.2", PatientID="X")
@@ -262,7 +254,7 @@ def test_patients_of_volumes_are_read_from_paths(tmp_path: Path, make: SimpleNam
     assert records["other 1.2"].rejected == "recipe.patient_pattern does not match its path"
 
 
-def test_two_patients_under_one_uid_are_two_volumes(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_two_patients_under_one_uid_are_two_volumes(tmp_path: Path) -> None:
     """As in an archive whose pseudonymisation gave everybody the same SeriesInstanceUID."""
     values = make.smooth((6, 20, 24))
     make.series(tmp_path / "a", values, PatientID="A")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from archive import ingest
 from harness import finish
 from needs import need_extra
 
@@ -35,12 +36,12 @@ from dira_scale.train.data.views import ViewSpec
 
 
 @pytest.fixture(scope="module", params=["jpg", "png"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset in both forms; left as it is."""
     folder = tmp_path_factory.mktemp(request.param)
     config = ingest.recipe("folder", **ingest.source_of(ingest.pngs(folder)), shard_size=5, codec=request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIRA_SCALE_HASH_KEY", ingest.hash_key)
+        patch.setenv("DIRA_SCALE_HASH_KEY", ingest.HASH_KEY)
         convert(config, folder / "ds", workers=1)
         assert main(["convert", f"path={folder / 'ds'}", "to=ffcv"]) == 0
     return folder / "ds"
@@ -56,9 +57,7 @@ def test_a_beton_has_the_samples_of_its_split_in_order(made: Path) -> None:
             assert (values["mask"] if values.get("mask_size") else None) == opened.read_mask(row)
 
 
-def test_16_bits_are_refused(
-    tmp_path: Path, ingest: SimpleNamespace, png_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_16_bits_are_refused(tmp_path: Path, png_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert(ingest.recipe("folder", **ingest.source_of(png_folder), bits=16), tmp_path / "ds", workers=1)
     assert main(["convert", f"path={tmp_path / 'ds'}"]) == 2
     assert "8-bit images only, these are 2D of 16 bits" in capsys.readouterr().err
@@ -85,7 +84,6 @@ def test_a_beton_that_is_not_of_the_dataset_is_not_replaced(
 
 def test_the_size_is_reported_before_and_a_full_disk_is_refused(
     tmp_path: Path,
-    ingest: SimpleNamespace,
     png_folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

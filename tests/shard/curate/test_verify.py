@@ -4,9 +4,9 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from archive import ingest
 
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
@@ -15,7 +15,7 @@ from dira_scale.shard.curate.verify import Damage, verify
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verified")
     source = ingest.source_of(ingest.pngs(folder / "source"))
     convert(ingest.recipe("folder", **source, shard_size=5), folder / "ds", workers=1)
@@ -73,20 +73,6 @@ def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (dataset / row["shard"]).write_bytes(bytes(header) + content[512:])
     assert [damage.reason for damage in verify(dataset, 1)] == ["the tar holds other samples than the manifest"]
-
-
-@pytest.mark.parametrize(
-    ("workers", "printed"),
-    [
-        ("two", "expected a whole number of at least 1, or null"),
-        ("0", "expected a whole number of at least 1, or null"),
-    ],
-)
-def test_workers_that_are_no_number(
-    workers: str, printed: str, dataset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["verify", f"path={dataset}", f"workers={workers}"]) == 2
-    assert f"workers={workers}: {printed}" in capsys.readouterr().err
 
 
 def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

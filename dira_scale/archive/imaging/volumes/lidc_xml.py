@@ -116,14 +116,9 @@ def _unique(voxels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _is_in(voxels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool [n]: which of ``voxels`` are among ``others``."""
-    return np.isin(_packed(voxels), _packed(others))
-
-
-def _packed(voxels: np.ndarray) -> np.ndarray:
-    """z, y and x, each below 2^20, packed into one number."""
-    numbers: np.ndarray = (voxels + 2**19) @ np.array([2**40, 2**20, 1])
-    return numbers
+    """bool [n]: which of ``voxels`` are among ``others``. z, y and x, each below 2^20, are packed into one number."""
+    shifts = np.array([2**40, 2**20, 1])
+    return np.isin((voxels + 2**19) @ shifts, (others + 2**19) @ shifts)
 
 
 def _tag(element: ET.Element) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.archive.imaging.arrays import is_numpy, open_array
-from dira_scale.archive.imaging.dicom import is_dicom
+from dira_scale.archive.imaging.dicom.header import is_dicom
 from dira_scale.archive.imaging.files import opened
 from dira_scale.archive.imaging.rejection import RejectedError, rejects
 from dira_scale.archive.imaging.settings import ReadSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.archive.imaging.burned_in import check_header
-from dira_scale.archive.imaging.dicom import DicomFile, Plane
+from dira_scale.archive.imaging.dicom.frames import DicomFile, Plane
 from dira_scale.archive.imaging.files import opened
 from dira_scale.archive.imaging.rejection import GeometryError, RejectedError
 from dira_scale.archive.imaging.settings import ReadSettings

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dira_scale.archive.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements, refuse_objects
+from dira_scale.archive.imaging.dicom.frames import Plane, plane_of
+from dira_scale.archive.imaging.dicom.header import HEADER, is_dicom, read_elements, refuse_objects
 from dira_scale.archive.imaging.files import opened_for_header
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.imaging.volumes.regrid import Stack

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dira_scale.archive.imaging.dicom import DicomFile, Plane
+from dira_scale.archive.imaging.dicom.frames import DicomFile, Plane
 from dira_scale.archive.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.archive.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, Grid
 from dira_scale.archive.imaging.volumes.regrid import Stack

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dira_scale.archive.imaging.dicom import read_segments
+from dira_scale.archive.imaging.dicom.segmentation import read_segments
 from dira_scale.archive.imaging.dicom.structures import CONTOURS, read_contours, structures_in
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.imaging.volume import Volume

@@ -18,7 +18,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from dira_scale.archive.imaging.dicom import is_dicom
+from dira_scale.archive.imaging.dicom.header import is_dicom
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.workers import parallel_map
 from dira_scale.base.storage.store import is_local, locate

@@ -121,7 +121,7 @@ def own_words(dataset: ShardedDataset) -> set[str]:
     values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], FILES, list(ATTRIBUTES)]
     values += [croissant(dataset.info, dataset.root / MANIFEST_FILE), EMPTY, UNMATCHED, list(ACCEPTED.values())]
     package = Path(dira_scale.__path__[0])
-    for path in (*package.glob("imaging/**/*.py"), *package.glob("archive/**/*.py")):  # the reasons for rejections
+    for path in package.glob("archive/**/*.py"):  # the reasons for rejections
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in GIVEN_TO:
                 constants = [part.value for part in ast.walk(call) if isinstance(part, ast.Constant)]

@@ -1,10 +1,9 @@
 """Resampling against SciPy's filters written out, crops and clips against the voxels themselves; boxes and masks stay
 on what they marked, which their places in the patient show."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from archive.imaging.volumes import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
@@ -45,7 +44,7 @@ def middle_of(box: Box) -> tuple[float, float, float]:
     [((2.5, 0.7, 0.7), (1.0, 1.0, 1.0)), ((1.0, 0.5, 0.5), (3.0, 2.0, 1.7)), ((1.0, 1.0, 1.0), (0.6, 1.0, 2.5))],
 )
 def test_resampling_is_a_gaussian_and_linear_interpolation(
-    make: SimpleNamespace, spacing: tuple[float, float, float], wanted: tuple[float, float, float]
+    spacing: tuple[float, float, float], wanted: tuple[float, float, float]
 ) -> None:
     volume = volume_of(make.smooth((20, 30, 34)) + np.random.default_rng(0).normal(0, 50, (20, 30, 34)), spacing)
     new, _, _ = resample(volume, None, (), wanted)
@@ -59,7 +58,7 @@ def test_resampling_is_a_gaussian_and_linear_interpolation(
     assert np.abs(new.voxels - expected).max() <= 0.51
 
 
-def test_channels_are_resampled_alike(make: SimpleNamespace) -> None:
+def test_channels_are_resampled_alike() -> None:
     voxels = np.stack([make.smooth((9, 12, 11), seed) for seed in range(3)])
     together, _, _ = resample(volume_of(voxels, (2, 1, 1)), None, (), (1.5, 1.5, 1.5))
     for channel, alone in zip(together.voxels, voxels, strict=True):
@@ -102,7 +101,7 @@ def test_masks_and_boxes_stay_on_what_they_marked(
 # -- the body
 
 
-def patient(make: SimpleNamespace) -> np.ndarray:
+def patient() -> np.ndarray:
     """A body with a lung in it, a table below it, noise all round."""
     voxels = -1000 + np.random.default_rng(0).normal(0, 20, (30, 80, 90))
     y, x = np.indices((80, 90))
@@ -114,8 +113,8 @@ def patient(make: SimpleNamespace) -> np.ndarray:
     return voxels
 
 
-def test_the_air_around_the_body_goes_and_the_table_with_it(make: SimpleNamespace) -> None:
-    volume = volume_of(patient(make), (2, 1, 1))
+def test_the_air_around_the_body_goes_and_the_table_with_it() -> None:
+    volume = volume_of(patient(), (2, 1, 1))
     new, _, _ = prepare(volume, None, (), make.settings(crop="body").volume)
     z, y, x = 0, 40 - 22 - 10, 45 - 30 - 10  # the body's edges and 10 mm
     assert abs(new.shape[0] - 30) <= 1 and abs(new.shape[1] - 64) <= 4 and abs(new.shape[2] - 80) <= 6
@@ -126,8 +125,8 @@ def test_the_air_around_the_body_goes_and_the_table_with_it(make: SimpleNamespac
     assert (new.voxels == 40).sum() == (volume.voxels == 40).sum()
 
 
-def test_no_annotation_is_cut_away(make: SimpleNamespace) -> None:
-    volume = volume_of(patient(make), (2, 1, 1))
+def test_no_annotation_is_cut_away() -> None:
+    volume = volume_of(patient(), (2, 1, 1))
     mask = np.zeros(volume.shape, np.uint8)
     mask[29, 79, 89] = 5
     box = Box("tube", y=0.5, x=1.5, h=3, w=4, z=2, d=3)
@@ -138,7 +137,7 @@ def test_no_annotation_is_cut_away(make: SimpleNamespace) -> None:
     assert min(moved.z, moved.y, moved.x) >= 0
 
 
-def test_air_alone_is_left_as_it_is(make: SimpleNamespace) -> None:
+def test_air_alone_is_left_as_it_is() -> None:
     volume = volume_of(np.full((8, 9, 10), -1000) + np.arange(10), (2, 1, 1))
     assert prepare(volume, None, (), make.settings(crop="body").volume)[0].shape == (8, 9, 10)
 
@@ -156,9 +155,7 @@ def test_air_alone_is_left_as_it_is(make: SimpleNamespace) -> None:
         ({"boxes": [4, 6, 90]}, (1, 2, 0), (4, 6, 20)),
     ],
 )
-def test_a_block_around_mask_or_boxes(
-    crop: dict[str, object], first: tuple[int, ...], shape: tuple[int, ...], make: SimpleNamespace
-) -> None:
+def test_a_block_around_mask_or_boxes(crop: dict[str, object], first: tuple[int, ...], shape: tuple[int, ...]) -> None:
     volume = volume_of(np.random.default_rng(0).integers(0, 99, (8, 14, 20)), (2, 1, 1))
     mask = np.zeros(volume.shape, np.uint8)
     mask[2:5, 3:8, 4:10] = 2
@@ -178,7 +175,7 @@ def test_a_block_around_mask_or_boxes(
 # -- clipping
 
 
-def test_values_are_clipped_before_they_are_resampled(make: SimpleNamespace) -> None:
+def test_values_are_clipped_before_they_are_resampled() -> None:
     """Metal of 20,000 HU must not shine into its surroundings."""
     voxels = np.zeros((8, 16, 16))
     voxels[4, 8, 8] = 20000
@@ -188,7 +185,7 @@ def test_values_are_clipped_before_they_are_resampled(make: SimpleNamespace) -> 
     assert new.voxels.max() <= 1000
 
 
-def test_clipping_is_in_the_values_of_the_source(make: SimpleNamespace) -> None:
+def test_clipping_is_in_the_values_of_the_source() -> None:
     volume = Volume(
         np.arange(0, 32000, 500, dtype=np.int16).reshape(4, 4, 4), affine_of((1, 1, 1)), 0, 32000, 0.01, -50
     )
@@ -198,7 +195,7 @@ def test_clipping_is_in_the_values_of_the_source(make: SimpleNamespace) -> None:
     assert (new.low * 0.01 - 50, new.high * 0.01 - 50) == (0, 100)
 
 
-def test_a_volume_that_clipping_makes_flat_is_refused(make: SimpleNamespace) -> None:
+def test_a_volume_that_clipping_makes_flat_is_refused() -> None:
     volume = volume_of(np.random.default_rng(0).integers(-1000, -900, (8, 8, 8)), (1, 1, 1))
     with pytest.raises(RejectedError, match="equal"):
         prepare(volume, None, (), make.settings(clip=(-100, 300)).volume)

@@ -1,12 +1,12 @@
 """Real series and volumes: what other readers make of them, and what a look at them must show."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from archive.imaging.volumes import make
 from needs import real_data
 from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
@@ -38,7 +38,7 @@ def tilted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.rglob("*.dcm"))
 
 
-def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None:
+def test_a_tilted_uneven_head(tilted: list[Path]) -> None:
     """By hand: slices 4.22 and 7.38 mm apart along the table stand 4.0 and 7.0 apart along their normal."""
     series = Series.of(tilted[0].parent, [path.name for path in tilted])
     with pytest.raises(GeometryError, match="gantry tilt"):
@@ -66,7 +66,7 @@ def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None
     assert volume.voxels.min() > -1100  # its padding of -3024 HU is nowhere
 
 
-def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
+def test_a_body_and_its_organs() -> None:
     """The liver stays the liver: at another spacing, in a crop, its own HU and place."""
     folder = real_data("totalsegmentator_ct") / "tests/reference_files"
     path = folder / "example_ct_sm.nii.gz"

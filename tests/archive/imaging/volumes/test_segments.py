@@ -3,32 +3,25 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from archive.imaging.volumes.conftest import sequence
-from archive.mutants.damage import damaged
+from archive.imaging.volumes import make
 from pydicom.data import get_testdata_file
 
-from dira_scale.archive.imaging.dicom import read_segments
+from dira_scale.archive.imaging.dicom.segmentation import read_segments
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.imaging.volumes import read_volume_mask
 from dira_scale.archive.imaging.volumes.series import Series
-from dira_scale.archive.plan import Item
-from dira_scale.archive.reading import read_input
-from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import sample_of
-from dira_scale.dataset.pixels.codecs import decode
 
 SHAPE = (9, 23, 27)  # no slice is a whole number of bytes
 CORNER, STEP = np.array([-20.0, -30, 40]), np.array([0, 0, 2.0])
 
 
 def segmentation(
-    path: Path, make: SimpleNamespace, frames: Sequence[tuple[int, Sequence[float], np.ndarray]],
+    path: Path, frames: Sequence[tuple[int, Sequence[float], np.ndarray]],
     turn: Any = ((1.0, 0, 0), (0, 1.0, 0)), kind: str = "BINARY", **tags: Any,
 ) -> Path:  # fmt: skip
     """A file of frames (segment, position, pixels), as PS3.3 C.8.20 and PS3.5 8.1.1 have them."""
@@ -44,14 +37,14 @@ def segmentation(
     if kind == "FRACTIONAL":
         ds.SegmentationFractionalType, ds.MaximumFractionalValue = "PROBABILITY", 200
     orientation = [round(float(v), 8) for axis in turn for v in axis]
-    ds.SharedFunctionalGroupsSequence = sequence(
-        PixelMeasuresSequence=sequence(PixelSpacing=[0.8, 0.7], SliceThickness=2),
-        PlaneOrientationSequence=sequence(ImageOrientationPatient=orientation),
+    ds.SharedFunctionalGroupsSequence = make.sequence(
+        PixelMeasuresSequence=make.sequence(PixelSpacing=[0.8, 0.7], SliceThickness=2),
+        PlaneOrientationSequence=make.sequence(ImageOrientationPatient=orientation),
     )
     ds.PerFrameFunctionalGroupsSequence = [
-        sequence(
-            PlanePositionSequence=sequence(ImagePositionPatient=[round(float(v), 6) for v in position]),
-            SegmentIdentificationSequence=sequence(ReferencedSegmentNumber=segment),
+        make.sequence(
+            PlanePositionSequence=make.sequence(ImagePositionPatient=[round(float(v), 6) for v in position]),
+            SegmentIdentificationSequence=make.sequence(ReferencedSegmentNumber=segment),
         )[0]
         for segment, position, _ in frames
     ]
@@ -78,7 +71,7 @@ def frames_of(mask: np.ndarray, step: np.ndarray = STEP) -> list[tuple[int, np.n
     return there
 
 
-def read(paths: list[Path], make: SimpleNamespace) -> Any:
+def read(paths: list[Path]) -> Any:
     return Series.of(paths[0].parent, [path.name for path in paths]).read(make.settings())
 
 
@@ -93,33 +86,19 @@ def read(paths: list[Path], make: SimpleNamespace) -> Any:
     ],
 )
 def test_a_segmentation_is_the_mask_of_its_series(
-    tmp_path: Path, make: SimpleNamespace, turn: Any, step: tuple[float, ...], kind: str
+    tmp_path: Path, turn: Any, step: tuple[float, ...], kind: str
 ) -> None:
     """The voxels say which segment they are of, so the volume itself tells what its mask must be."""
     mask = drawn()
-    volume = read(make.series(tmp_path / "ct", mask * 100.0, CORNER, turn, step), make)
+    volume = read(make.series(tmp_path / "ct", mask * 100.0, CORNER, turn, step))
     frames = frames_of(mask, np.array(step))
     if kind == "FRACTIONAL":  # of 200: a half and more is inside
         some = np.arange(27) % 4
         frames = [(s, at, np.where(inside, 100 + some, 99 - some)) for s, at, inside in frames]
-    path = segmentation(tmp_path / "seg.dcm", make, frames, turn, kind)
+    path = segmentation(tmp_path / "seg.dcm", frames, turn, kind)
     found = read_volume_mask(path, volume)
     np.testing.assert_array_equal(found, volume.voxels // 100)
     assert sorted(np.unique(found)) == [0, 1, 2]
-
-
-def test_it_goes_with_its_series_into_a_sample(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
-    """In the folder of the series itself: it is no slice of it, and no volume."""
-    mask = drawn()
-    make.series(tmp_path / "images/ct", make.smooth(SHAPE))
-    segmentation(tmp_path / "images/ct/seg.dcm", make, frames_of(mask))
-    table = ingest.csv(tmp_path / "list.csv", [{"file": "ct", "patient": "P", "mask": "ct/seg.dcm"}])
-    columns = {"file": "file", "patient": "patient", "study": None, "split": None, "mask": "mask"}
-    config = ingest.recipe("volumes", images=str(tmp_path / "images"), labels=str(table), columns=columns, min_side=8)
-    recipe = Recipe.from_config(config)
-    (record,) = recipe.make_source().records(1)
-    sample = sample_of(item := Item("key", "patient", "study", "split", record), read_input(item, recipe), recipe)
-    np.testing.assert_array_equal(decode(sample.mask or b"", "b2nd"), mask)
 
 
 @pytest.mark.parametrize(
@@ -133,21 +112,19 @@ def test_it_goes_with_its_series_into_a_sample(tmp_path: Path, make: SimpleNames
         ({"PixelData": b"\0\0"}, "less pixel data|more frames than its length"),
     ],
 )
-def test_what_is_no_segmentation_has_its_reason(
-    tmp_path: Path, make: SimpleNamespace, change: dict[str, Any], reason: str
-) -> None:
-    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER), make)
-    path = segmentation(tmp_path / "seg.dcm", make, frames_of(drawn()), **change)
+def test_what_is_no_segmentation_has_its_reason(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER))
+    path = segmentation(tmp_path / "seg.dcm", frames_of(drawn()), **change)
     with pytest.raises(RejectedError, match=reason):
         read_volume_mask(path, volume)
 
 
-def test_frames_that_do_not_fit_are_not_guessed_at(tmp_path: Path, make: SimpleNamespace) -> None:
-    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER), make)
+def test_frames_that_do_not_fit_are_not_guessed_at(tmp_path: Path) -> None:
+    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER))
 
     def refused(frames: Any, reason: str, **more: Any) -> None:
         with pytest.raises(RejectedError, match=reason):
-            read_volume_mask(segmentation(tmp_path / "seg.dcm", make, frames, **more), volume)
+            read_volume_mask(segmentation(tmp_path / "seg.dcm", frames, **more), volume)
 
     frames, grid = frames_of(drawn()), "the mask's grid is not the volume's"
     for off in ([0, 0, 0.5], [0.3, 0, 0], [0, 0, 30]):  # between two slices, between two columns, beyond the last slice
@@ -158,31 +135,16 @@ def test_frames_that_do_not_fit_are_not_guessed_at(tmp_path: Path, make: SimpleN
     refused([(256, *rest) for _, *rest in frames], "number is not from 1 to 255")
     refused([(0, *rest) for _, *rest in frames], "number is not from 1")
     gap = make.series(tmp_path / "gap", make.smooth(SHAPE), CORNER, step=lambda k: (0, 0, 2 * (k + (k > 4))))
-    path = segmentation(tmp_path / "seg.dcm", make, frames)
+    path = segmentation(tmp_path / "seg.dcm", frames)
     with pytest.raises(RejectedError, match="a series that lacks slices"):
-        read_volume_mask(path, read(gap, make))
+        read_volume_mask(path, read(gap))
 
 
-def test_a_larger_frame_that_is_empty_outside_fits(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_a_larger_frame_that_is_empty_outside_fits(tmp_path: Path) -> None:
     mask = drawn()
-    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER), make)
+    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER))
     wider = [(s, at - [0.7 * 2, 0.8 * 3, 0], np.pad(inside, ((3, 1), (2, 5)))) for s, at, inside in frames_of(mask)]
-    np.testing.assert_array_equal(read_volume_mask(segmentation(tmp_path / "s.dcm", make, wider), volume), mask)
-
-
-@pytest.mark.parametrize("count", [60, pytest.param(5000, marks=pytest.mark.torture)])
-def test_damage_is_a_reason_and_nothing_else(tmp_path: Path, make: SimpleNamespace, count: int) -> None:
-    volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER), make)
-    path = segmentation(tmp_path / "seg.dcm", make, frames_of(drawn()))
-    content, rng, refused = path.read_bytes(), random.Random(0), 0
-    for _ in range(count):
-        path.write_bytes(damaged(content, rng)[1])
-        try:
-            assert read_volume_mask(path, volume).shape == SHAPE
-        except RejectedError as error:
-            refused += 1
-            assert "/" not in str(error) and len(str(error)) < 120
-    assert 0 < refused < count
+    np.testing.assert_array_equal(read_volume_mask(segmentation(tmp_path / "s.dcm", wider), volume), mask)
 
 
 def by_pydicom(path: Path) -> None:

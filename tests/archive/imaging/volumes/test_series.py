@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from archive.imaging.volumes.conftest import change, sequence
+from archive.imaging.volumes import make
 from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
 
@@ -34,7 +33,7 @@ def value_at(volume: Volume, ras: np.ndarray) -> np.ndarray:
     return map_coordinates(volume.voxels.astype(float), [z, y, x], order=1, mode="nearest")
 
 
-def test_a_regular_series_is_what_itk_reads(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_a_regular_series_is_what_itk_reads(tmp_path: Path) -> None:
     """Whatever the files' names and instance numbers say, which are shuffled."""
     paths = make.series(tmp_path, make.smooth((9, 14, 12)))
     volume, image = series(paths).read(make.settings()), by_itk(paths)
@@ -56,7 +55,7 @@ def oblique() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["axial", "feet first", "coronal", "sagittal", "oblique"])
-def test_a_point_in_the_patient_keeps_its_value(tmp_path: Path, make: SimpleNamespace, kind: str) -> None:
+def test_a_point_in_the_patient_keeps_its_value(tmp_path: Path, kind: str) -> None:
     """Every voxel, by plain arithmetic on the header (PS3.3 C.7.6.2.1.1)."""
     x, y, z = np.eye(3)
     right, down, step = {
@@ -74,13 +73,13 @@ def test_a_point_in_the_patient_keeps_its_value(tmp_path: Path, make: SimpleName
     assert sorted(volume.voxels.ravel()) == sorted(values.ravel())  # turned, not interpolated
 
 
-def test_each_slice_has_its_own_rescaling(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_each_slice_has_its_own_rescaling(tmp_path: Path) -> None:
     """As in PET, where every slice is scaled to its own maximum."""
     stored = np.abs(make.smooth((5, 8, 8))) + np.arange(64).reshape(8, 8)
     paths = make.series(tmp_path, stored, Modality="")
     slopes = [0.5, 0.25, 1.75, 2.0, 0.125]
     for path, slope in zip(paths, slopes, strict=True):
-        change(path, RescaleSlope=slope, RescaleIntercept=3)
+        make.change(path, RescaleSlope=slope, RescaleIntercept=3)
     expected = stored * np.array(slopes)[:, None, None] + 3
     volume = series(paths).read(make.settings("PT", range=None))
     restored = volume.voxels * volume.scale + volume.offset
@@ -88,7 +87,7 @@ def test_each_slice_has_its_own_rescaling(tmp_path: Path, make: SimpleNamespace)
     np.testing.assert_array_equal(series(paths).read(make.settings("CT")).voxels, np.rint(expected))
 
 
-def test_padding_becomes_the_smallest_real_value(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_padding_becomes_the_smallest_real_value(tmp_path: Path) -> None:
     values = make.smooth((4, 8, 8)) - 24
     outside = np.hypot(*(np.indices((8, 8)) - 3.5)) > 4
     stored = np.where(outside, -2000, values)
@@ -105,33 +104,33 @@ def test_padding_becomes_the_smallest_real_value(tmp_path: Path, make: SimpleNam
 
 
 BROKEN: dict[str, Callable[[list[Path]], Any]] = {
-    "several slices at one position": lambda p: change(p[3], ImagePositionPatient=[-20, -30, 44]),
-    "slices of different orientations": lambda p: change(p[3], ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),
-    "slices of different spacings": lambda p: change(p[3], PixelSpacing=[0.9, 0.7]),
-    "slices of different sizes": lambda p: change(p[3], Rows=5),
-    "slices without position, orientation or spacing": lambda p: change(p[3], ImagePositionPatient=None),
+    "several slices at one position": lambda p: make.change(p[3], ImagePositionPatient=[-20, -30, 44]),
+    "slices of different orientations": lambda p: make.change(p[3], ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),
+    "slices of different spacings": lambda p: make.change(p[3], PixelSpacing=[0.9, 0.7]),
+    "slices of different sizes": lambda p: make.change(p[3], Rows=5),
+    "slices without position, orientation or spacing": lambda p: make.change(p[3], ImagePositionPatient=None),
     "slices are missing": lambda p: [p.pop(3).unlink() for _ in range(3)],
-    "position, orientation or spacing is impossible": lambda p: change(
+    "position, orientation or spacing is impossible": lambda p: make.change(
         p[3], ImageOrientationPatient=[1, 0, 0, 1, 0, 0]
     ),
-    "DICOM position, orientation or spacing is": lambda p: change(p[3], PixelSpacing=[-0.8, 0.7]),
+    "DICOM position, orientation or spacing is": lambda p: make.change(p[3], PixelSpacing=[-0.8, 0.7]),
     "a single slice": lambda p: [p.pop().unlink() for _ in range(8)],
-    "less pixel data": lambda p: change(p[3], PixelData=b"\0" * 40),
-    "DICOM says MR, not CT": lambda p: change(p[3], Modality="MR"),
-    "zero, negative or absurd": lambda p: [change(path, PixelSpacing=[0.0001, 0.7]) for path in p],
-    "secondary capture": lambda p: change(p[3], SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
+    "less pixel data": lambda p: make.change(p[3], PixelData=b"\0" * 40),
+    "DICOM says MR, not CT": lambda p: make.change(p[3], Modality="MR"),
+    "zero, negative or absurd": lambda p: [make.change(path, PixelSpacing=[0.0001, 0.7]) for path in p],
+    "secondary capture": lambda p: make.change(p[3], SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
 }
 
 
 @pytest.mark.parametrize("reason", BROKEN)
-def test_what_makes_no_volume_has_its_reason(tmp_path: Path, make: SimpleNamespace, reason: str) -> None:
+def test_what_makes_no_volume_has_its_reason(tmp_path: Path, reason: str) -> None:
     paths = make.series(tmp_path, make.smooth((9, 8, 8)))
     BROKEN[reason](paths)
     with pytest.raises(RejectedError, match=reason):
         series(paths).read(make.settings())
 
 
-def test_a_slice_that_goes_missing_stops_the_run(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_a_slice_that_goes_missing_stops_the_run(tmp_path: Path) -> None:
     paths = make.series(tmp_path, make.smooth((9, 8, 8)))
     whole = series(paths)
     paths[4].unlink()
@@ -156,7 +155,7 @@ def scene(lps: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("degrees", [18.5, -12])
-def test_gantry_tilt_is_straightened(tmp_path: Path, make: SimpleNamespace, degrees: float) -> None:
+def test_gantry_tilt_is_straightened(tmp_path: Path, degrees: float) -> None:
     """Slices of a known scene under tilt: wherever a slice has been, the upright volume shows the scene."""
     turn, step = tilted(degrees)
     right, down = (np.array(axis) for axis in turn)
@@ -182,7 +181,7 @@ def test_gantry_tilt_is_straightened(tmp_path: Path, make: SimpleNamespace, degr
     assert outside.any() and (volume.voxels.ravel()[outside] == values.min()).all()
 
 
-def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path) -> None:
     locations = np.array([0, 2.0, 4, 6, 9, 11, 13, 15])
     corner = np.array([-10.0, -12, 5])
     k, r, c = np.indices((8, 12, 10))[..., None]
@@ -206,15 +205,13 @@ def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: S
         ([1, 1, 1, 1, 1.4, 1, 1.4, 1.6], 1),  # 1.6 are one and a bit
     ],
 )
-def test_missing_slices_are_counted(
-    tmp_path: Path, make: SimpleNamespace, distances: list[float], missing: int
-) -> None:  # fmt: skip
+def test_missing_slices_are_counted(tmp_path: Path, distances: list[float], missing: int) -> None:
     locations = np.concatenate([[0], np.cumsum(distances)])
     paths = make.series(tmp_path, make.smooth((len(locations), 8, 8)), step=lambda k: (0, 0, locations[k]))
     assert series(paths).read(make.settings()).filled == missing
 
 
-def test_rounded_headers_are_regular(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_rounded_headers_are_regular(tmp_path: Path) -> None:
     """Positions to a hundredth of a millimetre must not cause interpolation."""
     values = make.smooth((30, 8, 8))
     paths = make.series(tmp_path, values, step=lambda k: (0, 0, round(k * 0.6666, 2)))
@@ -228,14 +225,14 @@ def test_rounded_headers_are_regular(tmp_path: Path, make: SimpleNamespace) -> N
 def enhanced(path: Path, values: np.ndarray, order: list[int]) -> Path:
     """An enhanced CT whose frames stand in ``order``; what they share and what is their own in functional groups."""
     ds = pydicom.dcmread(path)
-    ds.SharedFunctionalGroupsSequence = sequence(
-        PixelMeasuresSequence=sequence(PixelSpacing=[0.8, 0.7], SliceThickness=2),
-        PlaneOrientationSequence=sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+    ds.SharedFunctionalGroupsSequence = make.sequence(
+        PixelMeasuresSequence=make.sequence(PixelSpacing=[0.8, 0.7], SliceThickness=2),
+        PlaneOrientationSequence=make.sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
     )
     ds.PerFrameFunctionalGroupsSequence = [
-        sequence(
-            PlanePositionSequence=sequence(ImagePositionPatient=[-20, -30, 40 + 2 * k]),
-            PixelValueTransformationSequence=sequence(RescaleSlope=2 if k % 2 else 1, RescaleIntercept=-k),
+        make.sequence(
+            PlanePositionSequence=make.sequence(ImagePositionPatient=[-20, -30, 40 + 2 * k]),
+            PixelValueTransformationSequence=make.sequence(RescaleSlope=2 if k % 2 else 1, RescaleIntercept=-k),
         )[0]
         for k in order
     ]
@@ -247,7 +244,7 @@ def enhanced(path: Path, values: np.ndarray, order: list[int]) -> Path:
     return path
 
 
-def test_enhanced_frames_are_slices(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_enhanced_frames_are_slices(tmp_path: Path) -> None:
     values, order = make.smooth((6, 9, 8)), [3, 0, 5, 1, 4, 2]
     path = enhanced(make.slice(tmp_path / "x.dcm", values[0].astype(np.int16), (0, 0, 0)), values, order)
     volume = series([path]).read(make.settings())
@@ -257,14 +254,14 @@ def test_enhanced_frames_are_slices(tmp_path: Path, make: SimpleNamespace) -> No
 
 
 @pytest.mark.parametrize("along", [{"SpacingBetweenSlices": 2.5}, {"GridFrameOffsetVector": [0, 2.5, 5, 7.5]}])
-def test_plain_frames_lie_along_the_normal(tmp_path: Path, make: SimpleNamespace, along: dict[str, Any]) -> None:
+def test_plain_frames_lie_along_the_normal(tmp_path: Path, along: dict[str, Any]) -> None:
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40))
-    change(path, NumberOfFrames=4, PixelData=values.tobytes(), **along)
+    make.change(path, NumberOfFrames=4, PixelData=values.tobytes(), **along)
     volume = series([path]).read(make.settings())
     np.testing.assert_array_equal(volume.voxels, values)
     assert volume.spacing[0] == pytest.approx(2.5)
-    change(path, ImagePositionPatient=None)
+    make.change(path, ImagePositionPatient=None)
     with pytest.raises(GeometryError, match="without position"):
         series([path]).read(make.settings())
 
@@ -281,12 +278,12 @@ def test_plain_frames_lie_along_the_normal(tmp_path: Path, make: SimpleNamespace
     ],
 )
 def test_offsets_count_from_the_first_frame_or_from_zero(
-    tmp_path: Path, make: SimpleNamespace, corner: float, down: int, offsets: list[float], heights: list[float]
+    tmp_path: Path, corner: float, down: int, offsets: list[float], heights: list[float]
 ) -> None:
     """PS3.3 C.8.8.3.2, a) and b): every voxel at its height."""
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, corner), ((1.0, 0, 0), (0, float(down), 0)))
-    change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
+    make.change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
     volume = series([path]).read(make.settings())
     k, r, c = (axis.ravel() for axis in np.indices(values.shape))
     ras = np.stack([20 - 0.7 * c, 30 - 0.8 * down * r, np.array(heights)[k]], axis=1)
@@ -294,12 +291,10 @@ def test_offsets_count_from_the_first_frame_or_from_zero(
 
 
 @pytest.mark.parametrize("down, offsets", [((0, 1.0, 0), [10, 12, 14, 16]), ((0, 0, -1.0), [40, 42, 44, 46])])
-def test_offsets_that_are_neither_are_refused(
-    tmp_path: Path, make: SimpleNamespace, down: tuple[float, ...], offsets: list[float]
-) -> None:
+def test_offsets_that_are_neither_are_refused(tmp_path: Path, down: tuple[float, ...], offsets: list[float]) -> None:
     """They begin at another height than the first frame's, or are heights of frames that are not transverse."""
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40), ((1.0, 0, 0), down))
-    change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
+    make.change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
     with pytest.raises(GeometryError, match="offsets of frames that begin neither with zero nor where"):
         series([path]).read(make.settings())

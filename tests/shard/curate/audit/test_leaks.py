@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from archive import ingest
 from PIL import Image, PngImagePlugin
 
 from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, SCHEMA, ShardedDataset
@@ -30,7 +31,7 @@ Plant = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> SimpleNamespace:
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """DICOM and PNG of 12 patients, a table; the dataset of them; the values, harvested once."""
     root = tmp_path_factory.mktemp("audit")
     source = root / "source"
@@ -274,7 +275,7 @@ def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace, t
     own = own_words(ShardedDataset.open(made.folder))
     reasons = pq.read_table(made.folder / QUARANTINE_FILE)["reason"].to_pylist()
     assert reasons and {token for reason in reasons for token in tokens(reason)} <= own
-    assert {"orientation", "tissue", "lettering", "gantry"} <= own
+    assert {"orientation", "tissue", "lettering", "gantry", "narrower", "sequence", "listed"} <= own
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     recipe_note(folder)
     assert "alaric" not in own_words(ShardedDataset.open(folder))

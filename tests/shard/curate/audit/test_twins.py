@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from archive import ingest
 from PIL import Image
 
 from dira_scale.dataset.manifest import ShardedDataset
@@ -80,7 +81,7 @@ def test_all_pairs_of_many_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def two(tmp_path: Path, ingest: SimpleNamespace) -> SimpleNamespace:
+def two(tmp_path: Path) -> SimpleNamespace:
     """Two datasets of one archive: a copy within the first, a mirrored one in the second, a patient in both."""
     pictures = {f"a{n}.png": body(n) for n in range(12)} | {f"b{n}.png": body(100 + n) for n in range(6)}
     pictures["a11.png"], pictures["b5.png"] = pictures["a0.png"], pictures["a4.png"][:, ::-1]
@@ -125,7 +126,6 @@ def test_the_command_names_copies_and_shared_patients(
 def test_hashes_of_two_keys_or_archives_prove_nothing(
     two: SimpleNamespace,
     tmp_path: Path,
-    ingest: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

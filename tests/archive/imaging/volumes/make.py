@@ -3,12 +3,10 @@
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pydicom
-import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from dira_scale.archive.imaging.settings import ReadSettings, VolumeSettings
@@ -25,7 +23,7 @@ def smooth(shape: Sequence[int], seed: int = 0) -> np.ndarray:
     return np.rint(300 * sum(waves))
 
 
-def dicom_slice(path: Path, stored: np.ndarray, position: Sequence[float], turn: Any = AXIAL, **tags: Any) -> Path:
+def slice(path: Path, stored: np.ndarray, position: Sequence[float], turn: Any = AXIAL, **tags: Any) -> Path:
     """An uncompressed slice of int16 or uint16 [H, W]; ``position`` in DICOM's millimetres."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -50,7 +48,7 @@ def dicom_slice(path: Path, stored: np.ndarray, position: Sequence[float], turn:
     return path
 
 
-def dicom_series(
+def series(
     folder: Path,
     values: np.ndarray,
     corner: Sequence[float] = (-20, -30, 40),
@@ -64,9 +62,7 @@ def dicom_series(
     for k, plane in enumerate(values):
         moved = np.array(step(k)) if callable(step) else k * np.array(step)
         path = folder / f"{names[k]:04d}.dcm"
-        paths.append(
-            dicom_slice(path, plane.astype(np.int16), corner + moved, turn, InstanceNumber=int(names[k]), **tags)
-        )
+        paths.append(slice(path, plane.astype(np.int16), corner + moved, turn, InstanceNumber=int(names[k]), **tags))
     return paths
 
 
@@ -91,11 +87,3 @@ def sequence(**tags: Any) -> list[Dataset]:
     for tag, value in tags.items():
         setattr(item, tag, value)
     return [item]
-
-
-@pytest.fixture
-def make() -> SimpleNamespace:
-    """The helpers of this file."""
-    return SimpleNamespace(
-        smooth=smooth, slice=dicom_slice, series=dicom_series, settings=settings, change=change
-    )  # fmt: skip
