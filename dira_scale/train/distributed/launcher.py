@@ -2,11 +2,16 @@
 
 import os
 import socket
+from argparse import ArgumentParser
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 
+import psutil
 import torch
+import yaml
 
+from dira_scale.base.config import logs
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.install import install_command
 from dira_scale.train.distributed.config import Parallel
@@ -16,11 +21,18 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None, groups:
     """Refuse a launcher that contradicts the configuration; ``groups`` are the numbers of BatchNorm groups of stages.
 
     Raises:
-        UserError: accelerate's own configuration contradicts ours, the launcher started more processes than there are
-            GPUs, a package that the strategy needs is missing, or the GPU's only queue would
+        UserError: accelerate's own configuration contradicts ours, the launcher started fewer processes than requested
+            or more than there are GPUs, a package that the strategy needs is missing, or the GPU's only queue would
             hold messages that wait for each other.
     """
     _refuse_accelerate(parallel, precision, clip)
+    requested = _requested_processes()
+    if requested > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:  # on CPUs, accelerate says nothing of it
+        raise UserError(
+            f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
+            f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.command() or 'COMMAND'} …, or --multi_gpu "
+            "instead of --cpu"
+        )
     missing = [name for name in ("deepspeed", "transformers") if find_spec(name) is None]
     if parallel.strategy.startswith("zero") and missing:
         raise UserError(
@@ -77,3 +89,28 @@ def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None) -> No
                 f"accelerate's own configuration has {name}={value}, ours has {key}: remove accelerate's "
                 f"(--{name}, or that line of its file); here it only starts processes"
             )
+
+
+def _requested_processes() -> int:
+    """Return how many processes the parent ``accelerate launch`` was asked for, by its command line or file.
+
+    1 under any other launcher.
+    """
+    try:
+        words = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        return 1
+    names = [Path(word).name for word in words[:4]]
+    if not {"accelerate", "accelerate-launch", "accelerate.commands.launch"} & set(names):
+        return 1
+    flags = ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--cpu", action="store_true")
+    flags.add_argument("--num_processes", "--num-processes")
+    flags.add_argument("--config_file", "--config-file")
+    options, _ = flags.parse_known_args(words)
+    number = options.num_processes
+    if number is None and (options.config_file or not options.cpu):
+        cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        file = Path(options.config_file or cache / "accelerate" / "default_config.yaml")
+        number = str(yaml.safe_load(file.read_text()).get("num_processes")) if file.is_file() else None
+    return int(number) if number and number.isdigit() else 1
