@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from dira_scale.base.errors import UserError
+from dira_scale.fleet.forecast.network import one_rank_of
 from dira_scale.train.engine import optim
 from dira_scale.train.engine.config import Optim
+from dira_scale.train.engine.parallel import StageModel
+from dira_scale.train.engine.parallel.strategy import FullyShardedModel
+from dira_scale.train.engine.parallel.zero import ZeROModel
 from dira_scale.train.engine.state import RunState
 from dira_scale.train.engine.step import StageRun
 from dira_scale.train.engine.task import StagePlan
@@ -164,6 +170,22 @@ def test_a_fused_sgd_takes_gradients_that_come_late(more: dict[str, Any]) -> Non
 
     for actual, expected in zip(train(True), train(False), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "sharded"), [("SGD", False), ("Adam", True), ("AdamW", True)])
+def test_kernels_are_fused_where_the_strategy_has_them(name: str, sharded: bool) -> None:
+    """FSDP2's parameters are DTensors, for which torch has no fused SGD; ZeRO says that it does not want them. (The
+    meta device stands for a GPU.)"""
+
+    def fused(module: nn.Module, fuses: bool) -> bool:
+        config = settings(optimizer={"_target_": f"torch.optim.{name}", "lr": 0.1})
+        return bool(optim.stage_optimizer(config, module, 32, fuses).param_groups[0]["fused"])
+
+    whole = nn.Linear(2, 4, device="meta")
+    assert fused(whole, StageModel.fuses) and not fused(whole, ZeROModel.fuses)
+    with one_rank_of(2):
+        fully_shard(whole, mesh=init_device_mesh("cpu", (2,)))
+        assert fused(whole, FullyShardedModel.fuses) == sharded
 
 
 def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() -> None:
