@@ -1,20 +1,32 @@
-"""The two commands in a fresh clone: ``make setup`` killed on its way, ``make pretrain`` stopped by Ctrl-C."""
+"""The two commands in a fresh clone: ``make setup`` killed on its way, ``make pretrain`` stopped by Ctrl-C; and another
+Python."""
 
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from harness import SMALL, TINY
 
 ROOT = Path(__file__).parents[2]
 # As a person types it: `make test-system` may be running this, and its make would talk to the one inside. But pip
 # compiles no bytecode, which of all packages takes long; Python makes that of what it imports.
 TYPED = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 TYPED |= {"PIP_COMPILE": "0"}
+SMALLER = {
+    "configs/experiment/phantom.yaml": {
+        "data:\n": "epoch_factor: 0.4\nparallel: {threads: 1}\nmodel: {encoder: test_resnet}\n"
+        "data:\n  size: 32\n  batch: 8\n"
+    },
+    "shards/recipe/phantom_cxr.yaml": {"patients: 400": "patients: 40", "size: 512": "size: 128"},
+}
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 
 
@@ -69,12 +81,15 @@ def test_a_killed_set_up_goes_on(clone: Path) -> None:
 
 def test_make_pretrain_goes_on_after_ctrl_c(clone: Path) -> None:
     run = clone / "out" / "runs" / "phantom"
-    with (clone / "configs" / "experiment" / "phantom.yaml").open("a") as experiment:
-        # Fewer steps, patients and pixels: the rest would be more of the same. One thread: other tests have the other
-        # cores.
-        experiment.write("epoch_factor: 0.15\nparallel: {threads: 1}\n")
-    recipe = clone / "shards" / "recipe" / "phantom_cxr.yaml"
-    recipe.write_text(recipe.read_text().replace("patients: 400", "patients: 160").replace("size: 512", "size: 128"))
+    # A smaller network, fewer patients and pixels: the rest would be more of the same. One thread: other tests have the
+    # other cores.
+    for name, changes in SMALLER.items():
+        file = clone / name
+        text = file.read_text()
+        for before, after in changes.items():
+            assert text.count(before) == 1
+            text = text.replace(before, after)
+        file.write_text(text)
     code, shown = type_on_a_terminal(["make", "pretrain"], clone, stop_at=b"loss ")  # beside the bar, from step 10 on
     text = shown.decode()
     assert code != 0
@@ -89,3 +104,24 @@ def test_make_pretrain_goes_on_after_ctrl_c(clone: Path) -> None:
     assert (run / "report.html").is_file()
     assert (run / "export" / "encoder.safetensors").is_file()
     assert int((run / "checkpoints" / "LATEST").read_text()) > int(stopped)
+
+
+@pytest.mark.torture
+def test_the_newest_python_in_path_that_is_named_sets_up_and_trains(clone: Path, tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {int(line.rpartition(".")[2]) for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)}
+    newest = max((minor for minor in named if shutil.which(f"python3.{minor}")), default=0)
+    if newest in (0, sys.version_info.minor):
+        pytest.skip("the newest Python here is the one that runs these tests")
+    subprocess.run(["git", "clone", "--quiet", clone, tmp_path / "other"], check=True)
+    recipe = ["recipe=phantom_cxr", "recipe.patients=16", "recipe.size=128", "out=shards"]
+    for words in (
+        [f"python3.{newest}", "setup/install.py"],
+        [".venv/bin/dira_scale", "shard", *recipe],
+        [".venv/bin/dira_scale", "pretrain", *TINY, SMALL, "data.shards=shards", "run=run"],
+    ):
+        done = subprocess.run(words, cwd=tmp_path / "other", env=TYPED | {"ACCELERATOR": "cpu"}, capture_output=True)
+        if b"several gigabytes" in done.stderr or b"pip finds no wheel of torch" in done.stderr:
+            pytest.skip(f"no CPU build of torch for Python 3.{newest} can be had here")
+        assert done.returncode == 0, done.stderr.decode()
+    assert f'"python": "3.{newest}.' in (tmp_path / "other" / "run" / "environment.json").read_text()
