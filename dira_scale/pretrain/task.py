@@ -25,7 +25,6 @@ from dira_scale.train.methods.method import Method
 from dira_scale.train.models import norm
 from dira_scale.train.models.heads import global_average
 from dira_scale.train.runs.description import Description
-from dira_scale.train.runs.files import read_json, read_rows
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
 from dira_scale.train.schedule import batches_of, few_steps, groups_of
@@ -158,10 +157,11 @@ class PretrainTask(Pretraining, DatasetTask):
             self._draw(stage, run, unsharded)
         if run is None or self.validation is None:
             return []
-        table: list[dict[str, Any]] = read_json(run.folder / "pictures" / "restoration.json", [])
-        restored = [row for row in table if row["stage"] == stage.name]
-        rows, _ = read_rows(run.folder / "metrics.jsonl", f"{self.unit}_per_second")
-        worse = worse_features(rows, self.validation.held_out.samples).get(stage.name)
+        from dira_scale.train.runs.reader import RunReader  # needs pyarrow
+
+        reader = RunReader(run.folder)
+        restored = [row for row in reader.restoration() if row["stage"] == stage.name]
+        worse = worse_features(reader.rows(), self.validation.held_out.samples).get(stage.name)
         return [*([worse] if worse else []), *no_better_than_mean(restored)]
 
     def _draw(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
