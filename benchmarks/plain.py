@@ -30,7 +30,8 @@ class PlainNetwork(nn.Module):
         base = config.method["base"]
         unet = config.model.build_network(config.model.build_encoder(config.data.size))
         self.encoder, self.decoder, self.head = unet.encoder, unet.decoder, unet.head
-        self.projector = MLP(*2 * (self.encoder.channels[-1],), base["dim"], batch_norm=base["batch_norm"])
+        width = self.encoder.channels[-1]
+        self.projector = MLP(width, width, base["dim"], batch_norm=base["batch_norm"])
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
 

@@ -104,7 +104,8 @@ class StepTurns(synthetic.SyntheticImages):
             for i in range(steps):
                 yield self.batches[i % len(self.batches)]
                 if not self.first[0]:
-                    self.first[0].update(self.trainer.log.means.take())
+                    names, means = self.trainer.log.means.shared()
+                    self.first[0].update(zip(names, means.tolist(), strict=True))
             self.ours.append(self.clock() - began)
             began = self.clock()
             for i in range(steps):

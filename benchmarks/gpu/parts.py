@@ -109,11 +109,11 @@ def last_line(log: Path) -> str:
 
 
 def expecting(command: Sequence[str], chosen: Sequence[str], logs: Path, rehearse: bool) -> subprocess.Popen[bytes]:
-    """A process that computes what is expected: on a core, without the GPU, behind those that measure."""
+    """A process that computes what is expected: on a core, without the GPU and, unless in a rehearsal, behind those that measure."""
     words = [*command, "--alone", EXPECTING, "--parts", *chosen, "--seconds", "0", "--logs", str(logs)]
     with (logs / f"{EXPECTING}.log").open("wb") as log:
         return subprocess.Popen(
-            words if rehearse else ["nice", "-n", "19", *words],  # which mean nothing in a rehearsal
+            words if rehearse else ["nice", "-n", "19", *words],  # a rehearsal times nothing
             env=environment(logs, rehearse) | {"OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,

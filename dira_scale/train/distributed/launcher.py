@@ -33,12 +33,7 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None, groups:
             f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.command() or 'COMMAND'} …, or --multi_gpu "
             "instead of --cpu"
         )
-    missing = [name for name in ("deepspeed", "transformers") if find_spec(name) is None]
-    if parallel.strategy.startswith("zero") and missing:
-        raise UserError(
-            f"parallel={parallel.strategy} needs {' and '.join(missing)}, not installed here: "
-            f"{install_command('deepspeed')}; or use parallel=fsdp2, which needs no further package"
-        )
+    _refuse_missing(parallel.strategy)
     if parallel.device == "cpu":
         return
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -114,3 +109,12 @@ def _requested_processes() -> int:
         file = Path(options.config_file or cache / "accelerate" / "default_config.yaml")
         number = str(yaml.safe_load(file.read_text()).get("num_processes")) if file.is_file() else None
     return int(number) if number and number.isdigit() else 1
+
+
+def _refuse_missing(strategy: str) -> None:
+    missing = [name for name in ("deepspeed", "transformers") if find_spec(name) is None]
+    if strategy.startswith("zero") and missing:
+        raise UserError(
+            f"parallel={strategy} needs {' and '.join(missing)}, not installed here: {install_command('deepspeed')}; "
+            "or use parallel=fsdp2, which needs no further package"
+        )

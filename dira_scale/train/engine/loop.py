@@ -126,7 +126,10 @@ class Loop:
         return ""
 
     def _begin(self, plan: StagePlan) -> StageRun:
-        """Create the stage, with a new optimizer and schedule; queue, momentum network and side modules are kept."""
+        """Create the stage with a new optimizer, which starts from a resumed state if there is one. Collective.
+
+        Queue, momentum network and side modules are kept.
+        """
         task, strategy, device = self.task, self.strategy, self.world.device
         loader = task.data.loader(plan)
         model = strategy.begin(
@@ -178,7 +181,7 @@ class Loop:
             with span(LOGGING):
                 group = stage.model.optimizer.param_groups[0]
                 rate = group["lr"] / group["factor"]
-                warnings = self.checkpointer.take_warnings()
+                warnings = self.checkpointer.take_warnings() + parallel.take_uncompiled()
                 self.log.begin_row(rate, stage.loader.seconds(), warnings, stage.guard)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed(wait=ends)

@@ -84,11 +84,14 @@ class NaNGuard:
         self._broken |= ~self._note(step, {name: norm})
         if optimizer is not None and optim.is_fused(optimizer):
             optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
-        # Masking all gradients costs nothing on a GPU, but 1-2 % of a step on a CPU, where checking first is free.
-        elif gradients and (self.device.type != "cpu" or bool(self._broken)):
+        elif gradients and self._must_clear():
             broken = self._broken.to(gradients[0].device)  # once: each offloaded gradient would wait for the device
             for gradient in gradients:
                 gradient.masked_fill_(broken, 0.0)
+
+    def _must_clear(self) -> bool:
+        """Masking all gradients costs nothing on a GPU, but 1-2 % of a step on a CPU, where checking first is free."""
+        return self.device.type != "cpu" or bool(self._broken)
 
     def read(self) -> NotFinite | None:
         """The first bad step so far over all ranks, if any. Collective; waits for the device."""

@@ -33,6 +33,11 @@ class MAE(Method):
     decoder, which is of no use without them: such a run hands on its encoder alone; ``token`` (SimMIM) puts it in
     before the encoder.
 
+    In a dense encoder the constant spreads, and the network sees a distribution that no image has. In a sparse one
+    hidden voxels are zeroed before every layer that mixes positions (SparK: after each layer, which is the same at
+    visible positions), and norms take their statistics of the visible ones. Attention and layers that pool the whole
+    image are refused.
+
     Different from the sources: the decoder is the network's own, with skips (SparK: a light U-Net), after ``drop`` with
     ``blocks`` of the encoder's width before it (MAE: 8 narrower ones, and a linear layer); the mean is of each sample,
     then over samples (theirs: over all hidden patches of a batch), so it does not matter how processes share the batch;

@@ -23,8 +23,8 @@ class Slots:
     def __init__(self, count: int, size: int, shared: Any = None) -> None:
         self.count, self.pinned = count, False
         self.size = size = -(-size // ALIGNED) * ALIGNED
-        self._descriptor = shared.detach() if shared else os.memfd_create("slots")
-        if not shared:
+        self._descriptor = os.memfd_create("slots") if shared is None else shared.detach()  # of a DupFd
+        if shared is None:
             os.ftruncate(self._descriptor, count * size)
         self._memory = torch.frombuffer(mmap.mmap(self._descriptor, count * size), dtype=torch.uint8)
 

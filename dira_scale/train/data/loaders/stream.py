@@ -25,7 +25,7 @@ from dira_scale.train.data.order import EvalOrder, Order, StepSamples
 logger = logging.getLogger(__name__)
 
 REPETITION = 2**15  # the first number of a substitute among its sample's occurrences: views of its own
-FEW_FETCHES = 4  # of each shard in an epoch; with more a run warns
+FEW_FETCHES = 4  # of a shard in an epoch; with more, by the size of blocks, a run warns
 STREAM = 100  # of random numbers; the views' are smaller
 
 
@@ -159,12 +159,14 @@ class StreamLoader(CpuLoader):
             folder.folder, folder.most / GB, window.steps, window.count, window.bytes / GB,
             window.total / GB,
         )  # fmt: skip
-        each = self.order.split_size // len(self.shards.all)  # samples of a shard
-        if window.total > folder.most and FEW_FETCHES * self.order.block < each:
+        order, count = self.order, int(self.shards.kept.sum())
+        each = order.split_size // count  # samples of a shard, about
+        read_at_once = min(count, order.lanes * order.window * max(1, order.block // each))  # shards
+        again = FEW_FETCHES * order.block < each or read_at_once * window.total > folder.most * count
+        if window.total > folder.most and again:
             logger.warning(
-                "the cache does not hold all shards, and each is fetched up to %d times an epoch: raise "
-                "data.cache_size to %s, or in a new run data.block to %d",
-                each // self.order.block,
+                "the cache does not hold all shards, and this order comes back to each several times an epoch: raise "
+                "data.cache_size to %s, or in a new run data.block to about %d, with fewer lanes",
                 in_gb(window.total),
                 each,
             )

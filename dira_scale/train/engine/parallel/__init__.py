@@ -1,5 +1,6 @@
 """Distribution of a task's module over the processes: replicated or sharded."""
 
+from dira_scale.train.engine.parallel.compiled import take_uncompiled
 from dira_scale.train.engine.parallel.model import StageModel, average_gradients
 from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.train.engine.parallel.strategy import Strategy, build
@@ -13,4 +14,5 @@ __all__ = [
     "build",
     "checkpoint_activations",
     "refuse_layerwise",
+    "take_uncompiled",
 ]

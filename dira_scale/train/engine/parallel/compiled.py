@@ -7,6 +7,7 @@ import torch
 import torch._dynamo
 import torch._functorch.config
 from torch import nn
+from torch._dynamo.utils import counters
 
 from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.engine.parallel.recompute import blocks
@@ -41,6 +42,19 @@ def regions(module: nn.Module) -> list[nn.Module]:
     stem's BatchNorm with what follows it. Not single layers of torch's, which are one kernel each, and nothing in a
     module that says ``compiles = False``."""
     return list(_outermost(module, set(blocks(module)))) if getattr(module, "compiles", True) else []
+
+
+def take_uncompiled() -> list[str]:
+    """A warning if since the last call torch has met more than ``LIMIT`` kinds of inputs of a function."""
+    given_up = [reason for reason in counters["unimplemented"] if "recompile limit" in reason]
+    count = sum(counters["unimplemented"].pop(reason) for reason in given_up)
+    if not count:
+        return []
+    functions = "1 function" if count == 1 else f"{count} functions"
+    return [
+        f"parallel.compile: {functions} met more kinds of inputs than the {torch._dynamo.config.recompile_limit} that "
+        "torch may compile; others now run uncompiled, slower: train, validate and evaluate with fewer sizes"
+    ]
 
 
 def _outermost(module: nn.Module, of_networks: Set[nn.Module]) -> Iterator[nn.Module]:

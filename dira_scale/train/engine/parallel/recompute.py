@@ -23,7 +23,7 @@ def checkpoint_activations(module: nn.Module) -> None:
 def blocks(module: nn.Module) -> list[nn.Module]:
     """The residual (transformer, …) blocks of all networks in ``module``, in order; none is inside another.
 
-    Members of sequences that are blocks rather than single layers, and what says whether to ``recompute`` it.
+    They are the members of sequences that have several layers, and modules with an attribute ``recompute``.
     """
     found: list[nn.Module] = []
     for child in module.children():
