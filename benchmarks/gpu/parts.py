@@ -109,7 +109,7 @@ def last_line(log: Path) -> str:
 
 
 def expecting(command: Sequence[str], chosen: Sequence[str], logs: Path, rehearse: bool) -> subprocess.Popen[bytes]:
-    """A process that computes what is expected: on a core, without the GPU and, unless in a rehearsal, behind those that measure."""
+    """A process that computes what is expected: on a core, without the GPU, behind those that measure (if they do)."""
     words = [*command, "--alone", EXPECTING, "--parts", *chosen, "--seconds", "0", "--logs", str(logs)]
     with (logs / f"{EXPECTING}.log").open("wb") as log:
         return subprocess.Popen(
