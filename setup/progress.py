@@ -33,7 +33,7 @@ def show_progress(title: str, command: list, log: Path, site_packages: Path) -> 
                     break
                 file.write(output)
                 file.flush()
-                *lines, rest = (rest + output).split(b"\n")
+                *lines, rest = re.split(rb"[\r\n]+", rest + output)
                 for each in lines:
                     line.read(each.decode(errors="replace"))
         code = process.wait()

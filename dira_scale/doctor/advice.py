@@ -138,8 +138,9 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[ExperimentC
 def shortened(choice: ExperimentChoice) -> ExperimentChoice | None:
     """Return a choice with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
     seconds = 3600 * choice.plan.row.hours if choice.plan else 0.0
-    factor = choice.epoch_factor * TRIAL / max(seconds, TRIAL)
-    return replace(choice, epoch_factor=float(f"{factor:.1g}")) if seconds > TRIAL else None
+    if seconds <= TRIAL:
+        return None
+    return replace(choice, epoch_factor=float(f"{choice.epoch_factor * TRIAL / seconds:.1g}"))
 
 
 def _typed(choice: ExperimentChoice, shards: str, command: Sequence[str], name: str = "") -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dira_scale.base.config.border import advised, at
 from dira_scale.base.errors import DimensionsError, UserError
+from dira_scale.dataset.metrics.libraries import require_libraries
 from dira_scale.finetune import network
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
@@ -104,8 +105,9 @@ class FinetuneBlueprint(Blueprint):
 def open_data(config: Finetune, views: ViewSpec, world: World) -> tuple[Inputs, Supervision, list[StagePlan]]:
     """Open the datasets, and look whether the task can be learned and judged on them, before anything is built.
 
-    Raises UserError.
+    Raises UserError, on one process alone: call it within ``raise_on_all``.
     """
+    require_libraries()
     held_out = held_out_views(config, views)
     try:
         with at("task", {"names": config.task.names_key}):
@@ -125,7 +127,7 @@ def open_data(config: Finetune, views: ViewSpec, world: World) -> tuple[Inputs, 
 def leak_of(config: Finetune, data: Inputs) -> Leak:
     """Return the check that the run in the folder has recorded, as its data cannot change; without one, compare now.
 
-    Raises UserError as ``check_leak``.
+    Raises UserError as ``check_leak``. Call it within ``on_main``.
     """
     folder = Path(config.run)
     checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)

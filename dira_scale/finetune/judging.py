@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import write_json
-from dira_scale.dataset.metrics.libraries import require_libraries
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS
 from dira_scale.judge.evaluation.config import CENTRE, IMAGENET
@@ -43,7 +42,6 @@ def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> Vi
 def check_evaluation(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
     """Raise UserError for missing libraries, for views that the network does not take, for several views in training,
     and for an evaluation that the task does not have."""
-    require_libraries()
     check_dimensions(config.model, views)
     if views.count != 1:
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")

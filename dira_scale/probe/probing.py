@@ -119,8 +119,8 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
     for label in np.flatnonzero(counts):
         known = ~np.isnan(labels[:, label])
         best = -np.inf
-        known_values = features["train"][drawn[known]], labels[known, label]
-        for c, answers, finished in _models(*known_values, sorted(grid), numbers=task.metric == R2):
+        models = _ridge if task.metric == R2 else _logistic
+        for c, answers, finished in models(features["train"][drawn[known]], labels[known, label], sorted(grid)):
             unfinished += not finished
             on_val = _measured(MEASURES[task.metric], answers(features["val"]), task.labels["val"][:, label])
             if on_val > best:
@@ -129,12 +129,14 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
     return Fit(figures_of(task, on_test, counts), chosen, unfinished)
 
 
-def _models(x: np.ndarray, y: np.ndarray, grid: Sequence[float], numbers: bool) -> Iterator[Model]:
+def _ridge(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Model]:
+    for c in grid:
+        yield c, Ridge(alpha=1 / c).fit(x, y).predict, True
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Model]:
     model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # continues from the previous C
     for c in grid:
-        if numbers:
-            yield c, Ridge(alpha=1 / c).fit(x, y).predict, True
-            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # counted by the caller
             model.set_params(C=c).fit(x, y)

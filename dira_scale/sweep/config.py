@@ -66,7 +66,7 @@ class Phase(Schema):
     list: Any = None
 
     def __post_init__(self) -> None:
-        """Raises ArgumentError for a part of another kind than described above."""
+        """Raises ArgumentError for a part of another kind than docs/reference/sweeps.md describes."""
         super().__post_init__()
         for key in ("for_each", "for_all"):
             if isinstance(value := getattr(self, key), str):

@@ -43,8 +43,8 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
     if last.exit_code == BAD_INPUT and not any(attempt.step or attempt.step_before for attempt in tries):
         return "failed"
     if stopped == "limit":
-        progressed = [n for n, each in enumerate(tries, 1) if (each.step or 0) > (each.step_before or 0)]
-        return "requeue" if len(tries) - max(progressed, default=0) < limit else "failed"
+        new_steps_in = [n for n, each in enumerate(tries, 1) if (each.step or 0) > (each.step_before or 0)]
+        return "requeue" if len(tries) - max(new_steps_in, default=0) < limit else "failed"
     if stopped:
         return "requeue" if stopped == "preempted" else "leave"
     if last.exit_code == INTERRUPTED:  # somebody signalled the command itself

@@ -161,7 +161,8 @@ def _runs(
     columns = {key: value for run in lineage.values() for key, value in run.varied.items()}
     columns |= {f"{name}.{key}": value for key, value in varied.items()}
     read = {*(phase.for_each or []), *referred}
-    needs = sorted({one.id for other in read for one in ([lineage[other]] if other in lineage else reads.all[other])})
+    needed = [[lineage[other]] if other in lineage else reads.all[other] for other in read]
+    needs = sorted({one.id for runs in needed for one in runs})
     run = Run(
         phase=name, name=recorded.get((name, digest)) or name_of(digest, columns), command=phase.command, words=[],
         output="", needs=needs, varied=columns, launch=Launch(phase.nodes, phase.processes),

@@ -139,10 +139,11 @@ class SweepFolder:
         while True:
             try:
                 (folder / f"{started.number:03d}.json").touch(exist_ok=False)
-                self.write(run_id, started)
-                return started
             except FileExistsError:
                 started.number += 1
+                continue
+            self.write(run_id, started)
+            return started
 
     def write(self, run_id: str, attempt: Try) -> None:
         """Record what a try has come to."""

@@ -210,8 +210,8 @@ def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tupl
 
 def _last_row(path: Path) -> Mapping[str, Any]:
     """The last complete row of training; empty without one."""
-    text = end_of(path, TAIL)
-    lines = text.split("\n")[len(text) == TAIL : -1]  # the first may lack its beginning, the last its end
+    cut = path.is_file() and path.stat().st_size > TAIL
+    lines = end_of(path, TAIL).split("\n")[cut:-1]  # the first may lack its beginning, the last its end
     for line in reversed(lines):
         row: dict[str, Any] = json.loads(line)
         if row.get("split") == "train":

@@ -41,10 +41,12 @@ class Work:
     others: int = 0  # bytes that all else moves
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(mine + its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True)))
+        sums = self.norms + other.norms, self.idle + other.idle, self.others + other.others
+        return Work(self.products + other.products, *sums)
 
     def __sub__(self, part: "Work") -> "Work":
-        return Work(*(mine - its for mine, its in zip(vars(self).values(), vars(part).values(), strict=True)))
+        rest = self.norms - part.norms, self.idle - part.idle, self.others - part.others
+        return Work(self.products - part.products, *rest)
 
     @property
     def flops(self) -> int:
