@@ -40,7 +40,7 @@ def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> Vi
 
 
 def check_evaluation(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
-    """Raise UserError for missing libraries, for views that the network does not take, for several views in training,
+    """Raise UserError for views that the network does not take, for several views in training,
     and for an evaluation that the task does not have."""
     check_dimensions(config.model, views)
     if views.count != 1:
