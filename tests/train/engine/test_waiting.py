@@ -78,10 +78,9 @@ EXPERIMENTS = {
 QUICK = ("moco", "released pcrl", "sparse mae3d", "labels")  # images, a mixture, volumes, labels
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
-    "names",
-    [QUICK, pytest.param(tuple(name for name in EXPERIMENTS if name not in QUICK), marks=pytest.mark.system)],
-    ids=["quick", "all others"],
+    "names", [QUICK, tuple(name for name in EXPERIMENTS if name not in QUICK)], ids=["quick", "all others"]
 )
 def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for(names: tuple[str, ...]) -> None:
     """On a pretended device (pretended.py): what waits is found where it is planted, and in no experiment's steady

@@ -326,6 +326,7 @@ saver.raise_if_not_saved()
 """
 
 
+@pytest.mark.system
 def test_a_process_that_was_suspended_while_it_saved_is_not_late(folder: Path) -> None:
     with job([sys.executable, "-c", SUSPENDED, str(folder)]) as process:
         deadline = time.monotonic() + 120
