@@ -158,3 +158,19 @@ def test_a_loss_still_falls_only_beyond_doubt() -> None:
     assert still_falling((np.exp(-steps / 5) + 0.5 + noise).tolist()) == 0  # it fell long before
     assert still_falling((1 - steps / 5000).tolist()) == 0  # by less than 5 %
     assert still_falling((1 + steps / 60).tolist()) == still_falling([3.0, 2.0, 1.0] * 4) == still_falling([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "advice"), [(3, "epoch_factor=1.4 plans"), (4, None), (1, "epoch_factor=4 plans")]
+)
+def test_fine_tuning_of_fewer_than_200_steps_says_so(per_epoch: int, advice: str | None) -> None:
+    """And the advice is enough."""
+    given = ["data.shards=none", "stages.finetune.epochs=50"]
+
+    def lines(*words: str) -> list[str]:
+        tuned: Any = OmegaConf.to_object(compose("finetune", ["init=random", *given, *words]))
+        return few_steps(tuned, stage_plans(tuned, lambda _: per_epoch), nearly=1.0)
+
+    assert [advice in line for line in lines()] == [True] * bool(advice)
+    if advice:
+        assert not lines(advice.split()[0])

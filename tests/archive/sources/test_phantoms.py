@@ -1,17 +1,20 @@
 """Phantoms on their way through sharding: pixels, voxels, boxes, masks and labels arrive, identities do not."""
 
 import csv
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 import SimpleITK
 from omegaconf import OmegaConf
 
 from dira_scale.archive.phantom.ct.study import FINDING
+from dira_scale.archive.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
 from dira_scale.archive.sources.phantom_ct import PhantomCT
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.compose import compose
@@ -103,6 +106,23 @@ def test_every_volume_arrives(made: SimpleNamespace) -> None:
             z, y, x, d, h, w = (got[k] for k in "zyxdhw")
             np.testing.assert_allclose((z, y, x, d, h, w), [float(box[k]) for k in "zyxdhw"], atol=0.01)
             assert (marked[int(z) : int(z + d), int(y) : int(y + h), int(x) : int(x + w)] == FINDING).any()
+
+
+@pytest.mark.parametrize("made", ["phantom_ct"], indirect=True)
+def test_no_value_that_identifies_is_in_any_byte(made: SimpleNamespace, tmp_path: Path) -> None:
+    values = {PRIVATE_CREATOR}
+    for path in made.source.rglob("*.dcm"):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        values |= {str(header[tag].value) for tag in IDENTIFYING if tag in header and header[tag].value}
+        values |= {str(element.value) for element in header if element.tag.is_private}
+    parts = {part for value in values for part in re.split(r"[\^ ]", value) if len(part) > 5}
+    parts -= {"Phantom", "Archive"}  # the latter is in a term of Croissant: unArchive
+    assert len(parts) > 100
+    plain = tmp_path / "plain.parquet"
+    pq.write_table(made.dataset.table, plain, compression="none", use_dictionary=False)
+    for path in (plain, *made.dataset.root.iterdir()):
+        content = path.read_bytes()
+        assert not [part for part in parts if part.encode() in content], path
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -238,6 +239,22 @@ def test_a_cache_that_cannot_be_written_costs_memory_and_says_so(
     with caplog.at_level(logging.WARNING):
         check_same(opened(put(tmp_path, rows)), rows)
     assert "cannot keep its index" in caplog.text and "XDG_CACHE_HOME" in caplog.text
+
+
+def test_an_index_that_nobody_opens_is_removed(
+    tmp_path: Path, filed: None, cache: Path, writes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(ROWS)
+    location = put(tmp_path, rows)
+    opened(location)
+    (old,) = cache.glob("*.index")
+    os.utime(old, (0, 0))
+    opened(location)
+    assert time.time() - old.stat().st_mtime < 60  # opening counts as use
+    os.utime(old, (0, 0))
+    rows[0]["low"] = 1.0
+    opened(put(tmp_path, rows))
+    assert not old.exists() and len(list(cache.glob("*.index"))) == 1
 
 
 def test_what_is_read_late_is_of_the_manifest_that_was_opened(tmp_path: Path) -> None:

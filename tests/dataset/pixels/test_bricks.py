@@ -11,7 +11,7 @@ import pytest
 import xxhash
 
 from dira_scale.base.errors import UserError
-from dira_scale.dataset.pixels import codecs, frames
+from dira_scale.dataset.pixels import bricks, codecs, frames
 from dira_scale.dataset.pixels.bricks import TABLE, BrickError, Bricks
 
 GENERATOR = np.random.default_rng(0)
@@ -44,6 +44,7 @@ def random_part(sides: Sequence[int]) -> tuple[slice, ...]:
 def test_parts_are_those_of_the_array(shape: tuple[int, ...], dtype: type) -> None:
     voxels = random_volume(shape, dtype)
     payload = codecs.encode(voxels, "b2nd")
+    assert codecs.encode(np.asfortranarray(voxels), "b2nd") == payload
     np.testing.assert_array_equal(codecs.decode(payload, "b2nd", shape), voxels)
     for _ in range(30):
         parts = [random_part(shape[-3:]) for _ in range(GENERATOR.integers(1, 4))]
@@ -103,6 +104,23 @@ def test_a_chunk_that_cannot_be_decoded_is_refused() -> None:
     payload[-TABLE.itemsize :] = table.tobytes()
     with pytest.raises(BrickError, match="bricks 0 to 0: libblosc2 cannot decode them"):
         opened(bytes(payload), (16, 32, 32), np.int16).cut([(slice(0, 9),) * 3])
+
+
+def test_only_the_bricks_of_the_parts_are_read_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two overlapping parts of 18 and 12 bricks, 8 of them common; neighbours come in one read."""
+    monkeypatch.setattr(bricks, "BRICK", (4, 4, 4))
+    voxels = GENERATOR.integers(-2000, 3000, (40, 40, 40)).astype(np.int16)
+    payload = codecs.encode(voxels, "b2nd")
+    log: list[tuple[int, int]] = []
+    first, second = (slice(4, 12), slice(4, 16), slice(4, 16)), (slice(8, 16), slice(8, 16), slice(5, 11))
+    opened(payload, voxels.shape, np.int16, log).cut([first, second])
+    table, *runs = log
+    rows = np.frombuffer(payload, TABLE, 1000, len(payload) - 1000 * TABLE.itemsize)
+    needed = {(z, y, x) for z in (1, 2) for y in (1, 2, 3) for x in (1, 2, 3)}
+    needed |= {(z, y, x) for z in (2, 3) for y in (2, 3) for x in (1, 2)}
+    assert sum(count for _, count in runs) == sum(int(rows[z * 100 + y * 10 + x]["size"]) for z, y, x in needed)
+    assert len(runs) == len({(z, y) for z, y, _ in needed})
+    assert table[1] < 1000 * TABLE.itemsize
 
 
 def test_no_flipped_bit_is_used() -> None:

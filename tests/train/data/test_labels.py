@@ -16,6 +16,7 @@ from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.numbers import NumberChoice
 from dira_scale.train.data.order import EvalOrder, Order
+from dira_scale.train.data.selection import select
 from dira_scale.train.data.views import ViewSpec
 
 NAN = float("nan")
@@ -238,3 +239,17 @@ def test_what_cannot_be_learned_is_one_error(
         return
     with pytest.raises(LabelError, match=printed):
         numbers.check([dataset], "train", chosen)
+
+
+def test_a_fraction_and_negatives_go_by_yes_and_no_alone(labelled: Labelled) -> None:
+    """Equal rows are chosen with an age as without."""
+    sick = (np.random.default_rng(0).random(40) < 0.3).astype(float)[:, None]
+    patients = [f"p{n // 2}" for n in range(40)]
+    plain = labelled(sick.tolist(), ("sick",), patients=patients)
+    aged = labelled(
+        np.concatenate([sick, np.arange(40)[:, None]], 1).tolist(), ("sick", "age"), "aged", patients=patients
+    )
+    for fraction, negatives in ((0.25, None), (1.0, 2)):
+        one, other = (select([d], "train", (1.0,), fraction, 0, negatives) for d in (plain, aged))
+        assert one is not None and other is not None
+        np.testing.assert_array_equal(one.samples, other.samples)

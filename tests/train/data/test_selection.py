@@ -80,6 +80,18 @@ def test_a_from_the_start_and_b_from_the_end_share_no_patient(seed):
             assert farthest(of_patient, chosen) == pytest.approx(farthest(of_patient, rest))
 
 
+@pytest.mark.parametrize("count", [33, 100])
+def test_all_whole_percentages_a_and_b_up_to_a_hundred_share_no_patient(count):
+    """Wherever b is half a patient or more; also of one patient at the start, which is less than rounding gives."""
+    patients, nobody = np.array([f"p{number}" for number in range(count)], object), np.zeros((count, 0), bool)
+    shares = range(1, 100)
+    start = np.array([stratified(patients, nobody, [], a / 100, 0) for a in shares])
+    end = np.array([stratified(patients, nobody, [], b / 100, 0, from_end=True) for b in shares])
+    for b in shares:
+        if b * count > 50:
+            assert not (start[: 100 - b] & end[b - 1]).any(), b
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_every_label_keeps_its_share_or_one_positive(seed):
     """Against all sets of as many patients: none of those that keep every label is nearer by a patient."""

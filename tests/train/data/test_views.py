@@ -71,12 +71,42 @@ def test_every_part_of_the_key_gives_another_view():
         assert (distortion["sigma"] != base[1]["sigma"]).any() and (distortion["branch"] != base[1]["branch"]).any()
 
 
+def near(observed, probability, n=N):
+    """Within four standard errors of a frequency."""
+    return abs(observed - probability) < 4 * math.sqrt(probability * (1 - probability) / n)
+
+
+def test_frequencies():
+    geometry, distortion = draws()
+    assert near(geometry.flip[:, 1].mean(), 0.5)
+    for branch, probability in zip(
+        (views.CUTOUT, views.INVERSE_CUTOUT, views.SHUFFLE, views.NONE), (0.30, 0.05, 0.30, 0.35), strict=True
+    ):
+        assert near((distortion["branch"] == branch).mean(), probability)
+    assert near((distortion["brightness"] != 1).mean(), 0.8) and near((distortion["sigma"] > 0).mean(), 0.5)
+    assert near(distortion["contrast_first"].mean(), 0.5)
+    assert ((distortion["brightness"] != 1) == (distortion["contrast"] != 1)).all()
+
+
 def test_intensities_are_uniform():
     distortion = draws()[1]
     for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.6, 1.4), ("sigma", 0.1, 2.0)):
         drawn = distortion[name][distortion[name] != (0 if name == "sigma" else 1)]
         assert low <= drawn.min() and drawn.max() <= high
         assert stats.kstest(drawn, "uniform", (low, high - low)).pvalue > 1e-3
+
+
+def test_number_of_boxes():
+    distortion = draws()[1]
+    for branch in (views.CUTOUT, views.INVERSE_CUTOUT):
+        number = distortion["n_boxes"][distortion["branch"] == branch]
+        assert number.min() == 1 and number.max() == 10
+        assert abs(number.mean() - (1 - 0.9**10) / 0.1) < 4 * 3.4 / math.sqrt(len(number))  # 6.51
+        assert near((number == 1).mean(), 0.1, len(number)) and near((number == 10).mean(), 0.9**9, len(number))
+    assert (distortion["n_boxes"][distortion["branch"] >= views.SHUFFLE] == 0).all()
+    used = np.arange(10) < distortion["n_boxes"][:, None]
+    assert ((distortion["boxes"][..., 2] > 0) == used).all()
+    assert ((distortion["swaps"][..., 0] > 0) == (distortion["branch"] == views.SHUFFLE)[:, None]).all()
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 96, 448])
@@ -99,6 +129,17 @@ def test_rotations_are_uniform_either_way():
     assert degrees.shape == (N,) and degrees.dtype == np.float32 and np.abs(degrees).max() <= 10
     assert stats.kstest(degrees, "uniform", (-10, 20)).pvalue > 1e-3
     assert (draws(50)[1]["rotation"] == 0).all()
+
+
+def test_orientations_are_fair_coins_and_quarter_turns():
+    orientations = draws(spec=TURNED)[1]["orientations"]
+    assert orientations.shape == (N, 2, 3) and orientations.dtype == np.uint8
+    codes = orientations @ np.array([8, 4, 1])
+    for each in codes.T:
+        counts = np.bincount(each, minlength=16)
+        assert len(counts) == 16 and stats.chisquare(counts).pvalue > 1e-3
+    assert near((codes[:, 0] == codes[:, 1]).mean(), 1 / 16)
+    assert draws(50)[1]["orientations"].shape == (50, 0, 3)
 
 
 @pytest.mark.parametrize("change", [{"rotation": 10.0}, {"orientations": 2}, {"rotation": 45.0, "orientations": 3}])

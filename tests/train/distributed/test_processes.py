@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from dira_scale.base.errors import UserError, local_rank
 from dira_scale.base.machine import device
 from dira_scale.base.machine.hardware import Gpu, cpu_bf16
 from dira_scale.train.distributed.config import Parallel
-from dira_scale.train.distributed.processes import default_threads, start
+from dira_scale.train.distributed.processes import default_threads, idle_cores, start
 from dira_scale.train.distributed.rendezvous import _agree_on_name, meet
 from dira_scale.train.distributed.slurm import PORTS, first_host, set_launch_variables
 
@@ -146,6 +147,40 @@ def test_gpus_that_torch_cannot_use_end_a_run_before_it_starts(monkeypatch: pyte
     with pytest.raises(UserError, match=r"driver 570\.86 shows 1 GPU"):
         start(Parallel("fsdp2", 1, 1, False, False, False, False, 60), "fp32")
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("busy", "environ", "idle"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], {}, 4),
+        ([0.2, 0.1, 0.1, 0.0], {}, 4),  # less than half a core
+        ([1.0, 0.0, 0.0, 0.0], {}, 3),
+        ([0.3, 0.3, 0.3, 0.3], {}, 3),
+        ([1.0, 1.0, 1.0, 1.0], {}, 1),
+        ([0.0, 0.0, 0.0, 0.0, 1.0, 1.0], {}, 4),  # on cores that this process may not use
+        ([1.0, 1.0, 1.0, 1.0], {"LOCAL_WORLD_SIZE": "2"}, 3),  # not looked at: its share
+        ([1.0, 1.0, 1.0, 1.0], {"SLURM_JOB_ID": "7"}, 3),
+        ([1.0, 1.0, 1.0], {}, 3),  # a container that hides a CPU
+    ],
+)
+def test_cores_that_other_programs_leave_idle(
+    busy: list[float], environ: dict[str, str], idle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``busy``: the share of each core's time that others take; this process takes half of the first core itself."""
+    clock = [0.0]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr("dira_scale.train.distributed.processes.time", SimpleNamespace(
+        sleep=lambda seconds: clock.append(clock[-1] + seconds), monotonic=lambda: clock[-1],
+        process_time=lambda: 0.5 * clock[-1],
+    ))  # fmt: skip
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [
+        SimpleNamespace(user=clock[-1] * (share + 0.5 * (cpu == 0)), system=0.0) for cpu, share in enumerate(busy)
+    ])  # fmt: skip
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert idle_cores(3 if environ or len(busy) == 3 else 4) == idle
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,15 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from harness import job
 from train.runs.writers import meeting, write
 
 from dira_scale.base.errors import UserError
 from dira_scale.train.distributed.control import AgreedError
 from dira_scale.train.distributed.timings import TIMINGS
+from dira_scale.train.engine import loop
 from dira_scale.train.runs import checkpoint
 from dira_scale.train.runs.checkpoint import Checkpointer, DamagedError, NotSavedError, writer
 from dira_scale.train.runs.lease import LeaseLostError
@@ -207,6 +213,19 @@ def test_what_a_dying_writer_still_does_does_not_hinder_the_clearing(
     assert list(folder.iterdir()) == []
 
 
+def test_a_clearing_that_was_killed_is_finished_though_the_writer_came_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("000000003.1.tmp", "000000003.1.tmp.old.tmp"):
+        (folder / name).mkdir()
+        (folder / name / "part").touch()
+    iterdir = Path.iterdir
+    for backwards in (False, True):
+        monkeypatch.setattr(Path, "iterdir", lambda path, order=backwards: iter(sorted(iterdir(path), reverse=order)))
+        checkpoint.clean_up(folder, [])
+        assert list(folder.iterdir()) == []
+
+
 def saving(
     folder: Path, monkeypatch: pytest.MonkeyPatch, late: int, does: Callable[[], object], ranks: int = 3,
     alive: Callable[[int], None] = lambda rank: None,
@@ -282,6 +301,44 @@ def test_what_fails_on_one_rank_ends_all_with_one_message(
     assert checkpoint.complete(folder) == []
 
 
+SUSPENDED = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from dira_scale.train.runs.checkpoint import Checkpointer, replicated, writer
+from dira_scale.train.distributed.timings import TIMINGS
+
+write_atomic, TIMINGS.pulse, TIMINGS.hang_after = writer.write_atomic, 0.1, 2
+
+def suspended(path, *rest):
+    if path.name.startswith("part"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for _ in range(10):  # most of them after it
+            time.sleep(0.05)
+    write_atomic(path, *rest)
+
+saver = Checkpointer(Path(sys.argv[1]), 9, 0, 1)
+saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
+saver.wait()
+writer.write_atomic = suspended
+saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
+saver.raise_if_not_saved()
+"""
+
+
+@pytest.mark.system
+def test_a_process_that_was_suspended_while_it_saved_is_not_late(folder: Path) -> None:
+    with job([sys.executable, "-c", SUSPENDED, str(folder)]) as process:
+        deadline = time.monotonic() + 120
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2.5)  # longer than a disk may take
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(120) == 0, process.printed()
+    assert [p.name for p in checkpoint.complete(folder)] == ["000000001", "000000002"]
+
+
 def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,3 +376,25 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
         released.set()
         assert [type(error) for error in reported] == [AgreedError, AgreedError]
         assert all("is not read by rank(s) 0 after 0.5 s: the disk or store hangs" in str(error) for error in reported)
+
+
+def test_a_run_resumes_by_reads_that_all_wait_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take longer than processes wait for each other."""
+    reading, called = [False], list[tuple[str, bool]]()
+
+    def read_on_all(read: Callable[[], Any]) -> Any:
+        reading[0] = True
+        result = read()
+        reading[0] = False
+        return result
+
+    def step(name: str, result: Any = None) -> Any:
+        return lambda *_: (called.append((name, reading[0])), result)[1]
+
+    parts = {"checkpointer": SimpleNamespace(folder=folder, read_on_all=read_on_all), "task": None}
+    parts |= {"strategy": SimpleNamespace(module=None), "_choose_checkpoint": step("choose", "000000003")}
+    run: Any = SimpleNamespace(**parts, _rewind_run=step("rewind"))
+    monkeypatch.setattr(loop.checkpoint, "load", step("load", ({}, {"step": 3})))
+    monkeypatch.setattr(loop, "restore", step("restore", {}))
+    loop.Loop._resume(run)
+    assert called == [("choose", True), ("load", True), ("restore", False), ("rewind", True)] and run.state.step == 3

@@ -22,6 +22,7 @@ from dira_scale.judge.evaluation.finetuned_network import TrainedRun
 from dira_scale.predict.make import make as predict
 from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run
+from dira_scale.train.runs import files
 from dira_scale.train.runs.checkpoint.reading import sealed
 from dira_scale.train.runs.exit_codes import BAD_INPUT
 from dira_scale.train.runs.files import read_yaml
@@ -59,6 +60,26 @@ def test_a_file_that_is_a_link_out_of_the_run_is_not_read(
     assert report.main([f"run={run}", f"out={tmp_path / 'page.html'}"]) == 2
     assert f"{read} is a link that leaves" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_no_text_of_a_run_is_opened_otherwise(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "results.json").write_text("{}")
+    looked, opened = set[Path](), set[Path]()
+    inside, path_open = files.inside, Path.open
+
+    def looking(path: Path, folder: Path | None = None) -> Path:
+        looked.add(path)
+        return inside(path, folder)
+
+    def opening(path: Path, *arguments: Any, **named: Any) -> Any:
+        opened.add(path)
+        return path_open(path, *arguments, **named)
+
+    monkeypatch.setattr(files, "inside", looking)
+    monkeypatch.setattr(Path, "open", opening)
+    page.render(read_run(run), {})
+    texts = {path for path in opened if path.suffix in (".json", ".jsonl", ".yaml") and path.is_relative_to(run)}
+    assert {path.name for path in texts} >= {*LINKED} and texts <= looked
 
 
 def moved(run: Path, shards: str, folder: str | None = None) -> None:

@@ -93,6 +93,22 @@ def test_codecs_and_depths_mix_within_a_batch(dali, make_dataset, radiograph):
             assert difference.mean(1).max() < 0.3 and difference.max() < 4
 
 
+def test_what_dali_has_made_serves_the_next_iteration(dali, make_dataset, images, monkeypatch):
+    """As in validation, where each epoch iterates: the same batches again, by the same views; not after an error."""
+    from dira_scale.train.data.loaders import dali as module
+
+    made, original = [], module.DaliViews
+    monkeypatch.setattr(module, "DaliViews", lambda *arguments: made.append(original(*arguments)) or made[-1])
+    arguments = ([make_dataset(images())], "train", EvalOrder(10, 4), SPEC, 0)
+    loader = dali(*arguments, fixed_epoch=0)
+    first, second = (list(loader.iterate(0, 3)) for _ in range(2))
+    assert differences(second, first).max() == 0 and len(made) == 1
+    with pytest.raises(ZeroDivisionError):
+        for _ in loader.iterate(0, 3):
+            monkeypatch.setattr(made[0], "make", lambda *_: 1 / 0)
+    assert len(list(loader.iterate(0, 3))) == 3 and len(made) == 2
+
+
 def native_threads():
     """The threads of this process, Python's or not."""
     return len(list(Path("/proc/self/task").iterdir()))

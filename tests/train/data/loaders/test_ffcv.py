@@ -17,6 +17,7 @@ from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
 from dira_scale.dataset.manifest.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.dataset.pixels.codecs import decode
 from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.loaders.ffcv import FfcvLoader
 from dira_scale.train.data.order import EvalOrder, Order
 from dira_scale.train.data.requests import Requests
@@ -95,6 +96,25 @@ def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
                 expected = np.einsum("ij,jkc,lk->cil", area_matrix(h, 24), crop, area_matrix(w, 24), optimize=True)
                 expected = expected[..., ::-1] if geometry.flip[i, 1] else expected
                 assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
+
+
+def test_ranks_that_resume_two_datasets_differ_from_the_cpu_loader_by_the_filter_only(
+    make: Callable[..., ShardedDataset],
+) -> None:
+    """Each image is read from its own dataset's file; grey levels of 256 on average."""
+    datasets, order = [make("jpg"), make("png", grow=2, name="other")], Order((10, 10), seed=1, batch=4)
+    whole = LoaderSpec(datasets, "train", order, replace(SPEC, pair="patient"), seed=0)
+    ranks = [FfcvLoader(replace(whole, rank=rank, world=2, workers=3, prefetch=1)) for rank in range(2)]
+    batches = zip(CpuLoader(whole).iterate(2, 8), *(loader.iterate(2, 8) for loader in ranks), strict=True)
+    for expected, *parts in batches:
+        for part in parts:
+            assert (part.step, part.epoch) == (expected.step, expected.epoch)
+        for name in ("index", "images", "low", "high", "labels"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(expected, name)), name
+        for v, view in enumerate(expected.views):
+            assert torch.equal(torch.cat([part.flips[v] for part in parts]), expected.flips[v])
+            off = (torch.cat([part.views[v] for part in parts]).float() - view.float()).abs()
+            assert off.mean((1, 2, 3)).max() < 2
 
 
 def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., ShardedDataset]) -> None:

@@ -4,6 +4,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from contextlib import suppress
@@ -159,6 +161,30 @@ def test_a_process_that_ends_within_a_message_is_an_error(arguments, monkeypatch
     monkeypatch.setattr(Connection, "recv_bytes", cut_short)
     with pytest.raises(UserError, match=r"processes ended by itself \(signal 9\)"):
         next(batches)
+
+
+@pytest.mark.system
+def test_a_script_that_ends_while_it_iterates_ends(make_dataset, radiograph, tmp_path):
+    """An error may keep the iterator until the interpreter ends, which then waits for its processes."""
+    dataset = make_dataset([radiograph(60 + i, 80, seed=i) for i in range(10)])
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import builtins
+from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.loaders.build import choose
+from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.train.data.order import Order
+from dira_scale.train.data.views import ViewSpec
+
+if __name__ == "__main__":
+    datasets, views = [ShardedDataset.open({str(dataset.root)!r})], ViewSpec(size=24)
+    spec = LoaderSpec(datasets=datasets, split="train", order=Order((10,), 1, 4), views=views, seed=0)
+    builtins.kept = choose("cpu").in_processes(2).build(spec).iterate(0, 1000)
+    next(kept)
+    raise RuntimeError("the script's own")
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 1 and done.stderr.endswith("RuntimeError: the script's own\n")
 
 
 @pytest.mark.system
