@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -21,6 +22,7 @@ SCRIPT = Path(__file__).parents[1] / "slurm" / "dev-cluster.sh"
 NAME = "dira-slurm-" + hashlib.sha256(bytes(SCRIPT) + SCRIPT.read_bytes()).hexdigest()[:8]
 NODES = 4
 SECONDS = 90  # bound on a call of the script
+TURN = 600  # bound on the wait for another process's tests
 PORTS = range(30_100, 32_700, 10)  # below Linux's outgoing ports, above those that runs meet at
 
 
@@ -84,15 +86,28 @@ def missing() -> str:
 
 @contextmanager
 def raised() -> Iterator[DevCluster]:
-    """The cluster, of which a process that was killed may have left daemons; in the end it is taken down."""
+    """The cluster, of which a process that was killed may have left daemons and jobs; in the end it is taken down."""
     cluster = DevCluster()
     cluster.environment["SLURM_CONF"] = str(cluster.folder / "etc/slurm.conf")
     with cluster.folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        deadline = time.monotonic() + TURN
+        while not _taken(lock):
+            assert time.monotonic() < deadline, f"another process uses {cluster.folder} for more than {TURN} s"
+            time.sleep(0.1)
+        cluster.up()
         try:
+            cluster.calm()
             yield cluster
         finally:
             cluster.call("down")
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -216,10 +216,11 @@ def test_a_run_with_lora_resumes_bit_for_bit_and_ends_as_an_ordinary_network(dis
 
 @pytest.fixture(scope="module")
 def start(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step."""
+    """A run of one step, which leaves torch's number of threads as it was."""
     pytest.importorskip("monai")
-    run = tmp_path_factory.mktemp("start") / "run"
+    run, threads = tmp_path_factory.mktemp("start") / "run", torch.get_num_threads()
     assert main([*MASKS, f"data.shards={discs}", f"run={run}", "steps=1", "data.test_split=null"]) == 0
+    torch.set_num_threads(threads)
     return run
 
 

@@ -144,10 +144,10 @@ def test_a_run_from_shards_to_figures_and_predictions(
     content = json.loads((run / "results.json").read_text())
     figures = {(row["metric"], row["name"]): row for row in content["figures"]["test"]}
     cases = read_cases(run / "cases" / "test.parquet")
-    metric = {"regression": "R2", "ordinal": "kappa", "survival": "concordance"}[task]
+    metric, least = {"regression": ("R2", 0.5), "ordinal": ("kappa", 0.7), "survival": ("concordance", 0.7)}[task]
     key, validated = (metric, "mean"), metric.lower()
     low, high = figures[key]["interval"]
-    assert low <= figures[key]["value"] <= high and figures[key]["value"] > 0.7, "it has learned"
+    assert low <= figures[key]["value"] <= high and figures[key]["value"] > least, "it has learned"
     assert content["step"] == max(rows(run, "val"), key=lambda row: row[validated])["step"]
     assert content["thresholds"] is None and len(cases) == 24
     if task == "regression":
@@ -176,10 +176,11 @@ def test_a_run_from_shards_to_figures_and_predictions(
         first, *lines = (line.split(",") for line in (out / "predictions.csv").read_text().splitlines())
         values = {name: float(value) for name, value, *_ in lines}
         assert first == ["key", *head] and [values[case.key] for case in cases] == pytest.approx(said, rel=1e-5)
-    assert evaluate([f"run={run}", f"data.shards={shards}", f"out={tmp_path / 'judged'}", "batch=8"]) == 0
+    assert evaluate([f"run={run}", f"data.shards={shards}", f"out={tmp_path / 'judged'}"]) == 0
     again = json.loads((tmp_path / "judged" / "results.json").read_text())["figures"]["test"]
     found = {(row["metric"], row["name"]): row["value"] for row in again}
-    assert found == pytest.approx({key: row["value"] for key, row in figures.items()}, rel=1e-5)
+    of_run = {key: row["value"] for key, row in figures.items()}
+    assert found == (pytest.approx(of_run, rel=1e-5) if task == "regression" else of_run)
 
     spread, *others = compared([({}, run)]).spreads
     assert spread.metric == " ".join(key) and spread.interval is not None

@@ -1,4 +1,4 @@
-"""Each preset on a task that it knows, from the layout of its dataset to figures on the test split."""
+"""Each preset on a task that it knows, from shards of its kind of data to figures on the test split."""
 
 import json
 from collections.abc import Callable

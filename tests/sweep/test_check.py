@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from harness import TINY
 
 from dira_scale import plan
 from dira_scale.base.errors import UserError
+from dira_scale.fleet.forecast import estimate
 from dira_scale.sweep import check
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Launch, Run
@@ -161,3 +163,20 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     step = f"{1000 * row['step']:.0f}" if row["step"] >= 0.01 else f"{1000 * row['step']:.2g}"
     assert line.endswith(f", {step} ms a step; hours and cost are unknown until its data exists")
     assert check.rehearse(config(), [item]) == ["train: no estimate: cluster.plan describes no GPU"]
+
+
+@pytest.mark.parametrize(
+    ("step", "fits", "printed"),
+    [
+        (0.0042, True, "train: 1.50 GB of GPU memory in each process, 4.2 ms a step; "),
+        (0.0126, False, "train: 1.50 GB of GPU memory in each process, MORE THAN THERE IS, 13 ms a step; "),
+    ],
+)
+def test_a_step_s_time_is_printed_in_milliseconds(
+    step: float, fits: bool, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = SimpleNamespace(memory=SimpleNamespace(peak=1.5e9), fits=fits, step=step)
+    monkeypatch.setattr(estimate, "planned", lambda *_: SimpleNamespace(row=row))
+    later = run("a", "data.shards=/s/data/x/output", needs=("data/x",))
+    (line,) = check.rehearse(config(plan={"memory": 1.0}), [later])
+    assert line == printed + "hours and cost are unknown until its data exists"

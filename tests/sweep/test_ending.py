@@ -10,8 +10,14 @@ from dira_scale.sweep import ending
 from dira_scale.sweep.ending import after, last_message
 from dira_scale.sweep.records import Launch, Run, SweepFolder, Try
 
-# The end of what torch 2.9 prints, after the launcher's own traceback and the failures that followed.
+# The end of what torch 2.9 prints, after the launcher's own traceback.
 SUMMARY = """
+Failures:
+[1]:
+  time      : 2026-11-22_10:12:19
+  host      : n4
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 4711)
 Root Cause (first observed failure):
 [0]:
   time      : 2026-11-22_10:12:18

@@ -13,12 +13,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from harness import SMALL, TINY
+from harness import SECONDS, SMALL, TINY
 
 ROOT = Path(__file__).parents[2]
 # As a person types it: `make test-system` may be running this, and its make would talk to the one inside. But pip
 # compiles no bytecode, which of all packages takes long; Python makes that of what it imports.
-TYPED = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+OURS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH")
+TYPED = {name: value for name, value in os.environ.items() if name not in OURS}
 TYPED |= {"PIP_COMPILE": "0"}
 SMALLER = {
     "configs/experiment/phantom.yaml": {
@@ -32,11 +33,14 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cloned(tmp_path_factory.mktemp("fresh") / "clone")
+
+
+def cloned(folder: Path) -> Path:
     """What is committed here, and nothing else."""
     if not (ROOT / ".git").exists():
         pytest.skip("this tree is no git checkout: nothing to clone")
-    folder = tmp_path_factory.mktemp("fresh") / "clone"
-    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True, timeout=SECONDS)
     return folder
 
 
@@ -106,22 +110,41 @@ def test_make_pretrain_goes_on_after_ctrl_c(clone: Path) -> None:
     assert int((run / "checkpoints" / "LATEST").read_text()) > int(stopped)
 
 
+def named() -> list[str]:
+    """The versions of Python in pyproject.toml."""
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    return [line.rpartition(" ")[2] for line in lines if re.search(r":: 3\.\d+$", line)]
+
+
+def installed(version: str) -> Path | None:
+    """A Python of this version with ``venv``: in PATH, or among pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    in_path = shutil.which(f"python{version}")
+    for python in ([Path(in_path)] if in_path else []) + sorted(pyenv.glob(f"{version}.*/bin/python")):
+        code = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
+        if done.stdout.strip() == version:  # pyenv's shim fails where the version is not chosen
+            return python
+    return None
+
+
 @pytest.mark.torture
-def test_the_newest_python_in_path_that_is_named_sets_up_and_trains(clone: Path, tmp_path: Path) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = {int(line.rpartition(".")[2]) for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)}
-    newest = max((minor for minor in named if shutil.which(f"python3.{minor}")), default=0)
-    if newest in (0, sys.version_info.minor):
-        pytest.skip("the newest Python here is the one that runs these tests")
-    subprocess.run(["git", "clone", "--quiet", clone, tmp_path / "other"], check=True)
+@pytest.mark.parametrize("version", named())
+def test_another_python_sets_up_and_trains(version: str, tmp_path: Path) -> None:
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        pytest.skip("this Python runs these tests")
+    if (python := installed(version)) is None:
+        pytest.skip(f"no Python {version} with venv is in PATH or among pyenv's")
+    other = cloned(tmp_path / "clone")
     recipe = ["recipe=phantom_cxr", "recipe.patients=16", "recipe.size=128", "out=shards"]
     for words in (
-        [f"python3.{newest}", "setup/install.py"],
+        ["make", "setup", f"PYTHON={python}"],
         [".venv/bin/dira_scale", "shard", *recipe],
         [".venv/bin/dira_scale", "pretrain", *TINY, SMALL, "data.shards=shards", "run=run"],
     ):
-        done = subprocess.run(words, cwd=tmp_path / "other", env=TYPED | {"ACCELERATOR": "cpu"}, capture_output=True)
-        if b"several gigabytes" in done.stderr or b"pip finds no wheel of torch" in done.stderr:
-            pytest.skip(f"no CPU build of torch for Python 3.{newest} can be had here")
-        assert done.returncode == 0, done.stderr.decode()
-    assert f'"python": "3.{newest}.' in (tmp_path / "other" / "run" / "environment.json").read_text()
+        environment = TYPED | {"ACCELERATOR": "cpu"}
+        done = subprocess.run(words, cwd=other, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        if any(said in done.stdout + done.stderr for said in ("several gigabytes", "pip finds no wheel of torch")):
+            pytest.skip(f"no CPU build of torch for Python {version} can be had here")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"python": "{version}.' in (other / "run" / "environment.json").read_text()

@@ -4,7 +4,7 @@ The checkout that it joins is a folder of links to this one, with a copy of ``di
 """
 
 import json
-import os
+import select
 import shutil
 import subprocess
 import sys
@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness import SECONDS
+
+from benchmarks.gpu.bounded import end
 
 ROOT = Path(__file__).parents[2]
 LAST = '"bench",\n)'
@@ -28,21 +31,23 @@ WORDS = ["data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_r
 
 # Commands are called in one Python, which imports torch once; a sweep's runs are processes of their own.
 CALLS = """
-import json, sys
+import json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
 
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what C code and other processes print is no answer
 for line in sys.stdin:
     name, *words = json.loads(line)
     with redirect_stdout(StringIO()) as out, redirect_stderr(out):
         code = import_module(f"dira_scale.{name}").main(words)
-    print(json.dumps([code, out.getvalue()]), flush=True)
+    print(json.dumps([code, out.getvalue()]), file=answers, flush=True)
 """
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., str]]]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Callable[..., str]]]:
     """A folder, and what calls commands of the checkout there: it returns what ``dira_scale WORDS`` prints."""
     root, here = tmp_path / "checkout", tmp_path / "here"
     for folder in ("dira_scale", "configs"):
@@ -60,21 +65,32 @@ def here(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., str]]]:
         shutil.copy(file, root / "configs")
     (here / "own" / "sweep").mkdir(parents=True)
     (here / "own" / "sweep" / "bright.yaml").write_text(TRAINED)
-    environment, pipe = os.environ | {"PYTHONPATH": str(root)}, subprocess.PIPE
-    listed = [sys.executable, "-m", "dira_scale", "--help"]
-    assert b"  brightness learn how bright images are\n" in subprocess.check_output(listed, cwd=here, env=environment)
-    with subprocess.Popen(
-        [sys.executable, "-c", CALLS], stdin=pipe, stdout=pipe, text=True, cwd=here, env=environment
-    ) as calls:
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.chdir(here)
+    assert "  brightness learn how bright images are\n" in typed("--help")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", CALLS], stdin=pipe, stdout=pipe, text=True) as calls:
         assert calls.stdin and calls.stdout
 
         def call(*words: str, code: int = 0) -> str:
             print(json.dumps(words), file=calls.stdin, flush=True)
-            actual, printed = json.loads(calls.stdout.readline())
+            assert select.select([calls.stdout], [], [], SECONDS)[0], f"{words}: no answer in {SECONDS} s"
+            actual, printed = json.loads(calls.stdout.readline() or '["no answer", "it has ended"]')
             assert actual == code, printed
             return str(printed)
 
-        yield here, call
+        try:
+            yield here, call
+        finally:
+            end(calls.pid)
+
+
+def typed(*words: str) -> str:
+    """What the command line prints."""
+    command = [sys.executable, "-m", "dira_scale", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.system
@@ -86,6 +102,8 @@ def test_a_new_command_that_trains_is_planned_swept_exported_and_reported(
     call("shard", "recipe=phantom_cxr", "out=shards", "recipe.patients=16", "recipe.size=64", "workers=1")
     reported = call("plan", "brightness", *WORDS, "plan.gpus=2")
     assert "stage learn" in reported and "ddp" in reported
+    typed("brightness", *WORDS, "data.shards=shards", "run=typed", "steps=1")
+    assert json.loads((folder / "typed" / "status.json").read_text())["step"] == 1
 
     sweep = ["sweep", "--config-dir", "own", "sweep=bright", "cluster.tries=1"]
     wrong = call(*sweep, "bright.data.batch=9", "bright.model.bn_groups=2", code=2)

@@ -371,9 +371,17 @@ def test_fp16_scales_its_loss_and_follows_fp32(strategy: str, shards: Path, plai
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.1)
 
 
-# Graphs are made and differentiated, but run by torch's own kernels: machine code of each region takes minutes, and is
-# made and compared in tests/train/engine/test_compiled_blocks.py.
-TRACED = "import functools, torch; torch.compile = functools.partial(torch.compile, backend='aot_eager')"
+# Graphs are made and differentiated, and said, but run by torch's own kernels: machine code of each takes minutes.
+TRACED = """
+import functools, torch
+from torch._dynamo import lookup_backend
+
+def traced(*graph, **options):
+    print("a graph", flush=True)
+    return lookup_backend("aot_eager")(*graph, **options)
+
+torch.compile = functools.partial(torch.compile, backend=traced)
+"""
 
 
 @pytest.mark.system
@@ -383,7 +391,7 @@ def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -
     alone += ["data.val_split=null", "parallel=fsdp2"]
     for name, compiled in (("run", "true"), ("plain", "false")):
         words = command(tmp_path / name, shards, "moco", *KEPT, *alone, f"parallel.compile={compiled}")
-        finish(words, before=TRACED)
+        assert (finish(words, before=TRACED).count("a graph\n") > 0) is (name == "run")
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain", steps=3)
 
 

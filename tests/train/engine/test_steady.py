@@ -1,4 +1,4 @@
-"""What the engine does beside the steps: rows read a step late, traces, garbage, the buckets of replicas' gradients."""
+"""What the engine does beside the steps: rows read a step late, traces."""
 
 import gzip
 import json

@@ -229,7 +229,8 @@ def distillation(name, encoder, node, groups):
         drawn = [draw(views, 0, step, index, 0 * index, view, 0 * index + 64, 0 * index + 64)[1] for view in range(4)]
         return images, images, Facts(step=step, distortions=drawn)
 
-    node.get("base", node).update(prototypes=24, hidden=8, bottleneck=6, momentum=0.9)
+    small = {"prototypes": 24, "hidden": 8, "bottleneck": 6, "momentum": 0.9}
+    node = node | {"base": node["base"] | small} if "base" in node else node | small
     exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
     exact |= {"drop_path_rate": 0.3, "drop_path_uniform": True} if name == "dinov2" else {}
     method = built(node, groups, views, encoder, arguments=exact)

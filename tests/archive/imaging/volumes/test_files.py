@@ -348,14 +348,14 @@ SKIP = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 5 6 7\nencoding: gzip\nbyte
 
 
 @pytest.mark.parametrize(
-    "name, content, reason",
+    "name, content, reason, bound",
     [
-        ("x.nii.gz", lambda: gzip.compress(nifti() + bytes(2**26), 9), "continue after the values"),
-        ("x.nrrd", lambda: SKIP + gzip.compress(bytes(2**26), 9), "ends before its values do"),
+        ("x.nii.gz", lambda: gzip.compress(nifti() + bytes(2**26), 9), "continue after the values", 2**22),
+        ("x.nrrd", lambda: SKIP + gzip.compress(bytes(2**26), 9), "ends before its values do", 2**25),
     ],
 )
 def test_a_stream_of_64_mb_of_zeros_stays_compressed(
-    name: str, content: Callable[[], bytes], reason: str, tmp_path: Path
+    name: str, content: Callable[[], bytes], reason: str, bound: int, tmp_path: Path
 ) -> None:
     """Behind the values, so that their checksum is unknown, or to be skipped; a few bytes are nobody's harm."""
     (tmp_path / name).write_bytes(content())
@@ -363,7 +363,7 @@ def test_a_stream_of_64_mb_of_zeros_stays_compressed(
     try:
         with pytest.raises(RejectedError, match=reason):
             read_volume(tmp_path / name, make.settings())
-        assert tracemalloc.get_traced_memory()[1] < 2**25
+        assert tracemalloc.get_traced_memory()[1] < bound
     finally:
         tracemalloc.stop()
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti() + bytes(1000)))
