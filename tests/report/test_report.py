@@ -537,6 +537,13 @@ RESULTS = {
 @pytest.mark.usefixtures("undrawn")
 def test_an_evaluated_run_shows_figures_intervals_cases_and_what_it_never_answers(run: Path) -> None:
     """The test split comes first, and equal columns once."""
+    (run / "results.json").write_text(json.dumps(RESULTS))
+    test, _ = results.tables(read_run(run).results)
+    assert (test.split, test.metrics) == ("held-out", ["Dice", "HD95 (mm)"])
+    cells = {name: [value for value, _ in row] for name, row in test.rows}
+    assert cells == {"left": ["0.900", "2.000"], "right": ["0.800", "infinity"], "mean": ["0.850", "–"]}
+    reported = "a case with neither a true nor a predicted pixel counts as the best value"
+    assert test.remarks == [f"Dice, HD95 (mm): {reported}"]
     judged = json.loads(json.dumps(RESULTS))
     for figures in judged["figures"].values():
         figures[2] |= {"interval": [0.8012, 0.8991]}
@@ -547,12 +554,6 @@ def test_an_evaluated_run_shows_figures_intervals_cases_and_what_it_never_answer
     (run / "cases" / "test-1.jpg").symlink_to(run.parent)  # leaves the run
     content = replace(read_run(run), description=replace(read_run(run).description, best="dice"))
     assert [*headlines(content, 0).values()][1].figure == "Dice 0.850 (0.801 to 0.899)"
-    test, _ = results.tables(content.results)
-    assert (test.split, test.metrics) == ("held-out", ["Dice", "HD95 (mm)"])
-    cells = {name: [value for value, _ in row] for name, row in test.rows}
-    assert cells == {"left": ["0.900", "2.000"], "right": ["0.800", "infinity"], "mean": ["0.850", "–"]}
-    reported = "a case with neither a true nor a predicted pixel counts as the best value"
-    assert test.remarks == [f"Dice, HD95 (mm): {reported}"]
     html = render(content, {})
     assert "split held-out" in html and "0.801 to 0.899</span>" in html
     assert html.count("data:image/jpeg") == 1 and "never answered on the held-out split: right" in html
