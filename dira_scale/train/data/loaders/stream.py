@@ -161,7 +161,7 @@ class StreamLoader(CpuLoader):
         )  # fmt: skip
         order, count = self.order, int(self.shards.kept.sum())
         each = order.split_size // count  # samples of a shard, about
-        read_at_once = min(count, order.lanes * order.window * max(1, order.block // each))  # shards
+        read_at_once = min(count, (order.lanes or order.batch) * order.window * max(1, order.block // each))  # shards
         again = FEW_FETCHES * order.block < each or read_at_once * window.total > folder.most * count
         if window.total > folder.most and again:
             logger.warning(
