@@ -132,7 +132,7 @@ print(peak(2_000), peak(20_000))
 
 @pytest.mark.system
 def test_ten_times_the_records_need_no_more_memory() -> None:
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    paths = os.pathsep.join(str(Path(__file__).parents[n]) for n in range(3))
     ended = subprocess.run(
         [sys.executable, "-c", MEASURED], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
         timeout=200, check=True,
