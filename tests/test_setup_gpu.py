@@ -143,7 +143,7 @@ MEASURED = (
 
 
 def test_what_is_measured_imports_nothing_that_is_neither_there_nor_carried(tmp_path: Path) -> None:
-    """Of a container that has the least. With all parts it is run by the test above."""
+    """The container has the least that may be there. The test above runs all parts."""
     python = pretended(tmp_path / "python", (*REQUIRED, *CARRIED))
     lacks = (
         "import importlib.util as u; assert u.find_spec('torch') and not u.find_spec('nibabel'), 'nothing is hidden'"

@@ -33,8 +33,13 @@ PATIENTS = 10  # from which on there is an interval
 
 @dataclass(frozen=True)
 class SharedLabel:
-    """Of the ``images`` with a label, among those that were asked: the ``share`` of their neighbours that have it, the
-    mean over these images; ``interval``: 95 % over patients; ``chance``: the share of all images of other patients."""
+    """How often neighbours share a label.
+
+    Attributes:
+        images: those with the label, among those that were asked.
+        share: of their neighbours that have it, the mean over these images; ``interval``: 95 % over patients.
+        chance: the share of all images of other patients.
+    """
 
     label: str
     images: int

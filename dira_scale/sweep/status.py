@@ -115,7 +115,7 @@ def progress(folder: SweepFolder, run_status: RunStatus) -> dict[str, Any]:
 
 
 def overview(folder: SweepFolder) -> tuple[dict[str, Any], int]:
-    """What is known of the runs that the sweep has now, ready for JSON, and the number of those of earlier settings.
+    """Return what is known of the sweep's present runs, ready for JSON, and the number of runs of earlier settings.
 
     Raises UserError if there is no sweep in ``folder``.
     """

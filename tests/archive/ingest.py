@@ -1,4 +1,4 @@
-"""What tests of conversions are made of: small folders of images, by Pillow and pydicom alone, and recipes."""
+"""Tests of conversions read these small folders of images, made by Pillow and pydicom alone, and recipes."""
 
 from collections.abc import Mapping
 from copy import deepcopy

@@ -71,7 +71,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
 
 
 def maker(folder: Path) -> Callable[..., ShardedDataset]:
-    """What makes datasets below ``folder``."""
+    """Return a function that makes datasets below ``folder``."""
 
     def make(
         images: Sequence[np.ndarray],

@@ -86,7 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path
 
 
 def typed(*words: str) -> str:
-    """What the command line prints."""
+    """Return what the command line prints."""
     command = [sys.executable, "-m", "dira_scale", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr

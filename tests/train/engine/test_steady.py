@@ -1,4 +1,4 @@
-"""What the engine does beside the steps: rows read a step late, traces."""
+"""The engine reads rows a step late, and writes traces."""
 
 import gzip
 import json

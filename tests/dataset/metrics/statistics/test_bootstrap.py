@@ -67,7 +67,7 @@ def test_memory_is_bounded_by_smaller_batches(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_intervals_over_patients_hold_the_truth_and_those_over_images_do_not() -> None:
-    """Of 80 patients with two to five images, whose Dice are alike: mean 0.8."""
+    """The images of a patient, two to five, have Dice that are alike; the mean is 0.8."""
     right = np.zeros(2)
     for simulation in range(SIMULATIONS):
         generator = np.random.default_rng(simulation)
