@@ -27,6 +27,7 @@ from dira_scale.base.storage.store import as_os_error, remove
 from dira_scale.base.storage.tables import harmless
 from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, schema_of
 from dira_scale.dataset.manifest.croissant import croissant
+from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE
 
 ROWS_AT_ONCE = 2**14  # per row group: about this many rows are in memory at most
 
@@ -39,7 +40,7 @@ class TableWriter:
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows, each a mapping of the schema's columns."""
+        """Append rows, each a mapping of the schema's columns, and others, which are left out."""
         self._waiting.append(pa.Table.from_pylist(rows, self._schema))
         self._rows += len(rows)
         if self._rows >= ROWS_AT_ONCE:
@@ -132,7 +133,8 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
     """Publish the tables in ``scratch`` and their description, the manifest last; remove what was only for writing."""
     (scratch / INFO_FILE).write_text(info.to_json())
     (scratch / "croissant.json").write_text(json.dumps(croissant(info, scratch / MANIFEST_FILE), indent=1) + "\n")
-    for name in (QUARANTINE_FILE, "croissant.json", INFO_FILE, MANIFEST_FILE):
+    masks = [FOREGROUND_FILE] if pq.read_metadata(scratch / FOREGROUND_FILE).num_rows else []
+    for name in (QUARANTINE_FILE, *masks, "croissant.json", INFO_FILE, MANIFEST_FILE):
         publish(scratch / name, out / name)
     remove(out / PARTIAL)
     remove(scratch)
@@ -154,6 +156,7 @@ def joined(
     with (
         TableWriter(scratch / MANIFEST_FILE, schema_of(plan.channels)) as manifest,
         TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
+        TableWriter(scratch / FOREGROUND_FILE, FOREGROUND) as foreground,
     ):
         for shard in plan.shards:
             path = state_file(out, shard)
@@ -164,6 +167,7 @@ def joined(
                                 f"{path}, then run the same command again")  # fmt: skip
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
             quarantine.add(state["rejected"])
+            foreground.add([of_class for row in state["rows"] for of_class in row.get("foreground", [])])
             yield shard, state
 
 

@@ -7,6 +7,7 @@ import PIL.Image
 import xxhash
 
 from dira_scale.archive.deidentify import coarse
+from dira_scale.archive.foreground import foreground_of
 from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.imaging.grey import GreyImage, resize, shrink
 from dira_scale.archive.imaging.volume import Annotated, Volume
@@ -34,6 +35,7 @@ def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
     row = _row(item, volume, boxes, payload, recipe) | shape | {"affine": [float(v) for v in volume.affine.flat]}
     if image.filled:
         row["attributes"] |= {FILLED: str(image.filled)}
+    row["foreground"] = [] if mask is None else foreground_of(mask, item.key)
     return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "b2nd"))
 
 

@@ -203,7 +203,7 @@ class Finetune(StagedTraining):
         files = [store.locate(str(path), "data.shards") / manifest.INFO_FILE for path in paths]
         images = sum(manifest.DatasetInfo.read(file).counts.get(data.split, 0) for file in files)
         epochs = sum(stage.epochs for stage in config.stages.values()) * config.epoch_factor
-        steps = config.steps or steps_of(epochs, max(1, images // data.batch))
+        steps = config.steps or steps_of(epochs, max(1, data.crops * images // data.batch))
         network = f"a network on {encoder}" if encoder else "a network"
         return UserError(
             f"init must be given: {network} would learn from random weights, for up to {counted(steps, 'step')} "

@@ -1,6 +1,6 @@
 """From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,10 +20,12 @@ from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.config import Data
 from dira_scale.train.data.distort.colour import RGB
 from dira_scale.train.data.exclusion import excluded_patients
+from dira_scale.train.data.foreground import Foreground
 from dira_scale.train.data.labels import ColumnsChoice, LabelError
 from dira_scale.train.data.loaders import Loader, LoaderSpec
 from dira_scale.train.data.loaders.build import LoaderChoice, choose
 from dira_scale.train.data.order import ORDER_VERSION, EvalOrder, Order
+from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.selection import Selection, select
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.processes import default_threads, default_workers
@@ -51,6 +53,7 @@ class Inputs:
         device: where the batches are wanted.
         cores: this process's share of the machine, for ``data.workers=null``.
         masks: whether batches have ``mask``.
+        classes: the values in masks around whose voxels ``views.foreground`` of the crops are drawn; None: all.
         held_out_views: of ``data.val_split``; None: ``views``.
         labels: the labels that batches have, which must be there to be learned; None: all that there are.
 
@@ -76,12 +79,14 @@ class Inputs:
         device: torch.device | str = "cpu",
         cores: int = 1,
         masks: bool = False,
+        classes: Collection[int] | None = None,
         held_out_views: ViewSpec | None = None,
         labels: ColumnsChoice | None = None,
     ) -> None:
         paths = _paths(data.shards)
+        weights = tuple(data.crops * weight for weight in paths.values())
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
-        self.held_out_views = held_out_views or views
+        self.classes, self.held_out_views = classes, held_out_views or views
         self.workers = data.workers or default_workers(self.device, cores)
         # Shards in a store are checked when they are fetched: one question for each would take long.
         self.datasets = [
@@ -93,7 +98,7 @@ class Inputs:
         with at("data", KEYS):
             self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
             self.processes = self.loader_choice.processes(data.helper, self.device, self.workers)
-        sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
+        sizes = _sizes(self.datasets, data.split, "data.split")
         selection = selected(data, self.datasets, weights)
         self.chosen_by = _chosen_by(data) if selection else ""
         self.labels = labels.of(self.datasets) if labels else None
@@ -119,6 +124,7 @@ class Inputs:
                 raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; use {possible}")
         self.rank, self.ranks = rank, ranks
         self.train(next(iter(self.orders)))  # fails before a run folder exists if the loader cannot read the data
+        self.foreground = self._drawn_around()
         self.held_out(data.batch, None)
 
     @classmethod
@@ -126,7 +132,7 @@ class Inputs:
         """The data of a run of ``config``, on one of the processes of ``world``.
 
         Args:
-            chosen: ``masks``, ``held_out_views`` and ``labels`` of the constructor.
+            chosen: ``masks``, ``classes``, ``held_out_views`` and ``labels`` of the constructor.
 
         Raises UserError as the constructor, and if the stages do not divide among the processes, or the run's folder is
         a dataset.
@@ -229,7 +235,9 @@ class Inputs:
         weights = _paths(self.data.shards).values()
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
         selection = {"selection": self.order.selection.identity} if self.order.selection else {}
-        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": self.views.version} | selection
+        foreground = {"foreground": self.foreground} if self.foreground else {}
+        versions = {"order_version": ORDER_VERSION, "views_version": self.views.version}
+        return {"datasets": datasets} | versions | selection | foreground
 
     def facts(self) -> dict[str, str]:
         """Return what all processes must read alike, by its name in messages."""
@@ -237,7 +245,16 @@ class Inputs:
         if self.order.selection is not None:
             chosen = "the rows that data.fraction, data.exclude and data.negatives choose"
             facts[chosen] = self.order.selection.identity[:DIGITS]
+        if self.foreground:
+            facts["the voxels of foreground.parquet"] = self.foreground[:DIGITS]
         return facts
+
+    def _drawn_around(self) -> str:
+        """Return the identity of the voxels around which crops are drawn; empty: around none."""
+        if not any(getattr(entry, "foreground", 0) for entry in self.views.entries):
+            return ""
+        with at("data", KEYS):
+            return Foreground(Samples(self.datasets, self.data.split), self.classes).identity
 
     def summary(self, stage: StagePlan) -> list[str]:
         """Lines to print at the start; ``stage`` is the first."""
@@ -274,8 +291,8 @@ class Inputs:
         with at("data.loader", KEYS):
             spec = LoaderSpec(
                 self.datasets, split, order, views, self.seed, rank=rank, world=world, workers=self.workers,
-                prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, labels=self.labels,
-                device=self.device,
+                prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, classes=self.classes,
+                labels=self.labels, device=self.device,
             )  # fmt: skip
             return choice.build(spec)
 

@@ -27,7 +27,7 @@ DECIDED = re.compile(
     r"precision|normalise|(task|optim|stages|validate|evaluate)\."
     r"(?!choose|chosen|norm_passes|layer_|head_|span|weight_decay_end|patch_factor).*"
     r"|views\.(?!.*_target_|channel_dropout|grey|jitter\.(?:saturation|hue)).*"
-    r"|data\.(batch|size|remainder|val_split|test_split|fraction_from)"
+    r"|data\.(batch|crops|size|remainder|val_split|test_split|fraction_from)"
     r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"
 )
 OF_VOLUMES = re.compile(r"channels|data\.(spacing|range|pad)|model\.(norm|up|width)")  # beside these

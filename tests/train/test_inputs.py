@@ -50,6 +50,21 @@ def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: 
     assert inputs([dataset.root]).identity() == expected
 
 
+def test_several_crops_of_an_image_are_drawn_in_each_epoch(make_dataset: Any, radiograph: Any) -> None:
+    """Of those that a selection leaves, too; one crop is today's order."""
+    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(6)])
+    data = inputs([dataset.root], crops=3)
+    assert data.steps_per_epoch(2) == 9 and data.identity() == inputs([dataset.root]).identity()
+    for epoch in range(3):
+        parts = data.order.positions(range(9 * epoch, 9 * epoch + 9))
+        seen = [(int(i), int(of)) for part in parts for i, of in zip(part.index, part.occurrence, strict=True)]
+        assert sorted(seen) == [(i, of) for i in range(6) for of in range(3)]
+    views = {batch.views[0][batch.index == 0].numpy().tobytes() for batch in data.train(2).iterate(0, 9)} - {b""}
+    assert len(views) == 3
+    assert inputs([dataset.root], crops=1).order == inputs([dataset.root]).order
+    assert inputs([dataset.root], crops=4, fraction=0.5).steps_per_epoch(2) == 6
+
+
 def test_masks_come_where_they_are_asked_for(make_dataset: Any, radiograph: Any) -> None:
     """In training and of held-out images: here a mask is where its image is bright, at the crops' own resolution."""
     images = [radiograph(16, 16, seed=i) for i in range(6)]

@@ -22,6 +22,7 @@ RESHARD = {
     "order": "use task=labels, or shard it again with recipe.label_columns",
     "grades": "learn it by task=regression",
     "masks": "shard again with the masks (recipe.columns.mask, docs/how-to/sharding.md) and another out",
+    "foreground": "shard again with the masks and another out, or use views.foreground=0",
     "images": "shard the volumes again with recipe.slices=axial and another out, which stores their slices "
     "(docs/how-to/volumes.md)",
     "volumes": "name a dataset of volumes (python -m dira_scale.shard recipe=volumes makes one)",

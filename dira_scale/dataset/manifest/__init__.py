@@ -7,6 +7,7 @@ This format is all that ``archive`` (which writes it) and the loaders (which rea
       manifest.parquet     SCHEMA: one row per sample; ``offset`` and ``size`` are of the payload inside the shard
       {split}-{000000}.tar KEY.png|jpg|jp2|npy|b2nd, KEY.json, optional KEY.mask.png|b2nd
       quarantine.parquet   QUARANTINE: one row per rejected input
+      foreground.parquet   FOREGROUND: of volumes with masks, some voxels of each class
       croissant.json       MLCommons Croissant description
 
 ``manifest.parquet`` is written last, so a folder that has one is complete.

@@ -67,7 +67,7 @@ class MaskTask(TaskConfig):
         return self.decoder == PRETRAINED
 
     def input_arguments(self) -> dict[str, Any]:
-        return {"masks": True}
+        return {"masks": True, "classes": values_of(self.classes) if self.classes else None}
 
     def supervision(self, data: Inputs) -> Supervision:
         mask_values.check_masks(data, self.classes)

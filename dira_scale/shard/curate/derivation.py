@@ -26,6 +26,7 @@ from dira_scale.dataset.manifest import (
     DatasetInfo,
     ShardedDataset,
 )
+from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foreground
 
 
 def empty_folder(out: str | Path) -> Path:
@@ -86,6 +87,12 @@ def write(
     )
     out.mkdir(parents=True, exist_ok=True)
     _put(out / QUARANTINE_FILE, QUARANTINE.empty_table())
+    parts = [read_foreground(parent.root) for parent in parents if parent.has_mask(slice(None)).any()]
+    known = [part for part in parts if part is not None]
+    if known and len(known) == len(parts):  # else crops would be drawn around what is in some of them
+        foreground = pa.concat_tables(known)
+        kept = pc.is_in(foreground["key"], value_set=table["key"].combine_chunks())
+        _put(out / FOREGROUND_FILE, foreground.filter(kept))
     (out / INFO_FILE).write_text(info.to_json())
     _put(out / MANIFEST_FILE, table)  # last: a folder that has one is complete
     return info

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from dira_scale.archive.foreground import foreground_of
 from dira_scale.base.errors import print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import worker_pool
 from dira_scale.base.storage.store import open_file
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foreground
 from dira_scale.dataset.manifest.tar import checksum, members
 from dira_scale.dataset.pixels.bricks import BrickError, Bricks
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
@@ -85,10 +88,15 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
         return [Damage(shard, "", "missing")]
     if (size := file.stat().st_size) != dataset.info.shards[shard]:
         return [Damage(shard, "", f"{size} bytes instead of {dataset.info.shards[shard]}")]
+    table, foreground = read_foreground(dataset.root), dict[str, list[dict[str, Any]]]()
+    if table is not None:
+        keys = pa.array([row["key"] for row in rows])
+        for of_class in table.filter(pc.is_in(table["key"], value_set=keys)).to_pylist():
+            foreground.setdefault(of_class["key"], []).append(of_class)
     with open_file(file) as stream:
         damages: list[Damage] = []
         for row in rows:
-            damages += _sample(shard, row, stream)
+            damages += _sample(shard, row, stream, None if table is None else foreground.get(row["key"], []))
         stream.seek(0)
         damages += _members(shard, rows, stream)
         if not damages and (expected := dataset.info.checksums.get(shard)) and checksum(stream) != expected:
@@ -96,8 +104,10 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
     return damages
 
 
-def _sample(shard: str, row: dict[str, Any], stream: BinaryIO) -> Iterator[Damage]:
-    """Decode an image and its mask."""
+def _sample(
+    shard: str, row: dict[str, Any], stream: BinaryIO, foreground: list[dict[str, Any]] | None
+) -> Iterator[Damage]:
+    """Decode an image and its mask, whose rows of ``foreground.parquet`` are given, if there is such a file."""
     stream.seek(row["offset"])
     payload = stream.read(row["size"])
     if xxhash.xxh3_64_hexdigest(payload) != row["xxh3"]:
@@ -118,7 +128,9 @@ def _sample(shard: str, row: dict[str, Any], stream: BinaryIO) -> Iterator[Damag
         decode(payload, "png" if row["affine"] is None else "b2nd", shape)
         if row["affine"] is not None:  # its checksums
             bricks = Bricks(shape, np.dtype(np.uint8), len(payload), partial(_fetch, payload))
-            bricks.cut([tuple(slice(0, side) for side in shape)])
+            mask = bricks.cut([tuple(slice(0, side) for side in shape)])[0][0]
+            if foreground is not None and foreground_of(mask, row["key"]) != foreground:
+                yield Damage(shard, row["key"], f"{FOREGROUND_FILE} has other voxels than its mask")
     except (DecodeError, BrickError) as error:
         yield Damage(shard, row["key"], f"the mask cannot be decoded ({error})")
 

@@ -1,6 +1,6 @@
 """Requests to a loader for one step: which images, crops and flips. They are the same for every loader."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from dira_scale.base.errors import DatasetError
 from dira_scale.train.data import random
 from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.foreground import Foreground
 from dira_scale.train.data.order import EvalOrder, Order
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.sizes import require_fit
@@ -97,12 +98,15 @@ class Requests:
         rank: int = 0,
         world: int = 1,
         fixed_epoch: int | None = None,
+        classes: Collection[int] | None = None,
     ) -> None:
         size = order.size if isinstance(order, EvalOrder) else order.split_size
         assert len(samples) == size, "order of other data"
         require_fit(samples, views)
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
+        around = any(getattr(entry, "foreground", 0) for entry in views.entries)
+        self._foreground = Foreground(samples, classes) if around else None
         self.together = max(1, TOGETHER * world // order.batch)
         self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
         if self._groups and isinstance(order, Order) and not self._groups.several:
@@ -130,6 +134,7 @@ class Requests:
                 draw(
                     self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(of_view),
                     spacing=None if self.views.spacing is None else self.samples.spacing(of_view),
+                    around=self._around(epoch, index, occurrence, view, of_view),
                 )
                 for view, of_view in enumerate(images)
             ]  # fmt: skip
@@ -153,6 +158,15 @@ class Requests:
         u = random.uniform(self.seed, epoch, index, occurrence, view, 1, Stream.PARTNER)[:, 0]
         images[several] = self._groups.other(index, random.integers(u, 0, others[several] - 1))
         return images
+
+    def _around(
+        self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int, of_view: np.ndarray
+    ) -> np.ndarray | None:
+        """Return a voxel of the foreground of each image ``of_view``."""
+        if self._foreground is None:
+            return None
+        u = random.uniform(self.seed, epoch, index, occurrence, view, 2, Stream.FOREGROUND, first=4)
+        return self._foreground.draw(of_view, u)
 
     def empty_views(self, request: Request, pinned: bool) -> tuple[Tensor, ...]:
         """Per view an uninitialised tensor [b, C, *size] of the stored type, to be filled."""

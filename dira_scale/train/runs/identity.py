@@ -22,12 +22,13 @@ ADDED = {
     "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
     "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
     "model.positions": None, "method.rises": None,
-    "method.base.rises": None,
+    "method.base.rises": None, "views.foreground": 0.0, "data.crops": 1,
 }  # fmt: skip
 
 
 SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
+    "foreground": "the masks have other voxels of the classes that are learned (foreground.parquet)",
     "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
     "data.shards",
 }

@@ -46,17 +46,24 @@ class VolumeCrop:
         *depth, height, width = map(max, zip(*self.sizes, strict=True))
         return (*depth, max(height, width), max(height, width)) if self.turned else (*depth, height, width)
 
-    def draw(self, u: np.ndarray, sides: np.ndarray, step: np.ndarray | None = None) -> Geometry:
+    def draw(
+        self, u: np.ndarray, sides: np.ndarray, step: np.ndarray | None = None, around: np.ndarray | None = None
+    ) -> Geometry:
         """The crops of volumes with ``sides`` int64 [b, n], by ``u`` [b, numbers], uniform in [0, 1).
 
-        ``step`` [b, n]: stored voxels for each voxel of a size; None: 1.
+        ``step`` [b, n]: stored voxels for each voxel of a size; None: 1. ``around`` [b, n]: the stored voxel in the
+        middle of a box, or as near to it as the box stays within; NaN, or None: anywhere.
         """
         flip, transposed = self.orientation(u)
         extents = self.extents(transposed, step)
         chosen = random.integers(u[:, 0], 0, len(self.sizes) - 1)
         extent = np.take_along_axis(extents, chosen[:, None, None], 1)[:, 0]
         low, high = self.starts(extent, sides, step)
-        return Geometry(boxes(random.integers(u[:, 1 : 1 + len(self.axes)], low, high), extent), flip, transposed)
+        start = random.integers(u[:, 1 : 1 + len(self.axes)], low, high)
+        if around is not None:
+            centred = np.floor(np.nan_to_num(around) + (1 - extent) / 2).astype(np.int64)
+            start = np.where(np.isnan(around), start, centred.clip(low, high))
+        return Geometry(boxes(start, extent), flip, transposed)
 
     def orientation(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which axes are mirrored, bool [b, n], and whether height and width are then swapped, bool [b]."""

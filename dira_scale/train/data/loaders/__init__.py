@@ -1,6 +1,6 @@
 """From stored bytes to batches. Every loader returns the same samples and views, up to its resampling filter."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -32,6 +32,7 @@ class LoaderSpec:
         prefetch: batches prepared ahead.
         fixed_epoch: always draw the views of this epoch (evaluation); None: the order's epoch.
         masks: whether batches have ``mask``; not of views of several sizes.
+        classes: the values in masks around whose voxels crops are drawn (``ViewSpec.foreground``); None: all.
         labels: those that batches have; None: all, where the datasets have the same.
         device: where the batches are wanted; a loader may leave them on the host.
         stride: from a batch's step to the next one's; above 1 only for the loaders of this package
@@ -49,6 +50,7 @@ class LoaderSpec:
     prefetch: int = 4
     fixed_epoch: int | None = None
     masks: bool = False
+    classes: Collection[int] | None = None
     labels: Columns | None = None
     device: torch.device | str = "cpu"
     stride: int = 1

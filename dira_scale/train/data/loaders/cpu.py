@@ -43,7 +43,7 @@ class CpuLoader:
         if spec.masks:
             self.samples.require_masks()
         self.requests = Requests(
-            self.samples, spec.order, spec.views, spec.seed, spec.rank, spec.world, spec.fixed_epoch
+            self.samples, spec.order, spec.views, spec.seed, spec.rank, spec.world, spec.fixed_epoch, spec.classes
         )
         self.workers, self.prefetch, self.stride, self.masks = spec.workers, spec.prefetch, spec.stride, spec.masks
         self.seconds = StageSeconds(*self.sums)

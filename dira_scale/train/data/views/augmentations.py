@@ -39,8 +39,10 @@ class PlaneViews(PlaneViewSettings):
     first_side: int = 0
     turned: ClassVar[bool] = False
 
-    def draw(self, numbers: ViewNumbers, sides: np.ndarray, spacing: np.ndarray | None) -> tuple[Geometry, Distortion]:
-        """Draw the view of b images with stored ``sides`` int64 [b, 2]."""
+    def draw(
+        self, numbers: ViewNumbers, sides: np.ndarray, spacing: np.ndarray | None, around: np.ndarray | None = None
+    ) -> tuple[Geometry, Distortion]:
+        """Draw the view of b images with stored ``sides`` int64 [b, 2]; the rest is of volumes."""
         # The loader: a crop, resized to ``size``; with probability ``flip`` mirrored left and right.
         if self.fixed:
             crop = self.fixed[numbers.view].of(sides)
@@ -117,15 +119,24 @@ class VolumeViews(VolumeViewSettings):
 
     coloured: ClassVar[bool] = False
 
-    def draw(self, numbers: ViewNumbers, sides: np.ndarray, spacing: np.ndarray | None) -> tuple[Geometry, Distortion]:
-        """Draw the view of b volumes with stored ``sides`` int64 [b, 3] and ``spacing`` [b, 3] in mm."""
+    def draw(
+        self, numbers: ViewNumbers, sides: np.ndarray, spacing: np.ndarray | None, around: np.ndarray | None = None
+    ) -> tuple[Geometry, Distortion]:
+        """Draw the view of b volumes with stored ``sides`` int64 [b, 3] and ``spacing`` [b, 3] in mm.
+
+        ``around`` [b, 3]: voxels of the foreground, which the crops of a share ``foreground`` of the volumes show;
+        NaN of a volume that has none.
+        """
         # The loader: a crop of ``extents``, resized to ``size``; with probabilities ``flip`` mirrored along each axis,
         # ``transpose`` transposed in the plane and ``turns`` turned there.
         step = self.step(spacing)
         if self.fixed:
             crop = self.fixed[numbers.view].of(sides, step)
         elif self.pairs is None:
-            crop = self.crop.draw(numbers(self.crop.numbers, Stream.GEOMETRY), sides, step)
+            if around is not None:
+                chosen = numbers(1, Stream.FOREGROUND) < self.foreground
+                around = np.where(chosen, around, np.nan)
+            crop = self.crop.draw(numbers(self.crop.numbers, Stream.GEOMETRY), sides, step, around)
         else:  # of both views at once
             first, second = replace(numbers, view=0), replace(numbers, view=1)
             u = first(self.crop.numbers, Stream.GEOMETRY), second(self.crop.numbers, Stream.GEOMETRY)
@@ -161,6 +172,10 @@ class VolumeViews(VolumeViewSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.foreground and (self.iou is not None or self.fixed):
+            raise ArgumentError(
+                "foreground", self.foreground, "0 of fixed crops, and of pairs with a bound of their iou"
+            )
         if self.iou is None and self.same_size:
             raise ArgumentError("same_size", True, "a bound of the pairs' overlap beside it, such as an iou of 0.2")
         if self.iou is not None and (self.count != 2 or self.pair != "image" or self.fixed):

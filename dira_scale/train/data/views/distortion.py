@@ -20,7 +20,7 @@ class Stream(IntEnum):
     """The purposes of random numbers. Each has a stream of its own, so that no setting changes what others draw."""
 
     GEOMETRY, INTENSITY, PATCHES, ROTATION, ORIENTATIONS, PARTNER, LABELS = range(7)
-    TONE, WARP, NOISE, PAIRS, CHANNELS, COLOURS = range(7, 13)
+    TONE, WARP, NOISE, PAIRS, CHANNELS, COLOURS, FOREGROUND = range(7, 14)
 
 
 CORRUPTIONS = 16  # the stream of the first; those after it have the next ones

@@ -16,13 +16,15 @@ def draw(
     view: int,
     *sides: np.ndarray,
     spacing: np.ndarray | None = None,
+    around: np.ndarray | None = None,
 ) -> tuple[Geometry, Distortion]:
     """Parameters of view number ``view`` of the samples ``index`` [b], independent of batching.
 
     ``epoch`` may differ by sample [b]; ``occurrence`` [b] numbers repetitions of a sample within it; ``sides`` [b], for
     each axis, are those of the stored images, in pixels: heights, widths; depths, heights, widths. ``spacing`` [b, n],
     of stored voxels in mm, has the same order; it matters to ``ViewSpec.spacing``.
+    ``around`` [b, n] are voxels of the foreground, in pixels likewise; it matters to ``ViewSpec.foreground``.
     """
     assert len(sides) == spec.dimensions
     stored = np.stack(sides, 1).astype(np.int64)
-    return spec.each[view].draw(ViewNumbers(seed, epoch, index, occurrence, view), stored, spacing)
+    return spec.each[view].draw(ViewNumbers(seed, epoch, index, occurrence, view), stored, spacing, around)

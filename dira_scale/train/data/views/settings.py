@@ -122,6 +122,8 @@ class VolumeViewSettings(Views):
         extents: the sizes in voxels, one of which each crop has; none: the view's size.
         iou: the intersection over union that the boxes of two views have more than; None: any.
         same_size: with ``iou``: whether both crops have one of ``extents``, or each its own.
+        foreground: of the crops, the share that is drawn around a voxel of a class of the volume's mask; a volume
+            without one has them anywhere.
         crop_border: for each axis how many voxels crops stay away from the volume's edges, as far as they can; empty:
             none.
         turns, transpose: probabilities of a turn by 90, 180 or 270 degrees in the plane of height and width, and that
@@ -135,6 +137,7 @@ class VolumeViewSettings(Views):
     extents: tuple[tuple[Voxels, Voxels, Voxels], ...] = ()
     iou: Annotated[float, BELOW_ONE] | None = None
     same_size: bool = False
+    foreground: Chance = 0.0
     crop_border: Annotated[tuple[Annotated[int, AtLeast(0)], ...], AXES_OR_NONE] = ()
     turns: Chance = 0.0
     transpose: Chance = 0.0

@@ -15,9 +15,9 @@ from dira_scale.train.data.views.settings import PlaneViewSettings, Views, Volum
 MOST = 256  # views of a sample: a random number's counter has 8 bits for them
 # What may differ from one kind of crops to another; the rest is of the sample, or of what is restored.
 OWN = (
-    "size", "count", "scale", "ratio", "sized", "extents", "crop_border", "flip", "turns", "transpose", "rotation",
-    "channel_dropout", "grey", "jitter", "blur", "tone", "warp", "cutout", "inverse_cutout", "shuffle", "border",
-    "corruptions",
+    "size", "count", "scale", "ratio", "sized", "extents", "foreground", "crop_border", "flip", "turns", "transpose",
+    "rotation", "channel_dropout", "grey", "jitter", "blur", "tone", "warp", "cutout", "inverse_cutout", "shuffle",
+    "border", "corruptions",
 )  # fmt: skip
 
 
