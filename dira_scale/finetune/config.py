@@ -69,6 +69,8 @@ class FinetuneOptim(Optim):
 
 @dataclass
 class FinetuneValidate(Validate):
+    volumes: int | None = setting(AtLeast(1), None)
+    windows: int = setting(AtLeast(1))
     best: str | None = setting(one_of("loss"), None)
     norm_passes: int | None = setting(AtLeast(0), None)
 

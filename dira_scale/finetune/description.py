@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dira_scale.finetune.config import FROZEN, nevertheless
+from dira_scale.judge.evaluation.config import BY_VOLUMES
 from dira_scale.judge.tasks.task import FINETUNE, task_of
 from dira_scale.train.data.batch import UNITS
 from dira_scale.train.description import data_of, stages_of
@@ -20,7 +21,8 @@ def describe(config: Mapping[str, Any]) -> Description:
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
     task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
-    best = validate["best"] or task.best.metric
+    volumes = {BY_VOLUMES.compared: OF_VOLUMES} if validate.get("volumes") else {}  # older runs have no such key
+    best = validate["best"] or next(iter(volumes), task.best.metric)
     pairs = zip(task.output.names, task.output.normalised, strict=False)
     normalised = [f"{name} {mean:.6g} and {deviation:.6g}" for name, (mean, deviation) in pairs]
     network = NetworkDescription(
@@ -38,7 +40,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         data=data_of(config),
         stages=stages_of(config, lambda terms: task.head == "dense"),
         terms=task.loss_terms,
-        metrics={"loss": Metric("Total loss", "min"), **task.metrics},
+        metrics={"loss": Metric("Total loss", "min"), **volumes, **task.metrics},
         best=best,
         output=task.output,
         tensors=TENSORS[task.pooled],
@@ -49,6 +51,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     )
 
 
+OF_VOLUMES = Metric("Dice of whole volumes, mean over classes and volumes, moving average over validations", "max")
 NORMALISED = "numbers normalised by the mean and the deviation of the training split"
 TENSORS = {
     pooled: Tensors(

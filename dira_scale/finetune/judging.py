@@ -17,8 +17,11 @@ from dira_scale.judge.evaluation.inference import held_out_crops
 from dira_scale.judge.evaluation.judge import choose, judged, write_split
 from dira_scale.judge.evaluation.leak import Leak
 from dira_scale.judge.evaluation.results import FILE, overall, read_results
+from dira_scale.judge.evaluation.whole_volumes import WholeVolumes
+from dira_scale.judge.tasks.masks import Segmentation
 from dira_scale.judge.tasks.predictions import SplitCases
 from dira_scale.judge.tasks.task import Supervision
+from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.views import ViewSpec, fixed_views
 from dira_scale.train.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.train.distributed.world import World
@@ -56,6 +59,9 @@ def check_evaluation(config: Finetune, views: ViewSpec, supervision: Supervision
         raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
     if evaluate.window is not None and supervision.pooled:
         raise UserError(f"evaluate.window={evaluate.window}: windows are of masks; use null")
+    volumes = config.validate.volumes
+    if volumes and (supervision.pooled or views.dimensions != 3 or config.data.val_split is None):
+        raise UserError(f"validate.volumes={volumes}: it is of masks of volumes, on data.val_split; use null")
     if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
         raise UserError(
             f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
@@ -74,6 +80,20 @@ def check_scored(config: Finetune, data: Inputs, supervision: Supervision) -> No
             f"data.val_split={split}: {why}, so there is no {supervision.best.metric.upper()} to compare checkpoints "
             "by: use a larger split, or validate.best=loss"
         )
+
+
+def whole_volumes(config: Finetune, data: Inputs, supervision: Supervision, world: World) -> WholeVolumes | None:
+    """Return the volumes by which checkpoints are compared; None: there are none. Raises DatasetError where none has a
+    mask."""
+    validate = config.validate
+    if validate.volumes is None or not isinstance(supervision, Segmentation):
+        return None
+    samples = Samples(data.datasets, str(config.data.val_split), views=data.held_out_views)
+    samples.require_masks()
+    return WholeVolumes(
+        samples, supervision, data.views.sides, validate.volumes, validate.windows, validate.batch,
+        world.rank, world.ranks,
+    )  # fmt: skip
 
 
 def judged_batches(config: Finetune, data: Inputs, key: str, rank: int = 0, ranks: int = 1) -> HeldOutBatches:

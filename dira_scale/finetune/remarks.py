@@ -78,8 +78,7 @@ def ended_early(config: Finetune, row: Mapping[str, Any], unit: str, steps: int,
     if not (fall := still_falling(losses)):
         return []
     if best is not None:
-        metric, direction = best
-        sign = 1 if direction == "max" else -1
+        metric, sign = best.compared, 1 if best.direction == "max" else -1
         validated = [row for row in rows if row["split"] == "val" and not math.isnan(row.get(metric, math.nan))]
         highest = max(validated, key=lambda row: (sign * row[metric], -row["step"]), default=None)
         if highest and highest["step"] <= validated[-1]["step"] - steps / 3:  # flat for the last third

@@ -13,6 +13,7 @@ from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, chosen_rate, describe
 from dira_scale.finetune.network import Built
 from dira_scale.finetune.rates import forget_candidates
+from dira_scale.judge.evaluation.config import BY_VOLUMES
 from dira_scale.judge.evaluation.leak import NO_LEAK, Leak
 from dira_scale.judge.tasks.task import Supervision, identity
 from dira_scale.train.data.batch import UNITS, Batch
@@ -28,7 +29,7 @@ from dira_scale.train.inputs import Inputs
 from dira_scale.train.models import norm
 from dira_scale.train.models.network import Network
 from dira_scale.train.models.normalise import input_of, normalised
-from dira_scale.train.runs.description import Best, Description
+from dira_scale.train.runs.description import Description
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.schedule import few_steps, groups_of
 from dira_scale.train.task import DatasetTask
@@ -123,12 +124,24 @@ class FinetuneTask(Finetuning, DatasetTask):
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
         self.validation: HeldOutValidation | None = None
-        best = LOWEST_LOSS if validate.best == LOWEST_LOSS.metric else supervision.best
-        self.best = best.metric
+        self.volumes = judging.whole_volumes(config, data, supervision, world)
+        best = BY_VOLUMES if self.volumes else supervision.best
+        best = LOWEST_LOSS if validate.best == LOWEST_LOSS.metric else best
+        self.best = best.compared
         if held_out is not None:
             self.validation = HeldOutValidation(
-                validate.every, held_out, self.losses, world.device, [supervision.score], Best(*best)
+                validate.every, held_out, self.losses, world.device, [supervision.score], best, self.of_volumes
             )
+
+    def of_volumes(self, module: nn.Module) -> dict[str, float]:
+        """Figures of whole volumes, if validation sees any. Collective."""
+
+        def predicted(images: Tensor) -> Tensor:
+            alive()
+            with self.world.autocast():
+                return self.supervision.predicted(module(normalised(images, self.input)))
+
+        return self.volumes.figures(predicted, self.world.device) if self.volumes else {}
 
     def described(self, config: Mapping[str, Any]) -> Description:
         run = describe(config)
@@ -158,6 +171,7 @@ class FinetuneTask(Finetuning, DatasetTask):
             *remarks.frozen_lines(self.config, self.module),
             *remarks.without_figure(self.config, self.data, self.supervision),
             *remarks.told_apart_by_side(self.supervision.outputs, self.data.views),
+            *([f"{self.volumes} (validate.every={self.config.validate.every})"] if self.volumes else []),
             *map(Detail, norm.spanning_lines(module, groups_of(self.config))),
             *few_steps(self.config, self.stages, nearly=1.0),
             *chosen_rate(asdict(self.config.optim), self.config.data.val_split, self.best),

@@ -44,6 +44,7 @@ class HeldOutValidation:
         every: epochs between two validations.
         losses: the task's, of a batch on ``device``, as in training.
         scores: created anew for each validation.
+        more: figures of the module in evaluation mode, such as of whole volumes; equal on all ranks. Collective.
         best: the figure, of losses, monitors or scores, that decides which checkpoint is best.
     """
 
@@ -55,9 +56,10 @@ class HeldOutValidation:
         device: torch.device,
         scores: Sequence[Callable[[], Score]] = (),
         best: Best = LOWEST_LOSS,
+        more: Callable[[nn.Module], dict[str, float]] = lambda module: {},
     ) -> None:
         self.every, self.held_out, self.losses, self.device, self.scores = every, held_out, losses, device, scores
-        self.best = best
+        self.best, self.more = best, more
 
     @torch.no_grad()
     def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
@@ -68,7 +70,8 @@ class HeldOutValidation:
             for score in scores:
                 score.add(batch, losses, count)
         values = {name: value for score in scores for name, value in score.values().items()}
-        return means.take() | values
+        with evaluating(module):
+            return means.take() | values | self.more(module)
 
     @torch.no_grad()
     def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[TaskBatch, dict[str, float]] | None:

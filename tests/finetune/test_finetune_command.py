@@ -180,10 +180,21 @@ def test_volumes_and_a_network_of_ones_own(tmp_path: Path, caplog: pytest.LogCap
     assert main([*TINY, "task=masks", f"data.shards={shards.root}", f"run={tmp_path / 'flat'}"]) == 2
     assert f"{shards.root} holds volumes, and this training reads images" in caplog.text
     assert "; on volumes: preset=volumes_small, or init=" in caplog.text
-    words = ["init=random", "task=masks", "preset=volumes_small", "steps=2", "data.test_split=val"]
-    assert main([*words, f"data.shards={shards.root}", f"run={tmp_path / 'small'}"]) == 0
+    words = ["init=random", "task=masks", "preset=volumes_small", "data.test_split=val", "validate.volumes=2"]
+    words += ["validate.every=1", "views.foreground=0.5", f"data.shards={shards.root}", f"run={tmp_path / 'small'}"]
+    assert [main([*words, f"steps={steps}"]) for steps in (2, 4)] == [0, 0]
+    assert (
+        "validation sees 2 whole volumes through 6 windows of 16 x 32 x 32 (validate.every=1)"
+        in (tmp_path / "small" / "log.txt").read_text()
+    )
     small = RunReader(tmp_path / "small").description
-    assert (small.network.name, small.input.size) == ("unet3d", (16, 32, 32))
+    assert (small.network.name, small.input.size, small.best) == ("unet3d", (16, 32, 32), "volume_dice_average")
+    of_val = rows(tmp_path / "small", "val")
+    assert len(of_val) == 4 and all({"volume_dice", "volume_dice_average", "loss"} <= row.keys() for row in of_val)
+    assert RunReader(tmp_path / "small").load("finetune")[1]["average"] == of_val[0]["volume_dice_average"]
+    words = ["data.size=[8,8,8]", "data.batch=4", "data.test_split=val", "validate.volumes=2"]
+    assert main([*TINY_VOLUMES, *words, f"data.shards={shards.root}", f"run={tmp_path / 'no'}"]) == 2
+    assert "validate.volumes=2: it is of masks of volumes, on data.val_split; use null" in caplog.text
 
 
 def assert_case_is_monais(

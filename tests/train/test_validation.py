@@ -3,6 +3,7 @@ sample counts once."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -79,6 +80,15 @@ def test_the_best_step_of_a_stage_is_that_of_the_least_or_the_largest_figure(
     assert seen == improved and state.best_step == {"only": max(i for i, better in enumerate(improved) if better)}
     assert state.best == {"only": 0.2 if direction == "min" else 0.9}
     assert state.stale == 2 * improved[::-1].index(True)
+
+
+def test_the_moving_average_is_of_a_stage() -> None:
+    state, values, expected = RunState(), [0.5, 0.1, 0.9], [0.5, 0.46, 0.504]
+    assert [state.averaged(value, 0.9) for value in values] == pytest.approx(expected)
+    resumed = RunState(**asdict(state))
+    assert resumed.averaged(0.3, 0.9) == pytest.approx(0.9 * 0.504 + 0.1 * 0.3)
+    resumed.advance(3, 1)
+    assert resumed.averaged(0.2, 0.9) == 0.2
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])

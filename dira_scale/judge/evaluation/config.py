@@ -10,7 +10,7 @@ from dira_scale.base.arguments import Above, AtLeast
 from dira_scale.base.config.schema import Schema, one_of, path_field, paths_field, setting, several
 from dira_scale.base.errors import UserError
 from dira_scale.judge.tasks.task import FINETUNE
-from dira_scale.train.runs.description import Description
+from dira_scale.train.runs.description import Best, Description
 
 IMAGENET = "imagenet"
 CENTRE, TEN_CROPS = "centre", "ten_crops"
@@ -18,6 +18,7 @@ WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 POOLED, MAP = "pooled", "map"  # what is kept of a layer
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 SIZE = 224  # of images, without a run that has a view size
+BY_VOLUMES = Best("volume_dice", "max", 0.9)  # of whole volumes, nnU-Net's moving average (nnunet_logger.py)
 
 
 @dataclass

@@ -148,15 +148,25 @@ def dense(
     they are added up on ``device``, or on the CPU if the sums are too large for it.
     """
     if window == SLIDING:
-        image, where = stored.image()[None], CPU
-        if device.type != CPU.type:  # several processes have cpu:0
+        image, outputs = stored.image()[None], 0
+        if device.type != CPU.type:
             outputs = network(image.new_zeros((1, image.shape[1], *size), device=device)).shape[1]
-            padded = [*map(max, image.shape[2:], size)]
-            where = device if fits((image.shape[1] + outputs + 1) * math.prod(padded), device) else CPU
-        inferer = inferers.SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device=where)
-        return resized(inferer(image.to(where), network)[0].cpu(), stored.sides)
+        return resized(windowed(network, image, size, batch, device, outputs), stored.sides)
     (crop,) = centre(stored.dimensions)
     return resized(network(stored.view(crop, size)[None].to(device))[0].cpu(), stored.sides)
+
+
+def windowed(
+    network: Predicted, image: Tensor, size: tuple[int, ...], batch: int, device: torch.device, outputs: int
+) -> Tensor:
+    """Return the probabilities [K, *sides] of ``image`` [1, C, *sides], on the CPU: of windows that overlap by half,
+    ``batch`` at a time. ``outputs``: K, by which is known whether their sums have room on a GPU."""
+    where = CPU
+    if device.type != CPU.type:  # several processes have cpu:0
+        padded = [*map(max, image.shape[2:], size)]
+        where = device if fits((image.shape[1] + outputs + 1) * math.prod(padded), device) else CPU
+    inferer = inferers.SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device=where)
+    return inferer(image.to(where), network)[0].cpu()
 
 
 def fits(values: int, device: torch.device) -> bool:

@@ -102,12 +102,12 @@ class Loop:
         if ended:
             return ended
         if self.task.validation and stage.ended_early(self.state):
-            metric, direction = self.task.validation.best
-            better = {"min": "lower", "max": "higher"}[direction]
-            self._tell(f"stage {plan.name} ends: no {better} validation {metric} for {self.state.stale} epochs")
+            by = self.task.validation.best
+            better = {"min": "lower", "max": "higher"}[by.direction]
+            self._tell(f"stage {plan.name} ends: no {better} validation {by.compared} for {self.state.stale} epochs")
         if self.task.validation and (best := self.state.best_step.get(plan.name)):
-            metric = self.task.validation.best.metric
-            self._tell(f"best validation {metric} {self.state.best[plan.name]:.4g}, of step {best}")
+            compared = self.task.validation.best.compared
+            self._tell(f"best validation {compared} {self.state.best[plan.name]:.4g}, of step {best}")
         self._finish_writing()  # a task may read the stage's best checkpoint
         if self.state.stage + 1 == len(self.task.stages):
             self.checkpointer.raise_if_not_saved()
@@ -224,14 +224,17 @@ class Loop:
         with self.log.clock.part("validate"), span(VALIDATION), Garbage.whenever():
             row = validation.means(stage.plan, stage.model.module)
         self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
+        by = validation.best
+        if by.average:
+            row[by.compared] = self.state.averaged(row[by.metric], by.average)
         self.log.add(row | {"split": "val"})
         if self.task.optim.schedule == PLATEAU:
             self.state.reduce_on_plateau(row["loss"], validation.every, self.task.optim)
-        metric, direction = validation.best
-        improved = self.state.improve(stage.plan.name, row[metric], validation.every, direction)
+        improved = self.state.improve(stage.plan.name, row[by.compared], validation.every, by.direction)
         step = self.state.best_step.get(stage.plan.name)
         best = "the best so far" if improved else f"the best is that of step {step}" if step else "no best yet"
-        figures = ", ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys([metric, "loss"]) if name in row)
+        names = dict.fromkeys([by.metric, by.compared, "loss"])
+        figures = ", ".join(f"{name} {row[name]:.4g}" for name in names if name in row)
         self._tell(f"validation at step {self.state.step}: {figures}; {best}")
         return improved
 

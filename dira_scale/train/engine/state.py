@@ -26,12 +26,18 @@ class RunState:
     epochs: float = 0.0  # epochs before the stage
     best: dict[str, float] = field(default_factory=dict)  # best held-out figure (``Best.metric``) by stage
     best_step: dict[str, int] = field(default_factory=dict)  # the step of that checkpoint
+    average: float | None = None  # of the stage's held-out figures (``Best.average``)
     stale: int = 0  # epochs since the stage's best held-out figure
     lowest_loss: float | None = None  # the stage's, held out, as ``optim.schedule=plateau`` compares them
     bad_epochs: int = 0  # since then, or since the rate fell
     rate_factor: float = 1.0  # of all scheduled rates, that plateau has reached
     loss_scale: float | None = None  # of fp16
     loss_scale_sound: int = 0  # steps since it last changed
+
+    def averaged(self, value: float, weight: float) -> float:
+        """Return the moving average with the held-out figure of this step, in which the one before has ``weight``."""
+        self.average = value if self.average is None else weight * self.average + (1 - weight) * value
+        return self.average
 
     def improve(self, stage: str, value: float, epochs: int, direction: Literal["min", "max"] = "min") -> bool:
         """Note the held-out figure of this step, ``epochs`` after the one before; returns whether it is the stage's
@@ -59,7 +65,7 @@ class RunState:
         """Go on to the next stage after ``steps`` of this one, whose schedule and best figures are its own."""
         self.epochs += steps / per_epoch
         self.stage, self.stage_start, self.stale = self.stage + 1, self.step, 0
-        self.lowest_loss, self.bad_epochs, self.rate_factor = None, 0, 1.0
+        self.average, self.lowest_loss, self.bad_epochs, self.rate_factor = None, None, 0, 1.0
 
 
 def side_module_tensors(side_modules: Sequence[SideModule]) -> dict[str, Tensor]:

@@ -28,10 +28,17 @@ REPAIR = "restore the file, or move it away and call the command that has traine
 
 
 class Best(NamedTuple):
-    """The figure of held-out rows by which checkpoints of a stage are compared, and which of its values are better."""
+    """The figure of held-out rows by which checkpoints of a stage are compared, which of its values are better, and the
+    weight of what came before in its moving average over validations; 0: the figure itself."""
 
     metric: str = "loss"
     direction: Literal["min", "max"] = "min"
+    average: float = 0.0
+
+    @property
+    def compared(self) -> str:
+        """The name of what is compared in held-out rows."""
+        return f"{self.metric}_average" if self.average else self.metric
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 from dataset.conftest import row_of, write_dataset
 from train.models.stub3d import TARGET
 
+from dira_scale.archive.foreground import foreground_of
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE
 from dira_scale.dataset.pixels import codecs
 from dira_scale.train.data.views import Blur, Cutout, InverseCutout, Jitter, PlaneViews, Shuffle, ViewSpec
 
@@ -63,7 +67,7 @@ def make(
     """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
     ``spacing`` of each, in mm; None: of all [2, 1, 1]. ``words``: of each the class of a label ``word``; None: a label
     ``nodule``. ``ranges``: of each low and high by channel, whose names ``channels`` are."""
-    shard, rows = b"", []
+    shard, rows, foreground = b"", [], list[dict[str, Any]]()
     splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
     for number, voxels in enumerate(volumes):
         payload = codecs.encode(voxels, codec)
@@ -80,13 +84,17 @@ def make(
         facts |= dict(zip(("depth", "height", "width"), voxels.shape[-3:], strict=True))
         shard += payload
         if number % 2 == 0:
-            mask = codecs.encode(np.uint8(voxels.reshape(-1, *voxels.shape[-3:])[0] > 0), "b2nd")
+            values = np.uint8(voxels.reshape(-1, *voxels.shape[-3:])[0] > 0)
+            mask = codecs.encode(values, "b2nd")
+            foreground += foreground_of(values, f"v{number}")
             facts |= {"mask_offset": len(shard), "mask_size": len(mask)}
             shard += mask
         rows.append(row_of(f"v{number}", **facts))
     named = {} if words is None else {"word": [f"w{number}" for number in range(1 + max(filter(None, words)))]}
     described = {"name": "toy", "modality": "CT", "dims": 3, "label_names": [*named] or ["nodule"], "classes": named}
     described |= {"channels": [*channels]}
+    root.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(foreground, FOREGROUND), root / FOREGROUND_FILE)
     return write_dataset(root, rows, {"train-000000.tar": shard}, **described)
 
 
