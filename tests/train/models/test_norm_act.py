@@ -91,7 +91,9 @@ def test_torchs_operations_are_the_same():
 
 
 POINTERS = ("parts", "stats", "weight", "bias", "sums", "merged", "noted")
-KERNELS = INTERPRETED + """
+KERNELS = (
+    INTERPRETED
+    + """
 from train.models import test_norm_act as t
 from dira_scale.train.models import norm_act, norm_act_triton as kernels
 norm_act._kernels = lambda x: kernels
@@ -100,6 +102,7 @@ kernels.PROGRAMS = {"sums": 8, "map": 8}
 for case in (t.CASES[1], t.CASES[3]):
     t.check(norm_act.NormAct.apply, *case)
 """
+)
 
 
 def test_the_gpus_kernels_are_the_formula_by_tritons_interpreter():
