@@ -30,6 +30,8 @@ os.environ["DIRA_SCALE_HASH_KEY"] = "a key for tests only, of some length"
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Searches for garbage among all that tests import, as often as Python makes them, take a tenth of the time.
+gc.set_threshold(10_000, 10, 10)
 # A pool of processes takes a second or two to start; those of two workers and more, and commands, have one.
 pool = workers.worker_pool
 workers.worker_pool = lambda count, *given: (Here if count == 1 else pool)(count, *given)  # type: ignore[assignment]
@@ -126,9 +128,10 @@ def cores() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage() -> Iterator[None]:
-    """A stage in a test's own process begins without a full search for garbage, a third of a second with what all tests
-    import. Processes of their own make it."""
+    """A stage in a test's own process begins, and a run ends, without a full search for garbage, a third of a second
+    with what all tests import. Processes of their own make it."""
     with pytest.MonkeyPatch.context() as patch:
-        if module := sys.modules.get("dira_scale.train.engine.garbage"):
-            patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
+        for name in ("dira_scale.train.engine.garbage", "accelerate.utils.memory"):
+            if module := sys.modules.get(name):
+                patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
         yield
