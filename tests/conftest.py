@@ -11,12 +11,14 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from here import Here
 from omegaconf import OmegaConf
 from shared_bases import composed, parsed
 from tiers import MAKE_TEST, Passed, Ran, Rest, Tier
 
 from dira_scale.base.config import compose
 from dira_scale.base.config.trust import trust
+from dira_scale.base.machine import workers
 
 with suppress(ImportError):  # a GPU machine has only what is carried there
     import hypothesis
@@ -28,6 +30,11 @@ os.environ["DIRA_SCALE_HASH_KEY"] = "a key for tests only, of some length"
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Searches for garbage among all that tests import, as often as Python makes them, take a tenth of the time.
+gc.set_threshold(10_000, 10, 10)
+# A pool of processes takes a second or two to start; those of two workers and more, and commands, have one.
+pool = workers.worker_pool
+workers.worker_pool = lambda count, *given: (Here if count == 1 else pool)(count, *given)  # type: ignore[assignment]
 
 # Classes of the tests' own, which they give to functions as a user types them.
 trust(["tests", "train", "own_methods", "my_loaders", "my_methods", "nowhere", "no_such_module", "no_dots", "Folder"])
@@ -121,9 +128,10 @@ def cores() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage() -> Iterator[None]:
-    """A stage in a test's own process begins without a full search for garbage, a third of a second with what all tests
-    import. Processes of their own make it."""
+    """A stage in a test's own process begins, and a run ends, without a full search for garbage, a third of a second
+    with what all tests import. Processes of their own make it."""
     with pytest.MonkeyPatch.context() as patch:
-        if module := sys.modules.get("dira_scale.train.engine.garbage"):
-            patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
+        for name in ("dira_scale.train.engine.garbage", "accelerate.utils.memory"):
+            if module := sys.modules.get(name):
+                patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
         yield

@@ -148,7 +148,10 @@ if __name__ == "__main__":
         from shared_bases import composed
 
         from dira_scale.base.config import compose
+        from dira_scale.train.distributed import processes
 
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        processes.idle_cores = lambda share: max(1, share // workers)  # which are watched for 0.3 s at each start
         compose._hydra = composed  # what a tiny run composes, which takes a quarter of a second
         compose.compose("pretrain", ["experiment=small", "precision=fp32", "data.shards=any"])
         gc.collect()

@@ -43,6 +43,16 @@ CALM += ["method.base.temperature=0.5", "method.base.momentum=0.9", "optim.discr
 CALM += ["~optim.discriminator.betas", "+optim.discriminator.momentum=0.9"]
 EACH = [SMALL, "checkpoint.every=1", "checkpoint.keep=9"]  # a checkpoint of each step
 
+# Before the first import of Triton in a process, which must choose its interpreter then.
+INTERPRETED = f"""
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path.append({str(Path(__file__).parent)!r})
+for name in [*sys.modules]:  # a forked process has imported it
+    if name.startswith("triton") and not name.startswith("triton._C"):
+        del sys.modules[name]
+"""
+
 
 def pretrain(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[str]:
     """The command of a tiny run, on several ranks through torchrun."""

@@ -13,6 +13,7 @@ from api_page import PAGE, filled
 from harness import TINY
 from PIL import Image
 from torch.utils.data import DataLoader
+from train.data.volumes import make, random_volumes
 
 from dira_scale import api
 from dira_scale.dataset.manifest import ShardedDataset
@@ -161,9 +162,7 @@ def test_the_pages_loop_with_a_method_trains(
 
 def test_the_pages_loop_on_volumes_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At a smaller size: views differ, are in [0, 1], and the loss falls."""
-    settings = {"recipe.patients": 5, "recipe.size": 32, "recipe.splits": {"train": 1, "val": 0, "test": 0}}
-    volumes = api.shard(tmp_path / "shards", recipe="phantom_ct", settings=settings | {"workers": 1})
-    capsys.readouterr()
+    volumes = make(tmp_path / "shards", random_volumes(5))
     changes = {"out/shards/volumes": str(volumes.root), "(32, 32, 32)": "(16, 16, 16)", "(0, 100)": "(0, 12)"}
     space: dict[str, Any] = {}
     exec(replaced(block_with("VICRegLoss"), **changes), space)

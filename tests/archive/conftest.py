@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from archive import ingest
 from archive.sandbox import FOLDERS
-from archive.sources.conftest import Here
-
-from dira_scale.base.machine.workers import worker_pool
 
 HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
 
@@ -50,12 +47,3 @@ def sandbox() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def own_hash_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", ingest.HASH_KEY)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_worker_is_this_process() -> Iterator[None]:
-    """A pool of processes takes a second or two to start; those of two workers and more, and commands, have one."""
-    with pytest.MonkeyPatch.context() as patch:
-        for location in ("archive.writer", "shard.survey", "shard.curate.verify"):
-            patch.setattr(f"dira_scale.{location}.worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
-        yield

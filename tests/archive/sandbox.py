@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import pytest
 from archive.mutants.damage import NAME, Mutant
-from archive.sources.conftest import Here
+from here import Here
 from omegaconf import OmegaConf
 
 from dira_scale.archive.recipe import Recipe

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 from archive import ingest
-from archive.sources.conftest import Here
 from forked import Forked, Started
 from harness import job
+from here import Here
 from PIL import Image
 
 from dira_scale.archive import writer

@@ -1,6 +1,5 @@
 """A folder of volumes through the whole converter: what lies in the shards is what was read."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from dira_scale.shard.convert import convert
 from dira_scale.shard.survey import survey_and_print
 
 
-def test_slices_that_are_filled_in_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+def test_slices_that_are_filled_in_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """One of four series lacks a slice, one lacks two and one, one is uneven but whole."""
-    for module in ("shard.survey", "archive.writer"):  # threads start at once
-        monkeypatch.setattr(f"dira_scale.{module}.worker_pool", lambda workers, *_: ThreadPoolExecutor(workers))
     locations = [range(18), [*range(5), *range(6, 18)], [*range(5), *range(7, 12), *range(13, 18)], range(18)]
     for number, there in enumerate(locations):
         values, shift = make.smooth((18, 24, 28), number), 0.3 if number == 3 else 0

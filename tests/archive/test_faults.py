@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from archive import ingest
-from archive.sources.conftest import Here
+from here import Here
 from PIL import Image
 
 from dira_scale.archive import writer
@@ -141,7 +141,6 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
 def test_an_input_that_changes_midway_stops_the_run_and_is_not_quarantined(
     png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(writer, "worker_pool", Here)
     config = ingest.recipe("folder", shard_size=5, **ingest.source_of(png_folder))
     convert(config, tmp_path / "unbroken", workers=1)
     image = png_folder / "images" / "im07.png"

@@ -1,7 +1,6 @@
 """Images and tables in a store, datasets in a store: an S3 server as a process of its own, and ``file://``."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def bucket(server: s3.Bucket) -> s3.Bucket:
 @pytest.fixture
 def png_folder(tmp_path: Path) -> Path:
     """Few images, as each is several requests."""
-    return Path(ingest.pngs(tmp_path / "source", 12))
+    return Path(ingest.pngs(tmp_path / "source", 8))
 
 
 def stored(bucket: s3.Bucket, prefix: str) -> dict[str, bytes]:
@@ -66,9 +65,9 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
     ingest.csv(png_folder / "boxes.csv", [{"file": "im01.png", "label": "m", "y": 1, "x": 2, "h": 3, "w": 4}])
     put(bucket, png_folder)
     here = ingest.recipe(
-        "folder", shard_size=5, **ingest.source_of(png_folder), boxes=str(png_folder / "boxes.csv")
+        "folder", shard_size=3, **ingest.source_of(png_folder), boxes=str(png_folder / "boxes.csv")
     )  # fmt: skip
-    there = ingest.recipe("folder", shard_size=5, **source_in(bucket, png_folder))
+    there = ingest.recipe("folder", shard_size=3, **source_in(bucket, png_folder))
     convert(here, tmp_path / "disk", workers=1)
     convert(there, f"{bucket.url}/sets/one", workers=1, share="1/2")
     assert any(key.startswith("sets/one/.partial/") for key in bucket.keys("sets/")) and not (tmp_path / "s3:").exists()
@@ -101,8 +100,7 @@ def test_a_slice_that_comes_late_does_no_harm(
 ) -> None:
     """It is at work when others join the dataset; then it goes on, and may even leave states behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
-    config, url = ingest.recipe("folder", images=str(png_folder / "images"), shard_size=5), f"{bucket.url}/late"
+    config, url = ingest.recipe("folder", images=str(png_folder / "images"), shard_size=3), f"{bucket.url}/late"
     plain, joined = writer.write_shard, []
 
     def slow(part: Path, *arguments: Any) -> Any:
@@ -150,7 +148,7 @@ def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
     put(bucket, png_folder)
-    config = ingest.recipe("folder", images=f"{bucket.url}/source/images", shard_size=5)
+    config = ingest.recipe("folder", images=f"{bucket.url}/source/images", shard_size=3)
     monkeypatch.setattr(
         "dira_scale.archive.claim.unfinished", lambda out, shards: (bucket.process.kill(), list(shards))[1]
     )

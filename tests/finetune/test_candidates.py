@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from archive.ingest import HASH_KEY, recipe
 from archive.sources import miniatures_3d
-from archive.sources.conftest import Here
 from harness import rows
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dira_scale.archive import writer
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
@@ -68,7 +66,6 @@ def test_two_epochs_of_a_protocol(
 ) -> None:
     """One scan of the test split has two nodules, the second without a candidate; PE-CAD's two have two emboli each."""
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
-    monkeypatch.setattr(writer, "worker_pool", Here)
     shards, run, out = sharded(task, tmp_path), tmp_path / "run", tmp_path / "evaluated"
     words = ["init=random", f"task={task}", f"preset={preset}", f"data.shards={shards}", f"run={run}"]
     whole = compose("finetune", words)
@@ -95,7 +92,6 @@ def test_two_epochs_of_a_protocol(
 def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four positives and four of eight negatives an epoch, in two steps; stopped in the middle of the second epoch."""
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
-    monkeypatch.setattr(writer, "worker_pool", Here)
     words = [
         "init=random",
         "task=pe_cad",

@@ -8,12 +8,10 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from archive.sources.conftest import Here
 from dataset.conftest import make_dataset
 from finetune.miniatures import sharded
 from harness import rows
 
-from dira_scale.archive import writer
 from dira_scale.base.config.compose import compose
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.metrics.cases import MaskCase, read_cases
@@ -85,7 +83,6 @@ def tuned(preset: str, task: str, shards: Path, run: Path, *words: str) -> dict[
 def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DiRA's whole tumour from FLAIR; from its encoder, whose BatchNorm becomes GroupNorm, PCRL's three regions from
     four modalities, then evaluated again and written as masks."""
-    monkeypatch.setattr(writer, "worker_pool", Here)
     shards, first, run = sharded("brats", tmp_path / "one"), tmp_path / "first", tmp_path / "run"
     of_whole = tuned("dira3d", "brats", shards, first, "data.spacing=[2,1,1]")
     assert of_whole["pooled IoU", "whole"] == of_whole["pooled IoU", "mean"] == pooled(first)
@@ -121,9 +118,8 @@ def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_two_epochs_of_a_protocol_of_volumes(
-    preset: str, task: str, recipe: str, volume: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preset: str, task: str, recipe: str, volume: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(writer, "worker_pool", Here)
     shards = sharded(recipe, tmp_path, volume=volume)
     found = tuned(preset, task, shards, tmp_path / "run")
     name = "mask" if task == "lidc" else "liver"

@@ -143,21 +143,20 @@ def test_several_runs_and_a_sweep_are_watched(finished: Path, tmp_path: Path) ->
         assert "20 steps" in served.page()
     sweep = tmp_path / "sweep"
     finished_sweep(sweep, moco=1, dira=1)
-    attempt = sweep / "probe" / "0123abcd" / "tries" / "000.json"
-    done = attempt.read_text()
-    attempt.write_text(json.dumps(json.loads(done) | {"exit_code": None, "ended": None}))
-    before = contents(sweep)
-    with watching(f"folder={sweep}") as served:
-        planned = len(SweepFolder(sweep).current)
-        assert f"{planned - 1} of {planned} runs are done" in served.page() and "probe: sick" not in served.page()
-        assert contents(sweep) == before
-        attempt.write_text(done)
-        assert f"{planned} of {planned} runs are done" in served.page() and "probe: sick" in served.page()
-    assert {*contents(sweep)} == {*before}
-    for record in sweep.glob("*/*/tries/*.json"):
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"exit_code": None, "ended": None}))
+    records = {record: record.read_text() for record in sweep.glob("*/*/tries/*.json")}
+    for record, done in records.items():
+        record.write_text(json.dumps(json.loads(done) | {"exit_code": None, "ended": None}))
+    planned, probe = len(SweepFolder(sweep).current), sweep / "probe" / "0123abcd" / "tries" / "000.json"
     with watching(f"folder={sweep}") as served:
         assert f"0 of {planned} runs are done" in served.page()
+        for record in records.keys() - {probe}:
+            record.write_text(records[record])
+        before = contents(sweep)
+        assert f"{planned - 1} of {planned} runs are done" in served.page() and "probe: sick" not in served.page()
+        assert contents(sweep) == before
+        probe.write_text(records[probe])
+        assert f"{planned} of {planned} runs are done" in served.page() and "probe: sick" in served.page()
+    assert {*contents(sweep)} == {*before}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ SWEEP = """
 name: tiny
 phases:
   shards: {command: shard, set: {recipe: phantom_cxr}}
-  train: {command: pretrain, for_each: shards, set: {data.shards: "{shards}"}, grid: {data.batch: [8, 16]}}
+  train: {command: pretrain, for_each: shards, set: {data.shards: "{shards}", model.encoder: test_resnet},
+    grid: {data.batch: [8, 16]}}
   probe: {command: probe, for_each: [train, shards], set: {data.shards: "{shards}"}}
 """
 GPU = Gpu("H200", 141.0, "570", 9.0)

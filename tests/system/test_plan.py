@@ -75,7 +75,7 @@ MORE = [
 @pytest.mark.parametrize(
     "keys",
     [
-        ["data.batch=16", RECOMPUTED, "model.encoder=test_resnet"],
+        ["data.batch=16", RECOMPUTED, "model.encoder=test_resnet", "stages.di.epochs=0"],
         *(pytest.param(keys, marks=pytest.mark.torture) for keys in MORE),
     ],
     ids=",".join,

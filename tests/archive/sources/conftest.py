@@ -1,8 +1,6 @@
 """A recipe run as the command does it, and its samples by the names that their source gave them."""
 
-import pickle
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from archive import ingest
 
-from dira_scale.archive import writer
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.codecs import decode
@@ -63,20 +60,9 @@ class Shards:
         return {hashes[source]: reason for source, reason in self._reasons.items()}
 
 
-class Here(ThreadPoolExecutor):
-    """Takes the place of the pool of processes, whose start takes seconds; what they would be sent is pickled, too."""
-
-    def __init__(self, workers: int, *_: Any):
-        super().__init__(workers)
-
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:  # type: ignore[override]
-        return super().submit(function, *pickle.loads(pickle.dumps(args)))
-
-
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> type[Shards]:
     monkeypatch.delenv("DIRA_SCALE_HASH_KEY")  # of public images no matter; a recipe that takes it would fail
-    monkeypatch.setattr(writer, "worker_pool", Here)
     return Shards
 
 

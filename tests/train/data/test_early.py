@@ -1,6 +1,7 @@
 """Typed paths, sizes and names are checked before torch and timm are imported, which takes many seconds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,9 @@ WRONG = {
 }
 CALLS = """
 import contextlib, importlib, io, json, sys
-said = {}
+from shared_bases import composed
+from dira_scale.base.config import compose
+compose._hydra, said = composed, {}
 for words in json.load(sys.stdin):
     command, *rest = words.split()
     with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
@@ -47,8 +50,9 @@ def test_wrong_words_are_answered_before_torch_is_imported(tmp_path: Path, make_
     (tmp_path / "here").mkdir()
     (tmp_path / "shards").symlink_to(make_dataset([np.zeros((64, 64), np.uint8)] * 40).root)
     done = subprocess.run(
-        [sys.executable, "-c", CALLS], input=json.dumps([*WRONG]), cwd=tmp_path, capture_output=True, text=True
-    )
+        [sys.executable, "-c", CALLS], input=json.dumps([*WRONG]), cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for words, (code, line, slow) in json.loads(done.stdout).items():
         assert code == 2 and WRONG[words] in line and not slow, (words, line, slow)

@@ -1,13 +1,9 @@
-"""The GPU's kernels, run by Triton's interpreter on a CPU, against torch's operations.
+"""The GPU's kernels, run by Triton's interpreter on a CPU, against torch's operations."""
 
-Run by pytest this file starts itself, as the interpreter must be chosen before Triton is imported.
-"""
-
-import os
-import subprocess
 import sys
 
 import torch
+from harness import INTERPRETED, finish
 from needs import need_extra
 
 from dira_scale.train.losses import prototypes
@@ -36,12 +32,7 @@ def compare():
 
 def test_the_kernels_are_the_formulas():
     need_extra("triton")
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=240,
-    )
-    assert done.returncode == 0
+    finish([sys.executable, "-c", f"{INTERPRETED}from train.losses.test_prototypes import compare\ncompare()"])
 
 
 def test_a_device_without_the_kernels_is_told_once(caplog):
@@ -49,7 +40,3 @@ def test_a_device_without_the_kernels_is_told_once(caplog):
     assert not prototypes.usable(torch.device("cpu")) and not prototypes.usable(torch.device("cpu"))
     assert caplog.text.count("our kernels do not work here") == 1
     prototypes.usable.cache_clear()
-
-
-if __name__ == "__main__":
-    compare()

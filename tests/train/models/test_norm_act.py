@@ -1,29 +1,28 @@
 """Normalisation, addition and activation as one operation, against its formula; the kernels by an interpreter."""
 
 import copy
-import os
-import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from harness import INTERPRETED, finish
 from needs import need_extra
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import init
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
+from train.methods.masked import NETWORKS
 
 from dira_scale.base.machine.kernels import KernelLaunch, work
-from dira_scale.fleet.forecast.estimate import planned
 from dira_scale.fleet.forecast.ledger import Ledger
 from dira_scale.fleet.forecast.network import without_memory
-from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.methods.adversary import Adversary, adversary_of
 from dira_scale.train.models import grouped_norm, norm, norm_act
+from dira_scale.train.models.architecture import architecture
 from dira_scale.train.models.grouped_norm import GroupedBatchNorm
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -92,8 +91,10 @@ def test_torchs_operations_are_the_same():
 
 
 POINTERS = ("parts", "stats", "weight", "bias", "sums", "merged", "noted")
-KERNELS = """
-import test_norm_act as t
+KERNELS = (
+    INTERPRETED
+    + """
+from train.models import test_norm_act as t
 from dira_scale.train.models import norm_act, norm_act_triton as kernels
 norm_act._kernels = lambda x: kernels
 kernels.TILE, kernels.MOST, kernels.ROW, kernels.PARTS = 64, 4, 32, 4  # several of each, with remainders
@@ -101,16 +102,12 @@ kernels.PROGRAMS = {"sums": 8, "map": 8}
 for case in (t.CASES[1], t.CASES[3]):
     t.check(norm_act.NormAct.apply, *case)
 """
+)
 
 
 def test_the_gpus_kernels_are_the_formula_by_tritons_interpreter():
     need_extra("triton")
-    path = os.pathsep.join(sys.path)
-    found = subprocess.run(
-        [sys.executable, "-c", KERNELS], env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent,
-    )  # fmt: skip
-    assert not found.returncode, found.stderr[-2000:]
+    finish([sys.executable, "-c", KERNELS])
 
 
 def test_the_kernels_compile_to_a_gpus_machine_code():
@@ -274,13 +271,17 @@ def test_results_that_are_no_numbers_are_wrong():
         assert not work("x", device, lambda wrong=wrong: [(x, x), (wrong, x), (x, x)])
 
 
-@pytest.mark.parametrize("model", [["model=unet3d", "model.norm=instance"], ["model=resenc_l"]])
-def test_a_gradient_penalty_differentiates_twice_as_a_gpu_would(model):
-    words = "experiment=dira_moco3d", "adversary.loss=wgan_gp", *model, "data.size=[16,32,32]", "data.batch=2"
-    narrow = ["model.width=0.125"] if "unet3d" in model[0] else ["model.features=[4,8,8]", "model.blocks=[1,1,1]"]
-    more = "stages.di.epochs=0", "stages.dir.epochs=0", "model.bn_groups=1", "machine=h200", "plan.gpus=1"
-    row = planned("pretrain", [*words, *narrow, *more, "method.base.queue=64"], {"gpus": 1, "nodes": 1}).row
-    assert row.step > 0
+@pytest.mark.parametrize("name", ["instance", "resenc"])
+def test_a_gradient_penalty_differentiates_twice_as_a_gpu_would(name):
+    model, size, _ = NETWORKS[name]
+    mode = FakeTensorMode()
+    with torch.device("meta"):
+        adversary = adversary_of("wgan_gp", 100.0, architecture(model), size)
+    without_memory(adversary, mode, channels_last=True)
+    with mode:
+        images = torch.rand(2, 1, *size)
+        adversary.discriminator_loss(images, images, images, torch.rand(2)).backward()
+    assert all(parameter.grad is not None for parameter in adversary.parameters())
 
 
 def test_a_kernel_is_started_by_what_is_kept_of_its_first_call_where_addresses_are_even():

@@ -107,8 +107,8 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
     assert set(filled) == set(range(3)) and len(filled) == 20
 
 
-@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.system)])
-def test_a_killed_process_is_an_error(arguments, which, monkeypatch):
+@pytest.mark.parametrize(("count", "which"), [(1, 0), *(pytest.param(2, i, marks=pytest.mark.system) for i in (0, 1))])
+def test_a_killed_process_is_an_error(arguments, count, which, monkeypatch):
     def started(slots):
         helper = Helper(slots)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
@@ -116,7 +116,7 @@ def test_a_killed_process_is_an_error(arguments, which, monkeypatch):
         return helper
 
     monkeypatch.setattr("dira_scale.train.data.loaders.helper.Helper", started)
-    batches = choose("cpu").in_processes(2).build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
+    batches = choose("cpu").in_processes(count).build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
     next(batches)
     processes = children()
     for process in processes:
