@@ -106,7 +106,7 @@ TUNED = {
     "tuned_masks": ["task=masks", "init=runs/dira_moco-alone", *IMAGES, "data.batch=8"],
     "tuned_volume_labels": ["task=labels", "init=runs/small_mae3d", *SCANS[:-1], "optim.optimizer.lr=1e-3"],
     "tuned_volume_masks": ["task=masks", "preset=volumes_small", "init=runs/small_dira_moco3d", *SCANS[:-1],
-                           "task.classes={lungs: 1, nodule: 2}", "optim.warmup_epochs=1"],
+                           "task.classes={lungs: 1, nodule: 2}", "optim.warmup_epochs=1", "views.foreground=0"],
 }  # fmt: skip
 CUBES = ["words=4", "neighbours.train=3", "neighbours.val=2", "size=[8,16,16]", "zoomed.sides=[12,20]",
          "zoomed.jitter=[-3,3]", "margin=[4,8,8]", "air.hu=null", "workers=1"]  # fmt: skip

@@ -15,7 +15,7 @@ from dira_scale.train.runs.files import read_json
 
 PROBES = ("linear", "knn", "sgd")
 USUAL = PROBES[:2]  # of encoders; of embeddings, all
-PRETEXTS = ("rotation", "position")
+PRETEXTS = ("rotation", "position", "position14")
 
 
 @dataclass

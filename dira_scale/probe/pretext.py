@@ -4,6 +4,7 @@ Each image is seen in all its changes, and which one it is takes the place of it
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -61,19 +62,20 @@ class PatchPositions(Pretext):
     """The task of locating a patch beside the middle one of a grid of 3 on each axis. 8 classes, of volumes 26.
 
     A patch's side is a quarter of the image's, a gap half of that (Doersch et al., ICCV 2015), so that edges do not go
-    on from one into the next; PCRL's adjoin in a grid of 14 x 14 (sec. 4.4). Patches are resized to the size of the
-    image, which encoders were trained on. An example has the features of the middle patch, then of the other.
+    on from one into the next. With ``cells`` they are the nine in the middle of a grid of so many on each axis, which
+    adjoin: 14 are PCRL's (sec. 4.4). Patches are resized to the size of the image, which encoders were trained on. An
+    example has the features of the middle patch, then of the other.
     """
 
-    def __init__(self, sides: tuple[int, ...]) -> None:
-        cells = [*product((-1, 0, 1), repeat=len(sides))]
-        self.middle = len(cells) // 2
-        self.classes = tuple(" ".join(f"{step:+d}" for step in cell) for cell in cells if any(cell))
-        self.pictures = len(cells)
+    def __init__(self, sides: tuple[int, ...], cells: int | None = None) -> None:
+        steps = [*product((-1, 0, 1), repeat=len(sides))]
+        self.middle = len(steps) // 2
+        self.classes = tuple(" ".join(f"{along:+d}" for along in step) for step in steps if any(step))
+        self.pictures = len(steps)
         axes = list[list[slice]]()  # of each the three patches
         for side in sides:
-            patch, gap = side // 4, side // 8
-            first = (side - 3 * patch - 2 * gap) // 2
+            patch, gap = (side // 4, side // 8) if cells is None else (side // cells, 0)
+            first = (side - 3 * patch - 2 * gap) // 2 if cells is None else (cells // 2 - 1) * patch
             axes.append([slice(at, at + patch) for at in range(first, first + 3 * (patch + gap), patch + gap)])
         self.cuts: list[tuple[Any, ...]] = [(..., *cut) for cut in product(*axes)]
 
@@ -88,7 +90,11 @@ class PatchPositions(Pretext):
         return np.concatenate((middle, others), 2).reshape(-1, 2 * features.shape[1])
 
 
-PRETEXTS: Mapping[str, Callable[[tuple[int, ...]], Pretext]] = {"rotation": Turns, "position": PatchPositions}
+PRETEXTS: Mapping[str, Callable[[tuple[int, ...]], Pretext]] = {
+    "rotation": Turns,
+    "position": PatchPositions,
+    "position14": partial(PatchPositions, cells=14),
+}
 
 
 class Changed(Images):

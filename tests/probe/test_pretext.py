@@ -27,15 +27,19 @@ def test_turns_are_of_numpy(sides: tuple[int, ...]) -> None:
     assert turns.examples(np.eye(4)).tolist() == np.eye(4).tolist()
 
 
-@pytest.mark.parametrize("sides", [(64, 32), (16, 32, 32)])
-def test_patches_lie_where_the_grid_has_them(sides: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("sides", "cells"), [((64, 32), None), ((16, 32, 32), None), ((56, 28), 14)])
+def test_patches_lie_where_the_grid_has_them(sides: tuple[int, ...], cells: int | None) -> None:
     """Constant cells: each patch has its cell's value, whole. Examples have the middle's features, then the other's."""
-    positions, n = PatchPositions(sides), len(sides)
+    positions, n, grid = PatchPositions(sides, cells), len(sides), cells
     cells = [*product(range(3), repeat=n)]
     image = torch.zeros(1, 1, *sides)
     for number, cell in enumerate(cells):
-        starts = [at * (side // 4 + side // 8) for at, side in zip(cell, sides, strict=True)]
-        image[(0, 0, *(slice(s, s + side // 4) for s, side in zip(starts, sides, strict=True)))] = number + 1.0
+        if grid:  # 14 cells on each axis, of which 6, 7 and 8 are the middle ones
+            parts = [slice(side // 14 * (6 + at), side // 14 * (7 + at)) for at, side in zip(cell, sides, strict=True)]
+        else:
+            starts = [at * (side // 4 + side // 8) for at, side in zip(cell, sides, strict=True)]
+            parts = [slice(start, start + side // 4) for start, side in zip(starts, sides, strict=True)]
+        image[(0, 0, *parts)] = number + 1.0
     seen = positions.seen(image.repeat(2, 1, *[1] * n))
     assert seen.shape == (2 * len(cells), 1, *sides)
     assert torch.equal(seen, torch.arange(1.0, len(cells) + 1).repeat(2).view(-1, *[1] * (n + 1)).expand_as(seen))
