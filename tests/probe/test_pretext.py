@@ -42,7 +42,8 @@ def test_patches_lie_where_the_grid_has_them(sides: tuple[int, ...], cells: int 
         image[(0, 0, *parts)] = number + 1.0
     seen = positions.seen(image.repeat(2, 1, *[1] * n))
     assert seen.shape == (2 * len(cells), 1, *sides)
-    assert torch.equal(seen, torch.arange(1.0, len(cells) + 1).repeat(2).view(-1, *[1] * (n + 1)).expand_as(seen))
+    values = torch.arange(1.0, len(cells) + 1).repeat(2).view(-1, *[1] * (n + 1)).expand_as(seen)
+    torch.testing.assert_close(seen, values)
     features = np.arange(2.0 * 2 * len(cells)).reshape(-1, 2)
     middle, expected = len(cells) // 2, []
     for i in range(2):
