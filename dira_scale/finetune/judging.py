@@ -3,7 +3,7 @@ splits: ``results.json`` and the cases beside it."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,8 +17,7 @@ from dira_scale.judge.evaluation.inference import held_out_crops
 from dira_scale.judge.evaluation.judge import choose, judged, write_split
 from dira_scale.judge.evaluation.leak import Leak
 from dira_scale.judge.evaluation.results import FILE, overall, read_results
-from dira_scale.judge.evaluation.whole_volumes import WholeVolumes
-from dira_scale.judge.tasks.masks import Segmentation
+from dira_scale.judge.evaluation.whole_volumes import Masks, WholeVolumes
 from dira_scale.judge.tasks.predictions import SplitCases
 from dira_scale.judge.tasks.task import Supervision
 from dira_scale.train.data.samples import Samples
@@ -86,12 +85,12 @@ def whole_volumes(config: Finetune, data: Inputs, supervision: Supervision, worl
     """Return the volumes by which checkpoints are compared; None: there are none. Raises DatasetError where none has a
     mask."""
     validate = config.validate
-    if validate.volumes is None or not isinstance(supervision, Segmentation):
+    if validate.volumes is None:
         return None
     samples = Samples(data.datasets, str(config.data.val_split), views=data.held_out_views)
     samples.require_masks()
     return WholeVolumes(
-        samples, supervision, data.views.sides, validate.volumes, validate.windows, validate.batch,
+        samples, cast(Masks, supervision), data.views.sides, validate.volumes, validate.windows, validate.batch,
         world.rank, world.ranks,
     )  # fmt: skip
 

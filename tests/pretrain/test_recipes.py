@@ -43,6 +43,9 @@ byol: {like: simsiam, method: {hidden: 4096, dim: 256, momentum: 0.996}, optim.o
   optim.schedule: cosine, optim.warmup_epochs: 10, optim.fixed_rate: [], trained: {di: [[di], 1000, 30]}}
 vicreg: {like: barlow, method: {dim: 8192, invariance: 25, variance: 25, covariance: 1},
   optim.one_dimensional: {lr: 0.2, weight_decay: 0}}
+simclr: {like: barlow, model.zero_init_residual: false, method: {dim: 128, temperature: 0.1},
+  optim.optimizer: {_target_: timm.optim.Lars, lr: 0.3, weight_decay: 1e-6, momentum: 0.9, trust_coeff: 0.001},
+  optim.one_dimensional: {lr: 0.3, weight_decay: 0}, optim.end: 0}
 # DINO: sec. 3.2, ViT-S/16, 300 epochs, of which the first has a frozen last layer; the rate ends at 1e-6.
 dino: {model.encoder: vit_small_patch16_224, model.positions: dino, model.bn_groups: 4, method: {prototypes: 65536,
   hidden: 2048, bottleneck: 256, student_temperature: 0.1, teacher_temperature: 0.07, first_temperature: 0.04,

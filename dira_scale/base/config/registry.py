@@ -30,6 +30,7 @@ _MODULES = {
     "dira_scale.train.methods.relative_position": ("RelativePosition",),
     "dira_scale.train.methods.rotation": ("Rotation",),
     "dira_scale.train.methods.rubiks_cube": ("RubiksCube",),
+    "dira_scale.train.methods.simclr": ("SimCLR",),
     "dira_scale.train.methods.simsiam": ("SimSiam",),
     "dira_scale.train.methods.transvw": ("TransVW",),
     "dira_scale.train.methods.vicreg": ("VICReg",),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,12 +13,25 @@ from dira_scale.dataset.pixels.boxes import Crop
 from dira_scale.judge.evaluation.config import BY_VOLUMES
 from dira_scale.judge.evaluation.inference import OVERLAP, Predicted, windowed
 from dira_scale.judge.tasks.images import gathered
-from dira_scale.judge.tasks.masks import Segmentation
 from dira_scale.train.data.batch import unit_interval
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 
 VALUES = 2**28  # float32 of a slab and what is predicted of it: 1 GiB
+
+
+class Masks(Protocol):
+    """The part of a task of masks that is asked here (``judge.tasks.masks.Segmentation``)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    def numbers(self, stored: Tensor) -> Tensor: ...
+
+    def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class WholeVolumes:
@@ -38,7 +52,7 @@ class WholeVolumes:
     def __init__(
         self,
         samples: Samples,
-        supervision: Segmentation,
+        supervision: Masks,
         size: tuple[int, ...],
         most: int,
         windows: int,

@@ -1,4 +1,4 @@
-"""Contrast with a queue of negatives: InfoNCE (MoCo; van den Oord et al. 2018), and the binary NCE of PCRL's code."""
+"""Contrast: InfoNCE with a queue (MoCo; van den Oord et al. 2018), or in the batch (SimCLR), PCRL's binary NCE."""
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,29 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         logits = similarities(queries, keys, queue) / temperature
         target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits, target)
+
+
+def nt_xent(z1: Tensor, z2: Tensor, all1: Tensor, all2: Tensor, first: int, temperature: float) -> Tensor:
+    """Return the mean over both views of -log(e^(z·z'/t) / sum over all other views of e^(z·v/t)), z' the other view of
+    z's image (SimCLR, eq. 1).
+
+    Args:
+        z1, z2: [b, D], of unit length, two views of b images.
+        all1, all2: [B, D], those of a batch of which these images are number ``first`` and the next.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> z1, z2 = (F.normalize(torch.randn(8, 128), dim=1) for _ in range(2))
+        >>> nt_xent(z1, z2, z1, z2, first=0, temperature=0.1).shape
+        torch.Size([])
+    """
+    own = torch.arange(first, first + len(z1), device=z1.device)
+    itself = F.one_hot(own, len(all1)).bool()
+    losses = []
+    for z, others, same in ((z1, all2, all1), (z2, all1, all2)):
+        among = (z @ same.T).masked_fill(itself, float("-inf"))
+        losses.append(F.cross_entropy(torch.cat([z @ others.T, among], 1) / temperature, own))
+    return (losses[0] + losses[1]) / 2
 
 
 def similarities(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:

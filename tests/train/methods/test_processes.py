@@ -95,6 +95,7 @@ IMAGES = {
     "barlow, 1 group": (around({"_target_": "BarlowTwins", "dim": 8, "scale": 0.1}), 1),
     "byol": (around({"_target_": "BYOL", "hidden": 8, "dim": 8, "momentum": 0.9}), 4),
     "vicreg": (around({"_target_": "VICReg", "dim": 8}, restore="both"), 2),
+    "simclr": (around({"_target_": "SimCLR", "dim": 8}, restore="both"), 2),
     "lejepa": (around({"_target_": "LeJEPA", "dim": 8, "hidden": 8, "slices": 16, "sigreg": 0.3}, restore="both"), 4),
     "c2l, 4 groups": (around({"_target_": "C2L"} | KEYS), 4),
     "pcrl, 1 group": ({"_target_": "PCRL"} | KEYS, 1),

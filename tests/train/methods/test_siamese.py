@@ -1,4 +1,4 @@
-"""SimSiam, Barlow Twins, BYOL and VICReg on one process, against plain formulas in float64 and lightly's losses."""
+"""SimSiam, Barlow Twins, BYOL, VICReg, SimCLR on one process: plain formulas in float64, and lightly's losses."""
 
 import lightly.loss
 import pytest
@@ -13,6 +13,7 @@ from dira_scale.train.methods.barlow import BarlowTwins, cross_correlation, redu
 from dira_scale.train.methods.byol import BYOL
 from dira_scale.train.methods.method import Terms
 from dira_scale.train.methods.pairs import note_matches
+from dira_scale.train.methods.simclr import SimCLR
 from dira_scale.train.methods.simsiam import SimSiam
 from dira_scale.train.methods.vicreg import VICReg
 
@@ -111,6 +112,21 @@ def test_vicreg_is_lightlys_and_takes_the_whole_batch():
     ours, theirs = (gradients(each, of_all) for each in (loss, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
     with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: VICReg"):
+        model.check(batch=16, accumulate=2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_simclr_is_lightlys_and_the_formula_and_takes_the_whole_batch(training):
+    model, images = method(SimCLR, groups=4, temperature=0.3).double().train(training), doubles(views(16))
+    pair = [model.projector(model.encoder(view)[-1]) for view in images]
+    z = torch.nn.functional.normalize(torch.cat(pair), dim=1)
+    near = (z @ z.T / 0.3).exp()
+    formula = torch.stack([-(near[i, (i + 16) % 32] / (near[i].sum() - near[i, i])).log() for i in range(32)]).mean()
+    loss, of_all = forward(model, images).losses["di"], [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (gradients(each, of_all) for each in (loss, lightly.loss.NTXentLoss(0.3)(*pair)))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(loss, formula, rtol=1e-9, atol=1e-11)
+    with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: SimCLR"):
         model.check(batch=16, accumulate=2)
 
 

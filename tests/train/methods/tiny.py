@@ -11,6 +11,7 @@ from dira_scale.train.methods.byol import BYOL
 from dira_scale.train.methods.dira import DiRA
 from dira_scale.train.methods.lejepa import LeJEPA
 from dira_scale.train.methods.moco import MoCo
+from dira_scale.train.methods.simclr import SimCLR
 from dira_scale.train.methods.simsiam import SimSiam
 from dira_scale.train.methods.vicreg import VICReg
 from dira_scale.train.models import norm
@@ -33,6 +34,7 @@ SETTINGS = {
     BarlowTwins: {"dim": 5},
     BYOL: {"hidden": 7, "dim": 5},
     VICReg: {"dim": 5},
+    SimCLR: {"dim": 5},
     LeJEPA: {"hidden": 7, "dim": 5, "slices": 16},
 }
 
