@@ -89,6 +89,7 @@ def test_a_new_an_empty_and_an_own_folder_are_taken(kind: str, tmp_path: Path) -
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     own(tmp_path, "run", "run")
+    (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match=f"^out={tmp_path} holds what another command wrote .run, not predictions."):
         own(tmp_path, "predictions", "out")
 

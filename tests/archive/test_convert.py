@@ -131,27 +131,33 @@ def test_the_codec_for_gpus_is_measured_beside_png_and_chosen(
 
 
 def test_masks_boxes_and_spacing_follow_the_size(tmp_path: Path) -> None:
-    """A bright rectangle, its mask and its box still lie on one another at a third of the size."""
+    """A bright rectangle, its mask and its box still lie on one another at a third of the size; of an image whose width
+    is no multiple of three, the box as much narrower as the image."""
     pixels, mask = np.full((300, 240), 100, np.uint16), np.zeros((300, 240), np.uint8)
-    pixels[60:120, 90:150], mask[60:120, 90:150] = 900, 1
-    for number in range(3):
-        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, PixelSpacing=["0.2", "0.2"])
+    pixels[60:120, 90:150], mask[60:120, 90:150] = 900, 200
+    for number, width in enumerate((240, 240, 200)):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels[:, :width], PixelSpacing=["0.2", "0.2"])
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    files = [f"{number}.dcm" for number in range(3)]
-    ingest.csv(tmp_path / "labels.csv", [{"file": f, "mask": "mask.png", "patient": f} for f in files])
+    files, masks = [f"{number}.dcm" for number in range(3)], ["mask.png", "mask.png", ""]
+    lines = [{"file": f, "mask": m, "patient": f} for f, m in zip(files, masks, strict=True)]
+    ingest.csv(tmp_path / "labels.csv", lines)
     boxes = ingest.csv(
         tmp_path / "b.csv", [{"file": f, "label": "x", "y": 60, "x": 90, "h": 60, "w": 60} for f in files]
     )
     config = ingest.recipe("folder", **ingest.source_of(tmp_path), boxes=str(boxes), max_side=100)
     convert(config, tmp_path / "out", workers=1)
     dataset = ShardedDataset.open(tmp_path / "out")
-    row = dataset.table.to_pylist()[0]
+    rows = dataset.table.to_pylist()
+    number, other = (next(n for n, row in enumerate(rows) if row["width"] == width) for width in (80, 67))
+    box = {side: value for side, value in rows[other]["boxes"][0].items() if side in "yxhw"}
+    assert box == pytest.approx({"y": 20, "x": 90 * 67 / 200, "h": 20, "w": 60 * 67 / 200})
+    row = rows[number]
     assert (row["height"], row["width"]) == (100, 80) and row["spacing"] == pytest.approx([0.6, 0.6])
     assert row["boxes"] == [{"label": "x", "y": 20, "x": 30, "h": 20, "w": 20, "z": 0, "d": 1}]
     expected = np.zeros((100, 80))
-    expected[20:40, 30:50] = 1
-    np.testing.assert_array_equal(decode(dataset.read_mask(0) or b"", "png"), expected)
-    np.testing.assert_array_equal(decode(dataset.read(0), "png") > 127, expected)
+    expected[20:40, 30:50] = 200
+    np.testing.assert_array_equal(decode(dataset.read_mask(number) or b"", "png"), expected)
+    np.testing.assert_array_equal(decode(dataset.read(number), "png") > 127, expected > 0)
 
 
 def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(

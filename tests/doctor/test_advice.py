@@ -26,7 +26,8 @@ def choices(images: int, hours: float, memory: float) -> list[ExperimentChoice]:
     small = ExperimentChoice(
         "small", 64, "resnet18", 32, images, 76.0, 9.3, plan(2604, 1.0, 0.5) if images >= 32 else None
     )
-    full = ExperimentChoice("dira_moco", 224, "resnet50", 256, images, 76.0, 1.0, plan(17600, hours, memory))
+    full = ExperimentChoice("dira_moco", 224, "resnet50", 256, images, 76.0, 1.0)
+    full = replace(full, plan=plan(17600, hours, memory) if images >= 256 else None)
     return [full, small]
 
 
@@ -55,7 +56,8 @@ def test_the_command_can_be_typed(held_out: bool) -> None:
     show_advice("out/shards/a b", actual, ["dira_scale", "pretrain"], Console(file=text, width=200))
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
     assert f"dira_scale pretrain {keys}{'' if held_out else ' data.val_split=null'}\n" in text.getvalue()
-    assert "\n  groups span\n" in text.getvalue()
+    short = "experiment=small epoch_factor=0.3 data.shards='out/shards/a b' run='out/runs/a b_trial'"  # 9.3 by 30
+    assert f"dira_scale pretrain {short}" in text.getvalue() and "\n  groups span\n" in text.getvalue()
     assert "30,000 training images" in text.getvalue() and "17,600" in text.getvalue()
 
 

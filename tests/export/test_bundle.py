@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from recorded import derived
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
 from dira_scale.export import main as export
-from dira_scale.export.bundle import to_monai_bundle
+from dira_scale.export.bundle import preprocessing, to_monai_bundle
 from dira_scale.export.network import TrainedNetwork
 from dira_scale.finetune import main as finetune
 from dira_scale.predict import main as predict
 from dira_scale.train.models.architecture import architecture
+from dira_scale.train.models.volume.swinunetr import SwinEncoder
 
 SHAPES = {"a.nii.gz": (31, 18, 40), "b.nii.gz": (30, 17, 36), "c.nii.gz": (33, 19, 41)}
 TUNED = [
@@ -130,6 +132,16 @@ def test_numbers_of_a_dataset_are_numbers(wrong: dict[str, Any]) -> None:
     pytest.importorskip("monai")
     with pytest.raises(UserError, match=r"volume\."):
         to_monai_bundle(stranger(["a"], VOLUME | wrong))
+
+
+def test_the_spacing_is_that_of_the_axes() -> None:
+    """A run's is of z, y, x; ours lead to superior, posterior, left, and MONAI's network has NIfTI's x, y, z."""
+    pytest.importorskip("monai")
+    ours = stranger(["a"], VOLUME | {"spacing": [3, 2, 1]})
+    theirs = replace(ours, encoder=SwinEncoder(12))
+    for network, axes, sides in ((ours, "SPL", [3, 2, 1]), (theirs, "LPS", [1, 2, 3])):
+        _, orientation, spacing, _ = preprocessing(network)
+        assert (orientation["axcodes"], spacing["pixdim"]) == (axes, sides)
 
 
 def test_settings_of_a_network_are_text_in_an_expression() -> None:

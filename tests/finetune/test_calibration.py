@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 
 from dira_scale.dataset.metrics.cases import LabelCase, image_cases, label_arrays
 from dira_scale.dataset.metrics.temperature import class_temperature, label_temperatures, scaled
+from dira_scale.judge.evaluation.judge import choose
 from dira_scale.judge.tasks.labels import Classification
 from dira_scale.train.data.labels import Labels
 
@@ -32,6 +33,11 @@ def test_temperatures_are_those_of_the_logits(exclusive: bool) -> None:
     fitted = task.temperatures(cases)
     expected = [class_temperature(classes, values)] * 3 if exclusive else label_temperatures(targets, values).tolist()
     assert [*fitted.values()] == pytest.approx(expected, rel=1e-4) and min(expected) > 1.5
+    chosen = choose(task, cases, temperature=True)
+    if not exclusive:  # answers stay: a threshold becomes what a probability at it becomes
+        assert chosen.thresholds is not None and chosen.calibrated_thresholds is not None
+        before, moved = (np.array([*of.values()]) for of in (chosen.thresholds, chosen.calibrated_thresholds))
+        np.testing.assert_allclose(moved, expit(logit(before) / np.array(expected)), rtol=1e-3)
     other, _ = logits(1)
     test = image_cases(LabelCase, KEYS, KEYS, "test", NAMES, targets, activation(other))
     after = label_arrays(task.calibrated(test, fitted))[1]

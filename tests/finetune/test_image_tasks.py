@@ -21,6 +21,7 @@ from dira_scale.dataset.metrics.cases import number_arrays, read_cases
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
 from dira_scale.judge.evaluation.comparison import compared
+from dira_scale.judge.tasks.images import gathered
 from dira_scale.judge.tasks.ordinal import Grades, Ordinal, corn
 from dira_scale.judge.tasks.regression import Regression, normalisation
 from dira_scale.judge.tasks.survival import Survival, Times, partial_likelihood
@@ -129,6 +130,11 @@ def test_losses_of_numbers_are_means_over_what_is_known_of_normalised_ones() -> 
     assert float(nothing.detach()) == 0 and not slopes(nothing, logits).any()
     pairs = normalisation(torch.tensor([[1.0, NAN], [3.0, 2.0], [NAN, 4.0], [8.0, NAN]]), ["a", "b"])
     assert pairs == {"a": (4.0, pytest.approx(math.sqrt((9 + 1 + 16) / 3))), "b": (3.0, 1.0)}
+
+
+def test_held_out_rows_are_in_the_order_of_the_samples_whoever_saw_them() -> None:
+    index, values = gathered([(np.array([5, 1]), np.array([50, 10])), (np.array([3]), np.array([30]))])
+    assert index.tolist() == [1, 3, 5] and values.tolist() == [10, 30, 50]
 
 
 @pytest.mark.system

@@ -109,6 +109,7 @@ def test_separable_features_are_separated_whatever_else_is_unknown() -> None:
     labels["test"][40:, 1] = np.nan
     found = linear_probe(features, task(labels, names), np.arange(60), GRID)
     np.testing.assert_allclose(areas(found), 1.0, atol=1e-3)
+    assert set(found.chosen.values()) == {GRID[0]}  # all separate the validation part: the smallest is taken
     kept = {**features, "train": features["train"][20:]}, {**labels, "train": labels["train"][20:]}
     of_kept = linear_probe(kept[0], task(kept[1], names), np.arange(40), GRID)
     np.testing.assert_allclose(areas(of_kept)[0], areas(found)[0])

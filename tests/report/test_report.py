@@ -545,8 +545,8 @@ def test_an_evaluated_run_shows_figures_intervals_cases_and_what_it_never_answer
     reported = "a case with neither a true nor a predicted pixel counts as the best value"
     assert test.remarks == [f"Dice, HD95 (mm): {reported}"]
     judged = json.loads(json.dumps(RESULTS))
-    for figures in judged["figures"].values():
-        figures[2] |= {"interval": [0.8012, 0.8991]}
+    judged["figures"]["test"][2] |= {"interval": [0.8012, 0.8991]}
+    judged["figures"]["val"][2] |= {"value": 0.95}
     judged |= {"interval": {"level": 0.95}, "never_answered": {"val": ["left", "right"], "test": ["right"]}}
     (run / "results.json").write_text(json.dumps(judged))
     (run / "cases").mkdir()

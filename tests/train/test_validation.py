@@ -80,6 +80,8 @@ def test_the_best_step_of_a_stage_is_that_of_the_least_or_the_largest_figure(
     assert seen == improved and state.best_step == {"only": max(i for i, better in enumerate(improved) if better)}
     assert state.best == {"only": 0.2 if direction == "min" else 0.9}
     assert state.stale == 2 * improved[::-1].index(True)
+    state.advance(4, 2)
+    assert (state.stage, state.stale, state.epochs) == (1, 0, 2)  # the next stage begins to count
 
 
 def test_the_moving_average_is_of_a_stage() -> None:

@@ -52,6 +52,10 @@ def test_reads_payloads_masks_labels_and_splits(dataset: Path) -> None:
     assert labels.dtype == np.float32 and labels[:, 0].tolist() == [2, 0] and np.isnan(labels[:, 1]).all()
     assert opened.column("height").tolist() == [4, 4, 4]
     assert opened.table["boxes"][0].as_py() == [BOX]
+    shard = dataset / "val-000000.tar"
+    shard.write_bytes(shard.read_bytes().translate(bytes(255 - n for n in range(256))))
+    with pytest.raises(DatasetError, match=r"sample k2 .*checksum differs"):
+        ShardedDataset.open(dataset).read(2)
 
 
 def test_a_store_is_read_like_a_folder(dataset: Path) -> None:

@@ -62,10 +62,13 @@ def test_every_figure_is_that_of_scikit_learn_on_the_known_rows() -> None:
             assert (figure.n, figure.left_out) == (known.sum(), (~known).sum())
             assert (figure.positives, figure.patients) == (truth.sum(), len(np.unique(patients[known])))
         assert found["sensitivity", name].convention == f"threshold={thresholds[i]:g}"
-    for metric in CURVES + ANSWERS:
-        mean = found[metric, MEAN]
-        assert mean.value == pytest.approx(np.mean([found[metric, name].value for name in names]))
-        assert (mean.n, mean.left_out, mean.positives) == (3, 0, None)
+    of_two = by_name(classification(targets, scores, names, patients, thresholds, scored=["a", "c"]))
+    assert of_two.keys() == found.keys()
+    for counted, figures in ((names, found), (["a", "c"], of_two)):
+        for metric in CURVES + ANSWERS:
+            mean = figures[metric, MEAN]
+            assert mean.value == pytest.approx(np.mean([found[metric, name].value for name in counted]))
+            assert (mean.n, mean.left_out, mean.positives) == (len(counted), 0, None)
 
 
 def test_a_label_without_positives_or_negatives_has_no_figure_and_is_counted() -> None:

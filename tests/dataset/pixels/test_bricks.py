@@ -144,6 +144,10 @@ def test_no_flipped_bit_is_used() -> None:
             else:
                 np.testing.assert_array_equal(cut, voxels[part])
     assert refused > 300
+    rows = np.frombuffer(payload, TABLE, 8, table).copy()
+    rows[[1, 2]] = rows[[2, 1]]  # two bricks that have changed places
+    with pytest.raises(BrickError, match="brick 1: its checksum differs"):
+        opened(payload[:table] + rows.tobytes(), voxels.shape, np.int16).cut([whole])
 
 
 def test_a_payload_that_was_cut_short_is_refused() -> None:

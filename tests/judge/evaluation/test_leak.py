@@ -41,14 +41,15 @@ def make(make_dataset: Make) -> Make:
     return make
 
 
-def pretrained(run: Path, dataset: ShardedDataset, *words: str) -> Path:
-    """As a run of ``pretrain`` on ``dataset`` records itself."""
-    cfg = compose("pretrain", [f"data.shards={dataset.root}", f"run={run}", "data.batch=2", *words])
+def pretrained(run: Path, dataset: ShardedDataset, *words: str, first: Sequence[ShardedDataset] = ()) -> Path:
+    """As a run of ``pretrain`` on the datasets ``first`` and ``dataset`` records itself."""
+    datasets = [*first, dataset]
+    shards = ",".join(str(each.root) for each in datasets)
+    cfg = compose("pretrain", [f"data.shards=[{shards}]", f"run={run}", "data.batch=2", *words])
     content: Any = OmegaConf.to_container(cfg, resolve=True)
-    chosen = selected(SimpleNamespace(**content["data"]), [dataset], [1.0])
-    content |= {"datasets": [{"hash": dataset.hash, "weight": 1.0}]} | (
-        {"selection": chosen.identity} if chosen else {}
-    )
+    chosen = selected(SimpleNamespace(**content["data"]), datasets, [1.0] * len(datasets))
+    content |= {"datasets": [{"hash": each.hash, "weight": 1.0} for each in datasets]}
+    content |= {"selection": chosen.identity} if chosen else {}
     run.mkdir()
     record(run, content)
     return run
@@ -94,7 +95,8 @@ def test_only_patients_whose_images_were_trained_on_count(make: Make, tmp_path: 
         {f"p{number}" for number in range(10)} - set(large.column("patient")[large.rows("train")][part.samples])
     )
     ours = make("ours", train=["a"], val=["b"], test=left)
-    assert checked(ours, pretrained(tmp_path / "start", large, "data.fraction=0.5")).verdict == NO_LEAK
+    for name, first in (("start", ()), ("second", [make("small", train=["x", "y", "z"], val=["v"])])):
+        assert checked(ours, pretrained(tmp_path / name, large, "data.fraction=0.5", first=first)).verdict == NO_LEAK
     end = pretrained(tmp_path / "end", large, "data.fraction=0.5", "data.fraction_from=end")
     with pytest.raises(UserError, match="5 of the 5 patients of split test of ours are in split train of large"):
         checked(ours, end)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_tables import FRACTIONS, TABLES, add, finished_sweep, probe_json
+from matplotlib.figure import Figure
 from scipy import stats
 
 from dira_scale import report
@@ -22,6 +23,7 @@ from dira_scale.dataset.metrics.statistics.bootstrap import Interval
 from dira_scale.dataset.metrics.statistics.significance import Comparison
 from dira_scale.dataset.metrics.statistics.spread import Spread
 from dira_scale.judge.pages.tables.cells import Cell, Published, RandomTwin, Table
+from dira_scale.judge.pages.tables.figures import _reliability
 from dira_scale.judge.pages.tables.page import beside, latex, markdown
 from dira_scale.judge.pages.tables.papers import PaperTable, figures
 from dira_scale.judge.pages.tables.read import SweepRun, probe_tables, read_sweep
@@ -174,6 +176,14 @@ def test_a_page_is_whole_and_the_same_again(sweep: Sweep, tmp_path: Path) -> Non
     assert "c0ffeec0ffee" in page and "<code>0000001f</code>" in page  # commit and hash of a configuration
     for title in ("tune, 1 %: a, ROC", "tune, 10 %: b, reliability", "<h3>tune</h3>", "<h3>probe: sick</h3>"):
         assert title in page
+
+
+def test_a_reliability_curve_has_the_cases_of_every_probability() -> None:
+    """Also those of which a run is certain. Cases of several runs count together; unknown ones do not."""
+    axes = Figure().subplots()
+    runs = [(np.array([1, 0, np.nan]), np.array([1, 0.02, 0.5])), (np.array([0, 1]), np.array([0.04, 0.96]))]
+    _reliability(axes, {"moco": runs})
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0.03, 0], [0.98, 1]])
 
 
 def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_folds_share_nobody_and_together_are_everybody(whole: Path, tmp_path: Pa
         assert len(val) == len(everybody) // 4 and of(tmp_path / f"fold{fold}", "test") == of(whole, "test")
         seen |= val
     assert seen == everybody
+    subset(whole, tmp_path / "others", part(splits=("test",), folds=2))
+    assert set(of(tmp_path / "others")) == set(of(whole, "test"))  # nobody of the old train
 
 
 def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> None:

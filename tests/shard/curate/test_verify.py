@@ -5,6 +5,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from archive import ingest
 
@@ -73,6 +75,19 @@ def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (dataset / row["shard"]).write_bytes(bytes(header) + content[512:])
     assert [damage.reason for damage in verify(dataset, 1)] == ["the tar holds other samples than the manifest"]
+
+
+def test_a_mask_of_another_sample(dataset: Path) -> None:
+    """Both are whole, and each where the other's should be."""
+    table = pq.read_table(dataset / "manifest.parquet")
+    rows = table.to_pylist()
+    one = next(row for row in rows if row["mask_size"])
+    two = next(row for row in rows if row["mask_size"] and row["shard"] == one["shard"] and row is not one)
+    for name in ("mask_offset", "mask_size"):
+        one[name], two[name] = two[name], one[name]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), dataset / "manifest.parquet")
+    reason = "its offset in the tar differs from the manifest's"
+    assert verify(dataset, 1) == [Damage(row["shard"], row["key"], reason) for row in (one, two)]
 
 
 def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

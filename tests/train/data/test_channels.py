@@ -183,6 +183,8 @@ def test_a_lacking_channel_stays_0_through_jitter_and_corruptions() -> None:
         _, params = draw(each, 0, 0, index, np.zeros(64, int), 0, *[np.full(64, 8)] * 3)
         zero = build(each)(x, params, lacking=lacking).flatten(2).amax(2) == 0
         assert torch.equal(zero[:32], lacking[:32]) and (0 < zero[32:].sum() < 32) == (p > 0)
+    jitter = build(replace(views, corruptions={}))  # of each channel as of a volume that has only this one
+    torch.testing.assert_close(jitter(x, params), torch.cat([jitter(x[:, [c]], params) for c in (0, 1)], 1))
 
 
 def test_the_second_view_is_another_sequence_of_the_session(tmp_path: Path) -> None:

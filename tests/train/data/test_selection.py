@@ -239,7 +239,7 @@ def test_the_end_is_chosen_in_each_dataset(labelled):
     assert select([dataset], "train", [1.0], 1.0, 0, None, from_end=True) is None
 
 
-def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled):
+def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled, make_dataset):
     one, two = labelled("one"), labelled("two")
     gone = set(one.column("patient")[:20])
     selection = select([one, two], "train", [1.0, 1.0], 1.0, 0, None, excluded=gone)
@@ -250,6 +250,11 @@ def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled):
     left = len(set(one.column("patient")) - gone)
     half = select([one], "train", [1.0], 0.5, 0, None, excluded=gone)
     assert len(patients_of(half, one)) == round(0.5 * left) and not gone & patients_of(half, one)
+    images, people = [np.zeros((8, 8), np.uint8)] * len(PATIENTS), np.array(PATIENTS)
+    uneven = make_dataset(images, name="uneven", patients=PATIENTS, label_names=())
+    kept = uneven.rows("train")[select([uneven], "train", [1.0], 0.5, 0, None, excluded={"p3"}).samples]
+    assert len(set(people[kept])) == 4  # of eight, with all images
+    assert sorted(kept) == np.flatnonzero(np.isin(people, people[kept])).tolist()
     assert select([one], "train", [1.0], 1.0, 0, None, excluded={"somebody else"}) is None
     with pytest.raises(ArgumentError, match=r"excluded: .*one has no other patient in split 'train'"):
         select([one], "train", [1.0], 1.0, 0, None, excluded=set(one.column("patient")))

@@ -63,12 +63,14 @@ def make(
     ranges: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
     channels: Sequence[str] = (),
     studies: Sequence[str] = (),
+    splits: Sequence[str] = (),
 ) -> ShardedDataset:
-    """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
+    """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out,
+    unless all have their ``splits``.
     ``spacing`` of each, in mm; None: of all [2, 1, 1]. ``words``: of each the class of a label ``word``; None: a label
     ``nodule``. ``ranges``: of each low and high by channel, whose names ``channels`` are."""
     shard, rows, foreground = b"", [], list[dict[str, Any]]()
-    splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
+    splits = splits or (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
     for number, voxels in enumerate(volumes):
         payload = codecs.encode(voxels, codec)
         facts = {

@@ -27,31 +27,34 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def by_hand() -> dict[str, torch.Tensor]:
-    """The steps of gradient descent with momentum, written plainly."""
+def by_hand() -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The steps of gradient descent with momentum, written plainly; weights and the loss of each step."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(FEATURES, 1)
     weight, bias = linear.weight.detach()[0], linear.bias.detach()
-    done = 0
+    done, lost = 0, list[float]()
     for stage in STAGES:
         moving_weight, moving_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         for step in range(stage.steps):
             batch = samples((done + step) % EPOCH, BATCH)
             rate = optim.learning_rate("cosine", 0.1, step, stage.steps, EPOCH)
             error = batch.x @ weight + bias - batch.y
+            lost.append(float(error.square().mean()))
             moving_weight = 0.5 * moving_weight + 2 * (error[:, None] * batch.x).mean(0)
             weight = weight - rate * moving_weight
             if "bias" in stage.terms:
                 moving_bias = 0.5 * moving_bias + 2 * error.mean()
                 bias = bias - rate * moving_bias
         done += stage.steps
-    return {"line.weight": weight[None], "line.bias": bias}
+    return {"line.weight": weight[None], "line.bias": bias}, lost
 
 
 def test_both_stages_take_the_steps_of_gradient_descent(whole: Path) -> None:
-    actual = weights(whole)
-    for name, expected in by_hand().items():
+    actual, (weighed, lost) = weights(whole), by_hand()
+    for name, expected in weighed.items():
         torch.testing.assert_close(actual[name], expected, rtol=1e-5, atol=1e-6)
+    means = torch.tensor(lost).view(-1, 10).mean(1).tolist()  # a row has those of its ten steps: of batches in order
+    assert [row["loss"] for row in rows(whole)] == pytest.approx(means, rel=1e-4, abs=1e-8)
     torch.testing.assert_close(actual["line.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(actual["scale.weight"], torch.tensor([[3.0]]), rtol=1e-3, atol=1e-3)
 
@@ -76,6 +79,8 @@ def test_a_run_that_stops_at_the_end_of_a_stage_or_within_one_resumes_bit_for_bi
     assert train(str(tmp_path / "run"), "ddp", steps) == 0
     reported = f"stopped at {steps} of {STEPS} (steps={steps}): nothing is evaluated before the last step"
     assert status(tmp_path / "run")["reason"].startswith(reported)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:  # as a killed run leaves behind its checkpoint
+        file.write(f'{{"step": {steps + 1}, "split": "val", "loss": 0.1}}\n')
     assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
     assert status(tmp_path / "run")["reason"] == ""
     ended = status(tmp_path / "run")

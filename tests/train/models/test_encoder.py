@@ -206,6 +206,16 @@ def test_patch_sizes(patch, channels):
     assert [tuple(m.shape[1:]) for m in maps] == [(c, 224 >> i, 224 >> i) for i, c in enumerate(channels)]
 
 
+def test_maps_are_of_each_quarter_of_the_blocks():
+    """Of six the quarters end within a block, which counts."""
+    encoder = build_encoder("test_vit", size=64)
+    for fed, blocks in zip(encoder(torch.rand(1, 3, 64, 64))[2:], (2, 3, 5, 6), strict=True):
+        reached = torch.autograd.grad(
+            fed.sum(), [block.norm1.weight for block in encoder.model.blocks], retain_graph=True, allow_unused=True
+        )
+        assert [gradient is not None for gradient in reached] == [number < blocks for number in range(6)]
+
+
 def test_zero_initialised_residual_branches():
     """Then a block starts as its shortcut: the last BatchNorm's weights are 0, and only those."""
     last = [m for m in build_encoder("resnet18", zero_init_residual=True).modules() if isinstance(m, BasicBlock)]

@@ -87,6 +87,14 @@ def test_the_cards_code_gives_every_class(
         assert json.loads(stored.metadata()["classes"]) == list(NAMES)
 
 
+def test_the_cards_code_gives_numbers_in_their_own_unit() -> None:
+    network = trained(model("test_resnet"), "pooled")
+    output = Output(names=("age", "weight"), normalised=((50.0, 10.0), (0.5, 0.25)))
+    code = TrainedNetwork(replace(network.run, output=output), network.encoder).last
+    found = eval(f"torch.tensor([[0.5, 1.0], [-1.0, 2.0]]){code}", {"torch": torch})
+    torch.testing.assert_close(found, torch.tensor([[55, 0.75], [40, 1.0]]))
+
+
 def test_without_formats_a_classifier_is_what_holds_its_head() -> None:
     assert default_formats(trained(model("test_resnet"), "pooled")) == ["timm"]
     efficientnet = trained(model("test_efficientnet"), "pooled")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from harness import INTERPRETED, finish
 from needs import need_extra
+from timm.models import FeatureListNet
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import init
@@ -243,6 +244,13 @@ def test_only_sequences_that_run_in_order_are_folded():
     torch.manual_seed(0)
     plain, x = Own(nn.BatchNorm2d(3), nn.ReLU()), torch.randn(4, 3, 5, 5)
     assert torch.equal(norm.convert(copy.deepcopy(plain))(x), plain(x))
+
+
+def test_a_map_that_is_returned_is_not_activated():
+    layers, x = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), torch.randn(4, 3, 5, 5)
+    layers.feature_info = [{"num_chs": 3, "reduction": 1, "module": name} for name in ("0", "1")]
+    plain = FeatureListNet(layers, (0, 1))
+    assert all(map(torch.equal, norm.convert(copy.deepcopy(plain))(x), plain(x)))
 
 
 def test_the_first_use_may_be_in_a_block_that_is_recomputed(monkeypatch):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -137,6 +138,20 @@ def test_the_last_row_is_written_when_the_disk_has_space_again(tmp_path: Path, m
     run.status("done")
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 5, "lease": 1}\n'
     run.release()
+
+
+def test_a_row_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    """In a file of a GB of zeros, which take no space, and which may have five bytes more."""
+    file, limits = tmp_path / "metrics.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    file.touch()
+    os.truncate(file, 10**9)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**9 + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            folder.append(file, "ten bytes\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.stat().st_size == 10**9
 
 
 def test_the_status_names_the_try_that_a_sweep_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_a_cache_that_is_too_small_for_the_order(cut_up, server, cache, caplog):
         caplog.clear()
 
 
-@pytest.mark.parametrize("fault", [503, ("wrong",)])
+@pytest.mark.parametrize("fault", [429, ("wrong",)])
 def test_a_server_that_recovers(cut_up, server, cache, fault):
     """Some files fail at the second request, others at the fourth."""
     local = cut_up()
