@@ -18,6 +18,7 @@ from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.finetune import main
 from dira_scale.finetune.task import FinetuneTask
 from dira_scale.train.engine.task import StagePosition
+from dira_scale.train.runs.description import Best
 from dira_scale.train.runs.files import NEEDED
 from dira_scale.train.schedule import still_falling
 
@@ -88,7 +89,7 @@ def test_training_longer_is_proposed_unless_the_validation_is_flat(
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(of_each | row) + "\n" for row in written))
     task = SimpleNamespace(
         world=SimpleNamespace(main=True), unit="images", config=SimpleNamespace(run=tmp_path, epoch_factor=2.0),
-        validation=SimpleNamespace(best=("dice", "max")),
+        validation=SimpleNamespace(best=Best("dice", "max")),
     )  # fmt: skip
     lines = FinetuneTask.diagnose(task, {"loss": 0.001}, StagePosition("finetune", 90, 90))
     assert bool(lines) == told and all("epoch_factor=4" in line for line in lines)

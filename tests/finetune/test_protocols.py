@@ -25,7 +25,7 @@ TASKS = sorted({*small_options("finetune")["task"], *(f.stem for f in (folder("c
 # What a protocol decides; not where and how a run computes, which weights and patients it is given, what it writes.
 DECIDED = re.compile(
     r"precision|normalise|(task|optim|stages|validate|evaluate)\."
-    r"(?!choose|chosen|norm_passes|layer_|head_|span|weight_decay_end|patch_factor).*"
+    r"(?!choose|chosen|norm_passes|volumes|windows|layer_|head_|span|weight_decay_end|patch_factor).*"
     r"|views\.(?!.*_target_|channel_dropout|grey|jitter\.(?:saturation|hue)).*"
     r"|data\.(batch|crops|size|remainder|val_split|test_split|fraction_from)"
     r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"

@@ -44,10 +44,11 @@ def test_the_profile_is_what_sbatch_is_given(tmp_path: Path) -> None:
     assert text.index("module load cuda") < text.index("apptainer exec x.sif python -u -m submitit.core._submit")
 
 
-def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
-    text = (Path(__file__).parents[2] / "docs/how-to/slurm.md").read_text()
-    (block,) = re.findall(r"```yaml\n(executor: slurm\n.*?)```", text, re.DOTALL)
-    profile = yaml.safe_load(block)
+def test_the_pages_profile_without_gpus_asks_for_none() -> None:
+    root = Path(__file__).parents[2]
+    text, copied = (root / name for name in ("docs/how-to/slurm.md", "slurm/cluster/slurm.yaml"))
+    (block,) = re.findall(r"`slurm/cluster/slurm.yaml`:\n\n```yaml\n(.*?)```", text.read_text(), re.DOTALL)
+    profile = yaml.safe_load(copied.read_text()) | yaml.safe_load(block)
     assert profile.keys() == {each.name for each in fields(Cluster)}
     given = parameters("s", run("x", processes=4), Cluster(**profile))
     assert "gpus_per_node" not in given and (given["ntasks_per_node"], given["cpus_per_task"]) == (4, 16)
