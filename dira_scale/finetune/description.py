@@ -21,7 +21,8 @@ def describe(config: Mapping[str, Any]) -> Description:
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
     task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
-    volumes = {BY_VOLUMES.compared: OF_VOLUMES} if validate.get("volumes") else {}  # older runs have no such key
+    by_volumes = validate["best"] is None and validate.get("volumes")  # older runs have no such key
+    volumes = {BY_VOLUMES.compared: OF_VOLUMES} if by_volumes else {}
     best = validate["best"] or next(iter(volumes), task.best.metric)
     pairs = zip(task.output.names, task.output.normalised, strict=False)
     normalised = [f"{name} {mean:.6g} and {deviation:.6g}" for name, (mean, deviation) in pairs]

@@ -251,7 +251,7 @@ class Inputs:
 
     def _drawn_around(self) -> str:
         """Return the identity of the voxels around which crops are drawn; empty: around none."""
-        if not any(getattr(entry, "foreground", 0) for entry in self.views.entries):
+        if not self.views.around_foreground:
             return ""
         with at("data", KEYS):
             return Foreground(Samples(self.datasets, self.data.split), self.classes).identity

@@ -51,7 +51,7 @@ def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: 
 
 
 def test_several_crops_of_an_image_are_drawn_in_each_epoch(make_dataset: Any, radiograph: Any) -> None:
-    """Of those that a selection leaves, too; one crop is today's order."""
+    """A selection's images have as many, and with one crop the order is what it was."""
     dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(6)])
     data = inputs([dataset.root], crops=3)
     assert data.steps_per_epoch(2) == 9 and data.identity() == inputs([dataset.root]).identity()

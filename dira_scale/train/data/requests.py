@@ -105,8 +105,7 @@ class Requests:
         require_fit(samples, views)
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
-        around = any(getattr(entry, "foreground", 0) for entry in views.entries)
-        self._foreground = Foreground(samples, classes) if around else None
+        self._foreground = Foreground(samples, classes) if views.around_foreground else None
         self.together = max(1, TOGETHER * world // order.batch)
         self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
         if self._groups and isinstance(order, Order) and not self._groups.several:

@@ -42,7 +42,7 @@ def make(make_dataset: Make) -> Make:
 
 
 def pretrained(run: Path, dataset: ShardedDataset, *words: str, first: Sequence[ShardedDataset] = ()) -> Path:
-    """As a run of ``pretrain`` on the datasets ``first`` and ``dataset`` records itself."""
+    """A run of ``pretrain`` on the datasets ``first`` and ``dataset`` records itself so."""
     datasets = [*first, dataset]
     shards = ",".join(str(each.root) for each in datasets)
     cfg = compose("pretrain", [f"data.shards=[{shards}]", f"run={run}", "data.batch=2", *words])

@@ -207,7 +207,7 @@ def test_patch_sizes(patch, channels):
 
 
 def test_maps_are_of_each_quarter_of_the_blocks():
-    """Of six the quarters end within a block, which counts."""
+    """The quarters of six blocks end within a block, which counts."""
     encoder = build_encoder("test_vit", size=64)
     for fed, blocks in zip(encoder(torch.rand(1, 3, 64, 64))[2:], (2, 3, 5, 6), strict=True):
         reached = torch.autograd.grad(

@@ -87,6 +87,11 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
         return max(3 if blurred else VIEWS_VERSION, *others, 0)
 
     @property
+    def around_foreground(self) -> bool:
+        """Return whether some crops are drawn around the foreground."""
+        return any(isinstance(entry, VolumeViews) and entry.foreground > 0 for entry in self.entries)
+
+    @property
     def one_size(self) -> bool:
         return len({entry.sides for entry in self.entries}) == 1
 

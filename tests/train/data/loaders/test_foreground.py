@@ -30,8 +30,8 @@ SIDES = (8, 8, 8)
 
 
 def masks() -> list[np.ndarray]:
-    """Of volumes of 40 voxels a side: a large class 1, and a class 2 of one voxel; the last has class 1 alone. Every
-    second volume has no mask (``make``)."""
+    """The masks of volumes of 40 voxels a side have a large class 1 and a class 2 of one voxel, but for the last two,
+    which have class 1 alone. ``make`` gives every second volume no mask."""
     made = []
     for number in range(COUNT):
         mask = np.zeros((40, 40, 40), np.uint8)
