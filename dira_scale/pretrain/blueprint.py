@@ -56,12 +56,13 @@ class PretrainBlueprint(Blueprint):
 
     def networks(self) -> tuple[Method, Adversary]:
         model = OmegaConf.merge(self.cfg.model, {"weights": None})
-        return methods.construct(self.cfg.method, model, self.views, None, self.config.channels), self.adversary()
+        about = self.config.channels, self.config.normalise
+        return methods.construct(self.cfg.method, model, self.views, None, *about), self.adversary()
 
     @property
     def nodes(self) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(self.cfg)
-        nodes = {name: plain[name] for name in ("channels", "method", "views", "adversary")}
+        nodes = {name: plain[name] for name in ("channels", "normalise", "method", "views", "adversary")}
         data = {"size": plain["data"]["size"], **as_stored(plain["data"])}
         return nodes | {"model": plain["model"] | {"weights": None}, "data": data}
 
@@ -116,9 +117,8 @@ class PretrainBlueprint(Blueprint):
         data, stages, run = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))
         torch.manual_seed(config.seed)
-        method = methods.construct(
-            self.cfg.method, self.cfg.model, self.views, run.tensors if run else None, config.channels
-        )
+        tensors, about = run.tensors if run else None, (config.channels, config.normalise)
+        method = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, *about)
         adversary = self.adversary()
         self.try_stages((method, adversary))  # so that an error shows now, not hours later
         moved(adversary, world.device, config.parallel.channels_last)

@@ -53,6 +53,7 @@ class PretrainOptim(Optim):
 class Pretrain(StagedTraining):
     model: Architecture = field(default_factory=Architecture)
     channels: int | None = setting(AtLeast(1), None)
+    normalise: str | None = setting(one_of("imagenet"), None)
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
     optim: PretrainOptim = field(default_factory=PretrainOptim)

@@ -11,9 +11,9 @@ from dira_scale.train.data.batch import UNITS
 from dira_scale.train.description import data_of, stages_of
 from dira_scale.train.methods import Method, method_class
 from dira_scale.train.models.architecture import architecture
+from dira_scale.train.models.normalise import input_of
 from dira_scale.train.runs.description import (
     Description,
-    InputDescription,
     Metric,
     NetworkDescription,
     Output,
@@ -65,10 +65,13 @@ def describe(config: Mapping[str, Any]) -> Description:
         trained=f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels",
         training=_training(config, stages),
         network=network,
-        input=InputDescription(
-            network.dimensions * (size,) if isinstance(size, int) else tuple(size),
-            channels or 1,
-            window=None if data["range"] is None else tuple(data["range"]),
+        input=replace(
+            input_of(
+                network.dimensions * (size,) if isinstance(size, int) else tuple(size),
+                config.get("normalise"),
+                data["range"],
+            ),  # older runs have no such key
+            channels=channels or 1,
         ),
         data=data_of(config),
         stages=stages,

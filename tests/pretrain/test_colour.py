@@ -18,7 +18,7 @@ from localize.made_up import sees_brightness
 from PIL import Image
 from safetensors.torch import save_file
 
-from dira_scale.base.errors import DatasetError
+from dira_scale.base.errors import DatasetError, UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.metrics.restoration import RestorationTable
 from dira_scale.dataset.pixels import codecs
@@ -76,6 +76,23 @@ def test_imagenets_first_convolution_is_taken_as_it_is(tmp_path: Path) -> None:
     stem = next(tensor for name, tensor in weights.items() if tensor.dim() == 4)
     ours = [p for p in method.parameters() if p.shape == stem.shape and p.shape[1] == 3]
     assert ours and all(torch.equal(each, stem) for each in ours)
+
+
+def test_every_encoder_sees_normalised_images() -> None:
+    """The momentum encoder, too; a grey image is three. What is restored stays as it is."""
+    methods = {}
+    for normalise in (None, "imagenet"):
+        torch.manual_seed(0)
+        methods[normalise] = construct({"_target_": "MoCo", "queue": 16}, MODEL, ViewSpec(size=32), normalise=normalise)
+        methods[normalise].eval()
+    images = torch.rand(2, 1, 32, 32)
+    mean, deviation = ([[[[each]] for each in values]] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    expected = (images.expand(-1, 3, -1, -1) - torch.tensor(mean)) / torch.tensor(deviation)
+    for part in ("encoder", "key_encoder"):
+        plain, seen = (getattr(methods[key], part) for key in (None, "imagenet"))
+        torch.testing.assert_close(seen(images)[-1], plain(expected)[-1])
+    with pytest.raises(UserError, match=r"normalise=imagenet: its images have three channels, .* takes 2; use null"):
+        construct({"_target_": "MoCo", "queue": 16}, MODEL, ViewSpec(size=32), channels=2, normalise="imagenet")
 
 
 def restoration() -> Restoration:
@@ -150,7 +167,7 @@ def test_a_network_that_is_tuned_on_colours_takes_no_grey_images(tmp_path: Path)
 @pytest.mark.system
 def test_colours_are_learned_restored_drawn_tuned_predicted_and_embedded(tmp_path: Path) -> None:
     shards, run, tuned = dataset(tmp_path / "toy"), tmp_path / "run", tmp_path / "tuned"
-    words = [*PRETRAIN, *JITTER, f"data.shards={shards}", "channels=3"]
+    words = [*PRETRAIN, *JITTER, f"data.shards={shards}", "channels=3", "normalise=imagenet"]
     assert main([*words, f"run={run}"]) == 0
     reader = RunReader(run)
     tensors, _, _ = reader.load(None)
@@ -162,7 +179,9 @@ def test_colours_are_learned_restored_drawn_tuned_predicted_and_embedded(tmp_pat
     assert report([f"run={run}"]) == 0 and "data:image/png" in (run / "report.html").read_text()
     out = tmp_path / "features"
     assert embed([f"run={run}", f"data.shards={shards}", f"out={out}", "threads=1", "data.workers=1"]) == 0
-    given = [f"data.shards={shards}", f"init={run}", "normalise=imagenet", "stages.finetune.epochs=1"]
+    given = [f"data.shards={shards}", f"init={run}", "stages.finetune.epochs=1"]
     assert finetune([*TINY, "task=labels", *given, *JITTER[:2], f"run={tuned}"]) == 0
+    for made in (described, RunReader(tuned).description):  # tuning goes on as pretraining began
+        assert made.input.mean == (0.485, 0.456, 0.406)
     assert predict([f"run={tuned}", f"data.shards={shards}", f"out={tmp_path / 'predicted'}"]) == 0
     assert len((tmp_path / "predicted/predictions.csv").read_text().splitlines()) == 1 + 3  # of the test split

@@ -21,6 +21,7 @@ from dira_scale.train.models.dino_files import MASK_TOKEN
 from dira_scale.train.models.hub import local
 from dira_scale.train.models.layouts import StartWeights
 from dira_scale.train.models.network import Network
+from dira_scale.train.models.normalise import input_of, normalise_input
 
 SIZE = {"size": "data.size"}
 # The keys of what a method is offered beside its own node.
@@ -58,6 +59,7 @@ def construct(
     views: ViewSpec,
     tensors: Mapping[str, Tensor] | None = None,
     channels: int | None = None,
+    normalise: str | None = None,
 ) -> Method:
     """The method, whatever the batch: its BatchNorm has one group until :func:`check_batch`.
 
@@ -65,15 +67,19 @@ def construct(
     head), ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments
     come from its node. If ``model.weights`` is a run folder, ``tensors`` are those of its checkpoint; momentum networks
     start as copies of the loaded weights, and a mask token as the file's. ``channels``: of the first layer and of
-    restored images; None: the architecture's own, and one.
+    restored images; None: the architecture's own, and one. ``normalise``: ``imagenet``, so that encoders see images of
+    [0, 1] normalised by its mean and deviation; None: as they are.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
-    missing argument.
+    missing argument, a normalisation of three channels for a network of others.
     """
     model = architecture(model_cfg)
     check_dimensions(model, views)
+    if normalise and (taken := channels or model.channels) != 3:
+        raise UserError(f"normalise={normalise}: its images have three channels, {model.name} takes {taken}; use null")
     with at("model", SIZE):
         encoder = model.build_encoder(views.size, channels) if channels else model.build_encoder(views.size)
+    normalise_input(encoder, input_of(views.size, normalise))
     for number, crops in enumerate(views.entries):
         with at(f"views.crops[{number}]"):
             if crops.sides != views.sides:

@@ -219,8 +219,8 @@ class PCRLReleased(PCRL):
     tensors (tests/train/methods/test_pcrl_authors.py at commit e47e8cad): in float64 they agreed to 3e-12 over three
     steps. What differs from that code all the same:
 
-    * Images have one channel in [0, 1], and cutouts are black; theirs have three colours, normalised by ImageNet's mean
-      and deviation (``target_scale``), of which each output has a third of the error. Rotation is bilinear, theirs
+    * Restored images have one channel in [0, 1], and cutouts are black; theirs have three colours, normalised by
+      ImageNet's mean and deviation as what encoders see (``normalise``, ``target_scale``), of which each output has a third of the error. Rotation is bilinear, theirs
       takes the nearest pixel; the blur comes last, in floating point.
     * Their NCE divides by n Z (:func:`dira_scale.train.losses.info_nce.nce`). The queue starts with random directions
       of unit length, theirs with uniform numbers of about unit length.

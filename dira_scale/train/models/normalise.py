@@ -12,7 +12,7 @@ from dira_scale.train.runs.description import InputDescription
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
 
 
-def input_of(size: tuple[int, ...], normalise: str, window: Sequence[float] | None = None) -> InputDescription:
+def input_of(size: tuple[int, ...], normalise: str | None, window: Sequence[float] | None = None) -> InputDescription:
     """Return the input of a network that sees views of ``size``, normalised as the key ``normalise`` says; ``window``
     is ``data.range``."""
     mean_and_deviation: dict[str, Any] = IMAGENET if normalise == "imagenet" else {}
