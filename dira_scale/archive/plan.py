@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from dira_scale.archive.deidentify import Hasher, coarse
 from dira_scale.archive.recipe import Recipe, channels_of, classes_of
 from dira_scale.archive.sources.base import Source, SourceRecord
+from dira_scale.archive.sources.split_lists import listed_patients
 from dira_scale.archive.splits import draw_splits
 from dira_scale.base.config.border import at
 from dira_scale.base.errors import UserError
@@ -226,6 +227,7 @@ def planned_from(source: Source, recipe: Recipe, hasher: Hasher, workers: int) -
     try:
         about = source.label_names, classes_of(source), channels_of(source)
         with at("recipe"):
-            return plan_shards(source.records(workers), recipe, hasher, *about)
+            records, splits = source.records(workers), recipe.split_of_patients
+            return plan_shards(listed_patients(records, splits) if splits else records, recipe, hasher, *about)
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error

@@ -13,7 +13,7 @@ from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.imaging.colour import GREY, ColourMode
 from dira_scale.archive.imaging.settings import BurnedIn, ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.archive.sources.base import Source
-from dira_scale.archive.sources.split_lists import checksums, split_lists
+from dira_scale.archive.sources.split_lists import checksums, split_lists, splits_of_patients
 from dira_scale.base.arguments import inside
 from dira_scale.base.config.border import at
 from dira_scale.base.config.keys import typed
@@ -164,7 +164,8 @@ class Recipe:
 
     def _arguments(self) -> dict[str, Any]:
         """Return the source's arguments. Raises UserError if it does not take them."""
-        arguments = {key: value for key, value in self.source.items() if key != "_target_"}
+        others = {"_target_"} if self._reads_lists else {"_target_", "lists"}
+        arguments = {key: value for key, value in self.source.items() if key not in others}
         try:
             inspect.signature(self._source_class()).bind(**arguments)
         except TypeError as error:
@@ -186,7 +187,7 @@ class Recipe:
                 "they mark which arguments are paths, so import their types at run time"
             ) from error
         newer = {"structures"} if self.source.get("structures") is None else set()  # older datasets do not have it
-        source = {key: value for key, value in self.source.items() if key not in paths | newer}
+        source = {key: value for key, value in self.source.items() if key not in paths | newer | {"lists"}}
         if self.listed:
             with at("recipe"):
                 source["lists"] = checksums(split_lists(self.source["lists"]))
@@ -195,7 +196,17 @@ class Recipe:
 
     @property
     def listed(self) -> bool:
-        return self.source.get("lists") is not None and getattr(self._source_class(), "takes_lists", False)
+        return self.source.get("lists") is not None
+
+    @property
+    def split_of_patients(self) -> dict[str, str] | None:
+        """The splits of all patients in ``recipe.lists``; None without, and if the source reads lists of images itself.
+        Raises UserError, as :func:`splits_of_patients`."""
+        return None if self._reads_lists or not self.listed else splits_of_patients(split_lists(self.source["lists"]))
+
+    @property
+    def _reads_lists(self) -> bool:
+        return getattr(self._source_class(), "takes_lists", False)
 
     def _source_class(self) -> type[Source]:
         target = str(self.source["_target_"])

@@ -1,9 +1,10 @@
-"""Lists of images per split, as papers publish them beside their code: one text file for each split."""
+"""Lists of images or patients per split, as papers publish them beside their code: one text file for each split."""
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
@@ -72,7 +73,8 @@ SPLITS = ("train", "val", "test")
 
 
 def split_lists(folder: str) -> dict[str, Path]:
-    """The lists in ``folder`` by split: the one ``.txt`` file that is named after it, such as ``X_train_official.txt``.
+    """The lists in ``folder`` by split: the one ``.txt`` or ``.csv`` file that is named after it, such as
+    ``X_train_official.txt``.
 
     Files named after no split, or after two (``train_val_list.txt``), are ignored.
 
@@ -81,7 +83,7 @@ def split_lists(folder: str) -> dict[str, Path]:
     """
     lists: dict[str, Path] = {}
     root = folder_at(folder, "recipe.lists")
-    for path in sorted(path for path in root.iterdir() if path.suffix.lower() == ".txt"):
+    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in (".txt", ".csv")):
         named = set(re.split(r"[^a-z]+", path.stem.lower())) & set(SPLITS)
         if len(named) == 1:
             other = lists.setdefault(split := named.pop(), path)
@@ -91,7 +93,7 @@ def split_lists(folder: str) -> dict[str, Path]:
         raise ArgumentError(
             "lists",
             folder,
-            f"a folder with a text file that is named after {missing[0]}, such as {missing[0]}.txt, one image a line",
+            f"a folder with a text file that is named after {missing[0]}, such as {missing[0]}.txt, one name a line",
         )
     return lists
 
@@ -126,3 +128,30 @@ def splits_of(lists: Mapping[str, Path], images: Collection[str], labels: int) -
                 raise table_error(path, f"{name} is {also}: keep one of the lines")
             splits[name] = split
     return splits
+
+
+def splits_of_patients(lists: Mapping[str, Path]) -> dict[str, str]:
+    """The split of every listed patient, one a line, below the lists' common first line, if they have one. Raises
+    UserError for a patient in two lists."""
+    named = {split: [*read_names(path)] for split, path in lists.items()}
+    heading = int(len({names[0] for names in named.values() if names}) == 1)
+    splits: dict[str, str] = {}
+    for split, path in lists.items():
+        for name in named[split][heading:]:
+            if splits.setdefault(name, split) != split:
+                raise table_error(path, f"{name} is also in {lists[splits[name]].name}: keep one of the lines")
+    return splits
+
+
+def listed_patients(records: Iterable[SourceRecord], splits: Mapping[str, str]) -> Iterator[SourceRecord]:
+    """``records`` in the ``splits`` of their patients; those of other patients are rejected. Says at the end how many
+    listed patients have no record."""
+    absent = dict(splits)
+    for record in records:
+        split = splits.get(record.patient or "")
+        absent.pop(record.patient or "", None)
+        rejected = record.rejected or (None if split else "its patient is in none of recipe.lists")
+        yield replace(record, split=split, rejected=rejected)
+    if absent:
+        names = f"{len(absent)} of {len(splits)} names are of no patient"
+        print_line(f"recipe.lists: {names} in recipe.images ({brief(next(iter(absent)))})")

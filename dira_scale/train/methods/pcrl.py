@@ -220,8 +220,8 @@ class PCRLReleased(PCRL):
     steps. What differs from that code all the same:
 
     * Restored images have one channel in [0, 1], and cutouts are black; theirs have three colours, normalised by
-      ImageNet's mean and deviation as what encoders see (``normalise``, ``target_scale``), of which each output has a third of the error. Rotation is bilinear, theirs
-      takes the nearest pixel; the blur comes last, in floating point.
+      ImageNet's mean and deviation as what encoders see (``normalise``, ``target_scale``), of which each output has a
+      third of the error. Rotation is bilinear, theirs takes the nearest pixel; the blur comes last, in floating point.
     * Their NCE divides by n Z (:func:`dira_scale.train.losses.info_nce.nce`). The queue starts with random directions
       of unit length, theirs with uniform numbers of about unit length.
     * BatchNorm's running statistics move once a step and are those of all groups; theirs move once a pass, and on

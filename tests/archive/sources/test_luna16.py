@@ -15,6 +15,7 @@ from upath import UPath
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.luna16 import Luna16, Luna16Candidates
+from dira_scale.base.errors import UserError
 
 
 @pytest.fixture
@@ -47,6 +48,26 @@ def candidates(
         reported[n + 2] = uid, (z, y, x), int(n % 10 == 0)
     write_text(root / "candidates_V2.csv", *lines, "1.3.6.99,1,2,3,0", "1.3.6.1,1000,0,-280,1")
     return reported
+
+
+def test_published_folds_replace_those_of_the_folders(
+    scans: dict[str, sitk.Image], tmp_path: Path, shards: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list per split, of patients, here scans, below a heading; those in none are counted as rejected."""
+    reported = candidates(tmp_path, scans, 40)
+    first, second, third, fourth = scans
+    (lists := tmp_path / "lists").mkdir()
+    write_text(lists / "train_cv-1.csv", "FileName", first, second, "absent")
+    write_text(lists / "val_cv-1.csv", "FileName", fourth, second)
+    words = {"images": tmp_path, "negatives": None, "patch": [8, 12, 10], "lists": lists}
+    with pytest.raises(UserError, match=rf"val_cv-1\.csv: {second} is also in train_cv-1\.csv: keep one of the lines"):
+        shards("luna16_candidates", **words)
+    write_text(lists / "val_cv-1.csv", "FileName", fourth)
+    dataset, of = shards("luna16_candidates", **words), Counter(uid for uid, _, _ in reported.values())
+    assert dataset.splits() == {"train": of[first] + of[second], "val": of[fourth]}
+    printed = capsys.readouterr().out
+    assert f"{of[third]} x its patient is in none of recipe.lists" in printed
+    assert "recipe.lists: 1 of 4 names are of no patient in recipe.images (absent)" in printed
 
 
 def test_blocks_around_candidates(scans: dict[str, sitk.Image], tmp_path: Path, shards: Callable) -> None:
