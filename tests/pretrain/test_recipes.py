@@ -46,6 +46,12 @@ vicreg: {like: barlow, method: {dim: 8192, invariance: 25, variance: 25, covaria
 simclr: {like: barlow, model.zero_init_residual: false, method: {dim: 128, temperature: 0.1},
   optim.optimizer: {_target_: timm.optim.Lars, lr: 0.3, weight_decay: 1e-6, momentum: 0.9, trust_coeff: 0.001},
   optim.one_dimensional: {lr: 0.3, weight_decay: 0}, optim.end: 0}
+# SwAV: the released script for a batch of 256: of 400 epochs 15 have no queue, and one freezes prototypes.
+swav: {model.encoder: resnet50, model.zero_init_residual: false, method: {prototypes: 3000, dim: 128, hidden: 2048,
+  temperature: 0.1, epsilon: 0.05, queue: 3840, queue_start: 0.0375, frozen: 0.0025}, optim.reference_batch: 256,
+  optim.optimizer: {_target_: timm.optim.Lars, lr: 0.6, weight_decay: 1e-6, momentum: 0.9, trust_coeff: 0.001},
+  optim.end: 0.001, trained: {di: [[di], 400, null]}, views.blur.p: 0.5, crops: [[2, null, [0.14, 1], null], [6, 96,
+  [0.05, 0.14], null]]}
 # DINO: sec. 3.2, ViT-S/16, 300 epochs, of which the first has a frozen last layer; the rate ends at 1e-6.
 dino: {model.encoder: vit_small_patch16_224, model.positions: dino, model.bn_groups: 4, method: {prototypes: 65536,
   hidden: 2048, bottleneck: 256, student_temperature: 0.1, teacher_temperature: 0.07, first_temperature: 0.04,

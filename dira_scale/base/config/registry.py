@@ -32,6 +32,7 @@ _MODULES = {
     "dira_scale.train.methods.rubiks_cube": ("RubiksCube",),
     "dira_scale.train.methods.simclr": ("SimCLR",),
     "dira_scale.train.methods.simsiam": ("SimSiam",),
+    "dira_scale.train.methods.swav": ("SwAV",),
     "dira_scale.train.methods.transvw": ("TransVW",),
     "dira_scale.train.methods.vicreg": ("VICReg",),
     "dira_scale.train.models.architecture": ("TimmUNet",),
