@@ -262,6 +262,14 @@ def test_what_the_released_code_does_otherwise() -> None:
     assert _differences("preset=released", "dino") == {"method.rises": (None, 30)}
     of_c2l = {"precision": ("auto", "fp32"), "method.shuffle": ("blocks", "batch")}
     assert _differences("preset=released", "c2l") == of_c2l
+    of_rotation = {
+        "precision": ("auto", "fp32"), "adversary.precision": ("auto", "fp32"), "data.spacing": (1, "stored"),
+        "adversary.loss": ("wgan_gp", "wgan_gp_released"), "method.restoration": ("mse", "l1"),
+        "method.base._target_": ("Rotation", "RotationReleased"), "model.up": ("transposed", "nearest"),
+        "views.corruptions.turn.turns": (MISSING, "released"), "optim.optimizer.eps": (MISSING, 1e-7),
+        "optim.discriminator.eps": (MISSING, 1e-7),
+    }  # fmt: skip
+    assert _differences("preset=released", "dira_rotation3d") == of_rotation
     assert method_class(composed("experiment=c2l").method).corrupted  # cut out, without a restoration
 
 

@@ -28,7 +28,7 @@ _MODULES = {
     "dira_scale.train.methods.pcrl": ("PCRL", "PCRLReleased"),
     "dira_scale.train.methods.pcrl_rotation": ("PCRLRotation",),
     "dira_scale.train.methods.relative_position": ("RelativePosition",),
-    "dira_scale.train.methods.rotation": ("Rotation",),
+    "dira_scale.train.methods.rotation": ("Rotation", "RotationReleased"),
     "dira_scale.train.methods.rubiks_cube": ("RubiksCube",),
     "dira_scale.train.methods.simclr": ("SimCLR",),
     "dira_scale.train.methods.simsiam": ("SimSiam",),
