@@ -11,8 +11,8 @@ TABLE = re.compile(r"(<!-- names: (\w+) -->\n)(?:\|.*\n)*")
 # Classes and functions by name; of a module all its classes.
 LISTED = {
     "methods": """methods.method methods.dira methods.moco methods.simsiam methods.barlow methods.byol methods.vicreg
-        methods.simclr
-        methods.lejepa methods.dino methods.dinov2 methods.c2l methods.pcrl.PCRL methods.transvw methods.rotation
+        methods.simclr methods.swav methods.lejepa methods.dino methods.dinov2 methods.c2l methods.pcrl.PCRL
+        methods.transvw methods.rotation
         methods.relative_position methods.models_genesis methods.mae methods.adversary""",
     "losses": """losses.info_nce.info_nce losses.info_nce.nce losses.distillation.cross_entropy
         losses.distillation.centred_softmax losses.distillation.sinkhorn_knopp losses.distillation.koleo

@@ -89,7 +89,7 @@ def check_stages(config: Finetune, network: nn.Module) -> None:
             raise in_stage(name, error) from error
         optimizer = optim.stage_optimizer(config.optim, network, batch)
         if config.parallel.strategy.startswith("zero"):
-            parallel.refuse_layerwise(optimizer)
+            parallel.refuse_layerwise(optimizer, network)
 
 
 def _differing(config: Finetune) -> list[str]:

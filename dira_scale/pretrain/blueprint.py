@@ -87,7 +87,7 @@ class PretrainBlueprint(Blueprint):
                 raise in_stage(name, error) from error
             optimizer = optim.stage_optimizer(self.config.optim, method, batch)
             if self.config.parallel.strategy.startswith("zero"):
-                parallel.refuse_layerwise(optimizer)
+                parallel.refuse_layerwise(optimizer, method)
         optim.build(self.config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
 
     def task(self, world: World) -> PretrainTask:

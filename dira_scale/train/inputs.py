@@ -237,7 +237,8 @@ class Inputs:
         selection = {"selection": self.order.selection.identity} if self.order.selection else {}
         foreground = {"foreground": self.foreground} if self.foreground else {}
         versions = {"order_version": ORDER_VERSION, "views_version": self.views.version}
-        return {"datasets": datasets} | versions | selection | foreground
+        read = {"views_content": content} if (content := self.views.content) else {}
+        return {"datasets": datasets} | versions | selection | foreground | read
 
     def facts(self) -> dict[str, str]:
         """Return what all processes must read alike, by its name in messages."""
@@ -247,6 +248,8 @@ class Inputs:
             facts[chosen] = self.order.selection.identity[:DIGITS]
         if self.foreground:
             facts["the voxels of foreground.parquet"] = self.foreground[:DIGITS]
+        for number, content in enumerate(self.views.content, 1):
+            facts[f"file {number} of views.corruptions"] = content[:DIGITS]
         return facts
 
     def _drawn_around(self) -> str:

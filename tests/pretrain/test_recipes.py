@@ -16,7 +16,7 @@ from dira_scale.base.config.files import folder
 from dira_scale.base.errors import UserError
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.train.methods import method_class
-from dira_scale.train.runs.identity import differences, execution, seedless
+from dira_scale.train.runs.identity import differences, execution, run_name, seedless
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
 PRESETS = sorted(f.stem for f in (folder("configs") / "pretrain" / "preset").glob("*.yaml"))
@@ -46,6 +46,12 @@ vicreg: {like: barlow, method: {dim: 8192, invariance: 25, variance: 25, covaria
 simclr: {like: barlow, model.zero_init_residual: false, method: {dim: 128, temperature: 0.1},
   optim.optimizer: {_target_: timm.optim.Lars, lr: 0.3, weight_decay: 1e-6, momentum: 0.9, trust_coeff: 0.001},
   optim.one_dimensional: {lr: 0.3, weight_decay: 0}, optim.end: 0}
+# SwAV: the released script for a batch of 256: of 400 epochs 15 have no queue, and one freezes prototypes.
+swav: {model.encoder: resnet50, model.zero_init_residual: false, method: {prototypes: 3000, dim: 128, hidden: 2048,
+  temperature: 0.1, epsilon: 0.05, queue: 3840, queue_start: 0.0375, frozen: 0.0025}, optim.reference_batch: 256,
+  optim.optimizer: {_target_: timm.optim.Lars, lr: 0.6, weight_decay: 1e-6, momentum: 0.9, trust_coeff: 0.001},
+  optim.end: 0.001, trained: {di: [[di], 400, null]}, views.blur.p: 0.5, crops: [[2, null, [0.14, 1], null], [6, 96,
+  [0.05, 0.14], null]]}
 # DINO: sec. 3.2, ViT-S/16, 300 epochs, of which the first has a frozen last layer; the rate ends at 1e-6.
 dino: {model.encoder: vit_small_patch16_224, model.positions: dino, model.bn_groups: 4, method: {prototypes: 65536,
   hidden: 2048, bottleneck: 256, student_temperature: 0.1, teacher_temperature: 0.07, first_temperature: 0.04,
@@ -145,12 +151,12 @@ dira_jigsaw: {data.size: [64, 64, 64], data.batch: 16, method.weights: {di: 1, r
   optim.discriminator: {_target_: torch.optim.NAdam, lr: 0.0001, betas: [0.5, 0.999]}, optim.schedule: step,
   optim.step_epochs: 1024, optim.factor: 0.5, adversary.loss: wgan_gp, adversary.penalty: 10, trained: {di: [[di],
   10240, 1280], dir: [[di, re], 10240, 1280], dira: [[di, re, ad], 10240, 1280]},
-  views.corruptions: {order: {_target_: ShuffleBlocks, permutations: 1000, margin: 3}}, views.flip: 0}
+  views.corruptions: {order: {_target_: ShuffleBlocks, permutations: 1000, file: null, margin: 3}}, views.flip: 0}
 dira_rubiks_cube: {like: dira_jigsaw, optim.optimizer: {_target_: torch.optim.NAdam, lr: 0.001, weight_decay: 0,
   betas: [0.5, 0.999]}, optim.discriminator: {_target_: torch.optim.NAdam, lr: 0.001, betas: [0.5, 0.999]},
   optim.step_epochs: 320, trained: {di: [[di], 3200, 1280], dir: [[di, re], 3200, 1280], dira: [[di, re, ad], 3200,
   1280]}, views.corruptions: {turn: {_target_: TurnBlocks, blocks: 2, turns: half}, order: {_target_: ShuffleBlocks,
-  permutations: 1000, margin: 5}}}
+  permutations: 1000, file: null, margin: 5}}}
 dira_rotation3d: {like: dira_jigsaw, views.corruptions: {turn: {_target_: Turn}}}
 # As PCRL says: blocks of 16 voxels along each axis.
 rubiks_cube_pp: {data.size: [32, 64, 64], data.batch: 32, data.spacing: 1, data.pad: true,
@@ -256,6 +262,14 @@ def test_what_the_released_code_does_otherwise() -> None:
     assert _differences("preset=released", "dino") == {"method.rises": (None, 30)}
     of_c2l = {"precision": ("auto", "fp32"), "method.shuffle": ("blocks", "batch")}
     assert _differences("preset=released", "c2l") == of_c2l
+    of_rotation = {
+        "precision": ("auto", "fp32"), "adversary.precision": ("auto", "fp32"), "data.spacing": (1, "stored"),
+        "adversary.loss": ("wgan_gp", "wgan_gp_released"), "method.restoration": ("mse", "l1"),
+        "method.base._target_": ("Rotation", "RotationReleased"), "model.up": ("transposed", "nearest"),
+        "views.corruptions.turn.turns": (MISSING, "released"), "optim.optimizer.eps": (MISSING, 1e-7),
+        "optim.discriminator.eps": (MISSING, 1e-7),
+    }  # fmt: skip
+    assert _differences("preset=released", "dira_rotation3d") == of_rotation
     assert method_class(composed("experiment=c2l").method).corrupted  # cut out, without a restoration
 
 
@@ -269,6 +283,17 @@ def test_runs_of_before_dinos_keys_have_the_same_identity() -> None:
         del before["optim"][key]
     free = execution("pretrain")
     assert differences(before, now, free) == [] and seedless(before, free) == seedless(now, free)  # type: ignore[arg-type]
+
+
+def test_permutations_of_a_file_count_by_their_content() -> None:
+    """Not by its path; without one a run is that of before the key."""
+    now: Any = OmegaConf.to_container(recipe("experiment=dira_jigsaw"))
+    before, moved, free = deepcopy(now), deepcopy(now), execution("pretrain")
+    assert before["views"]["corruptions"]["order"].pop("file") is None
+    moved["views"]["corruptions"]["order"]["file"] = "elsewhere.npy"
+    assert run_name(before, free) == run_name(now, free) == run_name(moved, free)
+    other = moved | {"views_content": ["0f"]}
+    assert differences(moved, other, free) == ["views_content: views.corruptions.order.file has other permutations"]
 
 
 def test_models_genesis_as_released_never_mirrors_depth() -> None:

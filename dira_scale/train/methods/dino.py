@@ -15,6 +15,7 @@ from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.collectives import Gathering, reduce_sum
 from dira_scale.train.losses.distillation import centred_softmax, cross_entropy, one_process, sinkhorn_knopp
+from dira_scale.train.losses.float32 import at_least_float32
 from dira_scale.train.losses.prototypes import Targets
 from dira_scale.train.methods.method import Method, Terms
 from dira_scale.train.methods.pairs import check_accumulation, note_matches
@@ -137,7 +138,8 @@ class DINO(Method):
         with torch.no_grad():
             _, teacher_logits = self.teacher_head(view_embeddings(teacher))
             targets = self.targets(teacher_logits).probabilities()  # few rows, each a target of several students'
-        terms.losses["di"] = self.pairs(by_view(targets, GLOBAL), by_view(logits, len(student)))
+        by_student = by_view(logits, len(student))
+        terms.losses["di"] = across_views(by_view(targets, GLOBAL), by_student, self.student_temperature)
         first, second, *_ = by_view(embeddings, len(student))
         terms.embeddings = first.detach(), second.detach()
         note_matches(terms, first, second, self.training)
@@ -155,14 +157,6 @@ class DINO(Method):
             self._logit_sums.setdefault(name, []).append(torch.cat([kept.sum(0, dtype=centre.dtype), count]))
         return centred_softmax(logits, centre, self.temperature)
 
-    def pairs(self, targets: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
-        """The mean over the pairs. Cross-entropy is linear in its target, so a view's targets are added up first."""
-        losses = []
-        for view, of_student in enumerate(logits):
-            others = [target for other, target in enumerate(targets) if other != view]
-            losses.append(cross_entropy(sum(others[1:], others[0]), of_student, self.student_temperature).mean())
-        return torch.stack(losses).sum() / (len(targets) * (len(logits) - 1))
-
     @torch.no_grad()
     def note_teacher(self, terms: Terms, targets: Tensor) -> None:
         """Add to the monitors what ``targets`` [n, K] say of collapse."""
@@ -170,12 +164,7 @@ class DINO(Method):
         terms.monitors["teacher_entropy"] = torch.special.entr(targets).sum(1).mean() / math.log(count)
         if self.centre is not None:
             terms.monitors["centre_norm"] = self.centre.norm()
-        chosen = targets.argmax(1)
-        if not self.training:
-            terms.monitors["prototypes"] = share_used(chosen, count)
-            return
-        all_chosen = Gathering(chosen)
-        terms.deferred.append(lambda: {"prototypes": share_used(all_chosen.wait(), count)})
+        note_prototypes(terms, targets, self.training)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -268,9 +257,39 @@ def view_embeddings(views: Sequence[Tokens]) -> Tensor:
     return torch.stack([view_embedding(tokens) for tokens in views], 1).flatten(0, 1)
 
 
+def projected(encoder: Encoder, projector: nn.Module, crops: Sequence[Tensor], finer: bool) -> tuple[Terms, Tensor]:
+    """Return terms with the global crops' maps, and the embeddings of all V ``crops`` [V, b, dim], by ``projector``."""
+    views = encoded(encoder, crops, finer)
+    features, views[:GLOBAL] = zip(*(as_single_map(encoder, view) for view in views[:GLOBAL]), strict=True)
+    embeddings = at_least_float32(projector(view_embeddings(views))).unflatten(0, (-1, len(views))).transpose(0, 1)
+    return Terms({}, pyramids=tuple(view.maps for view in views[:GLOBAL]), features=features), embeddings
+
+
 def by_view(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """The rows of each of ``count`` views: undoes :func:`view_embeddings`."""
     return x.unflatten(0, (-1, count)).unbind(1)
+
+
+def across_views(targets: Sequence[Tensor], logits: Sequence[Tensor], temperature: float) -> Tensor:
+    """Return the mean, over pairs of a view with a target [b, K] and another view with logits [b, K], of their
+    cross-entropy. It is linear in its target, so a view's targets are added up first."""
+    losses = []
+    for view, of_view in enumerate(logits):
+        others = [target for other, target in enumerate(targets) if other != view]
+        losses.append(cross_entropy(sum(others[1:], others[0]), of_view, temperature).mean())
+    return torch.stack(losses).sum() / (len(targets) * (len(logits) - 1))
+
+
+@torch.no_grad()
+def note_prototypes(terms: Terms, targets: Tensor, training: bool) -> None:
+    """Add to the monitors ``prototypes``: the :func:`share_used` by ``targets`` [n, K], in training of all
+    processes."""
+    chosen, count = targets.argmax(1), targets.shape[1]
+    if not training:
+        terms.monitors["prototypes"] = share_used(chosen, count)
+        return
+    all_chosen = Gathering(chosen)
+    terms.deferred.append(lambda: {"prototypes": share_used(all_chosen.wait(), count)})
 
 
 def share_used(chosen: Tensor, count: int) -> Tensor:

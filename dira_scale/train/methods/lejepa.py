@@ -13,9 +13,8 @@ from dira_scale.train.data.distort.corruptions.draws import hashed, unit
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.collectives import reduce_sum
 from dira_scale.train.losses.distillation import one_process
-from dira_scale.train.losses.float32 import at_least_float32
 from dira_scale.train.losses.sigreg import epps_pulley
-from dira_scale.train.methods.dino import GLOBAL, as_single_map, check_global, encoded, pyramid, view_embedding
+from dira_scale.train.methods.dino import GLOBAL, check_global, encoded, projected, pyramid
 from dira_scale.train.methods.method import Method, Terms
 from dira_scale.train.methods.pairs import check_accumulation, note_matches
 from dira_scale.train.models.heads import MLP
@@ -71,19 +70,13 @@ class LeJEPA(Method):
         check_accumulation("LeJEPA", accumulate)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        tokens = encoded(self.encoder, distorted, self.finer)
-        features, tokens[:GLOBAL] = zip(*(as_single_map(self.encoder, view) for view in tokens[:GLOBAL]), strict=True)
-        # Sample by sample, as the encoder's: a BatchNorm group has all views of its samples.
-        pooled = torch.stack([view_embedding(view) for view in tokens], 1)
-        z = at_least_float32(self.projector(pooled.flatten(0, 1))).unflatten(0, (-1, len(tokens))).transpose(0, 1)
+        terms, z = projected(self.encoder, self.projector, distorted, self.finer)
         with torch.autocast(z.device.type, enabled=False):
             prediction = (z - z[:GLOBAL].mean(0)).square().mean()
             along = z @ directions(self.dim, self.slices, batch.step, z.device).to(z)
             statistic = epps_pulley(along, reduce_sum if self.training else one_process).mean()
-            loss = (1 - self.sigreg) * prediction + self.sigreg * statistic
-        first, second = z[:GLOBAL].detach()
-        pyramids = tuple(view.maps for view in tokens[:GLOBAL])
-        terms = Terms({"di": loss}, pyramids=pyramids, features=features, embeddings=(first, second))
+            terms.losses["di"] = (1 - self.sigreg) * prediction + self.sigreg * statistic
+        first, second = terms.embeddings = z[:GLOBAL].detach().unbind()
         note_matches(terms, first, second, self.training)
         return terms
 

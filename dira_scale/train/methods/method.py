@@ -61,6 +61,7 @@ class Method(nn.Module):
     trained_by_di: ClassVar[tuple[str, ...]] = ()  # attributes that hold what only the term ``di`` trains
     momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
     exported: ClassVar[str] = "encoder"  # attribute of the encoder that is kept of a run without a decoder
+    sets_parameters: ClassVar[bool] = False  # whether ``after_step`` sets trained parameters
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
     hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws

@@ -1,16 +1,17 @@
 """Rotation prediction (Gidaris et al., ICLR 2018, sec. 2; volumes: Taleb et al., NeurIPS 2020): which way is up?"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.data.batch import Batch
-from dira_scale.train.data.geometry.orientation import quarter_turns, turned
+from dira_scale.train.data.distort.corruptions import Turn
+from dira_scale.train.data.geometry.orientation import turned
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.losses.classification import classified
 from dira_scale.train.methods.method import Method, Terms
 from dira_scale.train.methods.restoration import check_single
-from dira_scale.train.models.heads import MLP
+from dira_scale.train.models.heads import MLP, WordHead
 from dira_scale.train.models.network import Encoder
 
 TURN = "turn"  # the corruption that turns a view, and its parameter
@@ -50,9 +51,14 @@ class Rotation(Method):
             if value:
                 expected = "0: a view that is mirrored along two axes, or turned, shows another turn than it is taught"
                 raise ArgumentError(f"views.{name}", value, expected)
-        self.encoder, self.corrupted = encoder, TURN in views.corruptions
-        self.turns = len(quarter_turns(views.dimensions))
-        self.classifier = MLP(encoder.channels[-1], self.turns)
+        turn = views.corruptions.get(TURN)
+        self.encoder, self.corrupted = encoder, turn is not None
+        self.turns = (turn if isinstance(turn, Turn) else Turn()).count(views.dimensions)
+        self.classifier = self.new_classifier(encoder.channels[-1])
+
+    def new_classifier(self, channels: int) -> nn.Module:
+        """Return the classifier of the encoder's last maps."""
+        return MLP(channels, self.turns)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         view = distorted[0]
@@ -65,3 +71,11 @@ class Rotation(Method):
         logits = self.classifier(torch.stack(levels[-1], 1).flatten(0, 1))
         loss, monitors = classified(logits, turns.flatten())
         return Terms({"di": loss}, monitors=monitors, pyramids=tuple(list(copy) for copy in zip(*levels, strict=True)))
+
+
+class RotationReleased(Rotation):
+    """Rotation whose classifier is that of :class:`dira_scale.train.methods.jigsaw.Jigsaw`, as in DiRA's authors' 3D
+    script, and whose views have its eight turns (``preset=released``)."""
+
+    def new_classifier(self, channels: int) -> nn.Module:
+        return WordHead("keras", channels, self.turns, self.views.dimensions)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from lightly.loss.swav_loss import sinkhorn
 
 from dira_scale.train.losses import prototypes as prototypes_
 from dira_scale.train.losses.distillation import centred_softmax, cross_entropy, koleo, sinkhorn_knopp
@@ -60,6 +61,18 @@ def test_sinkhorn_knopp_is_the_formula_of_rows_that_are_present(rows, prototypes
     some = sinkhorn_knopp(logits, 0.06, present).probabilities()[present]
     torch.testing.assert_close(some, sinkhorn_knopp(logits[present], 0.06).probabilities(), rtol=1e-12, atol=1e-15)
     assert sinkhorn_knopp(logits, 0.06, torch.zeros(rows, dtype=torch.bool)).probabilities().isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "prototypes"), [(6, 9), (20, 4)])
+def test_sinkhorn_knopp_divides_rows_among_prototypes(rows, prototypes):
+    """Rows sum to 1 after any number of iterations, prototypes get the same of them after many; lightly's after 3."""
+    logits = drawn(rows, prototypes) / 4
+    once, often = (sinkhorn_knopp(logits, 0.1, iterations=n).probabilities() for n in (1, 500))
+    for found in (once, often):
+        torch.testing.assert_close(found.sum(1), torch.ones_like(logits[:, 0]))
+    torch.testing.assert_close(often.sum(0), torch.full_like(logits[0], rows / prototypes))
+    assert (once.sum(0) - rows / prototypes).abs().max() > 0.1
+    torch.testing.assert_close(sinkhorn_knopp(logits, 0.1).probabilities(), sinkhorn(logits, 3, 0.1))
 
 
 def test_no_temperature_overflows_sinkhorn_knopp():

@@ -17,6 +17,7 @@ from dira_scale.train.data.distort import build
 from dira_scale.train.data.distort.corruptions import PatchPair, Turn
 from dira_scale.train.data.geometry.orientation import turned
 from dira_scale.train.data.views import Jitter, ViewSpec, draw
+from dira_scale.train.models.heads import WordHead
 
 COUNT = 6
 ROTATION, POSITION = {"_target_": "Rotation"}, {"_target_": "RelativePosition", "hidden": 8}
@@ -85,6 +86,22 @@ def test_the_ten_turns_differ_and_are_uniform() -> None:
     assert len(turned(cube, torch.arange(10)).flatten(1).unique(dim=0)) == 10
     counts = drawn(views(CUBE, turn=Turn()), 3000).corruptions["turn"]["turn"].bincount(minlength=10)
     assert len(counts) == 10 and (counts / 3000 - 0.1).abs().max() < 0.03
+
+
+def test_the_released_turns_are_the_scripts() -> None:
+    """Its ``rotate``, of [depth, height, width] and anticlockwise: no label's view, but the fifth's, is another's."""
+    method: Any = built({"_target_": "RotationReleased"}, UNET3D, views(CUBE, turn=Turn("released")), groups=1)
+    x, params = pictures(method.views, 40).float(), drawn(method.views, 40)
+    seen, labels = build(method.views)(x, params), params.corruptions["turn"]["turn"]
+    assert labels.unique().tolist() == [*range(8)]
+    for image, view, label in zip(x[:, 0].numpy(), seen[:, 0].numpy(), labels.tolist(), strict=True):
+        expected = np.rot90(image, label % 4, (1, 2))
+        np.testing.assert_array_equal(view, expected[:, ::-1] if label > 4 else expected)
+    terms = method((x.double(),), (seen.double(),), Facts(distortions=[params]))
+    maps = method.encoder(seen.double())[-1]
+    assert isinstance(method.classifier, WordHead)
+    torch.testing.assert_close(terms.losses["di"], torch.nn.functional.cross_entropy(method.classifier(maps), labels))
+    assert terms.monitors["chance"] == pytest.approx(1 / 8)
 
 
 def corners_by_hand(side: tuple[int, ...], gap: int, jitter: int, size: tuple[int, ...], cell: Any) -> list[range]:

@@ -211,11 +211,12 @@ DISTILLED = {
     "dinov2": ("test_vit", V2, 1),  # paths are dropped
     "dira on dinov2": ("test_vit", around(V2, restoration="mask", restore="both"), 1),
     "dinov2, softmax": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0, "centring": "softmax"}, 1),
+    "swav": ("test_resnet", {"_target_": "SwAV", "queue": 16, "queue_start": 0.0}, 4),  # in step 2 full
 }
 
 
 def distillation(name, encoder, node, groups):
-    """Methods whose teacher's logits are centred or balanced over all processes."""
+    """Methods whose targets are centred or balanced over all processes."""
     from dira_scale.train.data.distort.corruptions import BlockwiseMask
     from dira_scale.train.data.views import ViewSpec, draw
 
@@ -230,7 +231,7 @@ def distillation(name, encoder, node, groups):
         drawn = [draw(views, 0, step, index, 0 * index, view, 0 * index + 64, 0 * index + 64)[1] for view in range(4)]
         return images, images, Facts(step=step, distortions=drawn)
 
-    small = {"prototypes": 24, "hidden": 8, "bottleneck": 6, "momentum": 0.9}
+    small = {"prototypes": 24, "hidden": 8} | ({"dim": 6} if name == "swav" else {"bottleneck": 6, "momentum": 0.9})
     node = node | {"base": node["base"] | small} if "base" in node else node | small
     exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
     exact |= {"drop_path_rate": 0.3, "drop_path_uniform": True} if name == "dinov2" else {}
@@ -445,11 +446,16 @@ WORK = {
     "exchanges": (exchanges, check_exchanges),
     "micro_batches": (micro_batches, check_micro_batches),
 }
+PROTOTYPES = "head.prototypes", "prototypes"
 METHODS = {
     "images": (IMAGES, images, check_methods),
     "volumes": (VOLUMES, volumes, check_methods),
     "pretexts": (PRETEXTS, pretexts, partial(check_methods, term="di", weight="encoder.")),
-    "distillation": (DISTILLED, distillation, partial(check_methods, term="di", weight="head.prototypes")),
+    "distillation": (
+        DISTILLED,
+        distillation,
+        partial(check_methods, term="di", weight=("head.prototypes", "prototypes")),
+    ),
 }
 
 if __name__ == "__main__":

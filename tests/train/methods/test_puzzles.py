@@ -1,6 +1,7 @@
 """Jigsaw puzzles and Rubik's cube: blocks by hand, losses in float64 beside plain formulas, what is refused."""
 
 from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,38 @@ def test_orders_are_as_far_apart_as_a_greedy_choice_makes_them() -> None:
         assert tuple(orders[n]) == next(p for p, d in far.items() if d == max(far.values()))
     eight = distant_permutations(8, 1000)
     assert len({*map(tuple, eight.tolist())}) == 1000 and (np.sort(eight, 1) == np.arange(8)).all()
+
+
+def test_orders_of_a_file_are_drawn_and_named_by_their_content(tmp_path: Path) -> None:
+    """Numbered from 0 or 1, as an array or text: the same views, and one identity."""
+    rows = np.random.default_rng(0).permuted(np.tile(np.arange(4), (3, 1)), axis=1)
+    assert len({*map(tuple, rows.tolist())}) == 3
+    np.save(tmp_path / "a.npy", rows.astype(np.int32))
+    (tmp_path / "b.txt").write_text("\n".join(", ".join(str(1 + n) for n in row) for row in rows) + "\n\n")
+    of = [views(64, order=ShuffleBlocks(3, file=str(tmp_path / name))) for name in ("a.npy", "b.txt")]
+    for each in of:
+        params = drawn(each, 50).corruptions["order"]
+        assert params["places"].tolist() == rows[params["order"]].tolist() and len(params["order"].unique()) == 3
+    np.save(tmp_path / "c.npy", rows[::-1])
+    other = views(64, order=ShuffleBlocks(3, file=str(tmp_path / "c.npy")))
+    assert of[0].content == of[1].content != other.content
+    assert len(other.content) == 1 and views(64, order=ShuffleBlocks(3)).content == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("0 1 2 3\n1 0 2 3", "3 permutations of 4 blocks; the file has 2 x 4 numbers"),
+     ("0 1 2 3\n1 0 2 3\n3 2 1 1", r"each number from 0 to 3 once in a row; row 3 is \[3, 2, 1, 1\]"),
+     ("0 1 2 3\n1 0 2 3\n0 1 2 3", "permutations that differ; 1 are there before"),
+     ("0 1 2 3\n1 0 2", r".npy, or text with a permutation on each line \("),
+     ("a b", r".npy, or text with a permutation on each line \(invalid literal"),
+     (None, r".npy, or text with a permutation on each line \(.*No such file")],
+)  # fmt: skip
+def test_files_that_have_no_orders_are_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "orders.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"corruptions\.order\.file: expected {message}"):
+        views(64, order=ShuffleBlocks(3, file=str(tmp_path / "orders.txt")))
 
 
 @pytest.mark.parametrize(

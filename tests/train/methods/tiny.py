@@ -13,6 +13,7 @@ from dira_scale.train.methods.lejepa import LeJEPA
 from dira_scale.train.methods.moco import MoCo
 from dira_scale.train.methods.simclr import SimCLR
 from dira_scale.train.methods.simsiam import SimSiam
+from dira_scale.train.methods.swav import SwAV
 from dira_scale.train.methods.vicreg import VICReg
 from dira_scale.train.models import norm
 from dira_scale.train.models.encoder import build_encoder
@@ -36,6 +37,7 @@ SETTINGS = {
     VICReg: {"dim": 5},
     SimCLR: {"dim": 5},
     LeJEPA: {"hidden": 7, "dim": 5, "slices": 16},
+    SwAV: {"prototypes": 6, "hidden": 7, "dim": 5, "queue": 8},
 }
 
 

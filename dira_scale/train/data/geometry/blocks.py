@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import permutations
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from dira_scale.base.arguments import ArgumentError
 
 
 def cut(x: Tensor, blocks: Sequence[int]) -> Tensor:
@@ -56,3 +59,35 @@ def distant_permutations(blocks: int, count: int) -> np.ndarray:
         least = np.minimum(least, (every != every[chosen[-1]]).sum(1, dtype=np.int8))
         chosen.append(int(least.argmax()))
     return every[chosen].astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def read_permutations(file: str, blocks: int, count: int) -> np.ndarray:
+    """Return the ``count`` permutations of ``blocks`` in ``file``, int64 [count, blocks]: an array (.npy), or text with
+    one on each line, numbered from 0 or from 1. A row says which block is seen at each place.
+
+    Raises ArgumentError about ``file``.
+    """
+    path = Path(file).expanduser()
+    try:
+        if path.suffix == ".npy":
+            rows = np.load(path, allow_pickle=False)
+        else:
+            lines = path.read_text().replace(",", " ").splitlines()
+            rows = np.array([[int(number) for number in line.split()] for line in lines if line.strip()])
+        if rows.dtype.kind not in "iu":
+            raise ValueError(f"it has {rows.dtype}, not whole numbers")
+    except (OSError, ValueError) as error:
+        raise ArgumentError("file", file, f".npy, or text with a permutation on each line ({error})") from error
+    if rows.shape != (count, blocks):
+        found = " x ".join(map(str, rows.shape))
+        raise ArgumentError("file", file, f"{count} permutations of {blocks} blocks; the file has {found} numbers")
+    first = int(rows.min() == 1)
+    wrong = (np.sort(rows, 1) != np.arange(blocks) + first).any(1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        expected = f"each number from {first} to {blocks - 1 + first} once in a row; row {row + 1} is"
+        raise ArgumentError("file", file, f"{expected} {rows[row].tolist()}")
+    if (several := count - len(np.unique(rows, axis=0))) > 0:
+        raise ArgumentError("file", file, f"permutations that differ; {several} are there before")
+    return rows.astype(np.int64) - first

@@ -87,6 +87,12 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
         return max(3 if blurred else VIEWS_VERSION, *others, 0)
 
     @property
+    def content(self) -> list[str]:
+        """What corruptions read of files (``ShuffleBlocks.content``)."""
+        each = (part for entry in self.entries for part in entry.corruptions.values() if hasattr(part, "content"))
+        return [content for part in each if (content := part.content(self.dimensions))]
+
+    @property
     def around_foreground(self) -> bool:
         """Return whether some crops are drawn around the foreground."""
         return any(isinstance(entry, VolumeViews) and entry.foreground > 0 for entry in self.entries)

@@ -33,7 +33,7 @@ class ZeROModel(ShardedModel):
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         self.optimizer = make(self.module)
-        refuse_layerwise(self.optimizer)
+        refuse_layerwise(self.optimizer, self.module)
         self._deepspeed, _ = self.world.accelerator.prepare(_DictOutput(forward, self.world), self.optimizer)
         self.wrapped = _DataclassOutput(self._deepspeed).train()
         self.stage3, self.offload = self._deepspeed.zero_optimization_stage() == 3, self._deepspeed.zero_cpu_offload()
@@ -196,8 +196,15 @@ class _DataclassOutput(nn.Module):
         return replace(out, **values)
 
 
-def refuse_layerwise(optimizer: Optimizer) -> None:
-    """Raise UserError for an optimizer that ZeRO's flat partitions may turn into another algorithm."""
+def refuse_layerwise(optimizer: Optimizer, module: nn.Module) -> None:
+    """Raise UserError for an optimizer that ZeRO's flat partitions may turn into another algorithm, and a ``module``
+    that sets trained parameters itself, of which ZeRO trains copies."""
+    for part in module.modules():
+        if getattr(part, "sets_parameters", False):
+            raise UserError(
+                f"{type(part).__name__} sets parameters after each step, and ZeRO trains copies of them: use "
+                "parallel=fsdp2 or parallel=ddp"
+            )
     name = type(optimizer).__name__
     if name not in ELEMENTWISE:
         raise UserError(

@@ -4,6 +4,7 @@ cube (Zhuang et al., MICCAI 2019; Tao et al., MICCAI 2020), predictive coding of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from math import factorial, prod
 from typing import Annotated, ClassVar, Literal
 
@@ -16,7 +17,14 @@ from dira_scale.base.arguments import Above, ArgumentError, AtLeast
 from dira_scale.train.data import random
 from dira_scale.train.data.batch import per_sample
 from dira_scale.train.data.distort.corruptions.draws import Params, PerAxis, per_axis
-from dira_scale.train.data.geometry.blocks import cut, distant_permutations, exchanged, joined, window
+from dira_scale.train.data.geometry.blocks import (
+    cut,
+    distant_permutations,
+    exchanged,
+    joined,
+    read_permutations,
+    window,
+)
 from dira_scale.train.data.geometry.orientation import quarter_turns
 from dira_scale.train.data.views.parts import Chance, ViewPart
 
@@ -27,8 +35,8 @@ PER_AXIS = 2  # blocks that change places: more have too many permutations to ch
 class ShuffleBlocks(ViewPart):
     """A view is cut in half along each axis, and the blocks change places.
 
-    ``permutations``: from which one is drawn, of ``geometry.blocks.distant_permutations``; the first leaves all where
-    they are.
+    ``permutations``: from which one is drawn, of ``geometry.blocks.distant_permutations``, of which the first leaves
+    all where they are, or of a ``file`` of so many (``geometry.blocks.read_permutations``).
     ``margin``: pixels or voxels that are zeroed at every face of a block, so that edges do not go on from one into the
     next. It is the same on all faces: were it wider inside, it would show where a block comes from.
 
@@ -37,6 +45,7 @@ class ShuffleBlocks(ViewPart):
 
     permutations: Annotated[int, AtLeast(2)] = 1000
     margin: Annotated[int, AtLeast(0)] = 0
+    file: str | None = None
 
     def numbers(self, size: Sequence[int]) -> int:
         blocks = PER_AXIS ** len(size)
@@ -46,11 +55,21 @@ class ShuffleBlocks(ViewPart):
             raise ValueError(f"ShuffleBlocks halves the sides of a view, and not all of {_shown(size)} are even")
         if 2 * self.margin >= (side := min(size) // PER_AXIS):
             raise ArgumentError("margin", self.margin, f"less than half of a block's side, which is {side}")
+        self.content(len(size))
         return 1
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
         order = random.integers(u[:, 0], 0, self.permutations - 1)
-        return {"order": order, "places": distant_permutations(PER_AXIS ** len(size), self.permutations)[order]}
+        return {"order": order, "places": self._orders(PER_AXIS ** len(size))[order]}
+
+    def content(self, dimensions: int) -> str:
+        """A hash of the permutations of ``file``; empty without one."""
+        return sha256(self._orders(PER_AXIS**dimensions).tobytes()).hexdigest() if self.file else ""
+
+    def _orders(self, blocks: int) -> np.ndarray:
+        if self.file is None:
+            return distant_permutations(blocks, self.permutations)
+        return read_permutations(self.file, blocks, self.permutations)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         parts = (PER_AXIS,) * (x.dim() - 2)

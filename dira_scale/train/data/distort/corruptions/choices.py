@@ -2,35 +2,49 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dira_scale.base.arguments import ArgumentError, AtLeast, check_fields
 from dira_scale.train.data import random
+from dira_scale.train.data.batch import per_sample
 from dira_scale.train.data.distort.corruptions.draws import Params, PerAxis, per_axis
 from dira_scale.train.data.geometry.orientation import quarter_turns, turned
+from dira_scale.train.data.views.parts import ViewPart
 
 GRID = 3  # patches on each axis: the middle one and its neighbours
 
 
 @dataclass(frozen=True)
-class Turn:
-    """The view is turned by one of ``orientation.quarter_turns``: of images 4, of volumes 10 (``methods.rotation``).
-    Its sides must be equal.
+class Turn(ViewPart):
+    """The view is turned by one of ``orientation.quarter_turns``: of images 4, of volumes 10 (``methods.rotation``), or
+    by one of 8, ``released``: none to 3 quarters in the plane of its last axes, and the same mirrored along the first
+    of these, but for none, which is there twice (DiRA's authors' 3D script). Its sides must be equal.
 
     Parameters: ``turn`` int64 [b], its number.
     """
+
+    turns: Literal["quarters", "released"] = "quarters"
+
+    def count(self, dimensions: int) -> int:
+        """Return the number of turns."""
+        return 8 if self.turns == "released" else len(quarter_turns(dimensions))
 
     def numbers(self, size: Sequence[int]) -> int:
         return 1
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
-        return {"turn": random.integers(u[:, 0], 0, len(quarter_turns(len(size))) - 1)}
+        return {"turn": random.integers(u[:, 0], 0, self.count(len(size)) - 1)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        return turned(x, params["turn"])
+        turn = params["turn"]
+        if self.turns == "quarters":
+            return turned(x, turn)
+        x = turned(x, turn % 4)  # the first of all turns are in the plane of the last axes
+        return torch.where(per_sample(turn, x) > 4, x.flip(-2), x)
 
 
 @dataclass(frozen=True)
