@@ -3,11 +3,12 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from dira_scale.archive.imaging.boxes import Box
-from dira_scale.archive.imaging.colour import RGB, refuse_grey
+from dira_scale.archive.imaging.colour import coloured
 from dira_scale.archive.imaging.files import DAMAGED
 from dira_scale.archive.imaging.grey import GreyImage
 from dira_scale.archive.imaging.read import read_image, read_mask
@@ -24,7 +25,7 @@ ACCEPTED = {
     "header": "recipe.burned_in=keep accepts it",
     "lettering": "recipe.burned_in=tagged or keep accepts it",
     "colour": "recipe.colour=rgb stores three channels, luminance makes it grey",
-    "grey": "recipe.colour=rgb stores images in colour, grey those of one channel",
+    "grey": "recipe.colour=any stores them in three channels, grey in one",
     "pages": "recipe.dims=3 reads them as a volume",
     "frames": "recipe=volumes reads such files whole",
     "irregular": "recipe.volume.irregular=resample accepts them",
@@ -76,9 +77,9 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         with rejects(DAMAGED):
             if isinstance(image, SourceImage):
                 read = image.read(recipe.reading)
-                if recipe.colour == RGB and isinstance(read, GreyImage):
-                    refuse_grey(read.pixels)
-                return read
+                return (
+                    replace(read, pixels=coloured(recipe.colour, read.pixels)) if isinstance(read, GreyImage) else read
+                )
             if recipe.dims == 3:
                 return read_volume(image, recipe.reading)
             return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)

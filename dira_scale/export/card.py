@@ -88,6 +88,8 @@ class Card:
             network = f"a `{self.run.network.name}` {'classifier' if self.run.output.activation else 'regressor'}"
         elif self.run.network.head == "linear":
             network += ", and the same encoder with a linear classifier of each pixel's features,"
+        elif self.run.network.head == "fcn":
+            network += ", and the same encoder, its last stage dilated, with the head of an FCN,"
         elif self.decoder:
             unet = "U-Net " if {"smp", "monai"} & self.exports.keys() else ""
             network += f", and the same encoder with a {unet}decoder,"

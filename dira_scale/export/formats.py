@@ -218,6 +218,7 @@ def to_plain(network: TrainedNetwork) -> Exported:
         build = {
             "dense": f"build_network(encoder{network.number_of_classes})",
             "linear": f"build_linear(encoder, classes={network.classes})",
+            "fcn": f"build_fcn(encoder, classes={network.classes})",
             "pooled": f"build_classifier(encoder, classes={network.classes})",
         }[network.run.network.head]
         code += f"""

@@ -63,7 +63,7 @@ def test_mixtures_are_counted(tmp_path: Path) -> None:
     [
         ("grey", {}, "recipe.colour=grey: none of the first 6 images .* 6 of them because they are in colour"),
         ("rgb", {"count": 0, "grey": 3}, "recipe.colour=rgb: none of the first 3 images .* 3 of .* because they are g"),
-        ("red", {}, "recipe.colour=red: expected grey, luminance or rgb"),
+        ("red", {}, "recipe.colour=red: expected grey, luminance, rgb or any"),
     ],
 )
 def test_the_other_kind_is_one_line_before_anything_is_written(
@@ -77,3 +77,13 @@ def test_the_other_kind_is_one_line_before_anything_is_written(
 def test_volumes_have_no_colour(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"recipe\.colour=rgb: expected grey where dims are 3"):
         convert(ingest.recipe("volumes", images=str(tmp_path), colour="rgb"), tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize("grey", [0, 3])
+def test_any_stores_three_channels_of_grey_images_too(tmp_path: Path, grey: int) -> None:
+    dataset = converted(pictures(tmp_path / "in", 2, grey), tmp_path / "out", colour="any")
+    stored = [decode(dataset.read(row), "png", dataset.shape(row)) for row in range(2 + grey)]
+    repeated = [pixels for pixels in stored if (pixels == pixels[..., :1]).all()]
+    assert len(repeated) == grey and dataset.info.in_colour
+    files = [np.asarray(Image.open(tmp_path / "in" / f"{n}.png")) for n in range(2, 2 + grey)]
+    assert all(any((pixels[..., 0] == file).all() for pixels in repeated) for file in files)

@@ -261,7 +261,7 @@ def test_a_frozen_part_keeps_weights_and_statistics_and_has_no_optimizer_state(
 
 def test_a_linear_probe_learns_a_mask_that_is_linear_in_a_level_of_a_frozen_encoder() -> None:
     torch.manual_seed(0)
-    built, task = architecture(model("test_resnet")), Segmentation(None, linear=True)
+    built, task = architecture(model("test_resnet")), Segmentation(None, head="linear")
     network = task.network(built, built.build_encoder(64)).train()
     network.freeze("encoder")
     images = torch.rand(8, 1, 64, 64)

@@ -3,10 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import jaccard_score
 
+from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
+from dira_scale.dataset.metrics.segmentation import mask_cases
 from dira_scale.judge.tasks.labels import balance, cross_entropy
 from dira_scale.judge.tasks.masks import ONE, SMOOTH, MaskTask, Segmentation, dice_and_cross_entropy
 from dira_scale.judge.tasks.task import Chosen, identity
@@ -125,3 +129,39 @@ def test_regions_that_overlap_have_a_sigmoid_each_and_a_weighed_cross_entropy() 
 def test_what_is_neither_a_class_nor_a_region_is_refused(classes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="give each class a value of its own from 1 to 255, 0 being background; or"):
         MaskTask(loss=["dice"], classes=classes, decoder="random")
+
+
+def test_without_a_background_zero_is_unknown_and_the_figure_is_the_benchmarks() -> None:
+    """Cityscapes' mean IoU is over the pixels of all images together; scikit-learn's Jaccard index is the reference."""
+    torch.manual_seed(0)
+    classes = {"road": 1, "sky": 2, "car": 3}
+    task = Segmentation(classes, figure="pooled IoU", background=False)
+    stored = torch.randint(0, 4, (4, 9, 8), dtype=torch.uint8)
+    targets, logits = task.numbers(stored), torch.randn(4, 3, 9, 8)
+    known = stored > 0
+    assert task.outputs == task.names == (*classes,)
+    assert torch.equal(targets, torch.where(known, stored.long() - 1, IGNORE))
+
+    losses = dice_and_cross_entropy(logits, targets, None, identity, background=0)
+    terms, rows, truth = task.terms(logits, targets, identity), logits.movedim(1, -1)[known], targets[known]
+    torch.testing.assert_close(terms["ce"], torch.nn.functional.cross_entropy(rows, truth))
+    chances, hits = rows.softmax(1), torch.nn.functional.one_hot(truth, 3)
+    each = (2 * (chances * hits).sum(0) + SMOOTH) / ((chances + hits).sum(0) + SMOOTH)
+    torch.testing.assert_close(terms["dice"], 1 - each.mean())
+    torch.testing.assert_close(losses["dice"], terms["dice"])
+
+    probabilities = task.predicted(logits)
+    predicted, true = task.masks(probabilities, targets)
+    cases = [case for n in range(4) for case in mask_cases(f"{n}", f"{n}", "test", predicted[n], true[n], task.names)]
+    figures = {(figure.metric, figure.name): figure.value for figure in task.figures(cases, Chosen())}
+    jaccard = jaccard_score(truth, rows.argmax(1), average=None)
+    assert [figures["pooled IoU", name] for name in classes] == pytest.approx([*jaccard])
+    assert figures["pooled IoU", "mean"] == pytest.approx(jaccard.mean())
+    assert set(np.unique(task.answers(probabilities, Chosen()))) <= {1, 2, 3}
+    np.testing.assert_array_equal(task.answers(probabilities, Chosen()), 1 + logits.argmax(1).numpy())
+
+
+@pytest.mark.parametrize("classes", [None, {"road": 1}, {"tumour": [1, 2], "core": [2]}])
+def test_without_a_background_there_are_several_classes(classes: dict[str, Any] | None) -> None:
+    with pytest.raises(ArgumentError, match="background"):
+        MaskTask(_target_="MaskTask", loss=["ce"], classes=classes, background=False, decoder="random")

@@ -8,6 +8,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from archive.ingest import recipe
+from archive.sources.miniatures_colour import CITYSCAPES, cityscapes
 from dataset.conftest import make_dataset
 from finetune.miniatures import sharded
 from harness import rows
@@ -18,6 +20,7 @@ from dira_scale.dataset.metrics.cases import MaskCase, read_cases
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
 from dira_scale.predict import main as predict
+from dira_scale.shard.convert import convert
 from dira_scale.train.runs.reader import RunReader
 
 __all__ = ["make_dataset"]
@@ -55,6 +58,24 @@ def test_two_epochs_of_a_protocol(
     metric = "AUROC" if "ce" in whole.task.loss else "Dice"
     assert {(row["metric"], row["name"]): row["value"] for row in figures}[metric, "mean"] is not None
     assert any(f"preset `{preset}`" in line for line in RunReader(run).description.training)
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("libraries")
+def test_an_fcn_on_cityscapes(tmp_path: Path) -> None:
+    """From the archive to the mean over classes of the IoU of all pixels that are known, of the last checkpoint."""
+    cityscapes(tmp_path / "source")
+    convert(recipe("cityscapes", images=str(tmp_path / "source")), tmp_path / "shards", 1)
+    run, shards = tmp_path / "run", tmp_path / "shards"
+    words = ["init=random", "preset=fcn", "task=cityscapes", f"data.shards={shards}", f"run={run}"]
+    small = (word for word in SMALL if not word.startswith("data.batch"))
+    assert main([*words, *small, "data.batch=2", "model.encoder=test_resnet", f"epoch_factor={2 / 484}"]) == 0
+    cases = read_cases(run / "cases" / "test.parquet", MaskCase)
+    assert len(cases) == 19 and {case.split for case in cases} == {"test"}
+    each = [case.overlap / (case.predicted + case.present - case.overlap) for case in cases]
+    assert figures(run)["pooled IoU", "mean"] == pytest.approx(sum(each) / 19)
+    known = sum(value > 0 for _, value in CITYSCAPES) / len(CITYSCAPES)
+    assert sum(case.predicted for case in cases) == pytest.approx(known * 48 * 40, rel=0.02)  # none elsewhere
 
 
 def figures(folder: Path) -> dict[tuple[str, str], Any]:

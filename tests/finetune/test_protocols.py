@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from dira_scale.archive.sources import chestxray14, chexpert, jsrt, luna16, nlm_tuberculosis
+from dira_scale.archive.sources import chestxray14, chexpert, cityscapes, jsrt, luna16, nlm_tuberculosis
 from dira_scale.base.config.compose import compose
 from dira_scale.base.config.files import folder, small_options
 from dira_scale.base.config.keys import leaves
@@ -31,9 +31,9 @@ DECIDED = re.compile(
     r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"
 )
 OF_VOLUMES = re.compile(r"channels|data\.(spacing|range|pad)|model\.(norm|up|width)")  # beside these
-CITED = re.compile(r"\S+\.(py|md):\d+|ours: |not used|(DiRA|PCRL), (CVPR|ICCV) 20\d\d|encoders/resnet.py: ")
+CITED = re.compile(r"\S+\.(py|md):\d+|ours: |not used|(DiRA|PCRL|MoCo), (CVPR|ICCV) 20\d\d|encoders/resnet.py: ")
 OURS = "images_small", "volumes_small"  # no paper's protocol, for any task
-KNOWN = "btl_v1, btl_v2, dira3d, images_small, pcrl, pcrl3d, volumes_small"
+KNOWN = "btl_v1, btl_v2, dira3d, fcn, images_small, pcrl, pcrl3d, volumes_small"
 PAGE = folder("configs").parent / "docs" / "reference" / "metrics.md"
 
 
@@ -122,6 +122,7 @@ LABELS = {
 }  # fmt: skip
 # Of each task of masks with several values, the recipe's order of them; of regions their values.
 CLASSES = {
+    "cityscapes": [*cityscapes.IDS],
     "jsrt": ["lungs", "heart", "clavicles"], "phantom_ct": ["lungs", "nodule"], "phantom_abdomen": ["liver", "lesion"],
 }  # fmt: skip
 REGIONS = {"lits": {"liver": [1, 2]}, "brats": {"whole": [2, 1, 4]}}

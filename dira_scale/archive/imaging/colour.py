@@ -7,10 +7,11 @@ import numpy as np
 
 from dira_scale.archive.imaging.rejection import RejectedError
 
-ColourMode = Literal["grey", "luminance", "rgb"]
+ColourMode = Literal["grey", "luminance", "rgb", "any"]
 GREY: Final = "grey"
 LUMINANCE: Final = "luminance"
 RGB: Final = "rgb"
+ANY: Final = "any"
 VIVID, FEW = 1 / 16, 0.01  # a coloured pixel's channels differ by more of the range; of a grey image so many pixels do
 
 
@@ -26,10 +27,14 @@ def refuse_colour(rgb: np.ndarray, top: int) -> None:
         raise ColourError("in colour", decided_by="colour")
 
 
-def refuse_grey(pixels: np.ndarray) -> None:
-    """Raise ColourError for an image of one channel [H, W], or whose three [H, W, 3] are equal everywhere."""
-    if pixels.ndim == 2 or not _differences(pixels).any():
+def coloured(colour: str, pixels: np.ndarray) -> np.ndarray:
+    """Return ``pixels``, [H, W] or [H, W, 3], as ``colour`` stores them: with ``any``, one channel three times.
+
+    Raises ColourError, with ``rgb``, for an image of one channel, or whose three are equal everywhere.
+    """
+    if colour == RGB and (pixels.ndim == 2 or not _differences(pixels).any()):
         raise ColourError("grey", decided_by="grey")
+    return np.repeat(pixels[..., None], 3, axis=2) if colour == ANY and pixels.ndim == 2 else pixels
 
 
 def chosen(colour: str, rgb: Callable[[], np.ndarray], grey: Callable[[], np.ndarray], top: int) -> np.ndarray:
@@ -37,7 +42,7 @@ def chosen(colour: str, rgb: Callable[[], np.ndarray], grey: Callable[[], np.nda
     its luminance, as ``colour`` says. Raises ColourError for an image in colour where grey is stored."""
     if colour == LUMINANCE:
         return grey()
-    if colour == RGB:
+    if colour in (RGB, ANY):
         return rgb()
     refuse_colour(rgb(), top)
     return grey()

@@ -4,7 +4,8 @@ Rules:
 
 * ``colour``: images in colour are refused, or become luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which
   leaves grey stored as RGB unchanged; a colour JPEG's luma channel is exactly that), or are stored as RGB, where grey
-  ones are refused (``colour``). Palettes are looked up first, transparency is dropped, EXIF orientation is applied.
+  ones are refused or repeated (``colour``). Palettes are looked up first, transparency is dropped, EXIF orientation is
+  applied.
 * An image has a *window*, two values displayed as black and white. DICOM: the first VOI window of the file, in
   modality values (after rescale slope and intercept), as defined in PS3.3 C.11.2.1.2 and C.11.2.1.3. 8 bits: 0 and
   255. Otherwise (16-bit PNG, wider TIFF and arrays; DICOM without a window, or with one narrower than two values or
@@ -16,7 +17,7 @@ Rules:
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +27,7 @@ from PIL import ImageOps
 
 from dira_scale.archive.imaging.arrays import is_numpy, open_array
 from dira_scale.archive.imaging.burned_in import check_header, check_pixels
-from dira_scale.archive.imaging.colour import GREY, LUMINANCE, RGB, chosen, refuse_colour, refuse_grey
+from dira_scale.archive.imaging.colour import ANY, GREY, LUMINANCE, RGB, chosen, coloured, refuse_colour
 from dira_scale.archive.imaging.dicom.frames import DicomFile
 from dira_scale.archive.imaging.dicom.header import is_dicom
 from dira_scale.archive.imaging.dicom.values import spacing, windowed
@@ -54,8 +55,7 @@ def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0
             image = _read_dicom(file, bits, burned_in, number, colour)
         else:
             image = _read_raster(file, bits, colour)
-    if colour == RGB:
-        refuse_grey(image.pixels)
+    image = replace(image, pixels=coloured(colour, image.pixels))
     if image.flat:
         raise RejectedError(FLAT)
     if burned_in == "refuse":
@@ -132,7 +132,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 def _load(file: BinaryIO, colour: str = RGB) -> tuple[Any, str]:
     """The picture, rotated according to its EXIF orientation, and its format; of a JPEG in colour only the luma
-    channel unless ``colour`` is RGB. Raises RejectedError."""
+    channel unless ``colour`` stores three. Raises RejectedError."""
     PIL.Image.MAX_IMAGE_PIXELS = None  # we apply our own limit to every format
     with rejects("not a PNG, JPEG, TIFF, NumPy or DICOM file"):
         picture = PIL.Image.open(file, formats=("PNG", "JPEG", "TIFF"))
@@ -143,7 +143,7 @@ def _load(file: BinaryIO, colour: str = RGB) -> tuple[Any, str]:
     if pages > 1:
         raise RejectedError("TIFF with several pages", decided_by="pages")
     with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
-        if picture.format == "JPEG" and picture.mode == "RGB" and colour != RGB:
+        if picture.format == "JPEG" and picture.mode == "RGB" and colour not in (RGB, ANY):
             if colour == GREY:
                 file.seek(0)
                 small = PIL.Image.open(file, formats=("JPEG",))

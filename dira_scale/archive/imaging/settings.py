@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from dira_scale.archive.imaging.colour import GREY, RGB, ColourMode
+from dira_scale.archive.imaging.colour import ANY, GREY, RGB, ColourMode
 from dira_scale.base.arguments import UNSHOWN, ArgumentError, AtLeast, check_fields, converted
 from dira_scale.base.errors import nearest
 
@@ -132,7 +132,8 @@ class ReadSettings:
         burned_in: checks for pixels that may show a name: ``refuse`` header and pixels, ``tagged`` the header only,
             ``keep`` none.
         volume: for volumes.
-        colour: ``grey`` refuses images in colour, ``luminance`` makes them grey, ``rgb`` stores them and refuses grey.
+        colour: ``grey`` refuses images in colour, ``luminance`` makes them grey, ``rgb`` stores them and refuses grey,
+            ``any`` repeats grey.
     """
 
     dims: Literal[2, 3]
@@ -144,8 +145,8 @@ class ReadSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.colour == RGB and self.dims != 2:
-            raise ArgumentError("colour", RGB, f"{GREY} where dims are 3: volumes are grey")
+        if self.colour in (RGB, ANY) and self.dims != 2:
+            raise ArgumentError("colour", self.colour, f"{GREY} where dims are 3: volumes are grey")
         if self.dims == 3 and self.volume.crop == "body" and self.modality != "CT":
             raise ArgumentError("volume.crop", "body", f"none for {self.modality}: the body is separated from air by "
                                 "HU, which only CT has")  # fmt: skip

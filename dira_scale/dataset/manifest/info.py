@@ -43,7 +43,7 @@ def flags_of(label_names: Sequence[str], classes: Mapping[str, Sequence[str]]) -
 
 def in_colour(recipe: Mapping[str, Any]) -> bool:
     """Return whether images converted by this ``recipe`` are red, green and blue."""
-    return bool(recipe.get("colour") == "rgb")
+    return bool(recipe.get("colour") in ("rgb", "any"))
 
 
 def as_flags(labels: np.ndarray, flags: Sequence[Flag]) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from etils.epy import lazy_imports
 
-from dira_scale.base.arguments import Above
+from dira_scale.base.arguments import Above, ArgumentError
 from dira_scale.base.config.schema import one_of, setting
 from dira_scale.dataset.metrics.cases import MaskCase
 from dira_scale.dataset.metrics.figure import MEAN, Figure, Key
@@ -42,7 +42,7 @@ DICE = "dice"  # a loss term, and the figure of a validation
 MASK, BACKGROUND = "mask", "background"
 SMOOTH = 1.0  # of the soft Dice (BenchmarkTransferLearning)
 THRESHOLD = 0.5
-PRETRAINED, RANDOM, LINEAR = "pretrained", "random", "linear"  # a decoder
+PRETRAINED, RANDOM, LINEAR, FCN = "pretrained", "random", "linear", "fcn"  # a decoder
 Values = Sequence[Sequence[int]]
 ONE: Values = ((1,),)  # the number of one structure
 
@@ -55,12 +55,16 @@ class MaskTask(TaskConfig):
     ce_weight: float = setting(Above(0), 1.0)
     figure: str = setting(one_of("Dice", "IoU", "pooled Dice", "pooled IoU"), "Dice")
     classes: dict[str, Any] | None = None
-    decoder: str = setting(one_of(PRETRAINED, RANDOM, LINEAR))
+    background: bool = True
+    decoder: str = setting(one_of(PRETRAINED, RANDOM, LINEAR, FCN))
 
     def __post_init__(self) -> None:
-        """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's."""
+        """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's;
+        ArgumentError for one class, or regions, without a background."""
         super().__post_init__()
         check_classes(self.classes)
+        if not self.background and (len(self.classes or {}) < 2 or regions_of(self.classes or {})):
+            raise ArgumentError("background", False, "true, but with two classes or more that exclude each other")
 
     @property
     def takes_decoder(self) -> bool:
@@ -74,7 +78,8 @@ class MaskTask(TaskConfig):
         return self.described({})
 
     def described(self, facts: Mapping[str, Any]) -> Supervision:
-        return Segmentation(self.classes, self.ce_weight, self.figure, self.decoder == LINEAR)
+        head: Any = self.decoder if self.decoder in (LINEAR, FCN) else "dense"
+        return Segmentation(self.classes, self.ce_weight, self.figure, head, self.background)
 
     def evaluated(self, facts: Mapping[str, Any], dataset: ShardedDataset, split: str) -> Supervision:
         mask_values.check_evaluated(dataset, split, self.classes, ELSEWHERE)
@@ -82,14 +87,15 @@ class MaskTask(TaskConfig):
 
 
 def dice_and_cross_entropy(
-    logits: Tensor, targets: Tensor, regions: Values | None, all_reduce: AllReduce
+    logits: Tensor, targets: Tensor, regions: Values | None, all_reduce: AllReduce, background: int = 1
 ) -> dict[str, Tensor]:
     """Soft Dice loss over all pixels of the batch, mean over classes; mean cross-entropy. Unknown pixels do not count.
 
     Args:
-        logits: [b, C, *size], of each of the ``regions``, or of classes, the background first.
-        targets: int64 [b, *size], 0 the background; ``IGNORE``: unknown.
+        logits: [b, C, *size], of each of the ``regions``, or of classes.
+        targets: int64 [b, *size]; ``IGNORE``: unknown.
         regions: for each the targets that are in it; each has a sigmoid of its own. None: classes, with a softmax.
+        background: how many of the first classes the Dice leaves out.
     """
     logits, known = logits.float(), targets != IGNORE
     if regions:
@@ -106,7 +112,7 @@ def dice_and_cross_entropy(
     sums = all_reduce(torch.cat([overlap, extent, torch.stack([(losses * known).sum(), known.sum()])]))
     overlap, extent = sums[:-2].chunk(2)
     dice = (2 * overlap + SMOOTH) / (extent + SMOOTH)
-    return {DICE: 1 - (dice if regions else dice[1:]).mean(), CE: sums[-2] / sums[-1].clamp(min=1)}
+    return {DICE: 1 - (dice if regions else dice[background:]).mean(), CE: sums[-2] / sums[-1].clamp(min=1)}
 
 
 def within(targets: Tensor, regions: Values) -> Tensor:
@@ -124,13 +130,15 @@ class Segmentation(Supervision):
             mask is above 0.
         ce_weight: by which the cross-entropy is multiplied.
         figure: the metric by which runs are compared.
-        linear: whether the network is linear in its encoder's maps, without a decoder.
+        head: of the network; ``linear`` in its encoder's maps, without a decoder.
+        background: whether 0 is a class of its own, the first; else its pixels are unknown.
     """
 
     classes: Classes | None
     ce_weight: float = 1.0
     figure: str = "Dice"
-    linear: bool = False
+    head: Literal["dense", "linear", "fcn"] = "dense"
+    background: bool = True
     learned, pooled = "masks", False
     loss_terms: ClassVar[Mapping[str, Term]] = {
         CE: Term("Cross-entropy", "cross-entropy of what is known, times task.ce_weight"),
@@ -139,10 +147,6 @@ class Segmentation(Supervision):
     best = Best(DICE, "max")
     metrics: ClassVar[Mapping[str, Metric]] = {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
     loader_arguments: ClassVar[dict[str, Any]] = {"masks": True}
-
-    @property
-    def head(self) -> Literal["dense", "linear"]:
-        return "linear" if self.linear else "dense"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,7 +159,7 @@ class Segmentation(Supervision):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return self.names if self.regions else (BACKGROUND, *self.names)
+        return (BACKGROUND, *self.names) if self._first else self.names
 
     @property
     def output(self) -> Output:
@@ -173,13 +177,13 @@ class Segmentation(Supervision):
         """Return the targets of masks [b, *size], ``IGNORE`` where nobody knows."""
         if self.classes is None:
             return torch.where(stored == IGNORE, IGNORE, (stored > 0).long())
-        numbers = torch.where(stored == 0, 0, IGNORE)
-        for number, value in enumerate(values_of(self.classes), 1):
+        numbers = torch.where((stored == 0) & self.background, 0, IGNORE)
+        for number, value in enumerate(values_of(self.classes), self._first):
             numbers = torch.where(stored == value, value if self.regions else number, numbers)
         return numbers
 
     def terms(self, logits: Tensor, targets: Tensor, all_reduce: AllReduce) -> dict[str, Tensor]:
-        terms = dice_and_cross_entropy(logits, targets, self.regions, all_reduce)
+        terms = dice_and_cross_entropy(logits, targets, self.regions, all_reduce, self._first)
         return terms | {CE: self.ce_weight * terms[CE]}
 
     def predicted(self, logits: Tensor) -> Tensor:
@@ -190,9 +194,11 @@ class Segmentation(Supervision):
         return self.segments(probabilities) & (targets != IGNORE)[:, None], within(targets, self._targets)
 
     def classified(self, probabilities: Tensor) -> Tensor:
-        """[b, K, *size] -> the number of the predicted class, int64 [b, *size], 0 the background; of regions that
-        overlap the last one's."""
-        return numbered(self.segments(probabilities)) if self.regions else probabilities.argmax(1)
+        """[b, K, *size] -> the predicted class, counted from 1, int64 [b, *size], 0 the background; of regions that
+        overlap the last one."""
+        if self.regions:
+            return numbered(self.segments(probabilities))
+        return probabilities.argmax(1) + (not self.background)
 
     def segments(self, predicted: Tensor) -> Tensor:
         return predicted > THRESHOLD if self.regions else within(predicted.argmax(1), self._targets)
@@ -200,7 +206,12 @@ class Segmentation(Supervision):
     @property
     def _targets(self) -> Values:
         """The targets of each class."""
-        return self.regions or [[number] for number in range(1, len(self.names) + 1)]
+        return self.regions or [[self._first + number] for number in range(len(self.names))]
+
+    @property
+    def _first(self) -> int:
+        """The number of the first class among the network's outputs."""
+        return int(self.background and not self.regions)
 
     def score(self) -> DiceScore:
         return DiceScore(self)

@@ -128,7 +128,7 @@ class Supervision(ABC):
     loss_terms: ClassVar[Mapping[str, Term]]
 
     @property
-    def head(self) -> Literal["dense", "linear", "pooled"]:
+    def head(self) -> Literal["dense", "linear", "fcn", "pooled"]:
         """The head over the encoder, as ``NetworkDescription.head``."""
         return "pooled" if self.pooled else "dense"
 

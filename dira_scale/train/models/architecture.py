@@ -24,7 +24,7 @@ with lazy_imports():
 
     from dira_scale.train.models import classifier as classifiers
     from dira_scale.train.models import encoder as encoders
-    from dira_scale.train.models import linear, pyramid, timm_head, unet
+    from dira_scale.train.models import fcn, linear, pyramid, timm_head, unet
 
 if TYPE_CHECKING:
     from dira_scale.train.models.classifier import Classifier
@@ -96,10 +96,15 @@ class Architecture(Schema):
         """``encoder`` with a linear classifier of every pixel's features, of random weights."""
         return linear.LinearNetwork(encoder, classes)
 
+    def build_fcn(self, encoder: "Encoder", classes: int) -> "Network":
+        """``encoder``, a ResNet that is changed by it, with the head of an FCN, of random weights."""
+        return fcn.FCN(encoder, classes)
+
     def build(self, head: str, encoder: "Encoder", classes: int) -> "Network":
         """``encoder`` with what ``NetworkDescription.head`` is, of random weights."""
         builds: dict[str, Callable[[Encoder, int], Network]] = {
             "pooled": self.build_classifier, "dense": self.build_network, "linear": self.build_linear,
+            "fcn": self.build_fcn,
         }  # fmt: skip
         return builds[head](encoder, classes)
 

@@ -50,7 +50,7 @@ class NetworkDescription:
     start: str | None = None  # the weights that it started from, a path; None: random ones
     licence: str | None = None  # of these weights, which apply to this run's, too; None: unknown, or random ones
     # An output at each pixel, of a decoder's map or linear in the encoder's; or one for the whole image.
-    head: Literal["dense", "linear", "pooled"] = "dense"
+    head: Literal["dense", "linear", "fcn", "pooled"] = "dense"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ ADDED = {
     "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
     "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
     "model.positions": None, "method.rises": None, "method.base.rises": None, "views.foreground": 0.0, "data.crops": 1,
-    "validate.volumes": None, "validate.windows": 1000, "normalise": None,
+    "validate.volumes": None, "validate.windows": 1000, "normalise": None, "task.background": True,
 }  # fmt: skip
 
 

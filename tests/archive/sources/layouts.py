@@ -15,7 +15,8 @@ from dira_scale.archive.sources.chestxray14 import FINDINGS
 GONE = "the file cannot be read (FileNotFoundError)"
 ABSENT = "listed, but missing"
 UNLISTED = "no line in the tables"
-GREY = "grey (recipe.colour=rgb stores images in colour, grey those of one channel)"
+NO_SYNSET = "of no synset of train (recipe.truth names those of val)"
+GREY = "grey (recipe.colour=any stores them in three channels, grey in one)"
 RGB = {"channels": 3, "low": 0, "high": 255, "bits": 8}
 
 
@@ -273,6 +274,26 @@ LAYOUTS = {
         miniatures_colour.patchcamelyon,
         {"f38a6374c348f90b587e046aac6079959adf3835": Row({"label": 0}),
          "c18f2d887b7ae4f6742ee445113fa1aef383ed77": Row({"label": 1})}, columns=RGB),
+    "imagenet": Layout(
+        miniatures_colour.imagenet,
+        {"train/n01440764/n01440764_10026.JPEG": Row({"class": 0}),
+         "train/n01443537/n01443537_2.JPEG": Row({"class": 1}),
+         "val/n01443537/ILSVRC2012_val_00000002.JPEG": Row({"class": 1}, split="test")},
+        {"val/n99999999/ILSVRC2012_val_00000003.JPEG": NO_SYNSET}, {"codec": "png"}, columns=RGB),
+    **{f"imagenet, {truth}": Layout(
+        partial(miniatures_colour.imagenet, truth=truth),
+        {"train/n01440764/n01440764_10026.JPEG": Row({"class": 0}),
+         "train/n01443537/n01443537_2.JPEG": Row({"class": 1}),
+         "val/ILSVRC2012_val_00000001.JPEG": Row({"class": 1}, split="test"),
+         "val/ILSVRC2012_val_00000002.JPEG": Row({"class": 0}, split="test")},
+        {"val/ILSVRC2012_val_00000003.JPEG": NO_SYNSET},
+        {"codec": "png", "truth": f"{{root}}/data/{truth}"}, recipe="imagenet", columns=RGB)
+       for truth in ("ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv")},
+    "cityscapes": Layout(
+        miniatures_colour.cityscapes,
+        {"aachen_000000_000019": Row(split="train"), "aachen_000001_000019": Row(split="train"),
+         "munster_000000_000019": Row(split="test"), "berlin_000000_000019": Row(split="unlabelled")},
+        {"ulm_000000_000019": "no gtFine_labelIds.png", "lost": "not in SPLIT/CITY"}, columns=RGB),
     "class_folders": Layout(
         miniatures_colour.class_folders,
         {"train/benign/a.png": Row({"class": 0}), "train/benign/b.png": Row({"class": 0}),

@@ -39,6 +39,7 @@ PATIENTS: dict[str, list[tuple[str, str, bool]]] = {
     "ham10000": [("ISIC_0027419", "ISIC_0025030", True)],
     "eyepacs": [("10_left", "10_right", True)],
     "kvasir": [("polyps/6a.jpg", "esophagitis/2a.jpg", False)],
+    "cityscapes": [("aachen_000000_000019", "aachen_000001_000019", True)],
 }
 
 
@@ -154,6 +155,15 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("kvasir", {"class_columns": {"class": ["polyps", "others"]}}, "", "", "",
      r"is not a class of class_columns"),
     ("class_folders", {}, "test", "", None, "expected a folder with one for each class, not pictures in 1"),
+    ("imagenet", {}, "val", "", None, "expected a folder that has one named val"),
+    ("imagenet", {}, "train/n01440764", "", None, "expected a folder for each synset in train, not 1"),
+    ("imagenet, ILSVRC2012_validation_ground_truth.txt", {}, "data/meta.mat", "", None,
+     r"recipe.truth.*: expected the downloaded folder, with meta\.mat"),
+    ("imagenet, ILSVRC2012_validation_ground_truth.txt", {"truth": "{root}/data/here/truth.txt"}, "", "", "",
+     r"here/meta\.mat: not the development kit's table of synsets"),
+    ("imagenet, ILSVRC2012_validation_ground_truth.txt", {}, "data/ILSVRC2012_validation_ground_truth.txt", "2", "7",
+     "ground_truth.txt: '7' is no synset's number in meta.mat"),
+    ("cityscapes", {}, "gtFine", "", None, "expected a folder that has one named gtFine"),
     ("luna16", {}, "subset0 subset5 subset9", "", None, "expected a folder with some of subset0, subset1"),
     ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,nan,3,5.5", f"line 2: 'nan' {NUMBER}"),
     ("lidc_idri", {}, "0.xml 1.xml LIDC-IDRI-0001/1.2.5/071.xml", "", None, "expected a folder with XML f"),

@@ -44,10 +44,10 @@ class PaperTable:
             _known("rows", row, {key[4] for key in keys} | {"Random"})
 
     def metric(self, task: str) -> str:
-        """Return the metric of a task, without the threshold that it may have: ``AUC``, ``Dice``, ``IoU``,
-        ``Accuracy``."""
+        """Return the metric of a task, without the threshold that it may have: ``AUC``, ``Dice``, ``IoU`` (also of
+        ``mIoU``: all are means over classes), ``Accuracy``."""
         keys = (key for key in figures() if key[:3] == (self.paper, self.table, task))
-        return str(next(keys)[3]).partition("@")[0]
+        return str(next(keys)[3]).partition("@")[0].removeprefix("m")
 
     def figure(self, task: str, row: str, fraction: float, column: str = "") -> Published | None:
         """Return the figure of a share of the labels; None if the paper has none. ``column``: of ours, which says the

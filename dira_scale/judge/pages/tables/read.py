@@ -133,7 +133,7 @@ def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[s
     start = re.sub(r" \(\d+ runs\)$", "", str(of_row.pop("init", "")))
     decoder = of_row.pop("task.decoder", None)
     own = {key: value for key, value in of_row.items() if key.partition(".")[0] not in phases}
-    part = {RANDOM: "encoder only", "linear": "linear in the encoder's maps"}.get(decoder or "", "")
+    part = {RANDOM: "encoder only", "linear": "linear in the encoder's maps", "fcn": "FCN"}.get(decoder or "", "")
     settings = [f"{key}={value}" for key, value in (own if start else of_row).items()]
     row = ", ".join(filter(None, [start, part, *settings])) or "all runs"
     column = ", ".join([f"{100 * fraction:g} %", *(f"{key}={value}" for key, value in of_column.items())])
