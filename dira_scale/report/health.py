@@ -63,8 +63,8 @@ PLOTS = (
         {"queue_fresh": "keys"},
     ),
     MonitorPlot(
-        "Teacher's prototypes",
-        "entropy of its softmax, of ln K: 1 says nothing. Share in use: near 0 is collapse",
+        "Prototypes",
+        "entropy of the teacher's softmax, of ln K: 1 says nothing. Share in use: near 0 is collapse",
         {"teacher_entropy": "entropy", "prototypes": "in use"},
     ),
     MonitorPlot(

@@ -74,8 +74,8 @@ class Rotation(Method):
 
 
 class RotationReleased(Rotation):
-    """Rotation whose classifier is that of :class:`dira_scale.train.methods.jigsaw.Jigsaw`, as in DiRA's authors' 3D
-    script, and whose views have its eight turns (``preset=released``)."""
+    """Rotation as in DiRA's authors' 3D script. The classifier is that of jigsaw puzzles (``methods.jigsaw``), and
+    ``preset=released`` gives the views its eight turns."""
 
     def new_classifier(self, channels: int) -> nn.Module:
         return WordHead("keras", channels, self.turns, self.views.dimensions)
