@@ -31,6 +31,8 @@ class FCN(Network):
                 layer.stride = (1, 1)
                 if layer.kernel_size == (3, 3):
                     layer.dilation = layer.padding = (2, 2)
+            elif isinstance(layer, nn.AvgPool2d):  # of the shortcut, in ResNet-D
+                layer.kernel_size = layer.stride = 1
         self.encoder = encoder
         layers: list[nn.Module] = [CoarsestMap()]
         for channels in (encoder.channels[-1], CHANNELS):

@@ -38,6 +38,12 @@ def test_logits_are_those_of_the_plain_formula() -> None:
         torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_resnet_with_pooled_shortcuts_is_dilated_too() -> None:
+    built = architecture(model("test_resnet"))
+    network = built.build("fcn", built.build_encoder(64), 2)
+    assert network(torch.rand(2, 1, 64, 96)).shape == (2, 2, 64, 96)
+
+
 def test_other_encoders_are_refused() -> None:
     for built, size in ((architecture(model("test_vit")), 64), (chosen("unet3d", width=0.125), (16, 16, 16))):
         with pytest.raises(
