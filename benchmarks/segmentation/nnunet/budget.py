@@ -11,8 +11,8 @@ class BudgetTrainer(nnUNetTrainer):
     """Has as many epochs as BUDGET says, of as many iterations of validation and five times as many of training, as 50
     are to 250; writes their seconds and Dice down, and predicts no whole volumes at the end, of which none learns."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, plans, configuration, fold, dataset_json, device):  # by these names, which it looks up
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_val_iterations_per_epoch = map(int, os.environ["BUDGET"].split())
         self.num_iterations_per_epoch = 5 * self.num_val_iterations_per_epoch
 
