@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,14 @@ class Bench:
     def dataset(self) -> ShardedDataset:
         return ShardedDataset.open(self.shards)
 
-    @cached_property
-    def config(self) -> Any:
-        return compose("finetune", [*self.words, f"data.shards={self.shards}"])
+    def config(self, words: Sequence[str] = ()) -> Any:
+        """Of `finetune`, with more ``words``."""
+        return compose("finetune", [*self.words, *words, f"data.shards={self.shards}"])
 
     @property
     def classes(self) -> dict[str, int]:
         """Raises UserError for what nnU-Net is not given here: regions, and values that are not 1, 2, …"""
-        classes = dict(self.config.task.get("classes") or {})
+        classes = dict(self.config().task.get("classes") or {})
         if not classes or [*classes.values()] != [*range(1, 1 + len(classes))]:
             raise UserError(f"--task: its classes must be names of the values 1, 2, …, not {classes or 'none'}")
         return classes
@@ -98,16 +98,17 @@ class Ours:
         return " ".join(["ours", *self.words])
 
     def train(self, folder: Path, seed: int) -> Result:
-        data, limit = self.bench.config.data, 60 * self.bench.minutes
+        config, limit = self.bench.config(self.words), 60 * self.bench.minutes
+        data, run = config.data, partial(self._run, seed, config.stages.finetune.epochs)
         per_epoch = math.ceil(data.crops * len(self.bench.keys("train")) / data.batch)
         epochs = math.ceil(PILOT / per_epoch)
-        first, *rest = [row for row in self._run(folder / "pilot", seed, epochs, epochs) if row["split"] == "train"]
+        first, *rest = [row for row in run(folder / "pilot", epochs, epochs) if row["split"] == "train"]
         step = sum(row["time/step"] + row["time/data"] for row in rest) / (rest[-1]["step"] - first["step"])
         validation = sum(row.get("time/validate", 0.0) for row in rest)
         count = max(1, min(VALIDATIONS, int(SHARE * limit / validation)))
         every = max(1, round((limit / count - validation) / (step * per_epoch)))
         ends, dice, seconds, figure = list[float](), list[float](), 0.0, 0.0
-        for row in (rows := self._run(folder / "run", seed, count * every, every)):
+        for row in (rows := run(folder / "run", count * every, every)):
             if row["split"] == "val":  # its time is in the next row
                 figure = row.get("volume_dice", row["dice"])
             else:
@@ -115,10 +116,9 @@ class Ours:
                 ends, dice, figure = [*ends, seconds], [*dice, figure], 0.0
         return self.bench.result(ends, dice, rows[-1]["step"], data.size, data.batch)
 
-    def _run(self, run: Path, seed: int, epochs: int, every: int) -> list[Result]:
-        factor = epochs / self.bench.config.stages.finetune.epochs
-        words = [f"epoch_factor={factor}", f"validate.every={every}", f"parallel.threads={CORES}", f"seed={seed}"]
-        words += ["data.test_split=null", f"data.shards={self.bench.shards}", f"run={run}"]
+    def _run(self, seed: int, preset: int, run: Path, epochs: int, every: int) -> list[Result]:
+        words = [f"epoch_factor={epochs / preset}", f"validate.every={every}", f"parallel.threads={CORES}"]
+        words += [f"seed={seed}", "data.test_split=null", f"data.shards={self.bench.shards}", f"run={run}"]
         command = [sys.executable, "-m", "dira_scale.finetune", *self.bench.words, *self.words, *words]
         self.bench.run(run.with_suffix(".log"), *command)
         return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,6 +1,6 @@
 """nnU-Net's own commands and trainers on our weights; runs in its environment (tests/train/models/test_nnunet.py).
 
-``python nnunet_roads.py FOLDER``: it has a dataset, ``KIND/checkpoint_final.pth`` of two ResEncs and of Primus, and
+``python nnunet_roads.py FOLDER``: it has a dataset, ``KIND/checkpoint_final.pth`` of ResEncs and of Primus, and
 images ``cube.pt`` and ``flat.pt``. For each road by which weights enter, ``ROAD.pt`` gets the network's tensors, what
 it computes of an image, a batch and its loss, the losses of STEPS training steps, and how many tensors these moved;
 ``ROAD_scratch.pt`` the same without our weights, for roads of ``nnUNetv2_train_pretrained``.
@@ -78,7 +78,7 @@ def follow(road: str, image: str, weights: Path | None, name: str, plans: str, s
     with torch.no_grad():
         found["loss"] = float(trainer.loss(trainer.network(batch["data"]), batch["target"]))
     found["losses"], found["batch"] = [], (batch["data"], batch["target"])
-    for trainer.current_epoch in range(1 if weights else STEPS):
+    for trainer.current_epoch in range(STEPS if road.startswith("nnssl") else 1):
         trainer.on_train_epoch_start()
         found["losses"].append(float(trainer.train_step(batch)["loss"]))
         batch = next(trainer.dataloader_train)
@@ -88,14 +88,15 @@ def follow(road: str, image: str, weights: Path | None, name: str, plans: str, s
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    resenc, deep, primus = (folder / kind / "checkpoint_final.pth" for kind in ("resenc", "deep", "primus"))
+    kinds = "resenc", "deep", "narrow", "primus"
+    resenc, deep, narrow, primus = (folder / kind / "checkpoint_final.pth" for kind in kinds)
     prepare = plan_and_preprocess_entrypoints.plan_and_preprocess_entry
     command(prepare, "-pl", "nnUNetPlannerResEncL", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     plan("cubes")
     plan("flat", patch_size=[16, 24, 32])
     plan("thin", kernel_sizes=[[1, 3, 3], *3 * [[3, 3, 3]]])
     command(like_nnssl.plan_like_dynamic_entrypoint, "-n", "deep", "-pc", str(deep), "-pl", "thin")
-    for name, file in (("resenc", resenc), ("primus", primus)):
+    for name, file in (("narrow", narrow), ("primus", primus)):
         command(like_nnssl.preprocess_like_nnssl_entrypoint, "-n", name, "-pc", str(file), "-np", "1")
     sys.argv = ["", str(folder)]
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  # batches by this process; planning refuses 0
@@ -104,7 +105,7 @@ def main() -> None:
     follow("dynamic", "cube.pt", None, "DynamicPretrainedTrainer", "ptPlans_dynamic__deep")
     for scratch in (False, True):
         end = "_scratch" * scratch
-        follow(f"nnssl{end}", "cube.pt", None, "PretrainedTrainer", f"ptPlans__resenc____{SPACING}", scratch)
+        follow(f"nnssl{end}", "cube.pt", None, "PretrainedTrainer", f"ptPlans__narrow____{SPACING}", scratch)
         primus = "PretrainedTrainer_Primusx", f"ptPlans__primus____{SPACING}"
         follow(f"nnssl_primus{end}", "flat.pt", None, *primus, scratch)
 

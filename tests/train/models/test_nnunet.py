@@ -39,6 +39,7 @@ def networks() -> dict[str, TrainedNetwork]:
     return {
         "resenc": trained("resenc_l", size=cube, features=str(FEATURES[:4]), blocks=str(BLOCKS[:4])),
         "deep": trained("resenc_l", size=long, features=str(FEATURES), blocks=str(BLOCKS)),
+        "narrow": trained("resenc_l", size=cube, features="[8,16,32]", blocks="[1,2,1]"),
         "primus": trained("vit3d", size=FLAT, embed_dim=396, depth=12, num_heads=6),
     }
 
@@ -84,7 +85,7 @@ def entered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, T
 @pytest.mark.parametrize("road", ROADS)
 def test_every_tensor_lands_where_it_belongs(road: str, entered: tuple[Path, dict[str, TrainedNetwork]]) -> None:
     folder, exported = entered
-    kind = {"weights": "resenc", "nnssl": "resenc", "dynamic": "deep"}.get(road, "primus")
+    kind = {"weights": "resenc", "nnssl": "narrow", "dynamic": "deep"}.get(road, "primus")
     network = exported[kind].network
     assert network is not None
     found: dict[str, Any] = torch.load(folder / f"{road}.pt")
@@ -126,7 +127,7 @@ def test_their_loss_is_ours_and_fifty_steps_go_on(
     itself and their smoothing, and is 1 more, for theirs is -Dice."""
     folder, exported = entered
     monkeypatch.setattr(masks, "SMOOTH", 1e-5)
-    kept = exported["primus" if road.endswith("primus") else "resenc"].network
+    kept = exported["primus" if road.endswith("primus") else "narrow"].network
     for end in ("", "_scratch"):
         found, network = torch.load(folder / f"{road}{end}.pt"), copy.deepcopy(kept)
         state, (images, targets) = found["state"], found["batch"]
