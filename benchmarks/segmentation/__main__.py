@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from subprocess import check_output
@@ -40,12 +41,17 @@ def sit(side: Ours | NnUNet, folder: Path, seed: int, counted: Sequence[str]) ->
     return {"side": side.name, "seed": seed, "scores": score(cases, side.bench.classes, counted), **trained}
 
 
+def scored(name: str, row: Result) -> float | None:
+    figure: float | None = row["scores"][name]
+    return figure
+
+
 def table(rows: Sequence[Result]) -> str:
     """Markdown: of each side the mean over its sittings, with the lowest and the highest."""
     figures: dict[str, Callable[[Result], float | None]] = {
         "minutes": lambda row: row["seconds"] / 60, "steps": lambda row: row["steps"],
         "minutes to a useful mask": lambda row: row["first"] and row["first"] / 60,
-        **{name: lambda row, name=name: row["scores"][name] for row in rows for name in row["scores"]},
+        **{name: partial(scored, name) for row in rows for name in row["scores"]},
     }  # fmt: skip
     lines = [f"| | n | {' | '.join(figures)} |", "|---" * (2 + len(figures)) + "|"]
     for side in dict.fromkeys(row["side"] for row in rows):

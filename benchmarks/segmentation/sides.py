@@ -110,7 +110,7 @@ class Ours:
         ends, dice, seconds, figure = list[float](), list[float](), 0.0, 0.0
         for row in (rows := run(folder / "run", count * every, every)):
             if row["split"] == "val":  # its time is in the next row
-                figure = row.get("volume_dice", row["dice"])
+                figure = row["volume_dice" if "volume_dice" in row else "dice"]
             else:
                 seconds += sum(row.get(f"time/{part}", 0.0) for part in ("step", "data", "validate"))
                 ends, dice, figure = [*ends, seconds], [*dice, figure], 0.0
