@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -119,3 +120,30 @@ def test_the_table_has_means_and_what_was_never_reached() -> None:
     ]
     assert lines[-1] == "A: batches of 2 x [8, 8, 8]; B: batches of 2 x [8, 8, 8]; x"
     assert Ours(Bench(Path(), [], 1, "cpu"), ["views.foreground=0"]).name == "ours views.foreground=0"
+
+
+def test_ours_has_as_many_epochs_as_end_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a command in its place, which logs every second step. A step takes 0.5 s and a validation 2 s, so that 60 s
+    have five of these, a sixth of the time, each after 20 steps: 4 epochs of 5 steps, of 10 volumes in twos."""
+
+    def run(self: Bench, log: Path, *command: object) -> None:
+        words = dict(str(word).split("=", 1) for word in command if "=" in str(word))
+        steps, every = round(5 * 200 * float(words["epoch_factor"])), 5 * int(words["validate.every"])
+        rows, due = list[dict[str, Any]](), 0.0
+        for step in range(1, steps + 1):
+            if step % every == 0:
+                rows.append({"step": step, "split": "val", "dice": 0.9, "volume_dice": step / 80})
+                due = 2.0
+            if step % 2 == 0 or step == steps:
+                took = {"time/step": 0.4 * (2 - step % 2), "time/data": 0.1 * (2 - step % 2), "time/checkpoint": 9.0}
+                rows.append({"step": step, "split": "train", "time/validate": due, **took})
+                due = 0.0
+        Path(words["run"]).mkdir(parents=True)
+        Path(words["run"], "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    monkeypatch.setattr(Bench, "run", run)
+    make(tmp_path / "toy", random_volumes(20), "b2nd")
+    side = Ours(Bench(tmp_path / "toy", [*TASK, "task.classes={above: 1}"], 1, "cpu"), ["data.batch=2"])
+    found = side.train(tmp_path / "sitting", 0)
+    assert found.pop("patch") == [16, 32, 32]
+    assert found == pytest.approx({"seconds": 60.0, "first": 36.0, "steps": 100, "batch": 2})
