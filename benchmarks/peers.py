@@ -3,7 +3,7 @@
     python -m benchmarks.peers FOLDER      makes FOLDER, for --peers FOLDER or DIRA_SCALE_PEERS
 
 litdata and streaming for `bench loader`: streaming asks for an older NumPy than ours. nnU-Net, medrs and torchio for
-`bench loader3d`: nnU-Net asks for an older timm.
+`bench loader3d`: nnU-Net asks for an older timm. `bench segmentation` has nnU-Net from there, too.
 """
 
 import argparse

@@ -38,6 +38,7 @@ MAY_NEED = {
     "litdata": {"benchmarks.loader.peers"},
     "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},
+    "nnunetv2": {"benchmarks.segmentation.nnunet.budget"},
 }  # fmt: skip
 LAZY = ("tensorboard", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
 ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an environment of their own

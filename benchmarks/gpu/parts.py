@@ -9,8 +9,8 @@ was no time for is named. In this order: `profile` (which kernels take a step's 
 FSDP2 of one process), `loaders` (a step fed by each), `mended` (what changed since it was measured), `graph` (a whole
 step as a CUDA graph). By name: `known` (more of the ladder), `volumes`, `basics` (a product, layers of volumes),
 `steady` (waits of every recipe, views distorted as on a CPU, two runs alike), `nccl` (collectives in a group of one),
-`evaluation` (fine-tuning, sliding windows, embeddings), `compile` (part by part), `tests` (those marked gpu, or of
---tests).
+`evaluation` (fine-tuning, sliding windows, embeddings), `compile` (part by part), `segmentation` (ours and nnU-Net for
+equal minutes: all of --seconds), `tests` (those marked gpu, or of --tests).
 DIR (by default $OUT, or out/gpu where that is not set) gets gpu.json, which is updated with every figure; gpu.txt, a
 table of all, each beside what the planner expects on a CPU and beside the last one; logs.tar.gz; and what was compiled,
 caches-*, which --caches reads from a FOLDER the next time. --rehearse runs everything at tiny sizes, on a CPU too; its
@@ -50,7 +50,7 @@ SECONDS = {
 }  # fmt: skip
 SECOND_CALL = {
     "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "compile": 195,
-    "tests": 330,
+    "segmentation": 590, "tests": 330,
 }  # fmt: skip
 PARTS = (*SECONDS, *SECOND_CALL)
 MODULES = {

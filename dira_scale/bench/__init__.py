@@ -17,6 +17,7 @@ BENCHMARKS = {
     "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
     "shard": "speed of sharding, against bare decoding and encoding",
     "scaling": "a simulation of many GPUs",
+    "segmentation": "Dice after equal minutes of training, against nnU-Net",
     "gpu": "on a CUDA GPU: where a step's time goes, speed against the authors' loop, what compiling gains",
 }
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         usage = "usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n"
-        print(usage, *(f"  {name:<10} {line}" for name, line in BENCHMARKS.items()), sep="\n")
+        print(usage, *(f"  {name:<12} {line}" for name, line in BENCHMARKS.items()), sep="\n")
         return 0
     try:
         bench(words)

@@ -1,15 +1,16 @@
 """Exported weights in nnU-Net itself, by its commands and its trainers, against our networks.
 
-``DIRA_SCALE_NNUNET_CODE`` names a checkout of https://github.com/MIC-DKFZ/nnUNet, its master of 13 July 2026 or later:
-no release has ``nnUNetv2_plan_like_dynamic``. Its packages that we lack are installed in a folder, with an older timm
-than ours. Checked on every road: where each tensor lands, what the network computes, and that a training step moves it.
+``DIRA_SCALE_NNUNET_PYTHON`` names the Python of an environment with nnU-Net's master of 13 July 2026 or later, from
+https://github.com/MIC-DKFZ/nnUNet: no release has ``nnUNetv2_train_pretrained``. Checked on every road: where each
+tensor lands, what the network computes, and that training moves it; on those of ``nnUNetv2_train_pretrained`` the loss
+of a batch by ours, and 50 steps from our weights and from none.
 """
 
+import copy
 import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from train.models.test_vit3d import published
 from train.models.test_volume_formats import trained
 
 from dira_scale.export.formats import FORMATS
 from dira_scale.export.network import TrainedNetwork
+from dira_scale.judge.tasks import masks
+from dira_scale.judge.tasks.task import identity
 
-PACKAGES = [
-    "dynamic-network-architectures==0.4.4", "timm==1.0.22", "einops==0.8.2", "batchgenerators==0.25.5",
-    "batchgeneratorsv2==0.3.6", "acvl-utils==0.2.6", "connected-components-3d==4.1.1", "seaborn==0.13.2",
-]  # fmt: skip
+VARIABLE = "DIRA_SCALE_NNUNET_PYTHON"
+HAS_MASTER = "import nnunetv2.experiment_planning.like_nnssl"
 SIDE, FLAT = 32, (16, 24, 32)  # no side of the second is another's
 FEATURES, BLOCKS = [32, 64, 128, 256, 320], [1, 3, 4, 6, 6]  # of ResEnc-L; a cube of SIDE gets the first four stages
-ROADS = ("weights", "weights_primus", "dynamic", "nnssl", "nnssl_primus")
+PRETRAINED = ("nnssl", "nnssl_primus")
+ROADS = ("weights", "weights_primus", "dynamic", *PRETRAINED)
 
 
 def networks() -> dict[str, TrainedNetwork]:
@@ -36,6 +39,7 @@ def networks() -> dict[str, TrainedNetwork]:
     return {
         "resenc": trained("resenc_l", size=cube, features=str(FEATURES[:4]), blocks=str(BLOCKS[:4])),
         "deep": trained("resenc_l", size=long, features=str(FEATURES), blocks=str(BLOCKS)),
+        "narrow": trained("resenc_l", size=cube, features="[8,16,32]", blocks="[1,2,1]"),
         "primus": trained("vit3d", size=FLAT, embed_dim=396, depth=12, num_heads=6),
     }
 
@@ -57,13 +61,11 @@ def write_dataset(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def entered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, TrainedNetwork]]:
     """What ``nnunet_roads.py`` has found."""
-    code = Path(os.environ.get("DIRA_SCALE_NNUNET_CODE", "."))
-    if not (code / "nnunetv2" / "experiment_planning" / "like_nnssl.py").is_file():
-        pytest.skip("DIRA_SCALE_NNUNET_CODE names no checkout of https://github.com/MIC-DKFZ/nnUNet's master")
+    python = os.environ.get(VARIABLE)
+    if python is None:
+        pytest.skip(f"{VARIABLE} names no Python with https://github.com/MIC-DKFZ/nnUNet's master")
+    subprocess.run([python, "-c", HAS_MASTER], check=True, timeout=300)
     folder = tmp_path_factory.mktemp("nnunet")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder / "site"), *PACKAGES]
-    if subprocess.run(install, timeout=600).returncode:
-        pytest.skip(f"pip installs no {', '.join(PACKAGES)}")
     write_dataset(folder / "nnUNet_raw" / "Dataset001_Ball")
     exported = networks()
     for kind, network in exported.items():
@@ -73,8 +75,7 @@ def entered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, T
     torch.save(torch.rand(2, 1, *3 * (SIDE,)), folder / "cube.pt")
     torch.save(torch.rand(2, 1, *FLAT), folder / "flat.pt")
     environment = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    environment |= {"PYTHONPATH": f"{folder / 'site'}:{code.absolute()}"}
-    command = [sys.executable, str(Path(__file__).with_name("nnunet_roads.py")), str(folder)]
+    command = [python, str(Path(__file__).with_name("nnunet_roads.py")), str(folder)]
     subprocess.run(command, env=os.environ | environment, cwd=folder, check=True, timeout=3000)
     return folder, exported
 
@@ -84,7 +85,7 @@ def entered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, T
 @pytest.mark.parametrize("road", ROADS)
 def test_every_tensor_lands_where_it_belongs(road: str, entered: tuple[Path, dict[str, TrainedNetwork]]) -> None:
     folder, exported = entered
-    kind = {"weights": "resenc", "nnssl": "resenc", "dynamic": "deep"}.get(road, "primus")
+    kind = {"weights": "resenc", "nnssl": "narrow", "dynamic": "deep"}.get(road, "primus")
     network = exported[kind].network
     assert network is not None
     found: dict[str, Any] = torch.load(folder / f"{road}.pt")
@@ -114,3 +115,41 @@ def test_every_tensor_lands_where_it_belongs(road: str, entered: tuple[Path, dic
     for theirs, mine in zip(found["computed"][:compared], outputs[:compared], strict=True):
         torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-4)
     assert math.isfinite(found["loss"]) and found["moved"]
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("road", PRETRAINED)
+def test_their_loss_is_ours_and_fifty_steps_go_on(
+    road: str, entered: tuple[Path, dict[str, TrainedNetwork]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch of theirs, by our network with all of their tensors and our loss; it has their Dice of each image by
+    itself and their smoothing, and is 1 more, for theirs is -Dice."""
+    folder, exported = entered
+    monkeypatch.setattr(masks, "SMOOTH", 1e-5)
+    kept = exported["primus" if road.endswith("primus") else "narrow"].network
+    for end in ("", "_scratch"):
+        found, network = torch.load(folder / f"{road}{end}.pt"), copy.deepcopy(kept)
+        state, (images, targets) = found["state"], found["batch"]
+        with torch.no_grad():
+            if road.endswith("primus"):
+                positions = state.pop("eva.pos_embed")[0].T
+                network.encoder.transformer.pos_embed.copy_(positions.view_as(network.encoder.transformer.pos_embed))
+                tensors = published(network)
+            else:
+                last = f"decoder.seg_layers.{len(network.decoder.stages) - 1}."
+                tensors = {name.replace("head.", last): tensor for name, tensor in network.state_dict().items()}
+            for name, tensor in tensors.items():
+                if name in state:
+                    tensor.copy_(state[name])  # in place: it is our network's
+            assert [name for name in tensors if name not in state] == ["eva.pos_embed"] * road.endswith("primus")
+            logits = network(images)
+            one = masks.ONE, identity
+            each = zip(logits[:, None], targets.long(), strict=True)
+            dice = torch.stack([masks.dice_and_cross_entropy(*pair, *one)["dice"] for pair in each]).mean()
+            ours = float(dice + masks.dice_and_cross_entropy(logits, targets[:, 0].long(), *one)["ce"])
+        theirs, losses = found["loss"] + 1, found["losses"]
+        trained_to = f"{1 + losses[0]:.3f} at first, {1 + sum(losses[-10:]) / 10:.3f} of the last ten"
+        print(f"{road}{end}: loss {theirs:.6f}, ours {ours:.6f}; in training {trained_to}")  # with -s
+        assert ours == pytest.approx(theirs, rel=1e-4)
+        assert len(losses) == 50 and all(map(math.isfinite, losses)) and found["moved"]
