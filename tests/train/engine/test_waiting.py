@@ -53,6 +53,7 @@ EXPERIMENTS = {
     "barlow": ["pretrain", "method=dira_barlow", *SMALL, *IMAGES, *LARS, *LAST],
     "byol": ["pretrain", "method=dira_byol", *SMALL, *IMAGES, *NARROW, *LAST],
     "lejepa": ["pretrain", "method=lejepa", *SMALL, *IMAGES, "method.slices=128", "model.bn_groups=1", *FIRST],
+    "swav": ["pretrain", "method=swav", *SMALL, *IMAGES, "method.queue=32", "method.queue_start=0", *FIRST],
     "c2l": ["pretrain", "experiment=small_c2l", "method.queue=64", "method.dim=16", *SMALL, *IMAGES],
     "pcrl": ["pretrain", *PCRL, *SMALL, *IMAGES],
     "released pcrl": ["pretrain", *PCRL, "preset=released", *SMALL, *IMAGES],
