@@ -79,7 +79,7 @@ def construct(
         raise UserError(f"normalise={normalise}: its images have three channels, {model.name} takes {taken}; use null")
     with at("model", SIZE):
         encoder = model.build_encoder(views.size, channels) if channels else model.build_encoder(views.size)
-    normalise_input(encoder, input_of(views.size, normalise))
+    normalise_input(encoder, input_of(tuple(views.sides), normalise))
     for number, crops in enumerate(views.entries):
         with at(f"views.crops[{number}]"):
             if crops.sides != views.sides:
