@@ -105,7 +105,7 @@ TUNED = {
     "tuned_labels": ["task=labels", f"task.{LABELS}", "init=runs/moco-alone", *IMAGES, "data.batch=8"],
     "tuned_masks": ["task=masks", "init=runs/dira_moco-alone", *IMAGES, "data.batch=8"],
     "tuned_volume_labels": ["task=labels", "task.labels=[part_solid,ground_glass]", "init=runs/small_mae3d",
-                            *SCANS[:-1], "optim.optimizer.lr=1e-3"],
+                            *SCANS[:-1], "optim.optimizer.lr=1e-3", "validate.best=loss"],
     "tuned_volume_masks": ["task=masks", "preset=volumes_small", "init=runs/small_dira_moco3d", *SCANS[:-1],
                            "task.classes={lungs: 1, nodule: 2}", "optim.warmup_epochs=1", "views.foreground=0"],
 }  # fmt: skip

@@ -260,7 +260,7 @@ def test_what_the_released_code_does_otherwise() -> None:
         assert code["blur"]["p"] == pytest.approx(1 - paper["blur"]["p"])
         assert {**code, "blur": None} == {**paper, "blur": None}
     assert _differences("preset=released", "dino") == {"method.rises": (None, 30)}
-    of_c2l = {"precision": ("auto", "fp32"), "method.shuffle": ("blocks", "batch")}
+    of_c2l = {"precision": ("auto", "fp32"), "method.shuffle": ("blocks", "batch"), "normalise": (None, "imagenet")}
     assert _differences("preset=released", "c2l") == of_c2l
     of_rotation = {
         "precision": ("auto", "fp32"), "adversary.precision": ("auto", "fp32"), "data.spacing": (1, "stored"),

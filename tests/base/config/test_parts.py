@@ -35,7 +35,7 @@ def test_a_small_option_has_the_meanings_of_its_file_and_is_told(capsys: pytest.
     with pytest.raises(SystemExit):
         compose("plan_finetune", ["task=brats", "--help"])
     text = capsys.readouterr().out
-    assert "  task=  one of brats, chestxray14, chexpert, jsrt, jsrt_nodule, labels, lidc, " in text
+    assert "  task=  one of brats, chestxray14, chexpert, cityscapes, jsrt, jsrt_nodule, labels, lidc, " in text
     assert "task.decoder=pretrained" in text and "only the encoder is; linear: " in text
     with pytest.raises(UserError, match="no task named 'brat'; did you mean 'brats'"):
         compose("finetune", ["task=brat"])
