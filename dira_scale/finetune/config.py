@@ -186,7 +186,7 @@ class Finetune(StagedTraining):
                     f"init={config.init} is a run on {kind}, and data.size={config.data.size} is of {others}: name a "
                     f"run on {others}, or leave {' and '.join(sorted(sized))} to the run"
                 )
-            if run and run.input and run.input.mean and not {"normalise", "preset"} & {*typed}:
+            if run and run.input and run.input.mean and "normalise" not in typed and not config.protocol.preset:
                 config.normalise = IMAGENET
             if not on_volumes:
                 return
