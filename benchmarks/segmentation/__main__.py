@@ -60,7 +60,8 @@ def table(rows: Sequence[Result]) -> str:
         for figure in figures.values():
             values = [value for row in mine if (value := figure(row)) is not None]
             few = f", {len(values)} of {len(mine)}" * (len(values) < len(mine))
-            cells.append(f"{fmean(values):.4g} ({min(values):.4g}-{max(values):.4g}){few}" if values else "none")
+            spread = f" ({min(values):.4g}-{max(values):.4g})" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.4g}{spread}{few}" if values else "none")
         lines.append(f"| {' | '.join(cells)} |")
     about = [f"{row['side']}: batches of {row['batch']} x {row['patch']}" for row in rows]
     return "\n".join([*lines, "", "; ".join(dict.fromkeys([*about, *(row["on"] for row in rows)]))])

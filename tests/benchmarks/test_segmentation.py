@@ -115,8 +115,8 @@ def test_the_table_has_means_and_what_was_never_reached() -> None:
     ]
     lines = table(rows).splitlines()
     assert lines[2:4] == [
-        "| A | 2 | 2 (1-3) | 2 (1-3) | 0.5 (0.5-0.5), 1 of 2 | 0.6 (0.5-0.7) |",
-        "| B | 1 | 2 (2-2) | 2 (2-2) | none | none |",
+        "| A | 2 | 2 (1-3) | 2 (1-3) | 0.5, 1 of 2 | 0.6 (0.5-0.7) |",
+        "| B | 1 | 2 | 2 | none | none |",
     ]
     assert lines[-1] == "A: batches of 2 x [8, 8, 8]; B: batches of 2 x [8, 8, 8]; x"
     assert Ours(Bench(Path(), [], 1, "cpu"), ["views.foreground=0"]).name == "ours views.foreground=0"
