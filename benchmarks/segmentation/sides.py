@@ -43,7 +43,7 @@ class Bench:
         return ShardedDataset.open(self.shards)
 
     def config(self, words: Sequence[str] = ()) -> Any:
-        """Of `finetune`, with more ``words``."""
+        """Return the configuration of `finetune`, with more ``words``."""
         return compose("finetune", [*self.words, *words, f"data.shards={self.shards}"])
 
     @property

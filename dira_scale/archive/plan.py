@@ -228,6 +228,8 @@ def planned_from(source: Source, recipe: Recipe, hasher: Hasher, workers: int) -
         about = source.label_names, classes_of(source), channels_of(source)
         with at("recipe"):
             records, splits = source.records(workers), recipe.split_of_patients
-            return plan_shards(listed_patients(records, splits) if splits else records, recipe, hasher, *about)
+            if splits is not None:
+                records = listed_patients(records, splits)
+            return plan_shards(records, recipe, hasher, *about)
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error

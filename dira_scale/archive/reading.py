@@ -77,9 +77,9 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         with rejects(DAMAGED):
             if isinstance(image, SourceImage):
                 read = image.read(recipe.reading)
-                return (
-                    replace(read, pixels=coloured(recipe.colour, read.pixels)) if isinstance(read, GreyImage) else read
-                )
+                if isinstance(read, GreyImage):
+                    read = replace(read, pixels=coloured(recipe.colour, read.pixels))
+                return read
             if recipe.dims == 3:
                 return read_volume(image, recipe.reading)
             return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)

@@ -134,7 +134,7 @@ def splits_of_patients(lists: Mapping[str, Path]) -> dict[str, str]:
     """The split of every listed patient, one a line, below the lists' common first line, if they have one. Raises
     UserError for a patient in two lists."""
     named = {split: [*read_names(path)] for split, path in lists.items()}
-    heading = int(len({names[0] for names in named.values() if names}) == 1)
+    heading = int(len({tuple(names[:1]) for names in named.values()}) == 1)
     splits: dict[str, str] = {}
     for split, path in lists.items():
         for name in named[split][heading:]:

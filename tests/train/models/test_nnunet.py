@@ -123,8 +123,8 @@ def test_every_tensor_lands_where_it_belongs(road: str, entered: tuple[Path, dic
 def test_their_loss_is_ours_and_fifty_steps_go_on(
     road: str, entered: tuple[Path, dict[str, TrainedNetwork]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a batch of theirs, by our network with all of their tensors and our loss; it has their Dice of each image by
-    itself and their smoothing, and is 1 more, for theirs is -Dice."""
+    """The loss of a batch of theirs is what our network, with all of their tensors, and our loss find. Ours has their
+    Dice of each image by itself and their smoothing, and is 1 more, for theirs is -Dice."""
     folder, exported = entered
     monkeypatch.setattr(masks, "SMOOTH", 1e-5)
     kept = exported["primus" if road.endswith("primus") else "narrow"].network

@@ -88,7 +88,7 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
 
     @property
     def content(self) -> list[str]:
-        """What corruptions read of files (``ShuffleBlocks.content``)."""
+        """Return hashes of what corruptions read from files (``ShuffleBlocks.content``)."""
         each = (part for entry in self.entries for part in entry.corruptions.values() if hasattr(part, "content"))
         return [content for part in each if (content := part.content(self.dimensions))]
 
