@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from dira_scale.train.inputs import Inputs
 from dira_scale.train.models.network import Network
 from dira_scale.train.runs.description import Best
 from dira_scale.train.runs.files import read_rows
-from dira_scale.train.schedule import still_falling
+from dira_scale.train.schedule import LEAST, still_falling
 
 AXES = {  # of volumes as they are stored, counted from the last; images are mirrored along the last alone
     "left": -1, "right": -1,
@@ -73,9 +74,8 @@ def ended_early(config: Finetune, row: Mapping[str, Any], unit: str, steps: int,
 
     ``best``: the figure of validation, which has not risen since: then there is none; None: nothing is validated.
     """
-    rows, _ = read_rows(Path(config.run) / "metrics.jsonl", f"{unit}_per_second")
-    losses = [each["loss"] for each in rows if each["split"] == "train"] + [row["loss"]]
-    if not (fall := still_falling(losses)):
+    rows, losses = logged(config, unit)
+    if not (fall := still_falling([*losses, row["loss"]])):
         return []
     if best is not None:
         metric, sign = best.compared, 1 if best.direction == "max" else -1
@@ -87,3 +87,18 @@ def ended_early(config: Finetune, row: Mapping[str, Any], unit: str, steps: int,
         f"the training loss still falls, by {fall:.0%} over the last third of the steps: train longer "
         f"(epoch_factor={2 * config.epoch_factor:g}), or at a higher rate"
     ]
+
+
+def settled(config: Finetune, unit: str) -> list[str]:
+    """Return a line if the training loss fell no more over the last third of the steps, with its mean there."""
+    _, losses = logged(config, unit)
+    if len(losses) < 3 * LEAST or still_falling(losses):
+        return []
+    last = fmean(losses[-(len(losses) // 3) :])
+    return [f"the training loss is flat: {last:.4g} on average over the last third of the steps"]
+
+
+def logged(config: Finetune, unit: str) -> tuple[list[dict[str, Any]], list[float]]:
+    """The rows of metrics so far, and the training losses among them."""
+    rows, _ = read_rows(Path(config.run) / "metrics.jsonl", f"{unit}_per_second")
+    return rows, [row["loss"] for row in rows if row["split"] == "train"]

@@ -208,9 +208,10 @@ class FinetuneTask(Finetuning, DatasetTask):
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         """Evaluate the stage's best checkpoint on the held-out splits, once. Collective."""
+        said = [] if run is None else remarks.settled(self.config, self.unit)
         if not self.judged or (self.config.data.test_split is None and self.config.data.val_split is None):
-            return []
+            return said
         passes = self.norm_passes(stage)
         judging.write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak, passes)
         raise_on_all(lambda: forget_candidates(self.config) if run is not None else None)
-        return [] if run is None else [judging.summary(run.folder, self.supervision.best.metric)]
+        return said if run is None else [*said, judging.summary(run.folder, self.supervision.best.metric)]

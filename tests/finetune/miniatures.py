@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 from archive.ingest import dicom as write_dicom
 from archive.ingest import recipe
+from archive.sources.miniatures import write_text
 from archive.sources.miniatures_3d import body, readings, walk, write_nifti
 
 from dira_scale.shard.convert import convert
@@ -64,4 +66,26 @@ def lidc_nodules(root: Path) -> dict[str, Any]:
     return {"images": str(root)}
 
 
+def luna16_candidates(root: Path) -> dict[str, Any]:
+    """Four bright nodules in each of nine scans, and twelve candidates where there is none."""
+    lists = {"annotations": ["seriesuid,coordX,coordY,coordZ,diameter_mm"],
+             "candidates_V2": ["seriesuid,coordX,coordY,coordZ,class"]}  # fmt: skip
+    lists["annotations_excluded"] = lists["annotations"][:]
+    for n, fold in enumerate((0, 1, 2, 3, 4, 5, 6, 7, 8)):
+        values = body(n, (24, 48, 48))
+        middles = [(x, y, z) for z in (6, 17) for y in (18, 30) for x in (10, 18, 26, 34)]
+        order = np.random.default_rng(n).permutation(16)
+        for place, (x, y, z) in enumerate(middles[m] for m in order):
+            if place < 4:
+                values[z - 2 : z + 2, y - 2 : y + 2, x - 2 : x + 2] += 500
+                lists["annotations"].append(f"1.{n},{x},{y},{z},4")
+            lists["candidates_V2"].append(f"1.{n},{x},{y},{z},{int(place < 4)}")
+        (root / f"subset{fold}").mkdir(parents=True)
+        sitk.WriteImage(sitk.GetImageFromArray(values), root / f"subset{fold}" / f"1.{n}.mhd")
+    for name, lines in lists.items():
+        write_text(root / f"{name}.csv", *lines)
+    return {"images": str(root), "patch": [8, 16, 16]}
+
+
 MAKERS = {"lits": lits, "brats": brats, "lidc_nodules": lidc_nodules}
+MAKERS |= {"luna16_candidates": luna16_candidates}

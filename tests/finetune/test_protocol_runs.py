@@ -148,3 +148,26 @@ def test_two_epochs_of_a_protocol_of_volumes(
     assert cases and {case.label for case in cases} == {name} and found["pooled IoU", name] == pooled(tmp_path / "run")
     assert found["IoU", name] == pytest.approx(np.mean([case.iou for case in cases]))
     assert [row["epoch"] for row in rows(tmp_path / "run", "val")] == [1, 2]
+
+
+@pytest.mark.torture
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize(
+    ("task", "recipe", "keys", "words"),
+    [
+        ("luna16", "luna16_candidates", {}, ["data.size=[8,16,16]"]),
+        ("lidc", "lidc_nodules", {"volume": CT | {"spacing": [1, 1, 1], "crop": {"boxes": [16, 16, 16]}}}, []),
+        ("lits", "lits", {"volume": CT | {"crop": "none"}}, []),
+        ("brats", "brats", {}, ["data.spacing=[2,1,1]"]),
+    ],
+)
+def test_a_cell_of_table_3_trains_until_its_loss_is_flat(
+    task: str, recipe: str, keys: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    """By the protocol's own number of crops, batch, rate and patience: at its end it says so, and has learned."""
+    shards, run = sharded(recipe, tmp_path, **keys), tmp_path / "run"
+    small = ["data.size=[16,16,16]", "model.width=0.25", "data.pad=true", "data.workers=1", "log_every=5", *words]
+    assert main(["init=random", f"task={task}", "preset=dira3d", f"data.shards={shards}", f"run={run}", *small]) == 0
+    log = (run / "log.txt").read_text()
+    assert "stage finetune ends: no lower validation loss" in log and "the training loss is flat: " in log
+    assert figures(run)["AUROC" if task == "luna16" else "pooled IoU", "mean"] > 0.8
