@@ -155,7 +155,7 @@ def test_two_epochs_of_a_protocol_of_volumes(
 @pytest.mark.parametrize(
     ("task", "recipe", "keys", "words"),
     [
-        ("luna16", "luna16_candidates", {}, ["data.size=[8,16,16]"]),
+        ("luna16", "luna16_candidates", {}, []),
         ("lidc", "lidc_nodules", {"volume": CT | {"spacing": [1, 1, 1], "crop": {"boxes": [16, 16, 16]}}}, []),
         ("lits", "lits", {"volume": CT | {"crop": "none"}}, []),
         ("brats", "brats", {}, ["data.spacing=[2,1,1]"]),
@@ -166,8 +166,8 @@ def test_a_cell_of_table_3_trains_until_its_loss_is_flat(
 ) -> None:
     """By the protocol's own number of crops, batch, rate and patience: at its end it says so, and has learned."""
     shards, run = sharded(recipe, tmp_path, **keys), tmp_path / "run"
-    small = ["data.size=[16,16,16]", "model.width=0.25", "data.pad=true", "data.workers=1", "log_every=5", *words]
+    small = ["data.size=[8,16,16]", "model.width=0.125", "data.pad=true", "data.workers=1", "log_every=5", *words]
     assert main(["init=random", f"task={task}", "preset=dira3d", f"data.shards={shards}", f"run={run}", *small]) == 0
     log = (run / "log.txt").read_text()
     assert "stage finetune ends: no lower validation loss" in log and "the training loss is flat: " in log
-    assert figures(run)["AUROC" if task == "luna16" else "pooled IoU", "mean"] > 0.8
+    assert figures(run)["AUROC" if task == "luna16" else "pooled IoU", "mean"] > 0.7
