@@ -103,9 +103,3 @@ class Balance(Schema):
     draws: int | None = setting(AtLeast(1), None)
     most: int = setting(Within(1, MOST))
     seed: int = setting(AtLeast(0))
-
-    def __post_init__(self) -> None:
-        """Raises ArgumentError unless there are fewer clusters on each further level."""
-        super().__post_init__()
-        if self.clusters is not None and (not self.clusters or sorted(self.clusters, reverse=True) != self.clusters):
-            raise ArgumentError("clusters", self.clusters, "counts from the finest level on, none above the last")

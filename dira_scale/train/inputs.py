@@ -106,11 +106,7 @@ class Inputs:
         parts = selection.sizes if selection else sizes
         self.labels = labels.of(self.datasets) if labels else None
         self._check_labels(data.split, selection.samples if selection else np.arange(sum(sizes)))
-        content = [
-            data.split,
-            *(d.hash for d in self.datasets),
-            *(part.identity for part in (selection, repeats) if part),
-        ]
+        content = [data.split, *(d.hash for d in self.datasets), *(p.identity for p in (selection, repeats) if p)]
         with at("data", KEYS, f" ({self.chosen_by})" * bool(selection)):
             self.order = Order(
                 sizes=repeats.sizes(parts) if repeats else parts,

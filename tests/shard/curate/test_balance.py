@@ -159,8 +159,8 @@ def test_what_does_not_fit_is_refused(
         (f"embeddings={maps}",): "holds maps of split all of Toy",
         (f"embeddings=[{features},{features}]",): "name one folder for each of 1 dataset",
         ("clusters=[100]",): "at most 59 clusters",
-        ("clusters=[4,8]",): "counts from the finest level on",
-        ("draws=10000",): "and 944 draws",
+        ("clusters=[4,8]",): "no more on any further level",
+        ("draws=10000",): "at most 944 draws",
         ("split=none",): "has no split 'none'",
     }.items():
         assert main(["balance", *command, *keys]) == 2

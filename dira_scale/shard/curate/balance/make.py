@@ -1,7 +1,5 @@
 """From embeddings to a file of repeats, a list of near-duplicates and a page."""
 
-import csv
-import io
 import json
 import math
 import tempfile
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 from etils.epy import lazy_imports
 
 from dira_scale.base.errors import UserError, counted, print_line
@@ -41,31 +40,27 @@ def balance(paths: Sequence[str], folders: Sequence[str], out: Path, settings: A
     datasets = [ShardedDataset.open(path) for path in paths]
     tables = [each.manifest.table(["key", "patient"]).take(pa.array(each.rows(settings.split))) for each in datasets]
     rows = pa.concat_tables(tables).combine_chunks()
-    keys, patients = (rows[name].to_numpy() for name in ("key", "patient"))
     with as_user_error(out, "out"):
         own(out, "balance", "out")
         with tempfile.TemporaryFile(dir=out) as scratch:  # without a name: a killed call leaves nothing
             points, about = _points(datasets, folders, rows["key"], settings.split, scratch)
             found = _found(points, settings)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["key", "patient", "kept_key", "kept_patient", "cosine"])
-        for row, kept in zip(found.dropped, found.kept[found.dropped], strict=True):
-            writer.writerow([keys[row], patients[row], keys[kept], patients[kept], f"{found.cosine[row]:.5f}"])
-        write_atomic(out / LIST, text.getvalue())
+        kept = rows.take(pa.array(found.kept))
+        listed = rows.append_column("kept_key", kept["key"]).append_column("kept_patient", kept["patient"])
+        listed = listed.append_column("cosine", pa.array(found.cosine)).take(pa.array(found.dropped))
+        pa.csv.write_csv(listed, file := pa.BufferOutputStream())
+        write_atomic(out / LIST, file.getvalue())
         write_atomic(out / PAGE, page.render(found, datasets, settings, about))
-        is_kept = pa.array(found.kept == np.arange(len(keys)))
         columns = {"key": rows["key"], "repeats": found.repeats.astype(np.uint16), "end": np.cumsum(found.repeats)}
-        columns["duplicate_of"] = pc.if_else(is_kept, None, rows["key"].take(pa.array(found.kept)))
+        columns["duplicate_of"] = pc.if_else(pa.array(found.kept == np.arange(len(rows))), None, kept["key"])
         columns |= {f"cluster_{number}": level for number, level in enumerate(found.levels, 1)}
         table = pa.table(columns, metadata={KIND: json.dumps(content(datasets, settings.split))})
-        file = pa.BufferOutputStream()
-        with pa.ipc.new_file(file, table.schema) as stream:
+        with pa.ipc.new_file(file := pa.BufferOutputStream(), table.schema) as stream:
             stream.write_table(table.combine_chunks(), max_chunksize=len(table))
         write_atomic(out / FILE, file.getvalue())  # last: it is what is used
-    across = int((patients[found.dropped] != patients[found.kept[found.dropped]]).sum())
-    images, draws = (np.bincount(found.levels[-1], by).max() / sum(by) for by in (np.ones(len(keys)), found.repeats))
-    print_line(f"{len(keys)} images, of which {len(found.dropped)} are near-duplicates, {across} of another patient's")
+    across = pc.sum(pc.not_equal(listed["patient"], listed["kept_patient"])).as_py() or 0
+    images, draws = (np.bincount(found.levels[-1], by).max() / sum(by) for by in (np.ones(len(rows)), found.repeats))
+    print_line(f"{len(rows)} images, of which {len(found.dropped)} are near-duplicates, {across} of another patient's")
     print_line(f"clusters: {', '.join(str(len(np.unique(level))) for level in found.levels)}; the largest of the last "
                f"level has {images:.1%} of the images and {draws:.1%} of the draws")  # fmt: skip
     print_line(f"repeats: {found.repeats.sum()} in all, at most {found.repeats.max()}, none of "
@@ -118,11 +113,12 @@ def _found(points: np.ndarray, settings: Any) -> "page.Balanced":
     for block in _blocks(len(distinct)):
         points[block] = points[distinct[block]]
     points = points[: len(distinct)]  # clusters are of these alone
-    counts = _counts(len(points)) if settings.clusters is None else [*settings.clusters]
-    if counts[0] > len(points) or draws > settings.most * len(points):
+    counts = [*(settings.clusters or _counts(len(points)))]
+    room = settings.most * len(points)
+    if sorted([len(points), *counts], reverse=True) != [len(points), *counts] or draws > room:
         raise UserError(f"clusters={counts} and draws={draws} of {len(points)} images that are no near-duplicates, "
-                        f"each at most {settings.most} times: use at most {len(points)} clusters and "
-                        f"{settings.most * len(points)} draws")  # fmt: skip
+                        f"each at most {settings.most} times: use at most {len(points)} clusters, no more on any "
+                        f"further level, and at most {room} draws")  # fmt: skip
     levels, centroids = tree(points, counts, settings.rounds, settings.seed)
     drawn[distinct] = repeats(levels, np.full(len(points), settings.most), draws, settings.seed)
     distance = np.full(len(kept), np.inf, np.float32)
