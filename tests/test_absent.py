@@ -30,6 +30,7 @@ MAY_NEED = {
         "dira_scale.judge.pages.figure", "dira_scale.report.plots", "dira_scale.report.health",
         "dira_scale.report.page", "dira_scale.judge.pages.tables.figures", "dira_scale.judge.pages.tables.page",
         "dira_scale.shard.curate.stats_page", "dira_scale.report.several", "dira_scale.report.neighbours",
+        "dira_scale.shard.curate.balance.page",
     },
     "monai": {"dira_scale.train.models.volume.swin_block"},
     "triton": {

@@ -23,7 +23,7 @@ RESTORERS = {
     "gaussian": "a Gaussian mean of visible voxels in hidden ones",
     "restored": "this model",
 }
-BEYOND_SETTINGS = ("datasets", "selection", "facts", "leak")  # of a run's identity
+BEYOND_SETTINGS = ("datasets", "selection", "repeats", "facts", "leak")  # of a run's identity
 BASELINES = {  # in a headline
     "mean": "the image's own mean",
     "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",

@@ -10,7 +10,7 @@ COMMAND = Command(
     check="dira_scale.shard.commands:check",
     subcommands={
         name: f"dira_scale.shard.commands:{name}"
-        for name in ("plan", "repair", "verify", "subset", "merge", "convert", "audit", "stats")
+        for name in ("plan", "repair", "verify", "subset", "merge", "convert", "audit", "stats", "balance")
     },
 )  # fmt: skip
 

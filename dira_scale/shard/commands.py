@@ -24,6 +24,7 @@ with lazy_imports():
     from dira_scale.shard.curate import subset as subsets
     from dira_scale.shard.curate import verify as verification
     from dira_scale.shard.curate.audit import make as auditing
+    from dira_scale.shard.curate.balance import make as balancing
 
 
 def convert_archive(config: DictConfig) -> int:
@@ -106,6 +107,12 @@ def audit(config: DictConfig) -> int:
     return auditing.audit(
         config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config)
     )
+
+
+def balance(config: DictConfig) -> int:
+    """Compute how often each image is drawn, for rare kinds to come as often as frequent ones; list near-duplicates."""
+    balancing.balance(_list(config.path), _list(config.embeddings), Path(config.out), config)
+    return 0
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

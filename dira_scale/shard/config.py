@@ -5,8 +5,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.base.arguments import Above, ArgumentError, AtLeast
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Within
 from dira_scale.base.config.schema import Schema, constructed, one_of, path_field, paths_field, setting
+from dira_scale.train.data.repeats import MOST
 
 
 @dataclass
@@ -88,3 +89,17 @@ class Audit(Schema):
     against: Any = paths_field()
     near_duplicates: bool = MISSING
     workers: int | None = setting(AtLeast(1), None)
+
+
+@dataclass
+class Balance(Schema):
+    path: Any = paths_field()
+    embeddings: Any = paths_field()
+    out: str = path_field()
+    split: str = MISSING
+    clusters: list[int] | None = setting(AtLeast(2), None)
+    rounds: int = setting(AtLeast(0))
+    duplicates: float | None = setting(Above(0, 1), None)
+    draws: int | None = setting(AtLeast(1), None)
+    most: int = setting(Within(1, MOST))
+    seed: int = setting(AtLeast(0))

@@ -25,6 +25,7 @@ from dira_scale.train.data.labels import ColumnsChoice, LabelError
 from dira_scale.train.data.loaders import Loader, LoaderSpec
 from dira_scale.train.data.loaders.build import LoaderChoice, choose
 from dira_scale.train.data.order import ORDER_VERSION, EvalOrder, Order
+from dira_scale.train.data.repeats import Repeats
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.selection import Selection, select
 from dira_scale.train.data.views import ViewSpec
@@ -40,8 +41,8 @@ from dira_scale.train.schedule import batches_of, check_division
 # The keys of what the parts that read data call otherwise, or get from another node.
 KEYS = {
     "cache.folder": "data.cache", "cache.size": "data.cache_size", "cache": "data.cache", "excluded": "data.exclude",
-    "helper": "data.helper", "loader": "data.loader", "pad": "data.pad", "spacing": "data.spacing",
-    "views": "views.crops", "weights": "data.shards",
+    "helper": "data.helper", "loader": "data.loader", "pad": "data.pad", "repeats": "data.weights",
+    "spacing": "data.spacing", "views": "views.crops", "weights": "data.shards",
 }  # fmt: skip
 
 
@@ -101,12 +102,14 @@ class Inputs:
         sizes = _sizes(self.datasets, data.split, "data.split")
         selection = selected(data, self.datasets, weights)
         self.chosen_by = _chosen_by(data) if selection else ""
+        repeats = _repeats(data, self.datasets, selection)
+        parts = selection.sizes if selection else sizes
         self.labels = labels.of(self.datasets) if labels else None
         self._check_labels(data.split, selection.samples if selection else np.arange(sum(sizes)))
-        content = [data.split, *(d.hash for d in self.datasets), *([selection.identity] if selection else [])]
+        content = [data.split, *(d.hash for d in self.datasets), *(p.identity for p in (selection, repeats) if p)]
         with at("data", KEYS, f" ({self.chosen_by})" * bool(selection)):
             self.order = Order(
-                sizes=selection.sizes if selection else sizes,
+                sizes=repeats.sizes(parts) if repeats else parts,
                 seed=seed,
                 batch=data.batch,
                 weights=selection.weights if selection else weights,
@@ -116,6 +119,7 @@ class Inputs:
                 remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
                 identity=",".join(content),
                 selection=selection,
+                repeats=repeats,
             )
             self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
         for batch, order in self.orders.items():
@@ -226,19 +230,21 @@ class Inputs:
         return self.labels.targets(torch.from_numpy(np.concatenate(values)))
 
     def learned_targets(self) -> torch.Tensor:
-        """Return those of the samples that are trained on."""
-        targets, selection = self.targets(self.data.split), self.order.selection
-        return targets if selection is None else targets[torch.from_numpy(selection.samples)]
+        """Return those of the samples that are trained on, as often as they are."""
+        targets, selection, repeats = self.targets(self.data.split), self.order.selection, self.order.repeats
+        targets = targets if selection is None else targets[torch.from_numpy(selection.samples)]
+        return targets if repeats is None else targets.repeat_interleave(torch.from_numpy(repeats.counts), 0)
 
     def identity(self) -> dict[str, Any]:
         """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""
         weights = _paths(self.data.shards).values()
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
         selection = {"selection": self.order.selection.identity} if self.order.selection else {}
+        repeats = {"repeats": self.order.repeats.identity} if self.order.repeats else {}
         foreground = {"foreground": self.foreground} if self.foreground else {}
         versions = {"order_version": ORDER_VERSION, "views_version": self.views.version}
         read = {"views_content": content} if (content := self.views.content) else {}
-        return {"datasets": datasets} | versions | selection | foreground | read
+        return {"datasets": datasets} | versions | selection | repeats | foreground | read
 
     def facts(self) -> dict[str, str]:
         """Return what all processes must read alike, by its name in messages."""
@@ -246,6 +252,8 @@ class Inputs:
         if self.order.selection is not None:
             chosen = "the rows that data.fraction, data.exclude and data.negatives choose"
             facts[chosen] = self.order.selection.identity[:DIGITS]
+        if self.order.repeats is not None:
+            facts["the repeats of data.weights"] = self.order.repeats.identity[:DIGITS]
         if self.foreground:
             facts["the voxels of foreground.parquet"] = self.foreground[:DIGITS]
         for number, content in enumerate(self.views.content, 1):
@@ -263,9 +271,11 @@ class Inputs:
         """Lines to print at the start; ``stage`` is the first."""
         order = self.orders[stage.batch]
         unit = UNITS[self.views.dimensions]
-        samples = f"{sum(order.sizes)} {unit}"
+        samples = f"{order.split_size} {unit}"
         if order.selection:
-            samples = f"{sum(order.sizes)} of {order.split_size} {unit} ({self.chosen_by})"
+            samples = f"{len(order.selection.samples)} of {samples} ({self.chosen_by})"
+        if order.repeats:
+            samples = f"{sum(order.sizes)} draws (data.weights) of {samples}"
         few = self.data.negatives is not None and order.selection and max(order.selection.weights[1::2]) > 0.5
         return [
             f"data: {samples}, {counted(order.steps_per_epoch, 'step')} an epoch",
@@ -310,6 +320,19 @@ def selected(data: Any, datasets: Sequence[ShardedDataset], weights: Sequence[fl
             datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
             from_end=data.fraction_from == "end", excluded=excluded_patients(data.exclude, datasets),
         )  # fmt: skip
+
+
+def _repeats(data: Data, datasets: Sequence[ShardedDataset], selection: Selection | None) -> Repeats | None:
+    """Return how often the samples that are trained on come. Raises UserError as :meth:`Repeats.open`, and for another
+    rule of how often."""
+    if data.weights is None:
+        return None
+    if data.negatives is not None:
+        raise UserError(f"data.weights={data.weights} says how often each sample comes, and so does data.negatives="
+                        f"{data.negatives}: set one of them to null")  # fmt: skip
+    with at("data", KEYS):
+        repeats = Repeats.open(Path(data.weights), datasets, data.split)
+    return repeats.of(selection.samples) if selection else repeats
 
 
 def _chosen_by(data: Data) -> str:

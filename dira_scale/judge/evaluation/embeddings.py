@@ -13,7 +13,7 @@ A part appears complete, and which rows it has depends on the dataset alone: any
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -254,6 +254,40 @@ def write_part(
     write_atomic(part_file(folder, part), content.getvalue())
 
 
+def read_parts(folder: Path | str, key: str = "embeddings") -> tuple[About, Iterator[pa.Table]]:
+    """Return what a complete folder holds, and its parts, each read when it is asked for.
+
+    Raises UserError naming ``key``, at once or at a part: no such folder, parts that are missing or of another folder.
+    """
+    root = Path(folder)
+    if (about := About.read(root)) is None:
+        raise UserError(f"{key}={root} has no {FILE}: name a folder that embed wrote")
+    there = sum(1 for _ in root.glob("part-*.parquet"))  # before as many are looked for as a stranger's file says
+    done = there if there < about.parts else about.parts - len(missing_parts(root, about))
+    if done < about.parts:
+        done_of = f"{done} of {about.parts} parts"
+        raise UserError(f"{key}={root} has {done_of}: the command of embed that began it makes the others")
+    return about, (_read_part(root, about, part) for part in range(about.parts))
+
+
+def _read_part(root: Path, about: About, part: int) -> pa.Table:
+    file, span, again = inside(part_file(root, part)), about.span(part), "remove it, and call embed again"
+    try:
+        table = pq.read_table(file)
+        if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
+            raise UserError(f"{file} is not of {root / FILE}: {again}")
+        table = table.cast(about.schema)
+        lists = [table["labels"], *(table[name] for name in (about.column, *about.places))]
+        nulls = any(each.null_count or each.combine_chunks().flatten().null_count for each in lists)
+        nulls = nulls or any(table[name].null_count for name in ("key", "patient", "split"))
+        sizes = pc.equal(pc.list_value_length(table["labels"]), len(about.dataset.label_names))
+        if nulls or len(table) != span.stop - span.start or not pc.all(sizes).as_py():
+            raise ValueError("rows are missing, or values in them")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{file} is damaged ({brief(str(error))}): {again}") from error
+    return table
+
+
 class Embeddings:
     """The rows of a complete folder, asked as a :class:`~dira_scale.dataset.manifest.ShardedDataset` is.
 
@@ -266,33 +300,9 @@ class Embeddings:
 
     @classmethod
     def open(cls, folder: Path | str, key: str = "embeddings") -> "Embeddings":
-        """Raises UserError naming ``key``: no such folder, parts that are missing or of another folder."""
-        root = Path(folder)
-        if (about := About.read(root)) is None:
-            raise UserError(f"{key}={root} has no {FILE}: name a folder that embed wrote")
-        there = sum(1 for _ in root.glob("part-*.parquet"))  # before as many are looked for as a stranger's file says
-        done = there if there < about.parts else about.parts - len(missing_parts(root, about))
-        if done < about.parts:
-            done_of = f"{done} of {about.parts} parts"
-            raise UserError(f"{key}={root} has {done_of}: the command of embed that began it makes the others")
-        tables, again = [], "remove it, and call embed again"
-        for part in range(about.parts):
-            file, span = inside(part_file(root, part)), about.span(part)
-            try:
-                table = pq.read_table(file)
-                if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
-                    raise UserError(f"{file} is not of {root / FILE}: {again}")
-                table = table.cast(about.schema)
-                lists = [table["labels"], *(table[name] for name in (about.column, *about.places))]
-                nulls = any(each.null_count or each.combine_chunks().flatten().null_count for each in lists)
-                nulls = nulls or any(table[name].null_count for name in ("key", "patient", "split"))
-                sizes = pc.equal(pc.list_value_length(table["labels"]), len(about.dataset.label_names))
-                if nulls or len(table) != span.stop - span.start or not pc.all(sizes).as_py():
-                    raise ValueError("rows are missing, or values in them")
-            except (OSError, ValueError, pa.ArrowException) as error:
-                raise UserError(f"{file} is damaged ({brief(str(error))}): {again}") from error
-            tables.append(table)
-        return cls(root, about, pa.concat_tables(tables))
+        """Raises UserError as :func:`read_parts`."""
+        about, tables = read_parts(folder, key)
+        return cls(Path(folder), about, pa.concat_tables(tables))
 
     @property
     def hash(self) -> str:

@@ -23,6 +23,7 @@ class Data(Schema):
     fraction_from: str = setting(one_of("start", "end"))
     exclude: Any = paths_field(None)
     negatives: int | None = setting(AtLeast(1), None)
+    weights: str | None = path_field(None)
     crops: int = setting(AtLeast(1), 1)
     size: Any = setting(several(Annotated[int, AtLeast(1)]))
     spacing: Any = MISSING  # a word or millimetres: checked below

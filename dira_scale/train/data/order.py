@@ -20,6 +20,9 @@ for each positive a dataset of P positives and M negatives has two parts, mixed 
 P slots of a cycle and the negatives N * P, which is a weight of N * P / M. So cycle c holds every positive, and of the
 negatives those with the numbers c * N * P to (c + 1) * N * P - 1 of an endless repetition of their fixed shuffle: each
 cycle others, and none twice before all were used.
+
+With :class:`~dira_scale.train.data.repeats.Repeats` the rows above are *draws*: ``sizes`` counts these, and a draw is
+looked up in the prefix sum of the samples' repeats.
 """
 
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ import numpy as np
 from dira_scale.base.arguments import ArgumentError, AtLeast, check_fields
 from dira_scale.dataset.epochs import smaller_batch
 from dira_scale.train.data import random
+from dira_scale.train.data.repeats import Repeats
 from dira_scale.train.data.selection import Selection
 
 ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below changes the order
@@ -44,7 +48,8 @@ class StepSamples:
         epoch: which epoch the step belongs to.
         index: int64 [b], samples counted over the whole splits of all datasets: row r of dataset d is the number of
             rows of the datasets before d, plus r.
-        occurrence: int64 [b], how often the sample came earlier in the epoch (> 0 only with wrapping or weights > 1).
+        occurrence: int64 [b], tells a sample's repetitions in the epoch apart (> 0 only with wrapping, weights > 1 or
+            repeats).
     """
 
     epoch: int
@@ -67,6 +72,7 @@ class Order:
         remainder: ``drop`` leaves N mod B slots to the next epoch; ``wrap`` borrows from it to fill the last batch.
         identity: names the content (dataset hashes, split, selection); it determines the order.
         selection: which samples, where not all: its parts take the place of the datasets above. None: all.
+        repeats: how often each of these comes in an epoch; ``sizes`` are of draws then. None: once.
 
     Raises ArgumentError for values outside their range, and where sizes, batch and lanes do not fit, with numbers that
     do.
@@ -82,6 +88,7 @@ class Order:
     remainder: Literal["drop", "wrap"] = "drop"
     identity: str = ""
     selection: Selection | None = None
+    repeats: Repeats | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,7 +115,19 @@ class Order:
     @property
     def split_size(self) -> int:
         """Samples of the whole splits, selected or not."""
-        return sum(self.sizes) if self.selection is None else self.selection.split_size
+        if self.selection is None:
+            return sum(self.sizes) if self.repeats is None else len(self.repeats.ends)
+        return self.selection.split_size
+
+    @property
+    def drawn(self) -> np.ndarray | None:
+        """Whether a sample comes at all, bool [split_size]; None: all do."""
+        if self.selection is None and self.repeats is None:
+            return None
+        drawn = np.zeros(self.split_size, bool)
+        counts = True if self.repeats is None else self.repeats.counts > 0
+        drawn[slice(None) if self.selection is None else self.selection.samples] = counts
+        return drawn
 
     @property
     def dropped(self) -> int:
@@ -172,6 +191,9 @@ class Order:
             here = dataset == d
             row[here] = random.permute(row[here], int(sizes[d]), self._key("dataset", int(d)))
         index = (np.cumsum(sizes) - sizes)[dataset] + row
+        if self.repeats is not None:
+            index, number, of = self.repeats.samples(index)
+            occurrence = occurrence * of + number
         return index if self.selection is None else self.selection.samples[index], occurrence
 
     def _keys(self, purpose: str, numbers: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ from dira_scale.base.config.keys import typed
 from dira_scale.commands import COMMANDS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change, as
-# may a file of permutations, not its `views_content`; in what a protocol `differs` is told in words; what was `used`,
-# `leak`, `started` and `optim.chosen` are recorded by the run.
+# may a file of permutations, not its `views_content`, and one of weights, not its `repeats`; in what a protocol
+# `differs` is told in words; what was `used`, `leak`, `started` and `optim.chosen` are recorded by the run.
 FREE = (
     "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "leak", "started",
-    "optim.chosen", "protocol.differs", "views.corruptions.order.file",
+    "optim.chosen", "protocol.differs", "views.corruptions.order.file", "data.weights",
 )  # fmt: skip
 
 # Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name
@@ -29,6 +29,7 @@ ADDED = {
 SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
     "foreground": "the masks have other voxels of the classes that are learned (foreground.parquet)",
+    "repeats": "data.weights draws other images, or others more often",
     "views_content": "views.corruptions.order.file has other permutations",
     "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
     "data.shards",
