@@ -412,6 +412,6 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     for width in {"dim", "hidden", "bottleneck", "prototypes"} & set(head):
         head[width] = 8
     if "teachers" in head:
-        head.teachers = [{"weights": "any", "encoder": "test_resnet"}]
+        head.teachers = [{"weights": "random", "encoder": "test_resnet"}]
     blueprint = PretrainBlueprint(cfg)
     blueprint.try_stages(blueprint.networks())
