@@ -17,7 +17,7 @@ from dira_scale.train.methods.dino import as_single_map
 from dira_scale.train.methods.method import Method, Terms, check_weights
 from dira_scale.train.methods.restoration import check_single
 from dira_scale.train.models.network import Encoder
-from dira_scale.train.models.teacher import Teacher, TeacherSettings, features
+from dira_scale.train.models.teacher import Teacher, TeacherSettings, features, teachers_in
 from dira_scale.train.models.vit import averaged
 
 WEIGHTS = MappingProxyType({"global": 1.0, "dense": 1.0})
@@ -56,6 +56,8 @@ class Distil(Method):
     """
 
     encoder: Encoder
+    heads: Any  # projectors, and scales, of each term and teacher
+    scales: Any
 
     @checked
     def __init__(
@@ -76,15 +78,16 @@ class Distil(Method):
         if views.dimensions == 3 and slices > views.sides[0]:
             raise ArgumentError("slices", slices, f"at most {views.sides[0]}, the planes of a view")
         self.encoder, self.slices = encoder, slices
-        self.teachers = nn.ModuleList(opened(teachers, views.sides, encoder))
+        taught_by = opened(teachers, views.sides, encoder)
+        self.teachers = nn.ModuleList(taught_by)
         heads, scales = {}, {}
         for term in WEIGHTS:
-            heads[term] = nn.ModuleList(projector(encoder.channels[-1], hidden, each.width) for each in self.teachers)
-            scales[term] = nn.ModuleList(Standardise(each.width) for each in self.teachers)
+            heads[term] = nn.ModuleList(projector(encoder.channels[-1], hidden, each.width) for each in taught_by)
+            scales[term] = nn.ModuleList(Standardise(each.width) for each in taught_by)
         self.heads, self.scales = nn.ModuleDict(heads), nn.ModuleDict(scales)
 
     def identity(self, groups: int, terms: Collection[str]) -> dict[str, Any]:
-        return {"teachers": " ".join(teacher.hash[:12] for teacher in self.teachers)}
+        return {"teachers": " ".join(teacher.hash[:12] for teacher in teachers_in(self))}
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
@@ -99,7 +102,7 @@ class Distil(Method):
         if places.dim() == 5:
             places = slabs(places, self.slices)
         each: dict[str, list[Tensor]] = {term: [] for term in self.active}
-        for number, teacher in enumerate(self.teachers):
+        for number, teacher in enumerate(teachers_in(self)):
             taught, at_places = teacher(planes(clean[0], self.slices))
             taught = taught.unflatten(0, (len(whole), -1)).mean(1)
             pairs = {"global": (whole, taught), "dense": of_one_grid(places, at_places)}
@@ -107,7 +110,7 @@ class Distil(Method):
                 student, target = pairs[term]
                 prediction, target = self.heads[term][number](student), self.scales[term][number](target)
                 losses.append(DISTANCES[term](prediction, target))
-        weights = [teacher.weight for teacher in self.teachers]
+        weights = [teacher.weight for teacher in teachers_in(self)]
         for term, losses in each.items():
             weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
             terms.losses[term] = torch.stack(weighted).sum() / sum(weights)

@@ -78,8 +78,7 @@ class Teacher(nn.Module):
         if model.dimensions != 2:
             expected = f"weights of a network of images, to which slices of volumes are shown, too: {model.name} is of"
             raise ArgumentError("weights", settings.weights, f"{expected} volumes")
-        given = {"mean": settings.mean, "deviation": settings.deviation}
-        self.input = replace(input, **{key: value for key, value in given.items() if value is not None})
+        self.input = replace(input, mean=settings.mean or input.mean, deviation=settings.deviation or input.deviation)
         self.weight, self.size = settings.weight, settings.size or _whole(model, max(sides[-2:]))
         other = {} if input.channels == model.channels else {"channels": input.channels}
         with torch.random.fork_rng(devices=[]):  # the student is the same whoever teaches it
@@ -103,7 +102,7 @@ class Teacher(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Teacher":
         self.encoder._apply(fn, recurse)
-        return super()._apply(fn, recurse)  # type: ignore[return-value]
+        return super()._apply(fn, recurse)
 
     def tensors(self) -> list[Tensor]:
         return [*self.encoder.parameters(), *self.encoder.buffers()]
