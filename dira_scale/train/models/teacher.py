@@ -21,7 +21,7 @@ from dira_scale.train.models.architecture import (
     exported_metadata,
 )
 from dira_scale.train.models.encoder import timm_arguments, timms
-from dira_scale.train.models.hub import Address, is_hub, local
+from dira_scale.train.models.hub import Address, is_hub, local, name_of
 from dira_scale.train.models.network import Encoder, Tokens
 from dira_scale.train.models.normalise import normalised
 from dira_scale.train.models.pyramid import DEPTH
@@ -98,7 +98,7 @@ class Teacher(nn.Module):
             raise ArgumentError("weights", settings.weights, f"weights of {encoder.name} ({error})") from error
         licence = f", licence: {start.licence or 'unknown'}" if start else ""
         self.hash = weights_hash(encoder)
-        self.summary = printable(f"{encoder.name} with weights {settings.weights}{licence}")
+        self.summary = printable(f"{encoder.name} with weights {name_of(settings.weights)}{licence}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Teacher":
         self.encoder._apply(fn, recurse)

@@ -224,7 +224,7 @@ def test_a_run_goes_on_bit_for_bit_without_its_teacher_in_a_checkpoint(
     assert {name.split(".")[1] for name in stored if name.startswith("method.")} == {"encoder", "heads", "scales"}
     assert int(stored["method.scales.global.0.sums"][0, 0]) == 4 * 8
     training = read_description(tmp_path / "stopped").training
-    assert training[-1] == f"teacher: test_resnet with weights {teacher}, licence: unknown"
+    assert training[-1] == "teacher: test_resnet with weights teacher, licence: unknown"
     toy_run.train(tmp_path / "other", 1)
     teacher.rename(tmp_path / "moved")
     (tmp_path / "other").rename(teacher)
