@@ -20,7 +20,7 @@ from dira_scale.train.blueprint import Blueprint, MakeDistort, Networks, in_stag
 from dira_scale.train.data.config import as_stored
 from dira_scale.train.data.distort import build
 from dira_scale.train.data.views import ViewSpec
-from dira_scale.train.distributed.control import on_main, raise_on_all
+from dira_scale.train.distributed.control import check_equal, on_main, raise_on_all
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim, parallel, preflight
 from dira_scale.train.engine.task import StagePlan, StepTask
@@ -29,6 +29,8 @@ from dira_scale.train.methods.method import Method
 from dira_scale.train.models.discriminator import check_size
 from dira_scale.train.models.hub import local, weights_fact
 from dira_scale.train.models.network import moved
+from dira_scale.train.models.precheck import starts
+from dira_scale.train.models.teacher import teachers_in
 from dira_scale.train.runs.description import Description
 from dira_scale.train.schedule import batches_of, stage_plans
 from dira_scale.train.shapes import ViewShapes
@@ -109,6 +111,9 @@ class PretrainBlueprint(Blueprint):
                     learned.check(data.labels)
             data.require_channels(config.model.name, config.channels or 1, weights, repeats=False)
             stages = stage_plans(config, data.steps_per_epoch)
+            for key, where in starts(self.cfg).items():
+                with at(key):
+                    local(where)
             if not weights:
                 return data, stages, None
             with at("model.weights"):
@@ -119,6 +124,7 @@ class PretrainBlueprint(Blueprint):
         torch.manual_seed(config.seed)
         tensors, about = run.tensors if run else None, (config.channels, config.normalise)
         method = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, *about)
+        check_equal({"the weights of method.teachers": " ".join(teacher.hash for teacher in teachers_in(method))})
         adversary = self.adversary()
         self.try_stages((method, adversary))  # so that an error shows now, not hours later
         moved(adversary, world.device, config.parallel.channels_last)
@@ -138,7 +144,9 @@ class PretrainBlueprint(Blueprint):
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         assert isinstance(task, Pretraining)
-        return [*dict.fromkeys(buffer for module in task.objective.distorts for buffer in module.buffers())]
+        buffers = [buffer for module in task.objective.distorts for buffer in module.buffers()]
+        frozen = [tensor for teacher in teachers_in(task.module) for tensor in teacher.tensors()]
+        return [*dict.fromkeys(buffers + frozen)]
 
     def remarks(self, networks: Networks) -> list[str]:
         method = networks[0]

@@ -17,6 +17,7 @@ from dira_scale.train.distributed.config import AUTO
 from dira_scale.train.engine.config import Optim
 from dira_scale.train.models.architecture import Architecture
 from dira_scale.train.models.hub import pin
+from dira_scale.train.models.precheck import starts
 from dira_scale.train.planned import Planned
 
 
@@ -63,7 +64,7 @@ class Pretrain(StagedTraining):
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
-        """An address in ``model.weights`` is pinned.
+        """Addresses in ``model.weights`` and of teachers are pinned.
 
         Raises UserError for a preset without settings for the method that was chosen, and as :func:`pin`.
         """
@@ -78,7 +79,8 @@ class Pretrain(StagedTraining):
                 f"or add {GROUP}/{method}_{preset}.yaml to a folder of --config-dir"
             )
         if not issubclass(cls, Planned):  # which reads no weights
-            pin(config, "model.weights")
+            for key in starts(config):
+                pin(config, key)
 
     def bn_groups(self, batch: int) -> int:
         with at("model"):

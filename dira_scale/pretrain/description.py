@@ -34,6 +34,8 @@ TERMS = {
         "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
     ),
     "ibot": Term("Hidden patches (iBOT)", "hidden patches: the encoder learns to tell what a teacher sees in them"),
+    "global": Term("Whole views", "distillation: the encoder learns what frozen teachers say of a view as a whole"),
+    "dense": Term("Places", "distillation of places: the encoder learns what frozen teachers say of each place"),
     "koleo": Term("KoLeo", "KoLeo: the features of different images are pushed apart"),
     "discriminator": Term("Adversary, the discriminator's part"),
 }

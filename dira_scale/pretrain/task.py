@@ -24,6 +24,7 @@ from dira_scale.train.methods.adversary import Adversary
 from dira_scale.train.methods.method import Method
 from dira_scale.train.models import norm
 from dira_scale.train.models.heads import global_average
+from dira_scale.train.models.teacher import teachers_in
 from dira_scale.train.runs.description import Description
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
@@ -99,7 +100,7 @@ class PretrainTask(Pretraining, DatasetTask):
     ) -> None:
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.diagnosis, self.start = stages, data, Diagnosis(config), method.start
-        self.taken = taken
+        self.taken, self.taught_by = taken, [teacher.summary for teacher in teachers_in(method)]
         self.adversary = adversary
         decoder = any(restores(plan.terms) for plan in stages)
         self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNITS[data.views.dimensions]
@@ -122,7 +123,8 @@ class PretrainTask(Pretraining, DatasetTask):
 
     def described(self, config: Mapping[str, Any]) -> Description:
         run, licence = describe(config), self.start.licence if self.start else None
-        return replace(run, tensors=self.tensors, network=replace(run.network, licence=licence))
+        training = *run.training, *(f"teacher: {summary}" for summary in self.taught_by)
+        return replace(run, training=training, tensors=self.tensors, network=replace(run.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
         assert isinstance(self.module, Method)
@@ -144,6 +146,7 @@ class PretrainTask(Pretraining, DatasetTask):
             *self.data.summary(self.stages[0]),
             *([self.start.short, Detail(self.start.summary)] if self.start else []),
             *([self.taken] if self.taken else []),
+            *(Detail(f"teacher: {summary}") for summary in self.taught_by),
             *map(Detail, remarks(self.config, module)),
             *few_steps(self.config, self.stages),
         ]

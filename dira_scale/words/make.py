@@ -32,7 +32,6 @@ from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.base.storage.store import is_local, locate
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.judge.evaluation.encoders import LAST, levels
-from dira_scale.judge.evaluation.feature_source import weights_hash
 from dira_scale.judge.evaluation.features import Images, features
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
@@ -41,7 +40,7 @@ from dira_scale.train.models.hub import local
 from dira_scale.train.models.network import Encoder
 from dira_scale.train.models.normalise import normalise_input
 from dira_scale.train.models.start import start_weights
-from dira_scale.train.models.weights import trained_encoder
+from dira_scale.train.models.weights import trained_encoder, weights_hash
 from dira_scale.train.runs.reader import RunReader
 from dira_scale.words.config import Words, check_dimensions
 from dira_scale.words.cubes import CODECS, LABEL, WordPlan, cut, make_cube, planned_cubes

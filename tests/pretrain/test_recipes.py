@@ -411,5 +411,7 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     head = cfg.method.get("base", cfg.method)
     for width in {"dim", "hidden", "bottleneck", "prototypes"} & set(head):
         head[width] = 8
+    if "teachers" in head:
+        head.teachers = [{"weights": "random", "encoder": "test_resnet"}]
     blueprint = PretrainBlueprint(cfg)
     blueprint.try_stages(blueprint.networks())

@@ -136,7 +136,8 @@ def own(experiment: str) -> tuple[int, list[str]]:
     """Its batch; what leaves only the last of its stages."""
     config = compose("pretrain", [f"experiment={experiment}", "data.shards=none"])
     stages = [name for name, stage in config.stages.items() if stage.epochs]
-    return int(config.data.batch), [f"stages.{name}.epochs=0" for name in stages[:-1]]
+    taught = ["method.teachers=[{weights: any, encoder: resnet18}]"] * ("teachers" in config.method)
+    return int(config.data.batch), [*taught, *(f"stages.{name}.epochs=0" for name in stages[:-1])]
 
 
 @pytest.mark.system

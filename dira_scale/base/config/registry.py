@@ -20,6 +20,7 @@ _MODULES = {
     "dira_scale.train.methods.dino": ("DINO",),
     "dira_scale.train.methods.dinov2": ("DINOv2",),
     "dira_scale.train.methods.dira": ("DiRA",),
+    "dira_scale.train.methods.distil": ("Distil",),
     "dira_scale.train.methods.jigsaw": ("Jigsaw",),
     "dira_scale.train.methods.lejepa": ("LeJEPA",),
     "dira_scale.train.methods.mae": ("MAE",),

@@ -1,6 +1,5 @@
 """The encoder whose features are computed: that of a run, of a file of weights, or a random one."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Literal
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from dira_scale.base.config.border import at
 from dira_scale.base.errors import UserError
@@ -20,7 +18,7 @@ from dira_scale.train.models.architecture import Architecture, TimmUNet
 from dira_scale.train.models.network import Encoder
 from dira_scale.train.models.normalise import IMAGENET, normalise_input
 from dira_scale.train.models.start import licence_of, start_weights
-from dira_scale.train.models.weights import trained_encoder
+from dira_scale.train.models.weights import trained_encoder, weights_hash
 from dira_scale.train.runs.choice import check_stage
 from dira_scale.train.runs.description import Description, InputDescription
 from dira_scale.train.runs.reader import RunReader
@@ -96,12 +94,3 @@ def asked_input(cfg: DictConfig, run: Description | None) -> InputDescription:
 def architecture_of(cfg: DictConfig) -> Architecture:
     """Return the architecture of ``init``'s encoder, a timm backbone."""
     return TimmUNet(encoder=cfg.model.encoder, decoder_channels=[1], zero_init_residual=False)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 (hex) over name, type, shape and values of all tensors, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

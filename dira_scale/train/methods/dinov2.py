@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class DINOv2(DINO):
         self.teacher_patch_head = momentum_copy(self.patch_head) if self.patch_head else None
         self.register_buffer("patch_centre", torch.zeros(prototypes) if centring == "softmax" else None)
 
-    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, Any]:
         return super().identity(groups, terms) | {"mask_token_version": 2}  # it did not decay before
 
     def check(self, batch: int, accumulate: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class DiRA(Method):
         self.decoder.requires_grad_(self._restores)
         self.head.requires_grad_(self._restores)
 
-    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, Any]:
         return super().identity(groups, terms) if self._of_base(terms) else {}  # otherwise the base idles
 
     def remarks(self, batch: int, groups: int, terms: Collection[str]) -> list[str]:

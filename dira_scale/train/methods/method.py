@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -86,7 +86,7 @@ class Method(nn.Module):
         """Raise ArgumentError if the method cannot train this global batch in ``accumulate`` micro-batches; what it
         wraps in ``base`` is asked by itself."""
 
-    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, Any]:
         """Return what identifies a run of this method beside its configuration, such as versions of its algorithm; by
         default that of the method that it wraps in ``base``.
 

@@ -1,7 +1,7 @@
 """Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5)."""
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,7 @@ class MoCo(Method):
                                 f"{2 * accumulate}: a micro-batch would be one of {groups} BatchNorm groups, whose "
                                 "statistics leak a query's key")  # fmt: skip
 
-    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, Any]:
         blocks = self.shuffle.kind == "blocks" and groups > 1 and norm.first_layer(self)
         return {"shuffle_version": VERSION} if blocks else {}
 

@@ -96,10 +96,16 @@ def pin(config: DictConfig, key: str) -> None:
     recorded = [file for file in (run / "config.yaml", *run.glob("rates/*/config.yaml")) if file.is_file()]
     # Not by OmegaConf, which would evaluate what a copied file interpolates.
     tree: Any = read_yaml(recorded[0]) if recorded else {}
-    before = reduce(lambda node, part: node.get(part) if isinstance(node, dict) else None, key.split("."), tree)
+    before = reduce(_inside, key.split("."), tree)
     with at(key):
         kept = is_hub(before) and Address.of(before).is_of(Address.of(where))
         OmegaConf.update(config, key, before if kept else pinned(where))
+
+
+def _inside(node: Any, part: str) -> Any:
+    if isinstance(node, list) and part.isdigit():
+        return node[int(part)] if int(part) < len(node) else None
+    return node.get(part) if isinstance(node, dict) else None
 
 
 @cache  # a sweep asks once

@@ -15,7 +15,6 @@ from dira_scale.base.errors import UserError, nearest
 from dira_scale.base.storage.store import is_local, locate
 from dira_scale.train.models.hub import is_hub
 
-STARTS = "init", "model.weights"  # keys that name weights
 REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)  # a network of timm, in its files
 STRIDE = 32  # of the coarsest map of a ResNet, whose strided layers round up
 
@@ -23,9 +22,8 @@ STRIDE = 32  # of the coarsest map of a ResNet, whose strided layers round up
 def check_network(cfg: DictConfig) -> None:
     """Raise UserError for weights that are not here, a backbone that timm does not have, and views that a ResNet's
     maps do not divide."""
-    for key in STARTS:
-        value: Any = OmegaConf.select(cfg, key)
-        if not isinstance(value, str) or value == "random" or is_hub(value):
+    for key, value in starts(cfg).items():
+        if value == "random" or is_hub(value):
             continue
         path = locate(value, key)
         if is_local(path) and not path.exists() and value.partition(".")[0] not in _names():  # of these, more is said
@@ -44,6 +42,20 @@ def check_network(cfg: DictConfig) -> None:
             below = size // STRIDE * STRIDE
             fitting = f"{below} or {below + STRIDE}" if below else f"{STRIDE}"
             raise ArgumentError("size", size, f"{fitting}: the maps of {encoder} take a multiple of {STRIDE}")
+
+
+def starts(cfg: DictConfig) -> dict[str, str]:
+    """Return the weights that ``cfg`` names, by their keys: of the network, and of a method's teachers."""
+    keys = ["init", "model.weights"]
+    for node in ("method.teachers", "method.base.teachers"):
+        several: Any = OmegaConf.select(cfg, node) or ()
+        if isinstance(several, str):
+            keys.append(node)
+        else:
+            of_each = enumerate(several)
+            keys += [f"{node}.{n}" + ".weights" * (not isinstance(entry, str)) for n, entry in of_each]
+    named = {key: OmegaConf.select(cfg, key) for key in keys}
+    return {key: value for key, value in named.items() if isinstance(value, str)}
 
 
 @cache

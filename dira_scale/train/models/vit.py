@@ -114,7 +114,7 @@ class PlainEncoder(TimmEncoder):
         patches = tokens[:, prefix:]
         pyramid = [x, x.new_empty(x.shape[0], 0, height // 2, width // 2)]
         for level, features, stride in zip(self.pyramid, maps[:-1], STRIDES, strict=False):
-            pyramid.append(_averaged(level(features), (height // stride, width // stride)))
+            pyramid.append(averaged(level(features), (height // stride, width // stride)))
         pyramid.append(self.coarsest(patches, (height, width)))
         if not with_tokens:
             return pyramid
@@ -140,7 +140,7 @@ class PlainEncoder(TimmEncoder):
     def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
         grid = [side // self.patch for side in size]
         height, width = (side // STRIDES[-1] for side in size)
-        return _averaged(patches.transpose(1, 2).unflatten(2, grid), (height, width))
+        return averaged(patches.transpose(1, 2).unflatten(2, grid), (height, width))
 
     @contextmanager
     def _filled(self, hidden: Tensor | None, fill: Tensor | None) -> Iterator[None]:
@@ -200,7 +200,7 @@ def _weights(before: int, now: int, cubic: Cubic, like: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _averaged(features: Tensor, size: tuple[int, int]) -> Tensor:
+def averaged(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling [b, C, h, w] -> [b, C, *size]. torch's own adds gradients in any order on a GPU."""
     (h, w), (height, width) = features.shape[2:], size
     if (h, w) == size:

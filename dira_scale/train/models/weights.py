@@ -1,7 +1,9 @@
 """From a checkpoint's tensors to networks, with plain BatchNorm."""
 
+import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from dira_scale.base.errors import UserError
@@ -41,6 +43,15 @@ def trained_network(run: Description, encoder: Encoder, tensors: NamedTensors) -
     for parameter in network.head.parameters():
         parameter.data /= run.output.scale
     return network.eval()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 (hex) over name, type, shape and values of all tensors, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _fill(module: nn.Module, prefix: str | None, tensors: NamedTensors) -> None:

@@ -30,6 +30,7 @@ SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
     "foreground": "the masks have other voxels of the classes that are learned (foreground.parquet)",
     "repeats": "data.weights draws other images, or others more often",
+    "teachers": "method.teachers: other weights than the run began with, in the same place",
     "views_content": "views.corruptions.order.file has other permutations",
     "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
     "data.shards",

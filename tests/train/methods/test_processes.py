@@ -183,6 +183,9 @@ PRETEXTS = {
     "cube": ({"_target_": "RubiksCube"}, {"turn": ("TurnBlocks",), "order": ("ShuffleBlocks", 20)}),
     "cpc": ({"_target_": "CPC", "dim": 6, "context": 4}, {"patches": ("CropBlocks", 2)}),
 }
+TAUGHT = {
+    "distil": ({"_target_": "Distil", "teachers": [{"weights": "random", "encoder": "test_vit"}], "hidden": 8}, {})
+}
 
 
 def pretexts(name, node, corruptions):
@@ -412,7 +415,7 @@ def check_methods(single, parts, term="re", weight="head.weight"):
 # One method of each way in which processes need each other: exchanged maps and a queue, statistics of all in a loss, a
 # centre, logits balanced over all.
 QUICK = ("batch_norms", "exchanges", "micro_batches", "images/pcrl, 4 groups", "images/barlow, 1 group")
-QUICK += ("distillation/dinov2, softmax", "distillation/dinov2")
+QUICK += ("distillation/dinov2, softmax", "distillation/dinov2", "taught")
 
 
 @pytest.mark.parametrize(
@@ -421,7 +424,7 @@ QUICK += ("distillation/dinov2, softmax", "distillation/dinov2")
         (2, QUICK),
         (4, ("batch_norms", "exchanges")),
         pytest.param(2, ("images", "volumes", "pretexts", "distillation"), marks=pytest.mark.system),
-        pytest.param(4, ("images", "distillation"), marks=pytest.mark.system),
+        pytest.param(4, ("images", "distillation", "taught"), marks=pytest.mark.system),
     ],
 )
 def test_several_processes_compute_what_one_does(ranks, workers, tmp_path):
@@ -451,6 +454,7 @@ METHODS = {
     "images": (IMAGES, images, check_methods),
     "volumes": (VOLUMES, volumes, check_methods),
     "pretexts": (PRETEXTS, pretexts, partial(check_methods, term="di", weight="encoder.")),
+    "taught": (TAUGHT, pretexts, partial(check_methods, term="dense", weight="heads.dense.")),
     "distillation": (
         DISTILLED,
         distillation,
