@@ -61,6 +61,15 @@ class Pretrain(StagedTraining):
     validate: PretrainValidate = field(default_factory=PretrainValidate)
     health: HealthConfig = field(default_factory=HealthConfig)
 
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for an anchor that is as the network starts, where that is at random."""
+        super().__post_init__()
+        key, node = ("method.base", self.method["base"]) if "base" in self.method else ("method", self.method)
+        if node.get("anchor") == "start" and not self.model.weights:
+            raise ArgumentError(
+                f"{key}.anchor", "start", "model.weights beside it, or teacher: the network starts at random"
+            )
+
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
         """An address in ``model.weights`` is pinned.

@@ -34,6 +34,9 @@ TERMS = {
         "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
     ),
     "ibot": Term("Hidden patches (iBOT)", "hidden patches: the encoder learns to tell what a teacher sees in them"),
+    "gram": Term(
+        "Gram anchor", "Gram anchor: how alike the patches of an image are is held to what it was in an earlier network"
+    ),
     "koleo": Term("KoLeo", "KoLeo: the features of different images are pushed apart"),
     "discriminator": Term("Adversary, the discriminator's part"),
 }

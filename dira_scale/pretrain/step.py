@@ -194,6 +194,7 @@ class Pretraining:
         for part in (module, self.side_modules[0].module):
             norm.regroup(part, self.config.bn_groups(stage.batch), self.config.parallel.accumulate)
         module.enter_stage(stage.terms)
+        module.steps = stage.steps
         return Forward(module)
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:

@@ -151,6 +151,7 @@ class PretrainTask(Pretraining, DatasetTask):
     def set_progress(self, module: nn.Module, share: float) -> None:
         assert isinstance(module, Method)
         module.progress = share
+        module.before_step()
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         if restores(stage.terms):

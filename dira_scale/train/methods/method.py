@@ -73,6 +73,8 @@ class Method(nn.Module):
     decoder: nn.Module | None
     start: "Start | None" = None  # the weights that it starts from; None: random ones
     progress: float  # completed share of the stage, 0 to 1; the loop sets it before every step
+    steps: int = 1  # of the stage, likewise
+    repeating: int = 0  # how many of its last views repeat others, in another size (``ViewSpec.repeating``)
 
     def __init__(self, views: ViewSpec, weights: dict[str, float]) -> None:
         super().__init__()
@@ -124,6 +126,9 @@ class Method(nn.Module):
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
         """The pyramids of these first views as ``forward`` makes them, while this method idles."""
         return tuple(self.encoder(view) for view in distorted)
+
+    def before_step(self) -> None:
+        """Once per optimizer step, in training only, outside a forward pass: ``progress`` has been set."""
 
     def after_step(self) -> None:
         """Once per optimizer step, in training only: momentum model, queue."""

@@ -23,6 +23,11 @@ ADDED = {
     "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
     "model.positions": None, "method.rises": None, "method.base.rises": None, "views.foreground": 0.0, "data.crops": 1,
     "validate.volumes": None, "validate.windows": 1000, "normalise": None, "task.background": True,
+    **{
+        f"method.{of}{key}": value
+        for of in ("", "base.")
+        for key, value in {"weights.gram": 2.0, "anchor": None, "anchor_every": None}.items()
+    },
 }  # fmt: skip
 
 
