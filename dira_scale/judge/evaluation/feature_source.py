@@ -18,11 +18,11 @@ from dira_scale.judge.evaluation.encoders import LAST, fake_encoder, levels
 from dira_scale.judge.evaluation.features import PATCHES, Layer
 from dira_scale.train.models.architecture import Architecture, TimmUNet
 from dira_scale.train.models.network import Encoder
-from dira_scale.train.models.normalise import IMAGENET, normalise_input
+from dira_scale.train.models.normalise import normalise_input
 from dira_scale.train.models.start import licence_of, start_weights
 from dira_scale.train.models.weights import trained_encoder
 from dira_scale.train.runs.choice import check_stage
-from dira_scale.train.runs.description import Description, InputDescription
+from dira_scale.train.runs.description import NORMALISATIONS, Description, InputDescription
 from dira_scale.train.runs.reader import RunReader
 
 
@@ -89,8 +89,9 @@ def asked_input(cfg: DictConfig, run: Description | None) -> InputDescription:
     if run is not None and size != before.size and fake_encoder(run.network.architecture, run.input.sides).fixed_size:
         sides = " x ".join(map(str, before.size))
         raise UserError(f"data.size={cfg.data.size}: {run.network.name} of the run takes images of {sides} only")
-    values = {None: (before.mean, before.deviation), "none": ((), ()), "imagenet": tuple(IMAGENET.values())}
-    return InputDescription(size, before.channels, before.window, *values[cfg.normalise])
+    own = {"mean": before.mean, "deviation": before.deviation}
+    values: Mapping[str, tuple[float, ...]] = {None: own, "none": {}, **NORMALISATIONS}[cfg.normalise]
+    return InputDescription(size, before.channels, before.window, **values)
 
 
 def architecture_of(cfg: DictConfig) -> Architecture:

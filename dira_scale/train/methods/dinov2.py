@@ -171,7 +171,7 @@ class DINOv2(DINO):
 
     def of_patches(self, student: Sequence[Tokens], teacher: Sequence[Tokens], mask: Tensor) -> Tensor:
         """iBOT's loss of the global views' hidden patches; ``mask``: bool [2 b, n], one view after the other."""
-        slots = max(drawn.most(self.views.sides, len(mask)) for drawn in self.masks)
+        slots = max(drawn.most(student[0].maps[0].shape[2:], len(mask)) for drawn in self.masks)
         rows = mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:slots]  # hidden patches first
         of_student, of_teacher = (
             torch.cat([tokens.patches for tokens in views[:GLOBAL]]).flatten(0, 1)[rows]  # type: ignore[misc]

@@ -64,6 +64,7 @@ class Method(nn.Module):
     sets_parameters: ClassVar[bool] = False  # whether ``after_step`` sets trained parameters
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
+    resizes: ClassVar[bool] = False  # whether stages may have views of another size (``ViewSpec.resized``)
     hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws
     finer: bool = False  # whether a method around it reads maps of its pyramids beside the last
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too

@@ -145,7 +145,6 @@ def test_what_is_refused():
     crops = "views.crops=[{count: 2}, {count: 2, size: 128, same_as: 0}]"
     words = ["data.shards=none", "experiment=small_dinov2", "data.size=64"]
     for more, message in (
-        (["method.anchor=start"], r"^method\.anchor=start: expected model\.weights beside it, or teacher"),
         ([crops], r"^views\.crops: expected none with same_as for DINOv2"),
         (
             ["method.anchor=teacher", crops.replace("as: 0", "as: 1")],

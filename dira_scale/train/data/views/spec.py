@@ -1,9 +1,10 @@
 """The views that a method asks for: of one size, or a list of crops. The defaults are DiRA's of images."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from dira_scale.base.arguments import UNSHOWN, ArgumentError, check_fields, inside
 from dira_scale.base.errors import nearest
@@ -86,6 +87,26 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
     def each(self) -> tuple[PlaneViews | VolumeViews, ...]:
         """For each view the one of ``entries`` that it is of."""
         return tuple(entry for entry in self.entries for _ in range(entry.count))
+
+    def resized(self, size: int) -> Self:
+        """Return the same views with the first ones of ``size``, and kinds of another size in proportion, rounded to
+        whole patches of a mask, or to a multiple of what all sizes are multiples of: with patches of 14 pixels 98 of
+        224 become 140 of 336.
+
+        Raises ArgumentError of volumes, and where the views are not possible in that size.
+        """
+        if not isinstance(self.size, int):
+            raise ArgumentError("size", size, "null: it is of images")
+        masks = (getattr(each, "patch", None) for entry in self.entries for each in entry.corruptions.values())
+        step = next(filter(None, masks), math.gcd(*(side for entry in self.entries for side in entry.sides)))
+        crops = tuple(
+            {**kind, "size": max(1, round(kind["size"] * size / self.size / step)) * step} if "size" in kind else kind
+            for kind in self.crops
+        )
+        try:
+            return replace(self, size=size, crops=crops)
+        except ArgumentError as error:
+            raise ArgumentError("size", size, f"one that these views can have: {error}") from error
 
     @property
     def repeating(self) -> int:
