@@ -153,7 +153,8 @@ def _squared_gradient(loss: Tensor, features: tuple[Tensor, ...], scale: float) 
 
 
 def freeze_blocks(method: Method, count: int) -> None:
-    """Keep the weights of the first ``count`` blocks of the encoder, and of all before them but a method's mask token.
+    """Keep the weights of the first ``count`` blocks of the encoder, and of all before them but what weights of images
+    may not have: a method's mask token, positions along the depth.
 
     Raises UserError for more blocks than there are.
     """
@@ -162,7 +163,7 @@ def freeze_blocks(method: Method, count: int) -> None:
     if count > blocks:
         raise UserError(f"frozen_blocks={count}: the encoder has {blocks} blocks; name as many, or fewer")
     for name, depth in depths.items():
-        if count and depth <= count and not name.endswith(MASK_TOKEN):
+        if count and depth <= count and not name.endswith((MASK_TOKEN, "depth_embed")):
             parameters[name].requires_grad_(False)
 
 

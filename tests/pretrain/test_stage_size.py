@@ -14,7 +14,6 @@ from dira_scale.fleet.forecast.network import fake_task
 from dira_scale.fleet.forecast.rehearsal import rehearse
 from dira_scale.pretrain import main
 from dira_scale.pretrain.blueprint import PretrainBlueprint
-from dira_scale.train import methods
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.runs.identity import execution, run_name
 
@@ -81,8 +80,3 @@ def test_runs_without_it_keep_their_names() -> None:
 def test_what_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PretrainBlueprint(compose("pretrain", ["data.shards=none", *words])).check(ranks=1)
-
-
-def test_views_are_those_of_the_run_in_all_other_stages() -> None:
-    views = methods.views_of(compose("pretrain", [*WORDS, "data.shards=none"]))
-    assert [view.size for view in views.each] == [64, 64, 32, 32, 96, 96]
