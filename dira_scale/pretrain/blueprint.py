@@ -163,7 +163,8 @@ class PretrainBlueprint(Blueprint):
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         assert isinstance(task, Pretraining)
-        return [*dict.fromkeys(buffer for module in task.objective.distorts for buffer in module.buffers())]
+        modules = (module for of_size in task.objective.by_size.values() for module in of_size)
+        return [*dict.fromkeys(buffer for module in modules for buffer in module.buffers())]
 
     def remarks(self, networks: Networks) -> list[str]:
         method = networks[0]

@@ -71,8 +71,8 @@ class Objective:
     ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
         self.corrupted, self.hides = corrupted, hides
-        self._by_size = {spec.sides: _distorts(spec, distort, world) for spec in (*resized, views)}
-        self.distorts = self._by_size[views.sides]
+        self.by_size = {spec.sides: _distorts(spec, distort, world) for spec in (*resized, views)}
+        self.distorts = self.by_size[views.sides]
         self.target_flip, self.axes = views.target_flip, views.entries[0].crop.axes
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
@@ -97,7 +97,7 @@ class Objective:
         return terms
 
     def _distorts_of(self, batch: Batch) -> tuple[Distort | DistortVolumes, ...]:
-        return self._by_size.get(tuple(batch.views[0].shape[2:]), self.distorts)
+        return self.by_size.get(tuple(batch.views[0].shape[2:]), self.distorts)
 
     def clean(self, batch: Batch) -> tuple[Tensor, ...]:
         """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""

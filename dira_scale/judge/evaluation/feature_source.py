@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -89,9 +89,9 @@ def asked_input(cfg: DictConfig, run: Description | None) -> InputDescription:
     if run is not None and size != before.size and fake_encoder(run.network.architecture, run.input.sides).fixed_size:
         sides = " x ".join(map(str, before.size))
         raise UserError(f"data.size={cfg.data.size}: {run.network.name} of the run takes images of {sides} only")
-    own = {"mean": before.mean, "deviation": before.deviation}
-    values: Mapping[str, tuple[float, ...]] = {None: own, "none": {}, **NORMALISATIONS}[cfg.normalise]
-    return InputDescription(size, before.channels, before.window, **values)
+    if cfg.normalise is None:
+        return replace(before, size=size)
+    return InputDescription(size, before.channels, before.window, **NORMALISATIONS.get(cfg.normalise, {}))
 
 
 def architecture_of(cfg: DictConfig) -> Architecture:

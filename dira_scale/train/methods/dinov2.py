@@ -144,10 +144,12 @@ class DINOv2(DINO):
         if self.anchor and "gram" in self.active:
             views, size = distorted[len(seen) :] or seen[:GLOBAL], self._grid(seen[0])
             with torch.no_grad():
-                anchors = [tokens.patches for tokens in encoded(self.anchor, views, finer=False)]
-                anchors = [reduced(patches, self._grid(views[0]), size) for patches in anchors]  # type: ignore[arg-type]
-            of_student = [view[:, :, -math.prod(size) :].mT for view in terms.features]
-            losses = [gram_loss(*of_view) for of_view in zip(of_student, anchors, strict=True)]
+                anchors = encoded(self.anchor, views, finer=False)
+            losses = []
+            for features, anchor in zip(terms.features, anchors, strict=True):
+                assert anchor.patches is not None
+                of_student = features[:, :, -math.prod(size) :].mT
+                losses.append(gram_loss(of_student, reduced(anchor.patches, self._grid(views[0]), size)))
             terms.losses["gram"] = torch.stack(losses).mean()
         return terms
 

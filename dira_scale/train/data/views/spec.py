@@ -183,7 +183,7 @@ def _entry(views: ViewSpec) -> PlaneViews | VolumeViews:
 
 def _of_kind(views: ViewSpec, kind: Mapping[str, Any], name: str, before: Sequence[ViewSpec]) -> ViewSpec:
     """Return the views of one size that an entry of ``views.crops`` says; ``before``: those of each earlier view."""
-    own = {"count": 1, "corruptions": {}} | dict(kind) if "same_as" in kind else dict(kind)
+    own: dict[str, Any] = {"count": 1, "corruptions": {}} | dict(kind) if "same_as" in kind else dict(kind)
     try:
         if "same_as" in kind:
             _require_known(kind, REPEATING)
