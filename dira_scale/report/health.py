@@ -98,7 +98,7 @@ PLOTS = (
     ),
     MonitorPlot(
         "Patches found again in a shifted, jittered view (top-1)",
-        "features of patches; a fall while those of whole images get better is what a Gram anchor is against",
+        "features of patches, within this run: a fall while whole images are told apart better is decay",
         {"patch_top1": "held out"},
     ),
 )
