@@ -60,23 +60,14 @@ class Pixels:
 
 def test_patches_are_found_again_where_their_features_keep_them_apart() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(3, 1, 32, 32, generator=generator)
+    clean = torch.rand(60, 1, 32, 32, generator=generator)
     encoder: Any = Pixels()
     assert found_again(encoder, clean, 0.5 * clean) == 1
-    noise = torch.rand(3, 1, 32, 32, generator=generator)
-    assert found_again(encoder, clean, noise) < 0.2
-    distorted, right = 0.2 * clean + 0.8 * noise, 0
-    for image, other in zip(clean[:, 0], distorted[:, 0], strict=True):
-        black = torch.zeros(32, 32)
-        black[:24, :24] = other[8:, 8:]  # two patches further
-        patches = {(i, j): black[4 * i : 4 * i + 4, 4 * j : 4 * j + 4].flatten() for i in range(8) for j in range(8)}
-        for i in range(2, 8):
-            for j in range(2, 8):
-                patch = image[4 * i : 4 * i + 4, 4 * j : 4 * j + 4].flatten()
-                near = {at: float(patch @ each / (each.norm() + 1e-12)) for at, each in patches.items()}
-                right += max(near, key=near.__getitem__) == (i - 2, j - 2)
-    assert 0.1 < right / (3 * 36) < 0.9
-    assert found_again(encoder, clean, distorted).item() == pytest.approx(right / (3 * 36))
+    noise = torch.rand(60, 1, 32, 32, generator=generator)
+    assert found_again(encoder, clean, noise) < 0.1
+    distorted = clean.clone()
+    distorted[:, :, 16:, 20:] = noise[:, :, 16:, 20:]  # of the 6 x 6 patches that both show, 4 x 3
+    assert found_again(encoder, clean, distorted).item() == pytest.approx(24 / 36, abs=0.03)
 
 
 def test_a_fall_of_the_dense_figure_while_the_other_rises_is_warned_of_once() -> None:
