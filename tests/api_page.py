@@ -16,6 +16,7 @@ LISTED = {
         methods.relative_position methods.models_genesis methods.mae methods.adversary""",
     "losses": """losses.info_nce.info_nce losses.info_nce.nce losses.distillation.cross_entropy
         losses.distillation.centred_softmax losses.distillation.sinkhorn_knopp losses.distillation.koleo
+        losses.gram.gram_loss
         losses.cosine.negative_cosine losses.covariance.VICRegLoss losses.sigreg.epps_pulley
         losses.restoration.hidden_mean""",
     "views": """data.views.spec.ViewSpec data.views.parts.Jitter data.views.parts.Blur data.views.parts.Cutout

@@ -40,6 +40,9 @@ SMALLER = {
     "shards.recipe.size=64 "
     "pretrain.epoch_factor=0.05 pretrain.data.batch=8 tune.seed=0 tune.data.fraction=1.0 "
     "tune.stages.finetune.epochs=1",
+    "experiment=small_dinov2 ": "experiment=small_dinov2 data.size=32 data.batch=8 epoch_factor=0.01 ",
+    "experiment=small_continue ": "experiment=small_continue data.size=32 stages.high.size=48 data.batch=8 "
+    "stages.high.batch=8 epoch_factor=0.05 ",
     "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
     "model.encoder=test_resnet data.shards=out/shards/mine run=",
 }

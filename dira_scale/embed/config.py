@@ -9,6 +9,7 @@ from dira_scale.base.arguments import ArgumentError, AtLeast
 from dira_scale.base.config.schema import Schema, one_of, path_field, paths_field, setting, several
 from dira_scale.judge.evaluation.config import MAP, POOLED
 from dira_scale.train.distributed.config import AUTO, PRECISIONS, Threads
+from dira_scale.train.runs.description import NORMALISATIONS
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Embed(Schema):
     stage: str | None = None
     what: str = setting(one_of(POOLED, MAP))
     layer: Any = MISSING
-    normalise: str | None = setting(one_of("none", "imagenet"), None)
+    normalise: str | None = setting(one_of("none", *NORMALISATIONS), None)
     dtype: str = setting(one_of("float32", "float16"))
     precision: str = setting(one_of(AUTO, *PRECISIONS))
     batch: int = setting(AtLeast(1))

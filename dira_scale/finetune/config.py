@@ -16,7 +16,7 @@ from dira_scale.base.config.registry import TARGET, chosen_class
 from dira_scale.base.config.schema import Schema, one_of, path_field, setting
 from dira_scale.base.errors import UserError, counted
 from dira_scale.dataset.epochs import steps_of
-from dira_scale.judge.evaluation.config import IMAGENET, Evaluate
+from dira_scale.judge.evaluation.config import Evaluate
 from dira_scale.judge.tasks.task import TaskConfig
 from dira_scale.train.config import StagedTraining, Validate
 from dira_scale.train.data.config import Data
@@ -24,7 +24,7 @@ from dira_scale.train.engine.config import Optim
 from dira_scale.train.models.architecture import OF_TRAINING, Architecture, exported_architecture
 from dira_scale.train.models.hub import local, pin
 from dira_scale.train.planned import Planned
-from dira_scale.train.runs.description import FILE, read_description
+from dira_scale.train.runs.description import FILE, NORMALISATIONS, read_description
 from dira_scale.train.runs.identity import ADDED
 
 with lazy_imports():
@@ -119,7 +119,7 @@ class Finetune(StagedTraining):
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
     channels: int | None = setting(AtLeast(1), None)
-    normalise: str = setting(one_of("none", IMAGENET))
+    normalise: str = setting(one_of("none", *NORMALISATIONS))
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     protocol: Protocol = field(default_factory=Protocol)
@@ -187,7 +187,8 @@ class Finetune(StagedTraining):
                     f"run on {others}, or leave {' and '.join(sorted(sized))} to the run"
                 )
             if run and run.input and run.input.mean and "normalise" not in typed and not config.protocol.preset:
-                config.normalise = IMAGENET
+                known = (name for name, values in NORMALISATIONS.items() if values["mean"] == run.input.mean)
+                config.normalise = next(known, "imagenet")
             if not on_volumes:
                 return
             if run and run.network.dimensions == 3 and run.input and not sized:

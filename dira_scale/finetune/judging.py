@@ -11,7 +11,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS
-from dira_scale.judge.evaluation.config import CENTRE, IMAGENET
+from dira_scale.judge.evaluation.config import CENTRE
 from dira_scale.judge.evaluation.held_out_split import HeldOutSplit
 from dira_scale.judge.evaluation.inference import held_out_crops
 from dira_scale.judge.evaluation.judge import choose, judged, write_split
@@ -31,6 +31,7 @@ from dira_scale.train.methods.build import check_dimensions
 from dira_scale.train.models.network import moved
 from dira_scale.train.models.normalise import input_of, normalised
 from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.description import NORMALISATIONS
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.runs.lora import merged
 
@@ -61,9 +62,9 @@ def check_evaluation(config: Finetune, views: ViewSpec, supervision: Supervision
     volumes = config.validate.volumes
     if volumes and (supervision.pooled or views.dimensions != 3 or config.data.val_split is None):
         raise UserError(f"validate.volumes={volumes}: it is of masks of volumes, on data.val_split; use null")
-    if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
+    if config.normalise in NORMALISATIONS and (channels := config.channels or config.model.channels) != 3:
         raise UserError(
-            f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
+            f"normalise={config.normalise}: its images have three channels, {config.model.name} takes "
             f"{channels}; use none"
         )
 

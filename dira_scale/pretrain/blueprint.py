@@ -9,11 +9,12 @@ from etils.epy import lazy_imports
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.border import advised, at
 from dira_scale.base.errors import DimensionsError, UserError
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe
-from dira_scale.pretrain.step import Pretraining
+from dira_scale.pretrain.step import Pretraining, freeze_blocks
 from dira_scale.pretrain.task import PretrainTask, remarks
 from dira_scale.train import methods
 from dira_scale.train.blueprint import Blueprint, MakeDistort, Networks, in_stage
@@ -28,7 +29,7 @@ from dira_scale.train.methods.adversary import Adversary, adversary_of
 from dira_scale.train.methods.method import Method
 from dira_scale.train.models.discriminator import check_size
 from dira_scale.train.models.hub import local, weights_fact
-from dira_scale.train.models.network import moved
+from dira_scale.train.models.network import Encoder, moved
 from dira_scale.train.models.precheck import starts
 from dira_scale.train.models.teacher import teachers_in
 from dira_scale.train.runs.description import Description
@@ -64,7 +65,9 @@ class PretrainBlueprint(Blueprint):
     @property
     def nodes(self) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(self.cfg)
-        nodes = {name: plain[name] for name in ("channels", "normalise", "method", "views", "adversary")}
+        nodes = {
+            name: plain[name] for name in ("channels", "normalise", "frozen_blocks", "method", "views", "adversary")
+        }
         data = {"size": plain["data"]["size"], **as_stored(plain["data"])}
         return nodes | {"model": plain["model"] | {"weights": None}, "data": data}
 
@@ -76,10 +79,12 @@ class PretrainBlueprint(Blueprint):
     def try_stages(self, networks: Networks) -> None:
         method, adversary = networks
         assert isinstance(method, Method)
+        freeze_blocks(method, self.config.frozen_blocks)
         for name, batch in batches_of(self.config).items():
             terms = self.config.stages[name].terms
             with at(f"stages.{name}"):
                 method.enter_stage(terms)
+                self._check_size(method, self.config.stages[name].size)
             try:
                 methods.check_batch(method, batch, self.config.bn_groups(batch), self.config.parallel.accumulate)
                 if "ad" in terms:
@@ -91,6 +96,16 @@ class PretrainBlueprint(Blueprint):
             if self.config.parallel.strategy.startswith("zero"):
                 parallel.refuse_layerwise(optimizer, method)
         optim.build(self.config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+
+    def _check_size(self, method: Method, size: int | None) -> None:
+        """Raise ArgumentError unless the method takes views of a stage's ``size``; None: as all others."""
+        if size is None:
+            return
+        if not method.resizes:
+            raise ArgumentError("size", size, f"null: {type(method).__name__} has views of one size in all stages")
+        for entry in method.views.resized(size).entries:
+            assert isinstance(method.encoder, Encoder)
+            self.config.model.check_view(method.encoder, entry.size)
 
     def task(self, world: World) -> PretrainTask:
         # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
@@ -115,6 +130,7 @@ class PretrainBlueprint(Blueprint):
                 with at(key):
                     local(where)
             if not weights:
+                self._check_anchor()
                 return data, stages, None
             with at("model.weights"):
                 return data, stages, choice.run_weights(local(weights), config.init_stage, "model.weights")
@@ -132,6 +148,15 @@ class PretrainBlueprint(Blueprint):
         taken = on_main(world, lambda: taken_at_first(config, now))
         return PretrainTask(config, world, method, adversary, stages, data, taken)
 
+    def _check_anchor(self) -> None:
+        """Raise UserError for an anchor that is as the network starts, which is at random."""
+        for key, node in (("method", self.config.method), ("method.base", self.config.method.get("base", {}))):
+            if node.get("anchor") == "start":
+                raise UserError(
+                    f"{key}.anchor=start: without model.weights the network starts at random: name the weights that "
+                    "training goes on from, or use teacher (docs/how-to/continue.md)"
+                )
+
     def adversary(self) -> Adversary:
         """Return the discriminator with its loss, of random weights."""
         config, adversary = self.config, self.config.adversary
@@ -144,7 +169,8 @@ class PretrainBlueprint(Blueprint):
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         assert isinstance(task, Pretraining)
-        buffers = [buffer for module in task.objective.distorts for buffer in module.buffers()]
+        modules = (module for of_size in task.objective.by_size.values() for module in of_size)
+        buffers = [buffer for module in modules for buffer in module.buffers()]
         frozen = [tensor for teacher in teachers_in(task.module) for tensor in teacher.tensors()]
         return [*dict.fromkeys(buffers + frozen)]
 

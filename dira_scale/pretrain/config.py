@@ -12,13 +12,14 @@ from dira_scale.base.config.border import at
 from dira_scale.base.config.parts import GROUP, PARTS
 from dira_scale.base.config.schema import Schema, one_of, setting
 from dira_scale.base.errors import UserError
-from dira_scale.train.config import StagedTraining, Validate
+from dira_scale.train.config import Stage, StagedTraining, Validate
 from dira_scale.train.distributed.config import AUTO
 from dira_scale.train.engine.config import Optim
 from dira_scale.train.models.architecture import Architecture
 from dira_scale.train.models.hub import pin
 from dira_scale.train.models.precheck import starts
 from dira_scale.train.planned import Planned
+from dira_scale.train.runs.description import NORMALISATIONS
 
 
 @dataclass
@@ -32,6 +33,11 @@ class AdversaryConfig(Schema):
         super().__post_init__()
         if self.precision == "bf16" and self.loss.startswith("wgan"):
             raise ArgumentError("precision", self.precision, f"fp32: loss {self.loss} differentiates the scores twice")
+
+
+@dataclass
+class PretrainStage(Stage):
+    size: int | None = setting(AtLeast(8), None)
 
 
 @dataclass
@@ -54,7 +60,9 @@ class PretrainOptim(Optim):
 class Pretrain(StagedTraining):
     model: Architecture = field(default_factory=Architecture)
     channels: int | None = setting(AtLeast(1), None)
-    normalise: str | None = setting(one_of("imagenet"), None)
+    normalise: str | None = setting(one_of(*NORMALISATIONS), None)
+    frozen_blocks: int = setting(AtLeast(0), 0)
+    stages: dict[str, PretrainStage] = MISSING  # type: ignore[assignment]
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
     optim: PretrainOptim = field(default_factory=PretrainOptim)

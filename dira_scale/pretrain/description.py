@@ -36,6 +36,9 @@ TERMS = {
     "ibot": Term("Hidden patches (iBOT)", "hidden patches: the encoder learns to tell what a teacher sees in them"),
     "global": Term("Whole views", "distillation: the encoder learns what frozen teachers say of a view as a whole"),
     "dense": Term("Places", "distillation of places: the encoder learns what frozen teachers say of each place"),
+    "gram": Term(
+        "Gram anchor", "Gram anchor: how alike the patches of an image are is held to what it was in an earlier network"
+    ),
     "koleo": Term("KoLeo", "KoLeo: the features of different images are pushed apart"),
     "discriminator": Term("Adversary, the discriminator's part"),
 }

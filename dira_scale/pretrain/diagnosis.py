@@ -35,6 +35,7 @@ FASTER = {
     "recipe.max_side=512",
     "copy": "raise data.prefetch",
 }
+DECAYED = 0.05  # of the share of patches that are found again: what is lost while whole images are told apart better
 PATIENCE = 2  # measurements in a row: one may be an outlier
 ROWS = 10  # top-1 values in a row: one may be of a single batch
 
@@ -44,15 +45,24 @@ class Diagnosis:
 
     Args:
         config: for the weights, the adversary's loss and the names of the keys to change.
+        continues: whether the run goes on from weights, whose features may decay.
     """
 
-    def __init__(self, config: Pretrain) -> None:
+    def __init__(self, config: Pretrain, continues: bool = False) -> None:
         self.adversary = config.adversary.loss
         self.weights: Mapping[str, float] = config.method.get("weights", {})
         self.base = "method.base" if "base" in config.method else "method"
         self.scaled = "scale" in config.method.get("base", config.method)
         self._waited = 0.0  # seconds of waiting for the loader in rows that all waited too long
+        self.continues = continues
+        self._held_out: list[tuple[float, float]] = []  # by validation: patches found again, the figure of whole images
         self._counts: dict[str, int] = {}  # measurements in a row that show a problem, by check
+
+    def held_out(self, row: Mapping[str, float]) -> None:
+        """Note a validation's figures."""
+        known = row.get("health/knn_auc", row.get("top1"))
+        if known is not None and "patch_top1" in row:
+            self._held_out.append((row["patch_top1"], known))
 
     def warnings(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         """Warnings about problems that begin with this training row. Checks whose keys the row lacks are skipped."""
@@ -65,6 +75,7 @@ class Diagnosis:
             (self._dwarfed, tuple(key for key in gradients if key in row) or gradients, PATIENCE),
             (self._queue, ("queue_fresh",), PATIENCE),
             (self._starved, ("time/data", "time/step"), 1),
+            (self._dense, (), 1),
         )
         warnings = []
         for check, keys, patience in checks:
@@ -143,6 +154,18 @@ class Diagnosis:
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "
             f"shorten {self.base}.queue, or raise {self.base}.momentum"
+        )
+
+    def _dense(self, row: Mapping[str, Any], position: StagePosition) -> str:
+        if not (self.continues and self._held_out):
+            return ""
+        (most, before), (patches, known) = max(self._held_out), self._held_out[-1]
+        if most - patches < DECAYED or known <= before:
+            return ""
+        return (
+            f"dense features decay: of held-out patches {patches:.0%} are found again, {most:.0%} were, while whole "
+            f"images are told apart better ({before:.3f}, now {known:.3f}): add the term gram (method.anchor), lower "
+            "optim.optimizer.lr, or raise frozen_blocks"
         )
 
     def _starved(self, row: Mapping[str, Any], position: StagePosition) -> str:

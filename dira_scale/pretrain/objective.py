@@ -55,6 +55,7 @@ class Objective:
         distort: makes the module that distorts the views of one size.
         corrupted: whether views are corrupted in stages that restore nothing, too.
         hides: whether the method's encoder does not see the patches that a ``PatchMask`` draws.
+        resized: the same views in other sizes, which some stages have.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class Objective:
         distort: Callable[[Views], Distort | DistortVolumes] = build,
         corrupted: bool = False,
         hides: bool = False,
+        resized: Sequence[ViewSpec] = (),
     ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
         self.corrupted, self.hides = corrupted, hides
-        modules = [distort(entry).to(world.device) for entry in views.entries]
-        of_each = (module for module, entry in zip(modules, views.entries, strict=True) for _ in range(entry.count))
-        self.distorts = tuple(of_each)
+        self.by_size = {spec.sides: _distorts(spec, distort, world) for spec in (*resized, views)}
+        self.distorts = self.by_size[views.sides]
         self.target_flip, self.axes = views.target_flip, views.entries[0].crop.axes
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
@@ -95,11 +96,14 @@ class Objective:
             terms: Terms = model(self.clean(batch), distorted, batch)
         return terms
 
+    def _distorts_of(self, batch: Batch) -> tuple[Distort | DistortVolumes, ...]:
+        return self.by_size.get(tuple(batch.views[0].shape[2:]), self.distorts)
+
     def clean(self, batch: Batch) -> tuple[Tensor, ...]:
         """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""
         if self.target_flip != "with_input":
             return self.upright(batch.views, batch)
-        of_views = zip(self.distorts, batch.views, batch.distortions, strict=True)
+        of_views = zip(self._distorts_of(batch), batch.views, batch.distortions, strict=True)
         return tuple(distort.turned(view, parameters) for distort, view, parameters in of_views)
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
@@ -120,7 +124,7 @@ class Objective:
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; without cutout and shuffling in stages that corrupt none."""
         corrupt = corrupt and self.corrupts(terms)
-        of_views = enumerate(zip(self.distorts, batch.views, batch.distortions, strict=True))
+        of_views = enumerate(zip(self._distorts_of(batch), batch.views, batch.distortions, strict=True))
         return tuple(
             distort(view, parameters, corrupt, batch.lacking(number))
             for number, (distort, view, parameters) in of_views
@@ -135,3 +139,11 @@ class Objective:
             view.masked_fill(hidden_voxels(batch, number, view.shape[2:]), 0.0) if has_mask else view
             for number, (view, has_mask) in enumerate(zip(distorted, masked, strict=True))
         )
+
+
+def _distorts(
+    views: ViewSpec, distort: Callable[[Views], Distort | DistortVolumes], world: World
+) -> tuple[Distort | DistortVolumes, ...]:
+    """The module that distorts each of ``views``."""
+    modules = [distort(entry).to(world.device) for entry in views.entries]
+    return tuple(module for module, entry in zip(modules, views.entries, strict=True) for _ in range(entry.count))

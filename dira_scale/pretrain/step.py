@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dira_scale.base.errors import UserError
 from dira_scale.dataset.metrics.ssim import WINDOW, ssim
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.objective import Forward, Objective, PretrainLosses
@@ -18,10 +19,12 @@ from dira_scale.train.distributed.collectives import rank, reduce_mean, reduce_s
 from dira_scale.train.distributed.config import AUTO
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
+from dira_scale.train.engine.config import depths_of
 from dira_scale.train.engine.task import StagePlan
 from dira_scale.train.methods.adversary import Adversary
 from dira_scale.train.methods.method import Method, Terms
 from dira_scale.train.models import norm
+from dira_scale.train.models.dino_files import MASK_TOKEN
 from dira_scale.train.models.heads import global_average
 
 IMAGES = 512  # of the global batch at most: limits the eigenvalue problem and the table of distances
@@ -149,6 +152,21 @@ def _squared_gradient(loss: Tensor, features: tuple[Tensor, ...], scale: float) 
     return torch.stack(squares).sum() if squares else torch.zeros_like(loss)
 
 
+def freeze_blocks(method: Method, count: int) -> None:
+    """Keep the weights of the first ``count`` blocks of the encoder, and of all before them but what weights of images
+    may not have: a method's mask token, positions along the depth.
+
+    Raises UserError for more blocks than there are.
+    """
+    parameters = dict(method.named_parameters())
+    depths, blocks = depths_of([*parameters])
+    if count > blocks:
+        raise UserError(f"frozen_blocks={count}: the encoder has {blocks} blocks; name as many, or fewer")
+    for name, depth in depths.items():
+        if count and depth <= count and not name.endswith((MASK_TOKEN, "depth_embed")):
+            parameters[name].requires_grad_(False)
+
+
 @dataclass(frozen=True)
 class DiscriminatorTraining:
     """The adversary: it learns to distinguish clean from restored patches, after each step of the generator."""
@@ -184,8 +202,9 @@ class Pretraining:
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
         self.side_modules = [DiscriminatorTraining(adversary, judge)]
         self.objective = Objective(
-            method.weights, adversary, method.views, world, distort, method.corrupted, method.hides
-        )
+            method.weights, adversary, method.views, world, distort, method.corrupted, method.hides,
+            [method.views.resized(stage.size) for stage in config.stages.values() if stage.epochs and stage.size],
+        )  # fmt: skip
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
         self.monitor_every = config.health.every
 
@@ -194,6 +213,8 @@ class Pretraining:
         for part in (module, self.side_modules[0].module):
             norm.regroup(part, self.config.bn_groups(stage.batch), self.config.parallel.accumulate)
         module.enter_stage(stage.terms)
+        freeze_blocks(module, self.config.frozen_blocks)
+        module.steps = stage.steps
         return Forward(module)
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:

@@ -80,6 +80,17 @@ def knn_auc(features: Tensor, labels: Tensor) -> float:
     return mean_auc(knn_scores(features, labels, features, k, leave_one_out=True), labels)
 
 
+class WatchedValidation(HeldOutValidation):
+    """Validation whose figures ``note`` gets, on every process."""
+
+    note: Callable[[Mapping[str, float]], None]
+
+    def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
+        row = super().means(stage, module)
+        self.note(row)
+        return row
+
+
 class PretrainTask(Pretraining, DatasetTask):
     """A method, built and checked, on its data (see :class:`dira_scale.train.engine.task.Task`).
 
@@ -99,17 +110,19 @@ class PretrainTask(Pretraining, DatasetTask):
         taken: str | None = None,
     ) -> None:
         super().__init__(config, world, method, adversary)
-        self.stages, self.data, self.diagnosis, self.start = stages, data, Diagnosis(config), method.start
+        self.stages, self.data, self.start = stages, data, method.start
+        self.diagnosis = Diagnosis(config, continues=method.start is not None)
         self.taken, self.taught_by = taken, [teacher.summary for teacher in teachers_in(method)]
         self.adversary = adversary
         decoder = any(restores(plan.terms) for plan in stages)
         self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNITS[data.views.dimensions]
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
-        self.validation: HeldOutValidation | None = None
+        self.validation: WatchedValidation | None = None
         if held_out is not None:
             scores = [partial(NeighbourAUC, validate.batch)]
-            self.validation = HeldOutValidation(validate.every, held_out, self.held_out_losses, world.device, scores)
+            self.validation = WatchedValidation(validate.every, held_out, self.held_out_losses, world.device, scores)
+            self.validation.note = self.diagnosis.held_out
 
     def held_out_losses(self, stage: StagePlan, module: nn.Module, batch: Batch) -> PretrainLosses:
         """Losses as in training. Monitors and features are those of views that are not corrupted, in runs that have a
@@ -140,7 +153,12 @@ class PretrainTask(Pretraining, DatasetTask):
         assert isinstance(module, Method)
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
         several = len({plan.batch for plan in self.stages}) > 1
-        stages = ", ".join(f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * several for plan in self.stages)
+        stages = ", ".join(
+            f"{plan.name} {plan.steps}"
+            + f" of {plan.batch} images" * several
+            + f" at {plan.size} pixels" * bool(plan.size)
+            for plan in self.stages
+        )
         return [
             f"learns without labels: a method of {parameters:.1f} M parameters; steps by stage: {stages}",
             *self.data.summary(self.stages[0]),
@@ -154,6 +172,7 @@ class PretrainTask(Pretraining, DatasetTask):
     def set_progress(self, module: nn.Module, share: float) -> None:
         assert isinstance(module, Method)
         module.progress = share
+        module.before_step()
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         if restores(stage.terms):

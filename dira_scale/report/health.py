@@ -13,7 +13,7 @@ from dira_scale.train.runs.reader import RunRow
 from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
 
 TERM_GRADIENTS = "health/gradient/"
-HELD_OUT_KEYS = ("step", "stage", "health/knn_auc")  # drawn of a held-out row
+HELD_OUT_KEYS = ("step", "stage", "health/knn_auc", "patch_top1")  # drawn of a held-out row
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ PLOTS = (
         "mean over labels, held-out images by the encoder's features; dashed: chance",
         {"health/knn_auc": "held out"},
         level=0.5,
+    ),
+    MonitorPlot(
+        "Patches found again in a shifted, jittered view (top-1)",
+        "features of patches, within this run: a fall while whole images are told apart better is decay",
+        {"patch_top1": "held out"},
     ),
 )
 

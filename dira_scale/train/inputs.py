@@ -178,12 +178,13 @@ class Inputs:
                 dataset.require_channels([self.data.split], channels, learned, f"the run {start}")
 
     def loader(self, stage: StagePlan) -> Loader:
-        return self.train(stage.batch)
+        return self.train(stage.batch, stage.size)
 
-    def train(self, batch: int) -> Loader:
-        """This rank's part of training batches of ``batch`` samples."""
+    def train(self, batch: int, size: int | None = None) -> Loader:
+        """This rank's part of training batches of ``batch`` samples, with views of another ``size`` than usual."""
         choice = self.loader_choice.in_processes(self.processes)
-        return self._loader(choice, self.data.split, self.views, self.orders[batch], rank=self.rank, world=self.ranks)
+        views = self.views.resized(size) if size else self.views
+        return self._loader(choice, self.data.split, views, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
         return self.orders[batch].steps_per_epoch

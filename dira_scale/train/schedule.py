@@ -53,6 +53,7 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
                 terms=tuple(stage.terms),
                 warmup=min(steps - 1, round(warmup * config.epoch_factor * per_epoch)),
                 period=period,
+                size=getattr(stage, "size", None),  # of pretraining
                 patience=stage.patience,
             )
         )

@@ -1,7 +1,7 @@
 """The shapes of what a loader would return: enough to rehearse a task's step without its data."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ class Shapes(Protocol):
     def batch(self, samples: int) -> TaskBatch:
         """A rank's batch as its loader would return it, of arbitrary values."""
 
+    def resized(self, size: int) -> Self:
+        """The same with views as of ``StagePlan.size``."""
+
 
 @dataclass(frozen=True)
 class ViewShapes:
@@ -28,6 +31,9 @@ class ViewShapes:
     dtype: torch.dtype = torch.uint8  # of the stored pixels
     labels: int | None = None  # how many each sample has; None: the batch has none
     mask: bool = False  # whether the batch has masks
+
+    def resized(self, size: int) -> Self:
+        return replace(self, views=self.views.resized(size))
 
     def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""

@@ -63,9 +63,10 @@ dino: {model.encoder: vit_small_patch16_224, model.positions: dino, model.bn_gro
   null, [0.25, 1], 0.1], [10, 96, [0.05, 0.25], 0.5]]}
 # DINOv2: the released code's defaults and its Sinkhorn-Knopp.
 dinov2_vits14: {like: dino, data.batch: 1024, model.encoder: vit_small_patch14_dinov2, model.bn_groups: 1,
-  method: {weights: {di: 1, ibot: 1, koleo: 0.1}, prototypes: 65536, hidden: 2048, bottleneck: 256,
+  method: {weights: {di: 1, ibot: 1, koleo: 0.1, gram: 2}, prototypes: 65536, hidden: 2048, bottleneck: 256,
   student_temperature: 0.1, teacher_temperature: 0.07, first_temperature: 0.04, warmup: 0.3, momentum: 0.992,
-  centring: sinkhorn, centre_momentum: 0.9, frozen: 0.01, frozen_encoder: null, batch_norm: false, separate: true},
+  centring: sinkhorn, centre_momentum: 0.9, frozen: 0.01, frozen_encoder: null, batch_norm: false, separate: true,
+  anchor: null, anchor_every: null},
   optim.optimizer: {_target_: torch.optim.AdamW, lr: 0.004, weight_decay: 0.04}, optim.reference_batch: null,
   optim.end: 0.00025, optim.layer_decay: 0.9, optim.patch_factor: 0.2, trained: {dinov2: [[di, ibot, koleo], 100,
   null]}, views.corruptions.mask: {_target_: BlockwiseMask, patch: 14, share: [0.1, 0.5], p: 0.5}, crops: [[1, null,

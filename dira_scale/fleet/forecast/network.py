@@ -46,9 +46,10 @@ class FakeTask:
     world: World
     buffers: Sequence[Tensor] = ()  # that it keeps on the device beside its modules
 
-    def batch(self, samples: int) -> TaskBatch:
-        """A rank's part of a step's batch, as the loader returns it."""
-        batch: TaskBatch = fake(self.shapes.batch(samples), self.mode)
+    def batch(self, samples: int, size: int | None = None) -> TaskBatch:
+        """A rank's part of a step's batch, as the loader returns it; ``size``: the stage's."""
+        shapes = self.shapes.resized(size) if size else self.shapes
+        batch: TaskBatch = fake(shapes.batch(samples), self.mode)
         return batch
 
     def ever_trained(self) -> list[nn.Parameter]:

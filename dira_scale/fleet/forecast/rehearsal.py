@@ -62,7 +62,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
     once, as on GPUs: by fused kernels if there are such, otherwise with temporaries of their size.
     """
     module, world = fake.task.module, fake.world
-    ever_trained, batch = fake.ever_trained(), fake.batch(samples)
+    ever_trained, batch = fake.ever_trained(), fake.batch(samples, stage.size)
     passes = {block: Counter[bool]() for block in blocks(module)}  # forward passes, with gradient or without
     hooks = [block.register_forward_pre_hook(partial(_count, counter)) for block, counter in passes.items()]
     with fake.mode:

@@ -12,7 +12,6 @@ from dira_scale.base.errors import UserError
 from dira_scale.judge.tasks.task import FINETUNE
 from dira_scale.train.runs.description import Best, Description
 
-IMAGENET = "imagenet"
 CENTRE, TEN_CROPS = "centre", "ten_crops"
 WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 POOLED, MAP = "pooled", "map"  # what is kept of a layer

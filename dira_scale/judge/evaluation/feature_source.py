@@ -1,7 +1,7 @@
 """The encoder whose features are computed: that of a run, of a file of weights, or a random one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +16,11 @@ from dira_scale.judge.evaluation.encoders import LAST, fake_encoder, levels
 from dira_scale.judge.evaluation.features import PATCHES, Layer
 from dira_scale.train.models.architecture import Architecture, TimmUNet
 from dira_scale.train.models.network import Encoder
-from dira_scale.train.models.normalise import IMAGENET, normalise_input
+from dira_scale.train.models.normalise import normalise_input
 from dira_scale.train.models.start import licence_of, start_weights
 from dira_scale.train.models.weights import trained_encoder, weights_hash
 from dira_scale.train.runs.choice import check_stage
-from dira_scale.train.runs.description import Description, InputDescription
+from dira_scale.train.runs.description import NORMALISATIONS, Description, InputDescription
 from dira_scale.train.runs.reader import RunReader
 
 
@@ -87,8 +87,9 @@ def asked_input(cfg: DictConfig, run: Description | None) -> InputDescription:
     if run is not None and size != before.size and fake_encoder(run.network.architecture, run.input.sides).fixed_size:
         sides = " x ".join(map(str, before.size))
         raise UserError(f"data.size={cfg.data.size}: {run.network.name} of the run takes images of {sides} only")
-    values = {None: (before.mean, before.deviation), "none": ((), ()), "imagenet": tuple(IMAGENET.values())}
-    return InputDescription(size, before.channels, before.window, *values[cfg.normalise])
+    if cfg.normalise is None:
+        return replace(before, size=size)
+    return InputDescription(size, before.channels, before.window, **NORMALISATIONS.get(cfg.normalise, {}))
 
 
 def architecture_of(cfg: DictConfig) -> Architecture:

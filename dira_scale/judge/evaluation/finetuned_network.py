@@ -16,7 +16,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.manifest.info import in_colour
 from dira_scale.dataset.metrics.figure import number
-from dira_scale.judge.evaluation.config import IMAGENET, Evaluate, require_finetuned
+from dira_scale.judge.evaluation.config import Evaluate, require_finetuned
 from dira_scale.judge.evaluation.inference import held_out_crops
 from dira_scale.judge.evaluation.results import ByLabel, read_results
 from dira_scale.judge.tasks.task import Chosen, Supervision, TaskConfig, task_of
@@ -62,7 +62,7 @@ class NetworkFacts(TypedDict):
     facts: dict[str, Any]
     size: Annotated[list[SIDE], Length(2, 3)]
     stored: StoredAs
-    normalise: Literal["none", "imagenet"]
+    normalise: Literal["none", "imagenet", "rad_dino"]
     evaluate: dict[str, Any]
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
     conversion: dict[str, Any] | None
@@ -258,8 +258,8 @@ def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
             raise UserError(f"{name}.{min(lacking)} is missing; {REPAIR}")
     _evaluate(about)
     channels = about["channels"] or model.channels
-    if about["normalise"] == IMAGENET and channels != 3:
-        raise UserError(f"channels is {channels}, and normalise={IMAGENET} takes 3; {REPAIR}")
+    if (named := about["normalise"]) != "none" and channels != 3:
+        raise UserError(f"channels is {channels}, and normalise={named} takes 3; {REPAIR}")
     with as_large_as(state.values(), FILE):
         network = supervision.network(
             model, model.build_encoder(size if len(size) == 3 else size[0], about["channels"])

@@ -128,7 +128,7 @@ class Requests:
             occurrence = np.concatenate([part.occurrence for part in parts])
             epochs = [part.epoch if self.fixed_epoch is None else self.fixed_epoch for part in parts]
             epoch = np.repeat(epochs, [len(part.index) for part in parts])
-            images = [self._images(epoch, index, occurrence, view) for view in range(self.views.count)]
+            images = [self._images(epoch, index, occurrence, view) for view in self.views.drawn_as]
             drawn = [
                 draw(
                     self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(of_view),

@@ -50,6 +50,7 @@ class StagePlan:
     warmup: int = 0  # steps over which the rate rises
     span: tuple[int, int] | None = None  # of ``optim.span=run``: steps of this batch before it, in all
     period: int | tuple[int, ...] = 1  # steps after which ``optim.schedule=step`` lowers it: again and again, or these
+    size: int | None = None  # of its views, as ``ViewSpec.resized`` has it; None: that of the run
     patience: int | None = None  # epochs without a lower validation loss after which the stage ends; None: never
 
     def rate(self, config: optim.Optim, initial: float, step: int) -> float:

@@ -100,6 +100,9 @@ def construct(
 
     offered = {"encoder": lambda: encoder, "network": network, "views": lambda: views}
     method = _construct(node, "method", offered)
+    if views.repeating != method.repeating:
+        expected = f"{method.repeating or 'none'} with same_as for {type(method).__name__}: DINOv2's anchor alone sees"
+        raise UserError(f"views.crops: expected {expected} views again, the two global ones, after all others")
     if start:
         from dira_scale.train.models.start import start_of  # needs pyarrow
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.base.arguments import UNSHOWN, Above, ArgumentError, AtLeast, Within, checked
@@ -46,7 +47,9 @@ class DINO(Method):
     Monitors: ``teacher_entropy``, of a teacher's softmax, as a share of ln K: 1 if it says nothing; ``prototypes``,
     beside a first one, the share that is the teacher's first choice for a global view of the batch, of as many as could
     be: 0 if all views have the same; both tell collapse. ``centre_norm``, of softmax centring; ``top1`` and ``chance``
-    of the student's embeddings of the two global views.
+    of the student's embeddings of the two global views. Of held-out images, for transformers, ``patch_top1``
+    (:func:`found_again`): whether features of patches keep their place, which those of DINOv3 lost as those of whole
+    images became better (Siméoni et al. 2025, sec. 4.1).
 
     Args:
         prototypes: K, at least 2.
@@ -66,7 +69,7 @@ class DINO(Method):
     """
 
     trained_by_di = ("head",)
-    gradient_views = GLOBAL
+    gradient_views, resizes = GLOBAL, True
     momentum_encoder = exported = "teacher"  # the better one (sec. 5.2)
     encoder: Encoder
     teacher: Encoder
@@ -122,6 +125,8 @@ class DINO(Method):
             teacher = encoded(self.teacher, distorted[:GLOBAL], finer=False)
         terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]), features=features)
         self.distil(terms, student, teacher, batch)
+        if not self.training and self.encoder.patch and self.views.dimensions == 2:
+            terms.monitors["patch_top1"] = found_again(self.teacher, clean[0], distorted[0])
         return terms
 
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
@@ -195,6 +200,26 @@ class DINO(Method):
         if self.rises:  # rounding must not hold an epoch's first step back
             share = math.floor(share * self.rises + 1e-6) / (self.rises - 1)
         return first + (last - first) * min(share, 1.0)
+
+
+@torch.no_grad()
+def found_again(encoder: Encoder, clean: Tensor, distorted: Tensor) -> Tensor:
+    """Return the share of a ``clean`` view's patches that are found again by their tokens in the ``distorted`` one,
+    moved by a quarter of its sides, with nothing where it was: of all patches there the nearest by cosine is the same.
+
+    Args:
+        clean, distorted: [b, 1, S, S], of at least 2 patches a side.
+    """
+    patch = encoder.patch
+    assert patch is not None
+    grid = clean.shape[2] // patch
+    shift = max(1, grid // 4)
+    moved = F.pad(distorted[:, :, shift * patch :, shift * patch :], (0, shift * patch, 0, shift * patch))
+    tokens = [encoder.tokens(view, finer=False).patches for view in (clean, moved)]
+    here, there = (F.normalize(at_least_float32(patches), dim=2) for patches in tokens if patches is not None)
+    here = here.unflatten(1, (grid, grid))[:, shift:, shift:].flatten(1, 2)
+    same = torch.arange(grid**2, device=clean.device).view(grid, grid)[:-shift, :-shift].flatten()
+    return ((here @ there.mT).argmax(2) == same).float().mean()
 
 
 def check_global(method: str, views: ViewSpec) -> None:

@@ -1,27 +1,30 @@
 """DINOv2 (Oquab et al. 2023, sec. 4): DINO with iBOT's masked patches (Zhou et al., ICLR 2022) and KoLeo."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dira_scale.base.arguments import UNSHOWN, ArgumentError
+from dira_scale.base.arguments import UNSHOWN, ArgumentError, AtLeast
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.distort.corruptions import PatchMask
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.collectives import gather, rank
 from dira_scale.train.losses.distillation import cross_entropy, koleo
-from dira_scale.train.methods.dino import DINO, GLOBAL, Centring, view_embedding
+from dira_scale.train.losses.gram import gram_loss, reduced
+from dira_scale.train.methods.dino import DINO, GLOBAL, Centring, encoded, view_embedding
 from dira_scale.train.methods.method import Terms, check_weights
 from dira_scale.train.methods.pairs import check_accumulation
 from dira_scale.train.methods.restoration import MASK, blocks_hidden
 from dira_scale.train.models.dino_files import MASK_TOKEN
-from dira_scale.train.models.momentum import momentum_copy
+from dira_scale.train.models.momentum import ema_update, momentum_copy
 from dira_scale.train.models.network import Encoder, Tokens
 
 WEIGHTS: Mapping[str, float] = MappingProxyType({"di": 1.0, "ibot": 1.0, "koleo": 0.1})  # the released code's
+GRAM = {"gram": 2.0}  # DINOv3, appendix C
 
 
 class DINOv2(DINO):
@@ -32,6 +35,11 @@ class DINOv2(DINO):
     teacher sees in that patch: the mean of the cross-entropy over a view's hidden patches, then over views (0 of those
     without). ``koleo``: of the class tokens of each global view, the sum over both. Networks without a class token
     (``vit3d``) have the mean of their patch tokens in its place.
+    ``gram``, with an ``anchor``: DINOv3's Gram anchor (Siméoni et al. 2025, sec. 4), in stages that name it. The cosine
+    similarities of a student's patch tokens, hidden ones too, of each global view are held to those of the anchor, a
+    copy of the encoder that is not trained. It sees the same view, or, where views repeat the global ones in another
+    size (``ViewSpec.crops``, ``same_as``), these: crops of the same part of the stored image with more of its pixels,
+    distorted alike. Its map is then reduced (sec. 4.3).
 
     The mask token decays as weights do, not as biases (released code). Different from that code: KoLeo, too, is over
     the whole batch, not within a process, so no term depends on the number of processes; prototypes keep their
@@ -43,6 +51,9 @@ class DINOv2(DINO):
     Args:
         weights: factors of the terms in the total.
         separate: whether patches have a head of their own (DINOv2, sec. 4: better at scale), or the class token's.
+        anchor: ``start``: the network as it starts; ``teacher``: the teacher as it is at the first step of a stage with
+            the term ``gram``, and again after every ``anchor_every`` steps of it; None: there is no such term.
+        anchor_every: at least 1; None: the anchor stays.
 
     The other settings are DINO's.
 
@@ -71,6 +82,8 @@ class DINOv2(DINO):
         frozen_encoder: float | None = None,
         batch_norm: bool = False,
         separate: bool = True,
+        anchor: Literal["start", "teacher"] | None = None,
+        anchor_every: Annotated[int, AtLeast(1)] | None = None,
     ) -> None:
         if encoder.patch is None:
             such = "vit3d" if views.dimensions == 3 else "vit_small_patch14_dinov2"
@@ -80,8 +93,14 @@ class DINOv2(DINO):
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
             first_temperature, warmup, momentum, centring, centre_momentum, frozen, frozen_encoder, batch_norm,
         )  # fmt: skip
-        check_weights(weights, WEIGHTS)
-        self.weights, self.active = dict(weights), tuple(weights)
+        weights = GRAM | dict(weights)
+        check_weights(weights, {**WEIGHTS, **GRAM})
+        self.weights = {term: weight for term, weight in weights.items() if anchor or term not in GRAM}
+        self.active = tuple(self.weights)
+        self.anchor, self.anchored_to = momentum_copy(encoder) if anchor else None, anchor
+        self.anchor_every = anchor_every
+        if anchor and views.drawn_as[-GLOBAL:] == tuple(range(GLOBAL)) and views.repeating == GLOBAL:
+            self.repeating = GLOBAL
         masks = [view.corruptions.get(MASK) for view in views.each[:GLOBAL]]
         if not all(isinstance(mask, PatchMask) and mask.patch == encoder.patch for mask in masks):
             usual = f"configs/views/{'dinov2' if views.dimensions == 2 else 'dino3d'}.yaml"
@@ -105,11 +124,38 @@ class DINOv2(DINO):
             raise ArgumentError("batch", batch, "at least 2: KoLeo is of the distances between images")
 
     def enter_stage(self, terms: Sequence[str]) -> None:
+        if "gram" in terms and self.anchor is None:
+            raise ArgumentError("terms", [*terms], "terms without gram, which needs method.anchor=start or teacher")
         super().enter_stage(terms)
         if self.patch_head:
             self.patch_head.requires_grad_("ibot" in self.active)
         else:
             self.head.requires_grad_(not {"di", "ibot"}.isdisjoint(self.active))
+
+    def before_step(self) -> None:
+        if self.anchor and self.anchored_to == "teacher" and "gram" in self.active:
+            done = round(self.progress * self.steps)
+            if done % (self.anchor_every or self.steps) == 0:
+                ema_update(self.anchor.parameters(), self.teacher.parameters(), 1.0)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        seen = distorted[: len(distorted) - self.repeating]
+        terms = super().forward(clean, seen, batch)
+        if self.anchor and "gram" in self.active:
+            views, size = distorted[len(seen) :] or seen[:GLOBAL], self._grid(seen[0])
+            with torch.no_grad():
+                anchors = encoded(self.anchor, views, finer=False)
+            losses = []
+            for features, anchor in zip(terms.features, anchors, strict=True):
+                assert anchor.patches is not None
+                of_student = features[:, :, -math.prod(size) :].mT
+                losses.append(gram_loss(of_student, reduced(anchor.patches, self._grid(views[0]), size)))
+            terms.losses["gram"] = torch.stack(losses).mean()
+        return terms
+
+    def _grid(self, view: Tensor) -> list[int]:
+        assert self.encoder.patch is not None
+        return [side // self.encoder.patch for side in view.shape[2:]]
 
     def hiding(self, batch: Batch, views: int) -> dict[str, Tensor]:
         masks = torch.stack([blocks_hidden(batch, view).flatten(1) for view in range(views)], 1)
@@ -127,7 +173,7 @@ class DINOv2(DINO):
 
     def of_patches(self, student: Sequence[Tokens], teacher: Sequence[Tokens], mask: Tensor) -> Tensor:
         """iBOT's loss of the global views' hidden patches; ``mask``: bool [2 b, n], one view after the other."""
-        slots = max(drawn.most(self.views.sides, len(mask)) for drawn in self.masks)
+        slots = max(drawn.most(student[0].maps[0].shape[2:], len(mask)) for drawn in self.masks)
         rows = mask.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:slots]  # hidden patches first
         of_student, of_teacher = (
             torch.cat([tokens.patches for tokens in views[:GLOBAL]]).flatten(0, 1)[rows]  # type: ignore[misc]

@@ -82,7 +82,7 @@ class DiRA(Method):
             for view in base.views.each[: RESTORED_VIEWS[restore]]:
                 mask_blocks(view, base.hides)
         assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
-        self.base, self.corrupted, self.hides = base, base.corrupted, base.hides
+        self.base, self.corrupted, self.hides, self.repeating = base, base.corrupted, base.hides, base.repeating
         self.decoder, self.head = network.decoder, network.head
         self.restoration_loss = RESTORATION_LOSSES.get(restoration)
         self.restored_views = RESTORED_VIEWS[restore]
@@ -135,6 +135,11 @@ class DiRA(Method):
         terms.restored, terms.target = restored, target
         if "re" in self.active:
             terms.losses["re"] = loss(restored, target) if loss else hidden_mean((restored - target).square(), hidden)
+
+    def before_step(self) -> None:
+        self.base.progress, self.base.steps = self.progress, self.steps
+        if self._of_base(self.active):
+            self.base.before_step()
 
     def after_step(self) -> None:
         if self._of_base(self.active):

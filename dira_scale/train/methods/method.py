@@ -64,6 +64,7 @@ class Method(nn.Module):
     sets_parameters: ClassVar[bool] = False  # whether ``after_step`` sets trained parameters
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
+    resizes: ClassVar[bool] = False  # whether stages may have views of another size (``ViewSpec.resized``)
     hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws
     finer: bool = False  # whether a method around it reads maps of its pyramids beside the last
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
@@ -73,6 +74,8 @@ class Method(nn.Module):
     decoder: nn.Module | None
     start: "Start | None" = None  # the weights that it starts from; None: random ones
     progress: float  # completed share of the stage, 0 to 1; the loop sets it before every step
+    steps: int = 1  # of the stage, likewise
+    repeating: int = 0  # how many of its last views repeat others, in another size (``ViewSpec.repeating``)
 
     def __init__(self, views: ViewSpec, weights: dict[str, float]) -> None:
         super().__init__()
@@ -124,6 +127,9 @@ class Method(nn.Module):
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
         """The pyramids of these first views as ``forward`` makes them, while this method idles."""
         return tuple(self.encoder(view) for view in distorted)
+
+    def before_step(self) -> None:
+        """Once per optimizer step, in training only, outside a forward pass: ``progress`` has been set."""
 
     def after_step(self) -> None:
         """Once per optimizer step, in training only: momentum model, queue."""

@@ -23,7 +23,7 @@ from dira_scale.train.models.vit import CUBICS, PlainEncoder, resampled
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
-_COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|discriminator)([._]|$)")
+_COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|anchor|discriminator)([._]|$)")
 # Buffers that a network computes itself: only older files hold them.
 _OPTIMIZER = "optim."  # what a run's checkpoint calls the state of its optimizers, which nobody would expect to be used
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")

@@ -1,21 +1,20 @@
 """Normalisation of images of [0, 1] by mean and deviation, where a protocol asks for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from dira_scale.train.data.constants import constant
-from dira_scale.train.runs.description import InputDescription
+from dira_scale.train.runs.description import NORMALISATIONS, InputDescription
 
-# Of ImageNet, by channel: of red, green and blue.
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
+IMAGENET = NORMALISATIONS["imagenet"]
 
 
 def input_of(size: tuple[int, ...], normalise: str | None, window: Sequence[float] | None = None) -> InputDescription:
     """Return the input of a network that sees views of ``size``, normalised as the key ``normalise`` says; ``window``
     is ``data.range``."""
-    mean_and_deviation: dict[str, Any] = IMAGENET if normalise == "imagenet" else {}
+    mean_and_deviation: Mapping[str, Any] = NORMALISATIONS.get(normalise or "", {})
     return InputDescription(size, window=None if window is None else tuple(window), **mean_and_deviation)
 
 

@@ -74,6 +74,14 @@ class InputDescription:
         return self.size[0] if len(self.size) == 2 and len({*self.size}) == 1 else self.size
 
 
+# By what the key ``normalise`` may be: of ImageNet, by channel (red, green, blue), which its weights and DINO's expect;
+# of RAD-DINO's radiographs (preprocessor_config.json).
+NORMALISATIONS: Final[Mapping[str, Mapping[str, tuple[float, ...]]]] = {
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)},
+    "rad_dino": {"mean": (0.5307,) * 3, "deviation": (0.2583,) * 3},
+}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A dataset that the run was trained on. What is None is not known."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ ADDED = {
     "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
     "model.positions": None, "method.rises": None, "method.base.rises": None, "views.foreground": 0.0, "data.crops": 1,
     "validate.volumes": None, "validate.windows": 1000, "normalise": None, "task.background": True,
+    "stages.*.size": None, "frozen_blocks": 0,
+    **{
+        f"method.{of}{key}": value
+        for of in ("", "base.")
+        for key, value in {"weights.gram": 2.0, "anchor": None, "anchor_every": None}.items()
+    },
 }  # fmt: skip
 
 
@@ -49,7 +56,7 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
     ``execution``: the keys without effect on it, of :func:`execution` or the run's description. A rate that the run
     chooses follows from the others.
     """
-    flat = {key: value for key, value in _flatten(config).items() if key not in ADDED or value != ADDED[key]}
+    flat = {key: value for key, value in _flatten(config).items() if not _as_before(key, value)}
     without = set(execution)
     if flat.get("optim.choose"):
         without.add("optim.optimizer.lr")
@@ -81,6 +88,12 @@ def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence
         keys = [key for key in keys if key != "selection"]  # follows from these
     earlier, later = ADDED | old, ADDED | new
     return [f"{key}: {SENTENCES.get(key) or f'{typed(earlier.get(key))} -> {typed(later.get(key))}'}" for key in keys]
+
+
+def _as_before(key: str, value: Any) -> bool:
+    """Return whether ``key`` is in ``ADDED`` with this ``value``; of any stage there is one entry."""
+    general = re.sub(r"^stages\.[^.]+", "stages.*", key)
+    return general in ADDED and value == ADDED[general]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
     assert "  data.remainder=drop (drop or wrap)\n" in text
     assert "  run=out/runs/pretrain (a path)\n" in text
     assert "  stages: Which terms are trained, for how many epochs" in text
-    experiments = "autoencoder, autoencoder3d, barlow, byol, c2l, cpc3d, dino, dino_vit3d, dinov2_vitb14, "
+    experiments = "autoencoder, autoencoder3d, barlow, byol, c2l, continue_dinov3_vitb16, continue_rad_dino, cpc3d, "
     assert f"experiment=  one of {experiments}" in text
     assert "  preset=  one of paper, released\n" in text and "_preset_of" not in text
     keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from omegaconf import OmegaConf
@@ -88,6 +88,9 @@ class Numbers:
 
 class Shapes:
     """The shapes of the data, for the planner."""
+
+    def resized(self, size: int) -> Self:
+        return self
 
     def batch(self, count: int) -> Samples:
         return Samples(torch.empty(count, FEATURES), torch.empty(count))

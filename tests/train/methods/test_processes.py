@@ -214,6 +214,7 @@ DISTILLED = {
     "dinov2": ("test_vit", V2, 1),  # paths are dropped
     "dira on dinov2": ("test_vit", around(V2, restoration="mask", restore="both"), 1),
     "dinov2, softmax": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0, "centring": "softmax"}, 1),
+    "gram": ("test_vit", V2 | {"anchor": "teacher", "anchor_every": 1}, 1),
     "swav": ("test_resnet", {"_target_": "SwAV", "queue": 16, "queue_start": 0.0}, 4),  # in step 2 full
 }
 
@@ -293,7 +294,8 @@ def two_steps(method, adversary, step_batch, held_out):
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     seen = {}
     for step in range(2):
-        method.progress = step / 2
+        method.progress, method.steps = step / 2, 2
+        method.before_step()
         clean, distorted, batch = step_batch(step)
         torch.manual_seed(step)
         with part_of_batch(rank(), world()):

@@ -27,4 +27,6 @@ def draw(
     """
     assert len(sides) == spec.dimensions
     stored = np.stack(sides, 1).astype(np.int64)
-    return spec.each[view].draw(ViewNumbers(seed, epoch, index, occurrence, view), stored, spacing, around)
+    return spec.each[view].draw(
+        ViewNumbers(seed, epoch, index, occurrence, spec.drawn_as[view]), stored, spacing, around
+    )

@@ -1,9 +1,10 @@
 """The views that a method asks for: of one size, or a list of crops. The defaults are DiRA's of images."""
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from dira_scale.base.arguments import UNSHOWN, ArgumentError, check_fields, inside
 from dira_scale.base.errors import nearest
@@ -19,6 +20,8 @@ OWN = (
     "rotation", "channel_dropout", "grey", "jitter", "blur", "tone", "warp", "cutout", "inverse_cutout", "shuffle",
     "border", "corruptions",
 )  # fmt: skip
+# What a kind of crops that repeats others (``same_as``) may have of its own.
+REPEATING = ("same_as", "count", "size", "jitter", "blur", "corruptions")
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,22 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
     Attributes:
         crops: for each kind a mapping of its ``count``, its ``size`` and others of ``OWN``; of a part, such as
             ``blur``, the keys that differ. Views are numbered through all kinds. One kind is the same as its settings
-            without ``crops``.
+            without ``crops``. A kind with ``same_as``, the number of an earlier view, shows the crops of this view and
+            those after it again, in another size, mirrored and distorted alike: all else is theirs, but for
+            ``REPEATING``, and so are their random numbers.
+        drawn_as: for each view, the number of that whose random numbers it has.
         entries: the views of one size each that these are made of: of images or of volumes, as ``size`` says.
 
     Raises ArgumentError for settings out of range, that exclude each other, or that images, or volumes, do not have.
     """
 
     crops: tuple[Mapping[str, Any], ...] = ()
+    drawn_as: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)
     entries: tuple[PlaneViews | VolumeViews, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        vars(self)["drawn_as"] = tuple(range(self.count))
         if not self.crops:
             vars(self)["entries"] = (_entry(self),)
             return
@@ -50,7 +58,12 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
         if len(self.crops) > 1 and self.iou is not None:
             kinds = f"none: it is of two crops of one kind, and crops has {len(self.crops)}"
             raise ArgumentError("iou", self.iou, kinds)
-        specs = [_of_kind(self, kind, f"crops[{number}]") for number, kind in enumerate(self.crops)]
+        specs: list[ViewSpec] = []
+        drawn_as: list[int] = []
+        for number, kind in enumerate(self.crops):
+            first = kind.get("same_as", len(drawn_as))
+            specs.append(_of_kind(self, kind, f"crops[{number}]", [spec for spec in specs for _ in range(spec.count)]))
+            drawn_as += range(first, first + specs[-1].count)
         if specs[0].sides != self.sides:
             size, wanted = ([*sides] if len(sides) > 2 else sides[0] for sides in (specs[0].sides, self.sides))
             expected = f"{wanted}, the size of the views: the network is made for the first crops"
@@ -63,14 +76,42 @@ class ViewSpec(PlaneViewSettings, VolumeViewSettings):
         crops = tuple({**kind, "count": spec.count} for kind, spec in zip(self.crops, specs, strict=True))
         of_kinds = [spec.entries[0] for spec in specs]
         entries = tuple(
-            replace(entry, first_side=self.sides[-1]) if isinstance(entry, PlaneViews) else entry for entry in of_kinds
+            replace(entry, first_side=entry.sides[-1] if "same_as" in kind else self.sides[-1])
+            if isinstance(entry, PlaneViews)
+            else entry
+            for entry, kind in zip(of_kinds, crops, strict=True)
         )
-        vars(self).update(entries=entries, crops=crops, count=count)
+        vars(self).update(entries=entries, crops=crops, count=count, drawn_as=tuple(drawn_as))
 
     @property
     def each(self) -> tuple[PlaneViews | VolumeViews, ...]:
         """For each view the one of ``entries`` that it is of."""
         return tuple(entry for entry in self.entries for _ in range(entry.count))
+
+    def resized(self, size: int) -> Self:
+        """Return the same views with the first ones of ``size``, and kinds of another size in proportion, rounded to
+        whole patches of a mask, or to a multiple of what all sizes are multiples of: with patches of 14 pixels 98 of
+        224 become 140 of 336.
+
+        Raises ArgumentError of volumes, and where the views are not possible in that size.
+        """
+        if not isinstance(self.size, int):
+            raise ArgumentError("size", size, "null: it is of images")
+        masks = (getattr(each, "patch", None) for entry in self.entries for each in entry.corruptions.values())
+        step = next(filter(None, masks), math.gcd(*(side for entry in self.entries for side in entry.sides)))
+        crops = tuple(
+            {**kind, "size": max(1, round(kind["size"] * size / self.size / step)) * step} if "size" in kind else kind
+            for kind in self.crops
+        )
+        try:
+            return replace(self, size=size, crops=crops)
+        except ArgumentError as error:
+            raise ArgumentError("size", size, f"one that these views can have: {error}") from error
+
+    @property
+    def repeating(self) -> int:
+        """Return how many of the views repeat others, in another size."""
+        return sum(number != view for view, number in enumerate(self.drawn_as))
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -140,14 +181,22 @@ def _entry(views: ViewSpec) -> PlaneViews | VolumeViews:
     return kind(**own)
 
 
-def _of_kind(views: ViewSpec, kind: Mapping[str, Any], name: str) -> ViewSpec:
-    """Return the views of one size that an entry of ``views.crops`` says."""
+def _of_kind(views: ViewSpec, kind: Mapping[str, Any], name: str, before: Sequence[ViewSpec]) -> ViewSpec:
+    """Return the views of one size that an entry of ``views.crops`` says; ``before``: those of each earlier view."""
+    own: dict[str, Any] = {"count": 1, "corruptions": {}} | dict(kind) if "same_as" in kind else dict(kind)
     try:
-        _require_known(kind, OWN)
-        return replace(views, crops=(), **{key: _value(key, getattr(views, key), kind[key]) for key in kind})
+        if "same_as" in kind:
+            _require_known(kind, REPEATING)
+            first, count = own.pop("same_as"), own["count"]
+            same = before[first : first + count] if isinstance(first, int) and isinstance(count, int) else []
+            if views.dimensions != 2 or not same or len(same) < count or any(spec is not same[0] for spec in same):
+                expected = "the number of the first of so many earlier views of one kind, of images"
+                raise ArgumentError("same_as", first, expected)
+            views = same[0]
+        _require_known(own, OWN)
+        return replace(views, crops=(), **{key: _value(key, getattr(views, key), own[key]) for key in own})
     except ArgumentError as error:  # of this kind's own settings, or of those that all have
-        own = re.split(r"\W", error.name)[0] in kind
-        raise error.inside(name) if own else error from error
+        raise error.inside(name) if re.split(r"\W", error.name)[0] in kind else error from error
 
 
 def _value(name: str, common: Any, value: Any) -> Any:
