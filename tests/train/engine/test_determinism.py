@@ -16,7 +16,7 @@ from benchmarks import synthetic
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.train.engine import run, step
 from dira_scale.train.engine.step import adds_in_any_order, one_order
-from dira_scale.train.models.vit import _averaged
+from dira_scale.train.models.vit import averaged
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 # The differentiable operations for which torch.use_deterministic_algorithms raises on CUDA, by aten's names.
@@ -134,7 +134,7 @@ def test_means_are_those_of_torchs_adaptive_pooling(
 ) -> None:
     features = torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     expected = F.adaptive_avg_pool2d(features.double(), size)
-    actual = _averaged(features, size)
+    actual = averaged(features, size)
     with Operations() as operations:
         actual.sum().backward()
     assert operations.seen and operations.seen & REFUSED == set()
