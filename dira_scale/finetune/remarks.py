@@ -95,10 +95,10 @@ def settled(config: Finetune, unit: str) -> list[str]:
     if len(losses) < 3 * LEAST or still_falling(losses):
         return []
     last = fmean(losses[-(len(losses) // 3) :])
-    return [f"the training loss is flat: {last:.4g} on average over the last third of the steps"]
+    return [f"the training loss falls no more: it is {last:.4g} on average over the last third of the steps"]
 
 
 def logged(config: Finetune, unit: str) -> tuple[list[dict[str, Any]], list[float]]:
-    """The rows of metrics so far, and the training losses among them."""
+    """Return the rows of metrics so far, and the training losses among them."""
     rows, _ = read_rows(Path(config.run) / "metrics.jsonl", f"{unit}_per_second")
     return rows, [row["loss"] for row in rows if row["split"] == "train"]

@@ -97,7 +97,7 @@ class Objective:
         return terms
 
     def _distorts_of(self, batch: Batch) -> tuple[Distort | DistortVolumes, ...]:
-        return self.by_size.get(tuple(batch.views[0].shape[2:]), self.distorts)
+        return self.by_size[tuple(batch.views[0].shape[2:])]
 
     def clean(self, batch: Batch) -> tuple[Tensor, ...]:
         """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""
@@ -144,6 +144,6 @@ class Objective:
 def _distorts(
     views: ViewSpec, distort: Callable[[Views], Distort | DistortVolumes], world: World
 ) -> tuple[Distort | DistortVolumes, ...]:
-    """The module that distorts each of ``views``."""
+    """Return the module that distorts each of ``views``."""
     modules = [distort(entry).to(world.device) for entry in views.entries]
     return tuple(module for module, entry in zip(modules, views.entries, strict=True) for _ in range(entry.count))

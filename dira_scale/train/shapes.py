@@ -19,7 +19,7 @@ class Shapes(Protocol):
         """A rank's batch as its loader would return it, of arbitrary values."""
 
     def resized(self, size: int) -> Self:
-        """The same with views as of ``StagePlan.size``."""
+        """Return the same with views of a stage's size (``StagePlan.size``)."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def sharded(name: str, root: Path, **more: Any) -> Path:
 
 
 def drawn(mask: np.ndarray, seed: int) -> np.ndarray:
-    """A tenth of it was overlooked, so that there is an error that nobody can learn to avoid."""
+    """Return the ``mask`` without a tenth of its voxels, so that there is an error that nobody can learn to avoid."""
     return mask * (np.random.default_rng(seed).random(mask.shape) < 0.9).astype(np.uint8)
 
 

@@ -121,7 +121,7 @@ class Order:
 
     @property
     def drawn(self) -> np.ndarray | None:
-        """Whether a sample comes at all, bool [split_size]; None: all do."""
+        """Return whether each sample comes at all, bool [split_size]; None: all do."""
         if self.selection is None and self.repeats is None:
             return None
         drawn = np.zeros(self.split_size, bool)

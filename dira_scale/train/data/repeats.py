@@ -1,4 +1,4 @@
-"""How often each sample comes in an epoch, as ``shard balance`` writes it.
+"""Repeats of samples: how often each comes in an epoch, as ``shard balance`` writes it.
 
 A file is Arrow's (IPC), of one record batch and uncompressed, so that a column is mapped instead of read. It has the
 rows of one split of one or several datasets, in their order:

@@ -176,7 +176,7 @@ def projector(width: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def planes(x: Tensor, count: int) -> Tensor:
-    """Of volumes [b, C, D, H, W] the middle planes of ``count`` slabs, [b · count, C, H, W]; images as they are."""
+    """Return of volumes [b, C, D, H, W] the middle planes of ``count`` slabs, [b · count, C, H, W], of images these."""
     if x.dim() == 4:
         return x
     middles = [(2 * number + 1) * x.shape[2] // (2 * count) for number in range(count)]
@@ -184,13 +184,13 @@ def planes(x: Tensor, count: int) -> Tensor:
 
 
 def slabs(places: Tensor, count: int) -> Tensor:
-    """Maps of volumes [b, C, d, h, w], averaged over the depth of ``count`` slabs: [b · count, C, h, w]."""
+    """Return maps of volumes [b, C, d, h, w], averaged over the depth of ``count`` slabs: [b · count, C, h, w]."""
     size = places.shape[3:]
     averages = averaged(places.flatten(3), (count, size[0] * size[1])).unflatten(3, size)
     return averages.transpose(1, 2).flatten(0, 1)
 
 
 def of_one_grid(*maps: Tensor) -> tuple[Tensor, ...]:
-    """``maps`` [n, C, h, w], averaged to the smallest of their heights and widths, as rows [n · h · w, C]."""
+    """Return ``maps`` [n, C, h, w], averaged to the smallest of their heights and widths, as rows [n · h · w, C]."""
     height, width = (min(each.shape[axis] for each in maps) for axis in (2, 3))
     return tuple(averaged(each, (height, width)).movedim(1, 3).flatten(0, 2) for each in maps)

@@ -129,7 +129,7 @@ class Method(nn.Module):
         return tuple(self.encoder(view) for view in distorted)
 
     def before_step(self) -> None:
-        """Once per optimizer step, in training only, outside a forward pass: ``progress`` has been set."""
+        """Called before each optimizer step, outside a forward pass, when ``progress`` has been set."""
 
     def after_step(self) -> None:
         """Once per optimizer step, in training only: momentum model, queue."""

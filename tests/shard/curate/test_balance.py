@@ -38,7 +38,7 @@ def test_clusters_are_as_tight_as_scikit_learns() -> None:
 
 
 def test_resampled_centroids_leave_the_dense_place() -> None:
-    """Of 2,000 points 1,800 lie in a tenth of the line: plain k-means puts most centroids there."""
+    """Plain k-means puts most centroids into the tenth of a line where 1,800 of 2,000 points lie."""
     rng = np.random.default_rng(1)
     points = np.concatenate([rng.uniform(0, 0.1, 1800), rng.uniform(0.1, 1, 200)])[:, None].astype(np.float32)
     dense = [int((resampled(points, 30, rounds, np.random.default_rng(0))[0] < 0.1).sum()) for rounds in (0, 10)]
@@ -112,7 +112,7 @@ def test_draws_are_dealt_from_the_top_down(data: Any) -> None:
 
 @pytest.fixture(scope="module")
 def skewed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndarray]:
-    """Of 60 images 57 are of one source and 3 of another; image 5 is image 4 again."""
+    """There are 60 images, 57 of one source and 3 of another; image 5 is image 4 again."""
     root = write(tmp_path_factory.mktemp("balance") / "shards")
     rng, source = np.random.default_rng(0), (np.arange(108) % 20 == 19).astype(int)
     values = np.eye(8)[source] + 0.2 * rng.normal(size=(108, 8))

@@ -1,4 +1,4 @@
-"""How often each sample comes, by a file of ``shard balance``: beside a plain list of draws."""
+"""Repeats of samples, as a file of ``shard balance`` has them, are drawn as from a plain list of draws."""
 
 import json
 import pickle

@@ -19,9 +19,15 @@ CLUSTERS, NEAREST, PAIRS, TILE = 32, 6, 12, 160  # shown: of both ends of the si
 
 @dataclass(frozen=True)
 class Balanced:
-    """What was found of n rows: the one that is ``kept`` in the place of each, itself or one of which it is a
-    near-duplicate, and the ``cosine`` of both; its cluster on each of the ``levels``, from the finest on; its squared
-    ``distance`` from the centroid of the last, infinite if it is not kept; its ``repeats``. All [n]."""
+    """All that is known of n rows, [n] each.
+
+    Attributes:
+        kept: the row that is drawn in its place, itself or one of which it is a near-duplicate.
+        cosine: of both.
+        levels: its cluster on each level, from the finest on.
+        distance: squared, from the centroid of the last level; infinite if it is not kept.
+        repeats: how often it is drawn.
+    """
 
     kept: np.ndarray
     cosine: np.ndarray
@@ -31,18 +37,18 @@ class Balanced:
 
     @property
     def dropped(self) -> np.ndarray:
-        """The rows that are near-duplicates of others, the least alike first."""
+        """Return the rows that are near-duplicates of others, the least alike first."""
         rows = np.flatnonzero(self.kept != np.arange(len(self.kept)))
         return rows[np.argsort(self.cosine[rows], kind="stable")]
 
     def nearest(self, cluster: int) -> list[int]:
-        """Some rows of a cluster of the last level, those nearest to its centroid first."""
+        """Return some rows of a cluster of the last level, those nearest to its centroid first."""
         rows = np.flatnonzero((self.levels[-1] == cluster) & np.isfinite(self.distance))
         return rows[np.argsort(self.distance[rows], kind="stable")][:NEAREST].tolist()
 
 
 def render(found: Balanced, datasets: Sequence[ShardedDataset], settings: Any, about: About) -> str:
-    """The page."""
+    """Return the page."""
     rows = [dataset.rows(settings.split) for dataset in datasets]
     starts = np.cumsum([0, *map(len, rows)])
 
