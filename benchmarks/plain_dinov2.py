@@ -2,10 +2,11 @@
 
 It takes weights, settings and images of the method that it is compared with, and nothing from the training package, as
 benchmarks/plain.py. As in the authors' code (github.com/facebookresearch/dinov2), hidden patches alone go through the
-patches' heads, and published constants of Sinkhorn-Knopp are not cancelled.
+patches' heads, and published constants of Sinkhorn-Knopp are not cancelled. A Gram anchor as the method has it.
 """
 
 import copy
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -58,6 +59,8 @@ class PlainDINOv2:
         self.momentum, self.clip = method.momentum, config.optim.clip
         self.student = Network(method).to(device)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.anchor = copy.deepcopy(self.teacher) if method.anchor else None
+        self.seen = len(method.views.each) - method.repeating  # the anchor alone sees the others
         self.distorts = [build_distort(entry).to(device) for entry in method.views.entries for _ in range(entry.count)]
         parameters = list(self.student.parameters())
         self.optimizer = optimizer(config.optim.optimizer, parameters)
@@ -75,10 +78,10 @@ class PlainDINOv2:
                 _, patch_logits = self.teacher.patch_head(patches[where])
                 targets, patch_targets = self.balanced(logits).chunk(2), self.balanced(patch_logits)
             classes, patches = self.student(shown, mask)
-            local, _ = self.student(torch.cat(crops[2:]))
+            local, _ = self.student(torch.cat(crops[2 : self.seen]))
             _, logits = self.student.head(torch.cat([classes, local]))
             _, patch_logits = self.student.patch_head(patches[where])
-        seen = [self.log_softmax(view) for view in logits.chunk(len(crops))]
+        seen = [self.log_softmax(view) for view in logits.chunk(self.seen)]
         pairs = [-(t * s).sum(1).mean() for i, t in enumerate(targets) for j, s in enumerate(seen) if i != j]
         share = 1 / mask.flatten(1).sum(1)[where[0]]
         losses = {
@@ -86,6 +89,10 @@ class PlainDINOv2:
             "ibot": -((patch_targets * self.log_softmax(patch_logits)).sum(1) * share).sum() / len(mask),
             "koleo": torch.stack([koleo(view.float()) for view in classes.chunk(2)]).sum(),
         }
+        if self.anchor:
+            with self.autocast(), torch.no_grad():
+                _, held_to = self.anchor(torch.cat(crops[self.seen :]))
+            losses["gram"] = gram(patches.float(), held_to.float())
         loss = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
         self.optimizer.zero_grad()
         loss.backward()
@@ -116,3 +123,12 @@ def koleo(features: Tensor) -> Tensor:
     x = F.normalize(features, dim=1, eps=1e-8)
     nearest = (x @ x.T).fill_diagonal_(-1).argmax(1).detach()
     return -(F.pairwise_distance(x, x[nearest], eps=1e-8) + 1e-8).log().mean()
+
+
+def gram(patches: Tensor, held_to: Tensor) -> Tensor:
+    """Of [b, n, dim] and the same of larger crops, both of square grids."""
+    grid, larger = (math.isqrt(each.shape[1]) for each in (patches, held_to))
+    maps = held_to.mT.unflatten(2, (larger, larger))
+    held_to = F.interpolate(maps, (grid, grid), mode="bicubic").flatten(2).mT
+    x, y = F.normalize(patches, dim=2), F.normalize(held_to, dim=2)
+    return (x @ x.mT - y @ y.mT).square().mean()

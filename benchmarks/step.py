@@ -4,8 +4,8 @@
 
 Ours is the trainer that `pretrain` runs, with everything it does in and between steps: health monitors, NaN guard,
 BatchNorm groups, means, metrics rows, progress bar, signals. The bare loops are benchmarks/plain.py, of DiRA on MoCo,
-and plain_dinov2.py, of DINOv2 with its crops. Both run in one process, in turns of --steps steps, on images that are
-already on the device; their first losses must agree.
+plain_dinov2.py, of DINOv2 with its crops and with a Gram anchor, and plain_distil.py. Both run in one process, in turns
+of --steps steps, on images that are already on the device; their first losses must agree.
 
 Ratio 1 means that the loop adds no overhead. It is the ratio of medians over all turns; in brackets the lowest and
 highest of a round, which is four turns of each. One turn of a round measures health and one writes a row; they are
@@ -29,6 +29,7 @@ import torch
 from benchmarks import synthetic
 from benchmarks.plain import Plain
 from benchmarks.plain_dinov2 import PlainDINOv2
+from benchmarks.plain_distil import PlainDistil
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.pretrain.blueprint import PretrainBlueprint
@@ -36,6 +37,7 @@ from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.processes import start
 from dira_scale.train.methods.dinov2 import DINOv2
+from dira_scale.train.methods.distil import Distil
 from dira_scale.train.runs.environment import environment
 
 GOAL = 0.97
@@ -49,10 +51,11 @@ class StepCase:
     size: int
     batch: int
     words: tuple[str, ...] = ("method=dira_moco", "optim=sgd_moco", "model.bn_groups=1")
+    method: str = ""  # where another case has the same network and size
 
     @property
     def name(self) -> str:
-        return f"{self.encoder}-{self.size}"
+        return f"{self.encoder}-{self.size}{self.method}"
 
     def overrides(self) -> list[str]:
         settings = [f"model.encoder={self.encoder}", f"data.size={self.size}", f"data.batch={self.batch}"]
@@ -61,15 +64,36 @@ class StepCase:
 
 # Without drop path, whose draws would differ.
 DINOV2 = ("stages.dinov2.epochs=0", "stages.dira.terms=[di,ibot,koleo]", "++model.arguments.drop_path_rate=0")
+# The anchor is the start, and sees the global crops at twice their side.
+GRAM = ("stages.dira.terms=[di,ibot,koleo,gram]", "method.anchor=start")
+SMALL_CROPS = "{count:2,scale:[0.5,1.0]},{count:4,size:32,scale:[0.2,0.5],corruptions:{}},{count:2,size:128,same_as:0}"
+CROPS = "{count:2,scale:[0.32,1.0]},{count:8,size:98,scale:[0.05,0.32],corruptions:{}},{count:2,size:448,same_as:0}"
+DISTIL = ("experiment=distil", "stages.distil.epochs=0", "stages.dira.terms=[global,dense]")
 CPU = (
     StepCase("resnet18", 64, 32),
     StepCase("resnet50", 96, 16),
     StepCase("vit_tiny_patch16_224", 64, 32, ("experiment=small_dinov2", *DINOV2)),
+    StepCase(
+        "vit_tiny_patch16_224",
+        64,
+        32,
+        ("experiment=small_dinov2", *DINOV2, *GRAM, f"views.crops=[{SMALL_CROPS}]"),
+        "-gram",
+    ),
+    StepCase("resnet18", 64, 32, (*DISTIL, "method.teachers=[{weights:random,encoder:resnet50}]"), "-distil"),
 )
 GPU = (
     StepCase("resnet18", 224, 256),
     StepCase("resnet50", 224, 256),
     StepCase("vit_small_patch14_dinov2", 224, 128, ("experiment=dinov2_vits14", *DINOV2)),
+    StepCase(
+        "vit_small_patch14_dinov2",
+        224,
+        64,
+        ("experiment=dinov2_vits14", *DINOV2, *GRAM, f"views.crops=[{CROPS}]"),
+        "-gram",
+    ),
+    StepCase("resnet50", 224, 256, (*DISTIL, "method.teachers=[{weights:random,encoder:resnet101}]"), "-distil"),
 )
 
 
@@ -140,11 +164,13 @@ def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> di
         world = start(config.parallel, config.precision)
         method, adversary = synthetic.networks(composed, config)
         batches = synthetic.batches(PretrainBlueprint(composed), case.batch, world.device)
-        bare = (
-            PlainDINOv2(config, method, world.device)
-            if isinstance(method, DINOv2)
-            else Plain(config, method, adversary, world.device)
-        )
+        bare: Callable[[Batch], Any]
+        if isinstance(method, DINOv2):
+            bare = PlainDINOv2(config, method, world.device)
+        elif isinstance(method, Distil):
+            bare = PlainDistil(config, method, world.device)
+        else:
+            bare = Plain(config, method, adversary, world.device)
         turns = StepTurns(method.views, batches, bare, clock(world.device), steps)
         synthetic.train(composed, config, world, method, adversary, turns)
     check_losses(*turns.first, AGREE[world.precision])

@@ -59,7 +59,10 @@ def describe(config: Mapping[str, Any]) -> Description:
     title = "Pretraining run"
     if factor != 1:
         title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
-    learned = method.get("base", method) if _base(method).labelled else None  # the node that learns a label
+    node = method.get("base", method)
+    learned = node if _base(method).labelled else None
+    by = f"on the dataset's label `{learned['label']}`" if learned else "without labels"
+    by += ", by frozen teachers" if node.get("teachers") else ""
     metrics = dict(METRICS)
     if _base(method).lesson:
         guessed = f"of words (chance 1/{learned['classes']})" if learned else "of the pretext task"
@@ -67,7 +70,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     return Description(
         command=COMMAND,
         title=title,
-        trained=f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels",
+        trained=f"pretrained {by}",
         training=_training(config, stages),
         network=network,
         input=replace(

@@ -1,6 +1,7 @@
 """The benchmark of a step: its arithmetic by hand, and that both loops compute the same."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from benchmarks import step
 TINY = ["precision=fp32", "parallel.threads=1"]
 DIRA = [*TINY, "model.decoder_channels=[32,16,16,8,8]", "method.base.queue=64"]
 DINOV2 = [*TINY, "method.prototypes=32", "method.hidden=32"]
+TEACHER = "method.teachers=[{weights:random,encoder:test_resnet}]"
 
 
 def test_looks_and_rows_count_as_often_as_a_run_has_them() -> None:
@@ -32,8 +34,10 @@ def test_loops_that_differ_are_not_compared() -> None:
     [
         (step.StepCase("test_resnet", 32, 4), DIRA),
         (step.StepCase("test_vit", 64, 8, ("experiment=small_dinov2", *step.DINOV2)), DINOV2),
+        (replace(step.CPU[3], batch=4), DINOV2),
+        (step.StepCase("test_resnet", 64, 8, (*step.DISTIL, TEACHER)), [*TINY, "method.hidden=32"]),
     ],
-    ids=["dira_moco", "dinov2"],
+    ids=["dira_moco", "dinov2", "gram", "distil"],
 )
 def test_both_loops_compute_the_same(case: step.StepCase, extra: list[str]) -> None:
     """The trainer with all that it does, and the bare loop: ``measure`` itself holds their first losses together."""

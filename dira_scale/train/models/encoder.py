@@ -34,7 +34,8 @@ _CHECKED: set[str] = set()
 UNIFORM = "drop_path_uniform"  # ours: timm's rate rises from 0 at the first block
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
 _UNSUITABLE = (
-    ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
+    ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError,
+    ZeroDivisionError,
 )  # fmt: skip
 
 
