@@ -96,6 +96,9 @@ class PretrainBlueprint(Blueprint):
             if self.config.parallel.strategy.startswith("zero"):
                 parallel.refuse_layerwise(optimizer, method)
         optim.build(self.config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+        anchored = self.config.method.get("base", self.config.method).get("anchor")
+        if anchored and not any("gram" in self.config.stages[name].terms for name in batches_of(self.config)):
+            raise UserError(f"method.anchor={anchored}: no stage has the term gram: add it to stages.NAME.terms")
 
     def _check_size(self, method: Method, size: int | None) -> None:
         """Raise ArgumentError unless the method takes views of a stage's ``size``; None: as all others."""
@@ -130,7 +133,7 @@ class PretrainBlueprint(Blueprint):
                 with at(key):
                     local(where)
             if not weights:
-                self._check_anchor()
+                self._check_random()
                 return data, stages, None
             with at("model.weights"):
                 return data, stages, choice.run_weights(local(weights), config.init_stage, "model.weights")
@@ -148,14 +151,16 @@ class PretrainBlueprint(Blueprint):
         taken = on_main(world, lambda: taken_at_first(config, now))
         return PretrainTask(config, world, method, adversary, stages, data, taken)
 
-    def _check_anchor(self) -> None:
-        """Raise UserError for an anchor that is as the network starts, which is at random."""
-        for key, node in (("method", self.config.method), ("method.base", self.config.method.get("base", {}))):
-            if node.get("anchor") == "start":
-                raise UserError(
-                    f"{key}.anchor=start: without model.weights the network starts at random: name the weights that "
-                    "training goes on from, or use teacher (docs/how-to/continue.md)"
-                )
+    def _check_random(self) -> None:
+        """Raise UserError for an anchor, and blocks, that stay as the network starts, which is at random."""
+        key, count = "method.base" if "base" in self.config.method else "method", self.config.frozen_blocks
+        anchored = self.config.method.get("base", self.config.method).get("anchor") == "start"
+        if given := [(f"{key}.anchor=start", "teacher")] * anchored + [(f"frozen_blocks={count}", "0")] * bool(count):
+            setting, other = given[0]
+            raise UserError(
+                f"{setting}: without model.weights the network starts at random: name the weights that training goes "
+                f"on from, or use {other} (docs/how-to/continue.md)"
+            )
 
     def adversary(self) -> Adversary:
         """Return the discriminator with its loss, of random weights."""

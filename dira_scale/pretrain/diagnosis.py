@@ -52,7 +52,8 @@ class Diagnosis:
         self.adversary = config.adversary.loss
         self.weights: Mapping[str, float] = config.method.get("weights", {})
         self.base = "method.base" if "base" in config.method else "method"
-        self.scaled = "scale" in config.method.get("base", config.method)
+        node = config.method.get("base", config.method)
+        self.scaled, self.anchor = "scale" in node, "add the term gram (method.anchor), " if "anchor" in node else ""
         self._waited = 0.0  # seconds of waiting for the loader in rows that all waited too long
         self.continues = continues
         self._held_out: list[tuple[float, float]] = []  # by validation: patches found again, the figure of whole images
@@ -164,7 +165,7 @@ class Diagnosis:
             return ""
         return (
             f"dense features decay: of held-out patches {patches:.0%} are found again, {most:.0%} were, while whole "
-            f"images are told apart better ({before:.3f}, now {known:.3f}): add the term gram (method.anchor), lower "
+            f"images are told apart better ({before:.3f}, now {known:.3f}): {self.anchor}lower "
             "optim.optimizer.lr, or raise frozen_blocks"
         )
 

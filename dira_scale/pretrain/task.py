@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from dira_scale.train.models import norm
 from dira_scale.train.models.heads import global_average
 from dira_scale.train.models.teacher import teachers_in
 from dira_scale.train.runs.description import Description
+from dira_scale.train.runs.files import read_rows
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
 from dira_scale.train.schedule import batches_of, few_steps, groups_of
@@ -112,6 +114,9 @@ class PretrainTask(Pretraining, DatasetTask):
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.start = stages, data, method.start
         self.diagnosis = Diagnosis(config, continues=method.start is not None)
+        for row in read_rows(Path(config.run) / "metrics.jsonl", f"{UNITS[data.views.dimensions]}_per_second")[0]:
+            if row["split"] == "val":  # of the run that is resumed
+                self.diagnosis.held_out(row)
         self.taken, self.taught_by = taken, [teacher.summary for teacher in teachers_in(method)]
         self.adversary = adversary
         decoder = any(restores(plan.terms) for plan in stages)

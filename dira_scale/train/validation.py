@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from dira_scale.train.engine.means import Means
 from dira_scale.train.engine.task import Losses, StagePlan, TaskBatch
@@ -103,3 +104,5 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train()
+        if isinstance(module, FSDPModule):  # a pass without gradients leaves it whole: what is then written is lost
+            module.reshard()

@@ -15,6 +15,7 @@ from train.methods.test_dinov2 import method
 from train.models.test_dino_files import authors
 from train.models.test_dino_files import rad_dino as of_transformers
 
+from dira_scale import api
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
 from dira_scale.pretrain import main
@@ -22,6 +23,7 @@ from dira_scale.pretrain.diagnosis import Diagnosis
 from dira_scale.pretrain.step import freeze_blocks
 from dira_scale.train.engine.task import StagePosition
 from dira_scale.train.methods.dino import found_again
+from dira_scale.train.runs.choice import run_weights
 from dira_scale.train.runs.description import read_description
 
 SMALL = [
@@ -121,9 +123,16 @@ def test_the_experiments_go_on_from_files_as_published(
     trained, held_out = rows(run), rows(run, "val")
     assert {row["stage"] for row in trained} == {"continue", "high"} and "loss/gram" in trained[-1]
     assert all("patch_top1" in row for row in held_out) and held_out
+    teacher, taken = (
+        api.encoder(run).state_dict(),
+        run_weights(run),
+    )  # other runs start from what probes and exports have
+    assert taken and all(torch.equal(taken.tensors[f"method.encoder.{name}"], teacher[name]) for name in teacher)
 
 
 def test_an_anchor_at_random_weights_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["experiment=small_continue", f"data.shards={write(tmp_path / 'toy')}", f"run={tmp_path / 'run'}"]
     assert main([*words, "data.batch=8", "stages.high.batch=8"]) == 2
     assert "method.anchor=start: without model.weights the network starts at random" in capfd.readouterr().err
+    assert main([*words, "method.anchor=teacher", "data.batch=8", "stages.high.batch=8"]) == 2
+    assert "frozen_blocks=1: without model.weights the network starts at random" in capfd.readouterr().err

@@ -97,7 +97,10 @@ class Order:
         if self.batch % self._lanes:
             expected = f"a divisor of the global batch of {self.batch}: one of {_divisors(self.batch)}"
             raise ArgumentError("lanes", self._lanes, expected)
-        if empty := [d for d, slots in enumerate(self._slots) if slots < 1]:
+        # Of a dataset whose images are all others' near-duplicates, weights draw none.
+        drawn_by_weights = self.repeats is not None and sum(self.sizes) > 0
+        empty = [d for d, slots in enumerate(self._slots) if slots < 1 and (self.sizes[d] or not drawn_by_weights)]
+        if empty:
             raise ArgumentError("weights", self.weights, f"more for dataset {empty[0]}, whose {self.sizes[empty[0]]} "
                                 "rows contribute no sample to an epoch, or this dataset left out")  # fmt: skip
         if self.remainder == "drop" and self.epoch_size < self.batch:

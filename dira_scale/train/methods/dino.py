@@ -125,7 +125,8 @@ class DINO(Method):
             teacher = encoded(self.teacher, distorted[:GLOBAL], finer=False)
         terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]), features=features)
         self.distil(terms, student, teacher, batch)
-        if not self.training and self.encoder.patch and self.views.dimensions == 2:
+        alike = self.views.dimensions == 2 and self.views.target_flip == "with_input"  # both are mirrored
+        if not self.training and alike and self.encoder.patch and clean[0].shape[2] > self.encoder.patch:
             terms.monitors["patch_top1"] = found_again(self.teacher, clean[0], distorted[0])
         return terms
 

@@ -39,7 +39,7 @@ class DINOv2(DINO):
     similarities of a student's patch tokens, hidden ones too, of each global view are held to those of the anchor, a
     copy of the encoder that is not trained. It sees the same view, or, where views repeat the global ones in another
     size (``ViewSpec.crops``, ``same_as``), these: crops of the same part of the stored image with more of its pixels,
-    distorted alike. Its map is then reduced (sec. 4.3).
+    distorted alike, where the released configuration distorts none. Its map is then reduced (sec. 4.3).
 
     The mask token decays as weights do, not as biases (released code). Different from that code: KoLeo, too, is over
     the whole batch, not within a process, so no term depends on the number of processes; prototypes keep their
@@ -98,6 +98,8 @@ class DINOv2(DINO):
         self.weights = {term: weight for term, weight in weights.items() if anchor or term not in GRAM}
         self.active = tuple(self.weights)
         self.anchor, self.anchored_to = momentum_copy(encoder) if anchor else None, anchor
+        if anchor_every and anchor != "teacher":
+            raise ArgumentError("anchor_every", anchor_every, "null: of anchors only teacher is renewed")
         self.anchor_every = anchor_every
         if anchor and views.drawn_as[-GLOBAL:] == tuple(range(GLOBAL)) and views.repeating == GLOBAL:
             self.repeating = GLOBAL

@@ -75,10 +75,16 @@ class Teacher(nn.Module):
     def __init__(self, settings: TeacherSettings, sides: Sequence[int]) -> None:
         super().__init__()
         model, input = _network(settings)
+        if settings.encoder and settings.encoder.partition(".")[0] != model.name:
+            raise ArgumentError("encoder", settings.encoder, f"null, or {model.name}, of which these weights are")
         if model.dimensions != 2:
             expected = f"weights of a network of images, to which slices of volumes are shown, too: {model.name} is of"
             raise ArgumentError("weights", settings.weights, f"{expected} volumes")
         self.input = replace(input, mean=settings.mean or input.mean, deviation=settings.deviation or input.deviation)
+        numbers = len(self.input.mean), len(self.input.deviation)
+        if numbers[0] != numbers[1] or numbers[0] not in (0, 1, input.channels):
+            expected = f"and deviation: none, one number, or {input.channels}, of both"
+            raise ArgumentError("mean", list(self.input.mean), expected)
         self.weight, self.size = settings.weight, settings.size or _whole(model, max(sides[-2:]))
         other = {} if input.channels == model.channels else {"channels": input.channels}
         with torch.random.fork_rng(devices=[]):  # the student is the same whoever teaches it
@@ -138,7 +144,8 @@ def _network(settings: TeacherSettings) -> tuple[Architecture, InputDescription]
         run = read_description(path)
         return architecture(run.network.architecture), replace(run.input, channels=run.network.channels)
     if is_hub(settings.weights) and not name:
-        name = _timm_name(settings.weights)
+        organisation, _, hubs = Address.of(settings.weights).repository.partition("/")
+        name = hubs if organisation == "timm" else None
     if path.exists() or (is_hub(settings.weights) and not name):
         try:
             path = local(settings.weights)
@@ -156,12 +163,6 @@ def _network(settings: TeacherSettings) -> tuple[Architecture, InputDescription]
     usual = timm.get_pretrained_cfg(name if timm.list_pretrained(name) else network)
     model = TimmUNet(encoder=network, decoder_channels=[1], zero_init_residual=False)
     return model, InputDescription((1, 1), model.channels, mean=tuple(usual.mean), deviation=tuple(usual.std))
-
-
-def _timm_name(address: str) -> str | None:
-    """Return timm's name, with its tag, of the weights at an address of its organisation."""
-    organisation, _, name = Address.of(address).repository.partition("/")
-    return name if organisation == "timm" else None
 
 
 def _whole(model: Architecture, side: int) -> int:

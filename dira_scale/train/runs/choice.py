@@ -114,4 +114,8 @@ def run_weights(path: Path, stage: str | None = None, key: str = "init", name: s
     tensors = merged(checkpoint.load(chosen.folder)[0])
     head, scale = f"{described.tensors.head}.", described.output.scale
     tensors = {name: tensor / scale if name.startswith(head) else tensor for name, tensor in tensors.items()}
+    parent, _, encoder = (described.tensors.encoder or "encoder").rpartition(".")
+    if encoder != "encoder":  # DINO's teacher, as probes and exports have it, in the student's place
+        teacher = (name for name in [*tensors] if name.startswith(f"{parent}.{encoder}."))
+        tensors |= {f"{parent}.encoder{name.removeprefix(f'{parent}.{encoder}')}": tensors[name] for name in teacher}
     return RunWeights(tensors, chosen.sentence(path.resolve().name, "init_stage", described.best))

@@ -28,7 +28,7 @@ def test_clusters_are_as_tight_as_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     points = (rng.normal(size=(15, 8))[rng.integers(15, size=1500)] * 2 + rng.normal(size=(1500, 8))).astype(np.float32)
     theirs = KMeans(15, n_init=3, random_state=0).fit(points).inertia_
-    centroids = k_means(points, 15, np.random.default_rng(0))
+    centroids = k_means(points, np.arange(1500), 15, np.random.default_rng(0))
     cluster, distance = nearest(points, centroids)
     apart = ((points[:, None] - centroids) ** 2).sum(2)
     np.testing.assert_array_equal(cluster, apart.argmin(1))

@@ -40,7 +40,8 @@ def test_an_order_is_that_of_a_list_with_repeats(counts: list[int], epoch: int, 
     """Draw d of the order without repeats is entry d of ``np.repeat``; also of two datasets, one of them drawn in part,
     of chosen samples, and of ranks."""
     first = data.draw(st.integers(1, len(counts) - 1))
-    counts[0], counts[first] = counts[0] + 4, counts[first] + 4
+    counts[0], parts = counts[0] + 4, data.draw(st.sampled_from([1, 2]))  # with draws
+    counts[first:] = [counts[first] + 4, *counts[first + 1 :]] if parts == 2 else [0] * (len(counts) - first)
     shares = data.draw(st.sampled_from([None, (1.0, 0.5), (2.0, 1.0)]))
     remainder = data.draw(st.sampled_from(["drop", "wrap"]))
     repeats = Repeats(np.cumsum(counts))
@@ -49,7 +50,8 @@ def test_an_order_is_that_of_a_list_with_repeats(counts: list[int], epoch: int, 
     chosen = np.arange(len(counts)) * 3 + 1
     selection = data.draw(st.sampled_from([None, Selection(chosen, 100, (first, len(counts) - first), (1.0, 1.0))]))
     common: dict[str, Any] = {"seed": 3, "batch": batch, "weights": shares, "remainder": remainder, "identity": "x"}
-    order, plain = Order(sizes, selection=selection, repeats=repeats, **common), Order(sizes, **common)
+    order = Order(sizes, selection=selection, repeats=repeats, **common)
+    plain = Order(sizes[:parts], **common | {"weights": shares and shares[:parts]})
     assert order.split_size == (100 if selection else len(counts)) and order.steps_per_epoch == plain.steps_per_epoch
     rows = np.repeat(chosen if selection else np.arange(len(counts)), counts)
     found = taken(order, epoch)

@@ -242,6 +242,7 @@ RANDOM = "{weights: random, encoder: test_resnet}"
         ([], r"^method\.teachers=\[\]: expected at least one"),
         (["method.teachers=[gone]"], r"^method\.teachers\[0\]\.encoder=null: expected timm's name"),
         (["method.teachers=[{weights: any, encoder: resnet18x}]"], r"^method\.teachers\[0\]\.encoder=resnet18x"),
+        ([f"method.teachers=[{RANDOM[:-1]}, mean: [0.5, 0.5]}}]"], r"mean=\[0.5, 0.5\]: expected and deviation: none"),
         (["method.teachers=[{weights: a, weigh: 1}]"], r"^method\.teachers\[0\]\.weigh: expected only deviation"),
         (["method.teachers=[VOLUMES]"], r"^method\.teachers\[0\]\.weights=\S+: expected .* of images.* is of volumes"),
         ([f"method.teachers=[{RANDOM}]", "views.count=2"], r"^views\.count=2: expected 1: Distil takes one view"),

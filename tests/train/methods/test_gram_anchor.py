@@ -135,6 +135,8 @@ def test_the_anchor_follows_the_teacher_by_steps_of_its_stage_and_survives_a_sto
         ([], r"^views\.crops: expected none with same_as for DINOv2"),
         (["method.anchor=teacher", "same_as: 1"], r"^views\.crops\[1\]\.same_as=1: expected the number"),
         (["method.anchor=teacher", "same_as: 0, flip: 0"], r"^views\.crops\[1\]\.flip: expected only same_as, count"),
+        (["method.anchor_every=9", "stages.dinov2.epochs=9"], r"^method\.anchor_every=9: expected null"),
+        (["method.anchor=teacher", "stages.dinov2.epochs=9"], r"^method\.anchor=teacher: no stage has the term gram"),
         (["stages.dinov2.terms=[gram]"], r"^terms: expected terms without gram|stages\.dinov2\.terms=\[gram\]: exp"),
     ],
 )

@@ -17,8 +17,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 UPDATES, SETTLED = 50, 1e-4  # of centroids at most; by which share the objective must fall for another one
-STARTS = 64  # points a centroid, among which k-means++ chooses
-NUMBERS = 2**24  # distances that are computed at once
+STARTS = 16  # points a centroid, among which k-means++ chooses: it goes through all of them for each centroid
+NUMBERS = 2**24  # distances that are computed, or values that are read, at once
 
 
 def tree(points: np.ndarray, counts: Sequence[int], rounds: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -36,23 +36,24 @@ def tree(points: np.ndarray, counts: Sequence[int], rounds: int, seed: int) -> t
 
 def resampled(points: np.ndarray, k: int, rounds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return centroids [k, d] of one level, and of each point the nearest one, int32 [n]."""
-    centroids = k_means(points, k, rng)
+    centroids = k_means(points, np.arange(len(points)), k, rng)
     cluster, distance = nearest(points, centroids)
     for _ in range(rounds):
         order = np.lexsort((distance, cluster))
         place = np.arange(len(order)) - np.searchsorted(cluster[order], np.arange(k))[cluster[order]]
-        centroids = k_means(points[np.sort(order[place < max(1, len(points) // (2 * k))])], k, rng)
+        centroids = k_means(points, np.sort(order[place < max(1, len(points) // (2 * k))]), k, rng)
         cluster, distance = nearest(points, centroids)
     return centroids, cluster
 
 
-def k_means(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Return centroids, float32 [k, d], by Lloyd's algorithm from a start of k-means++ in a sample of the points."""
-    some = np.sort(rng.choice(len(points), min(len(points), STARTS * k), replace=False))
-    centroids, before = _spread(points[some].astype(np.float32), k, rng), np.inf
+def k_means(points: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Return centroids, float32 [k, d], of these ``rows`` of the points, by Lloyd's algorithm from a start of k-means++
+    in a sample of them."""
+    some = np.sort(rng.choice(rows, min(len(rows), STARTS * k), replace=False))
+    centroids, before = _spread(np.asarray(points[some], np.float32), k, rng), np.inf
     for _ in range(UPDATES):
         sums, counts, objective = np.zeros(centroids.shape), np.zeros(k, np.int64), 0.0
-        for batch, cluster, distance in _batches(points, centroids):
+        for batch, cluster, distance in _batches(points, rows, centroids):
             members = csr_array((np.ones(len(batch), np.float32), cluster, np.arange(len(batch) + 1)), (len(batch), k))
             sums += members.T @ batch
             counts += np.bincount(cluster, minlength=k)
@@ -66,7 +67,7 @@ def k_means(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
 
 def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return of each point the nearest centroid, int32 [n], and the squared distance, float32 [n]."""
-    parts = [(cluster, distance) for _, cluster, distance in _batches(points, centroids)]
+    parts = [(cluster, distance) for _, cluster, distance in _batches(points, np.arange(len(points)), centroids)]
     cluster, distance = (np.concatenate(part) for part in zip(*parts, strict=True))
     return cluster, distance
 
@@ -74,14 +75,16 @@ def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
 def squared_distances(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Return those of points [b, d] to centroids [k, d]: float32 [b, k]."""
     lengths, others = (np.einsum("ij,ij->i", values, values) for values in (points, centroids))
-    return np.maximum(lengths[:, None] + others - 2 * points @ centroids.T, 0)
+    return np.maximum(lengths[:, None] + others - 2 * (points @ centroids.T), 0)
 
 
-def _batches(points: np.ndarray, centroids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield points, their nearest centroids and the squared distances."""
-    size = max(1, NUMBERS // len(centroids))
-    for first in range(0, len(points), size):
-        batch = np.asarray(points[first : first + size], np.float32)
+def _batches(
+    points: np.ndarray, rows: np.ndarray, centroids: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the points of ``rows``, their nearest centroids and the squared distances."""
+    size = max(1, NUMBERS // max(centroids.shape))
+    for first in range(0, len(rows), size):
+        batch = np.asarray(points[rows[first : first + size]], np.float32)
         distances = squared_distances(batch, centroids)
         cluster = distances.argmin(1).astype(np.int32)
         yield batch, cluster, distances[np.arange(len(batch)), cluster]
@@ -91,9 +94,10 @@ def _spread(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Return k of the points by k-means++ (Arthur and Vassilvitskii, SODA 2007): each drawn by its squared distance to
     the nearest before it."""
     chosen = [int(rng.integers(len(points)))]
-    distance = np.full(len(points), np.inf, np.float32)
+    lengths, distance = np.einsum("ij,ij->i", points, points), np.full(len(points), np.inf, np.float32)
     for _ in range(k - 1):
-        distance = np.minimum(distance, squared_distances(points, points[chosen[-1:]])[:, 0])
+        last = chosen[-1]
+        distance = np.minimum(distance, np.maximum(lengths + lengths[last] - 2 * (points @ points[last]), 0))
         ends = np.cumsum(distance, dtype=np.float64)
         chosen.append(min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(points) - 1))
     return points[chosen]

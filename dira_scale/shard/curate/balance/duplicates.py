@@ -23,7 +23,7 @@ def near_duplicates(points: np.ndarray, threshold: float, seed: int) -> tuple[np
     [n], itself if it is kept, and the cosine similarity to it, float32 [n]."""
     rng, count = np.random.default_rng(seed), math.ceil(len(points) / CELL)
     some = np.sort(rng.choice(len(points), min(len(points), SAMPLED * count), replace=False))
-    centroids = k_means(points[some], count, rng)
+    centroids = k_means(points, some, count, rng)
     cell, distance = nearest(points, centroids)
     reach = 2 * (math.sqrt(2 - 2 * threshold) + SLACK)
     kept, cosine = np.arange(len(points)), np.ones(len(points), np.float32)

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ FILE, LIST, PAGE = "weights.arrow", "duplicates.csv", "clusters.html"
 MEMBERS, FINEST = 64, 2**14  # images of a finest cluster, on average; at most so many of these
 LESS, SMALLEST = 5, 5  # how many fewer clusters the next level has; at least so many
 BLOCK = 2**14  # rows that are moved at once
+ALIKE = "weights.hash", "level", "size", "mean", "deviation", "window", "pooling"  # of embeddings
 
 
 def balance(paths: Sequence[str], folders: Sequence[str], out: Path, settings: Any) -> None:
@@ -50,14 +53,14 @@ def balance(paths: Sequence[str], folders: Sequence[str], out: Path, settings: A
         listed = listed.append_column("cosine", pa.array(found.cosine)).take(pa.array(found.dropped))
         pa.csv.write_csv(listed, file := pa.BufferOutputStream())
         write_atomic(out / LIST, file.getvalue())
-        write_atomic(out / PAGE, page.render(found, datasets, settings, about))
         columns = {"key": rows["key"], "repeats": found.repeats.astype(np.uint16), "end": np.cumsum(found.repeats)}
         columns["duplicate_of"] = pc.if_else(pa.array(found.kept == np.arange(len(rows))), None, kept["key"])
         columns |= {f"cluster_{number}": level for number, level in enumerate(found.levels, 1)}
         table = pa.table(columns, metadata={KIND: json.dumps(content(datasets, settings.split))})
         with pa.ipc.new_file(file := pa.BufferOutputStream(), table.schema) as stream:
             stream.write_table(table.combine_chunks(), max_chunksize=len(table))
-        write_atomic(out / FILE, file.getvalue())  # last: it is what is used
+        write_atomic(out / FILE, file.getvalue())
+        write_atomic(out / PAGE, page.render(found, datasets, settings, about))  # last: an image may be damaged
     across = pc.sum(pc.not_equal(listed["patient"], listed["kept_patient"])).as_py() or 0
     images, draws = (np.bincount(found.levels[-1], by).max() / sum(by) for by in (np.ones(len(rows)), found.repeats))
     print_line(f"{len(rows)} images, of which {len(found.dropped)} are near-duplicates, {across} of another patient's")
@@ -73,6 +76,9 @@ def _points(
 ) -> tuple[np.ndarray, About]:
     """Return the embeddings of all rows, divided by their lengths, float32 [n, d], in a file, read part by part."""
     about, filled = read_parts(folders[0])[0], 0
+    if not len(keys):
+        raise UserError(f"split={split}: it has no image")
+    os.posix_fallocate(scratch.fileno(), 0, 4 * len(keys) * about.width)  # or a full disk ends the process
     points = np.memmap(scratch, np.float32, "w+", shape=(len(keys), about.width))
     for dataset, folder in zip(datasets, folders, strict=True):
         of, parts = read_parts(folder)
@@ -80,9 +86,10 @@ def _points(
             raise UserError(f"embeddings={folder} holds {of.column}s of split {of.split} of {of.dataset.name} "
                             f"({of.dataset.hash[:12]}): name what embed what=pooled wrote of split {split} of "
                             f"{dataset.root} ({dataset.hash[:12]})")  # fmt: skip
-        if (about.weights.hash, about.level, about.size) != (of.weights.hash, of.level, of.size):
-            raise UserError(f"embeddings={folder} is of other weights, another level or size than {folders[0]}: embed "
-                            "both with the same")  # fmt: skip
+        if other := [name for name in ALIKE if attrgetter(name)(about) != attrgetter(name)(of)]:
+            raise UserError(
+                f"embeddings={folder} has other {', '.join(other)} than {folders[0]}: embed both with the same"
+            )
         for part in parts:
             part = part.filter(pc.equal(part["split"], split))
             values = part["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, of.width).astype(np.float32)
@@ -105,7 +112,7 @@ def _found(points: np.ndarray, settings: Any) -> "page.Balanced":
             points[block] -= mean
             length[block] = np.maximum(np.linalg.norm(points[block], axis=1, keepdims=True), 1e-12)
             points[block] /= length[block]
-        kept, cosine = near_duplicates(points, settings.duplicates, settings.seed)
+        kept, cosine = near_duplicates(points, min(settings.duplicates, 1 - 1e-6), settings.seed)
         for block in _blocks(len(points)):
             points[block] = points[block] * length[block] + mean
     drawn, draws = np.zeros(len(points), np.int64), settings.draws or len(points)
