@@ -93,10 +93,11 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.sweep.slurm import submit
     from dira_scale.train.data.loaders.build import choose
     from dira_scale.train.data.loaders.ffcv import FfcvLibrary
-    from dira_scale.train.distributed.launcher import _refuse_missing
+    from dira_scale.train.distributed.config import Parallel
+    from dira_scale.train.distributed.launcher import check_launch
     from dira_scale.train.engine.tracker import require_tracker
 
-    zero: list[Callable[[], object]] = [lambda: _refuse_missing("zero2")]
+    zero: list[Callable[[], object]] = [lambda: check_launch(Parallel(strategy="zero2"), "fp32", None)]
     onnx: list[Callable[[], object]] = [lambda: _onnx(None, 0, "")]
     return {
         "nvidia.dali": [lambda: choose("dali")],

@@ -1,7 +1,6 @@
-"""End a command: without a traceback on Ctrl-C, a closed pipe or a full disk; one of several processes at once."""
+"""End a command: without a traceback on Ctrl-C or a closed pipe; one of several processes at once."""
 
 import atexit
-import errno
 import os
 import select
 import signal
@@ -69,43 +68,17 @@ def end_quietly(command: str) -> None:
                 drop_unread()
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGPIPE)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and _output_is_full():
-            drop_unread()
-            _end_full(command)
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
-    atexit.register(_end, command)  # before Python flushes, which would fail with a traceback and exit code 120
+    atexit.register(drop_unread)  # before Python flushes, which would fail with a traceback and exit code 120
 
 
-def drop_unread() -> int | None:
-    """Flush standard output; what nobody reads any more, or a full disk does not take, is dropped. Return the error's
-    number, if there is one."""
+def drop_unread() -> None:
+    """Flush standard output; what nobody reads any more is dropped."""
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        return error.errno
-    return None
-
-
-def _end(command: str) -> None:
-    """Flush standard output. Where it is a file on a full disk, say so and end with 1."""
-    if drop_unread() == errno.ENOSPC:
-        _end_full(command)
-
-
-def _end_full(command: str) -> None:
-    print(f"{command}: what it prints cannot be written: the disk is full", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-def _output_is_full() -> bool:
-    """Return whether standard output is a file that takes no more."""
-    try:
-        os.write(sys.stdout.fileno(), b"\n")
-    except OSError as error:
-        return error.errno == errno.ENOSPC
-    return False

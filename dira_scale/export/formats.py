@@ -10,7 +10,7 @@ from textwrap import dedent
 import torch
 from torch import Tensor, nn
 
-from dira_scale.base.errors import UserError
+from dira_scale.base.errors import UserError, require
 from dira_scale.base.storage.atomic import as_user_error, write_atomic
 from dira_scale.base.storage.owned import own
 from dira_scale.export.bundle import BUNDLE, to_monai_bundle
@@ -311,13 +311,7 @@ class _Last(nn.Module):
 
 
 def _onnx(module: nn.Module, size: int, output: str) -> bytes:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "formats: onnx needs the extra `onnx`: python3 setup/install.py onnx in a checkout, or "
-            "pip install 'dira_scale[onnx]'"
-        ) from error
+    require("formats: onnx needs", "onnx", "onnx", "onnxscript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter calls torch's own deprecated functions
         program = torch.onnx.export(

@@ -11,7 +11,6 @@ from dira_scale.train.distributed.launcher import check_launch
 from dira_scale.train.engine.run import run_task
 from dira_scale.train.runs.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from dira_scale.train.runs.reader import RunReader
-from dira_scale.train.schedule import groups_of
 
 
 class Trainer:
@@ -47,7 +46,7 @@ class Trainer:
     def run(self) -> int:
         """Train, or resume, and return the exit code of the command."""
         config = self.blueprint.config
-        check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
+        check_launch(config.parallel, config.precision, config.optim.clip)
         return run_task(config, self.blueprint.cfg, self.blueprint.task, self.blueprint.before)
 
 

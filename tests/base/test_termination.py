@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -35,17 +34,6 @@ def test_a_closed_pipe_leaves_no_traceback(size: int) -> None:
     """Text of a buffer is dropped at the end, after all is done; else the signal ends it, as it ends any program."""
     code, error = end("-c", f"{START}print('a' * {size})")
     assert (code, error) == (0 if size == 10 else -signal.SIGPIPE, "")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-@pytest.mark.parametrize(("size", "unbuffered"), [(10, ""), (10**6, ""), (10, "1")])
-def test_a_full_disk_that_output_goes_to_is_one_line(size: int, unbuffered: str) -> None:
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-c", f"{START}print('a' * {size})"], stdout=full, stderr=subprocess.PIPE, text=True,
-            timeout=120, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (1, "embed: what it prints cannot be written: the disk is full\n")
 
 
 def test_another_broken_pipe_is_an_error() -> None:

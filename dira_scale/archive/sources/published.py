@@ -20,7 +20,7 @@ from dira_scale.base.storage.text import brief
 from dira_scale.base.storage.walk import files_below
 
 CHUNK = 64  # files per task of a thread
-T = TypeVar("T")
+T, R = TypeVar("T"), TypeVar("R")
 
 
 def listed_in(root: Path, *names: str, key: str = "images") -> Path:
@@ -70,10 +70,10 @@ def by_name(
         yield SourceRecord(name, there[name], rejected="no line in the tables")
 
 
-def in_threads(function: Callable[[T], SourceRecord], items: Iterable[T], workers: int) -> Iterator[SourceRecord]:
+def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int, what: str = "images") -> Iterator[R]:
     """``function`` of each item, in order, in threads (file access is mostly waiting), with a progress bar."""
     rest, threads = iter(items), 4 * workers
-    columns = (TextColumn("listing"), TextColumn("{task.completed} images"), TimeElapsedColumn())
+    columns = (TextColumn("listing"), TextColumn(f"{{task.completed}} {what}"), TimeElapsedColumn())
     with Progress(*columns) as bar, ThreadPoolExecutor(threads) as pool:
         task = bar.add_task("", total=None)
         while parts := [part for _ in range(threads) if (part := list(islice(rest, CHUNK)))]:

@@ -5,28 +5,27 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.imaging.boxes import Ball, Box
 from dira_scale.archive.imaging.dicom.header import ObjectError
 from dira_scale.archive.imaging.dicom.structures import Structures, structures_in
 from dira_scale.archive.imaging.files import opened_for_header, size_of
 from dira_scale.archive.imaging.rejection import RejectedError
+from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.imaging.volumes.geometry import Grid
 from dira_scale.archive.imaging.volumes.read import grid_of
 from dira_scale.archive.imaging.volumes.series_index import Head, SeriesIndex, head_of
-from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
-from dira_scale.archive.sources.folder import CHUNK, NOT_THERE, Folder, LabelledFile
+from dira_scale.archive.sources.folder import NOT_THERE, Folder, LabelledFile
 from dira_scale.archive.sources.label_columns import ClassSpec
+from dira_scale.archive.sources.published import in_threads
 from dira_scale.archive.sources.structure_masks import StructureMasks
+from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.schema import PathStr
 from dira_scale.base.errors import UserError, counted, print_line
 from dira_scale.base.storage.path_index import PathIndex
@@ -59,9 +58,12 @@ class Volumes(Folder):
     * ``boxes`` has the columns file, label, z, y, x, d, h, w in the file's voxels (x: its fastest axis; in a series, z
       counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in DICOM's
       millimetres, as in LUNA16.
+    * ``channels``: names of those that each file has, in its order (4D NIfTI, NRRD, MetaImage or NumPy): two or more.
+      DICOM series, which have one, are then rejected.
 
     Raises:
-        UserError: as ``Folder``; ``structures`` are no patterns; or, by ``records``, one matches nothing there.
+        UserError: as ``Folder``; ``channels`` are alike or one; ``structures`` are no patterns; or, by ``records``, one
+            matches nothing there.
     """
 
     def __init__(
@@ -76,10 +78,14 @@ class Volumes(Folder):
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
         structures: Mapping[str, str] | None = None,
+        channels: Sequence[str] | None = None,
     ):
+        if channels is not None and not 1 < len(channels) == len({*channels}):
+            raise ArgumentError("channels", channels, "two or more different names, in the files' order")
         super().__init__(
             images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
         )
+        self.channels = tuple(channels or ())
         self.masks = None if structures is None else StructureMasks(structures)
 
     @cached_property
@@ -88,6 +94,15 @@ class Volumes(Folder):
         return PathIndex()
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
+        for record in self._volumes(workers):
+            if not self.channels:
+                yield record
+            elif isinstance(record.image, SourceImage):
+                yield replace(record, rejected="a DICOM series, which has one channel: use recipe=sequences")
+            else:
+                yield replace(record, image=Channels(self.channels, (record.image,)))
+
+    def _volumes(self, workers: int) -> Iterator[SourceRecord]:
         """Single-file volumes as they are found, then the series. Raises OSError as ``Folder.records``."""
         for note in self.notes:
             print_line(note)
@@ -114,15 +129,10 @@ class Volumes(Folder):
 
     def _inspected(self, workers: int) -> Iterator[Inspected]:
         """All files, with a progress bar. Raises OSError."""
-        columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
-        with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+        files = ((path, self.stored.get(path), self.masks is not None) for path in self._files())
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
-            task, files = bar.add_task("", total=None), self._files()
-            while chunk := list(islice(files, CHUNK)):
-                inspect = partial(_inspect, structures=self.masks is not None)
-                for inspected in pool.map(inspect, chunk, map(self.stored.get, chunk)):
-                    bar.advance(task)
-                    yield inspected
+            yield from in_threads(lambda file: _inspect(*file), files, workers, "files")
 
     def _files(self) -> Iterator[Path]:
         """Each real file once, except masks, tables and the data files of headers."""

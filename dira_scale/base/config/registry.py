@@ -55,7 +55,6 @@ _MODULES = {
     "dira_scale.archive.sources.acdc": ("Acdc",),
     "dira_scale.archive.sources.bids": ("Bids",),
     "dira_scale.archive.sources.brats": ("Brats",),
-    "dira_scale.archive.sources.channel_files": ("ChannelFiles",),
     "dira_scale.archive.sources.chestxray14": ("ChestXray14",),
     "dira_scale.archive.sources.chexpert": ("CheXpert",),
     "dira_scale.archive.sources.cityscapes": ("Cityscapes",),
@@ -81,17 +80,6 @@ _MODULES = {
     "dira_scale.archive.sources.vindr_cxr": ("VinDrCxr",),
     "dira_scale.archive.sources.volumes": ("Volumes",),
 }  # fmt: skip
-_MOVED = {  # folders, and where they lie now: paths of our classes in files of users and in older runs
-    "arguments": "base.arguments", "termination": "base.termination", "config": "base.config", "errors": "base.errors",
-    "storage": "base.storage", "machine": "base.machine",
-    "data.manifest": "dataset.manifest", "data.tar": "dataset.manifest.tar", "data.beton": "dataset.manifest.beton",
-    "data.epochs": "dataset.epochs", "forecast.config": "train.planned",
-    "pixels": "dataset.pixels", "metrics": "dataset.metrics",
-    "imaging": "archive.imaging", "phantom": "archive.phantom",
-    "losses": "train.losses", "models": "train.models", "methods": "train.methods", "data": "train.data",
-    "engine": "train.engine", "runs": "train.runs", "distributed": "train.distributed", "training": "train",
-    "tasks": "judge.tasks", "evaluation": "judge.evaluation", "pages": "judge.pages", "forecast": "fleet.forecast",
-}  # fmt: skip
 REGISTERED: Mapping[str, str] = {name: f"{module}.{name}" for module, names in _MODULES.items() for name in names}
 
 
@@ -108,13 +96,9 @@ def imported(key: str, target: object) -> Any:
     if name not in REGISTERED:
         require_trusted(name, key)
     try:
-        return _resolved(_located(path))
+        return _resolved(path)
     except UserError:
         raise
-    except ModuleNotFoundError as error:
-        now = _located(error.name or "")
-        hint = f"{error}: it is {now} now" if now != error.name else str(error)
-        raise UserError(f"{key}: {target} cannot be imported: {hint}") from error
     except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         raise UserError(f"{key}: {target} cannot be imported: {' '.join(str(error).split())}") from error
 
@@ -125,15 +109,6 @@ def chosen_class(base: type, key: str, target: str) -> type:
     if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
     return chosen
-
-
-def _located(path: str) -> str:
-    """Return where a module of ours lies, or what is in it, that has moved; any other path as it is."""
-    package, *names = path.split(".")
-    for count in (2, 1):
-        if package == "dira_scale" and (now := _MOVED.get(".".join(names[:count]))):
-            return ".".join([package, now, *names[count:]])
-    return path
 
 
 def _resolved(path: str) -> Any:

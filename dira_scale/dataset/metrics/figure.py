@@ -79,14 +79,8 @@ class Figure:
         """The figure of a row that :meth:`as_json` has made."""
         written = {field.name: row[field.name] for field in fields(cls) if field.name in row}
         value, interval = number(row["value"]), row.get("interval")
-        read = {"value": value, "interval": None if interval is None else tuple(interval), "share": is_share(row)}
+        read = {"value": value, "interval": None if interval is None else tuple(interval)}
         return cls(**written | read)
-
-
-def is_share(row: Mapping[str, Any]) -> bool:
-    """Return the ``share`` of a row of JSON; of one that was written before there was this field, by its metric."""
-    before = ("AUROC", "accuracy", "Dice", "IoU", "pooled", "R2", "concordance", "kappa")
-    return bool(row["share"] if "share" in row else row["metric"].startswith(before))
 
 
 def plain(value: Any) -> Any:

@@ -43,6 +43,7 @@ class FigureRow(TypedDict):
     convention: str
     both_empty: int | None
     interval: NotRequired[Annotated[list[float], Length(2)] | None]
+    share: NotRequired[bool]
 
 
 class IntervalSettings(TypedDict):

@@ -3,8 +3,6 @@
 import os
 import socket
 from argparse import ArgumentParser
-from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -12,18 +10,16 @@ import torch
 import yaml
 
 from dira_scale.base.config import logs
-from dira_scale.base.errors import UserError
-from dira_scale.base.machine.install import install_command
+from dira_scale.base.errors import UserError, require
 from dira_scale.train.distributed.config import Parallel
 
 
-def check_launch(parallel: Parallel, precision: str, clip: float | None, groups: Iterable[int] = ()) -> None:
-    """Refuse a launcher that contradicts the configuration; ``groups`` are the numbers of BatchNorm groups of stages.
+def check_launch(parallel: Parallel, precision: str, clip: float | None) -> None:
+    """Refuse a launcher that contradicts the configuration.
 
     Raises:
         UserError: accelerate's own configuration contradicts ours, the launcher started fewer processes than requested
-            or more than there are GPUs, a package that the strategy needs is missing, or the GPU's only queue would
-            hold messages that wait for each other.
+            or more than there are GPUs, or a package that the strategy needs is missing.
     """
     _refuse_accelerate(parallel, precision, clip)
     requested = _requested_processes()
@@ -33,7 +29,8 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None, groups:
             f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.command() or 'COMMAND'} …, or --multi_gpu "
             "instead of --cpu"
         )
-    _refuse_missing(parallel.strategy)
+    if parallel.strategy.startswith("zero"):
+        require(f"parallel={parallel.strategy} needs", "deepspeed", "deepspeed", "transformers")
     if parallel.device == "cpu":
         return
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -41,16 +38,6 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None, groups:
         raise UserError(
             f"{local} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one per GPU "
             f"(--nproc_per_node {gpus}, --num_processes {gpus}), or make more visible (CUDA_VISIBLE_DEVICES)"
-        )
-    # BatchNorm groups over some of the processes send beside the gradients, on communicators of their own: in a single
-    # queue two processes may each hold back what the other waits for (NCCL's guide on concurrent communicators).
-    processes = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    spanning = [count for count in groups if 1 < count < processes]
-    if spanning and gpus and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
-        raise UserError(
-            f"CUDA_DEVICE_MAX_CONNECTIONS=1 with {spanning[0]} BatchNorm groups over {processes} processes: their "
-            "messages and those of gradients may wait for each other forever; unset the variable, or take a multiple "
-            f"of {processes} for model.bn_groups"
         )
 
 
@@ -109,12 +96,3 @@ def _requested_processes() -> int:
         file = Path(options.config_file or cache / "accelerate" / "default_config.yaml")
         number = str(yaml.safe_load(file.read_text()).get("num_processes")) if file.is_file() else None
     return int(number) if number and number.isdigit() else 1
-
-
-def _refuse_missing(strategy: str) -> None:
-    missing = [name for name in ("deepspeed", "transformers") if find_spec(name) is None]
-    if strategy.startswith("zero") and missing:
-        raise UserError(
-            f"parallel={strategy} needs {' and '.join(missing)}, not installed here: {install_command('deepspeed')}; "
-            "or use parallel=fsdp2, which needs no further package"
-        )

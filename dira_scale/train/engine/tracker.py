@@ -18,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dira_scale.base.config.keys import leaves, typed
-from dira_scale.base.errors import UserError
+from dira_scale.base.errors import require
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.train.distributed.timings import TIMINGS
 from dira_scale.train.engine.config import MLFLOW, NONE, TENSORBOARD, WANDB
@@ -38,13 +38,8 @@ logger = logging.getLogger(__name__)
 
 def require_tracker(name: str) -> None:
     """Raise UserError, one line, if its package is missing; the package is not imported."""
-    from accelerate import utils
-
-    if name != NONE and not getattr(utils, f"is_{name}_available")():
-        raise UserError(
-            f"tracker={name} needs the extra `trackers` ({name} is not installed): python3 setup/install.py trackers "
-            f"in a checkout, or pip install 'dira_scale[trackers]'; or tracker={NONE}"
-        )
+    if name != NONE:
+        require(f"tracker={name} needs", "trackers", name)
 
 
 class Tracker:

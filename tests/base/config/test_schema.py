@@ -25,9 +25,7 @@ from dira_scale.base.config.schema import (
     setting,
     several,
 )
-from dira_scale.base.config.trust import trust
 from dira_scale.base.errors import UserError
-from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.train.data import views
 from dira_scale.train.data.distort import corruptions
 from dira_scale.train.distributed.config import Threads
@@ -127,18 +125,6 @@ def test_a_target_is_a_name_in_a_module_or_in_a_class() -> None:
             imported("key", target)
     with pytest.raises(UserError, match=r"key: Dira is neither a registered name nor .*did you mean 'DiRA'"):
         imported("key", "Dira")
-
-
-def test_a_path_of_before_the_wings_is_read_and_an_import_by_one_is_told_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trust(["dira_scale.data.manifest", "dira_scale.training"])
-    assert imported("key", "dira_scale.data.manifest.ShardedDataset") is ShardedDataset
-    assert imported("key", "dira_scale.training.blueprint.Blueprint").__module__ == "dira_scale.train.blueprint"
-    (tmp_path / "my_methods.py").write_text("from dira_scale.models.unet import UNet\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match=r"No module named 'dira_scale.models': it is dira_scale.train.models now"):
-        imported("key", "my_methods.Mine")
 
 
 def test_all_that_views_may_name_is_registered() -> None:

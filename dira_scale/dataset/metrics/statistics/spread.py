@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.dataset.metrics.figure import Figure, is_share, number
+from dira_scale.dataset.metrics.figure import Figure, number
 from dira_scale.dataset.metrics.statistics.bootstrap import Interval
 
 
@@ -63,7 +63,7 @@ class Spread:
         """The spread of a row of ``spread.json``."""
         ends = row["interval"] and {name: number(row["interval"][name]) for name in ("value", "low", "high")}
         interval = Interval(**{**row["interval"], **ends}) if ends else None
-        return cls(**{**row, "mean": number(row["mean"]), "interval": interval, "share": is_share(row)})
+        return cls(**{**row, "mean": number(row["mean"]), "interval": interval})
 
 
 def spreads(

@@ -194,20 +194,13 @@ def open_cache(settings: CacheSettings) -> CacheFolder:
         folder.mkdir(mode=0o700 if settings.folder is None else 0o777, parents=True, exist_ok=True)
         if settings.folder is None and folder.stat().st_uid != os.getuid():  # anyone may write to the system's folder
             raise PermissionError(f"{folder} belongs to another user")
-        if not _is_cache(folder):
-            own(folder, "cached shards", "cache")
+        own(folder, "cached shards", "cache")
         cache = CacheFolder(folder, 0)
         room = shutil.disk_usage(folder).free + cache.used()
     except OSError as error:
         raise ArgumentError("folder", str(folder), f"another folder: {error.strerror or error}") from error
     cache.most = int(room * SHARE if settings.size is None else settings.size * GB)
     return cache
-
-
-def _is_cache(folder: Path) -> bool:
-    """Return whether ``folder`` holds only a cache's files, as one that was made before folders were marked."""
-    names = [path.name for path in folder.iterdir()]
-    return bool(names) and all(name == LOCK or OURS.fullmatch(name) for name in names)
 
 
 def _in_use(entry: Entry) -> bool:

@@ -447,11 +447,7 @@ def test_a_folder_of_the_users_is_no_cache(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cache=.* holds files that this command has not written, such as mine"):
         open_cache(CacheSettings(str(tmp_path)))
     assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
-    old = tmp_path / "old"  # from before folders were marked
-    old.mkdir()
-    for name in ("lock", "train-000000-0123456789abcdef-77.tar", "train-000001-0123456789abcdef-77.tar.part"):
-        (old / name).write_bytes(b"")
-    for folder in (old, tmp_path / "new", tmp_path / "new"):
+    for folder in (tmp_path / "new", tmp_path / "new"):
         assert open_cache(CacheSettings(str(folder))).folder == folder
 
 
