@@ -20,7 +20,8 @@ from dira_scale.base.storage.text import brief
 from dira_scale.base.storage.walk import files_below
 
 CHUNK = 64  # files per task of a thread
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def listed_in(root: Path, *names: str, key: str = "images") -> Path:
