@@ -107,10 +107,11 @@ class Ours:
         validation = sum(row.get("time/validate", 0.0) for row in rest)
         count = max(1, min(VALIDATIONS, int(SHARE * limit / validation)))
         every = max(1, round((limit / count - validation) / (step * per_epoch)))
+        count = max(1, round(limit / (every * step * per_epoch + validation)))
         ends, dice, seconds, figure = list[float](), list[float](), 0.0, 0.0
         for row in (rows := run(folder / "run", count * every, every)):
-            if row["split"] == "val":  # its time is in the next row
-                figure = row["volume_dice" if "volume_dice" in row else "dice"]
+            if row["split"] == "val":  # its time is in the next row; the middle of volumes tells nothing of the whole
+                figure = row.get("volume_dice", 0.0)
             else:
                 seconds += sum(row.get(f"time/{part}", 0.0) for part in ("step", "data", "validate"))
                 ends, dice, figure = [*ends, seconds], [*dice, figure], 0.0

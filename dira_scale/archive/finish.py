@@ -133,7 +133,8 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
     """Publish the tables in ``scratch`` and their description, the manifest last; remove what was only for writing."""
     (scratch / INFO_FILE).write_text(info.to_json())
     (scratch / "croissant.json").write_text(json.dumps(croissant(info, scratch / MANIFEST_FILE), indent=1) + "\n")
-    masks = [FOREGROUND_FILE] if pq.read_metadata(scratch / FOREGROUND_FILE).num_rows else []
+    sizes = pq.read_table(scratch / MANIFEST_FILE, columns=["mask_size"])["mask_size"]
+    masks = [FOREGROUND_FILE] if info.dims == 3 and sizes.null_count < len(sizes) else []
     for name in (QUARANTINE_FILE, *masks, "croissant.json", INFO_FILE, MANIFEST_FILE):
         publish(scratch / name, out / name)
     remove(out / PARTIAL)

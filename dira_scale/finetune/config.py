@@ -21,7 +21,7 @@ from dira_scale.judge.tasks.task import TaskConfig
 from dira_scale.train.config import StagedTraining, Validate
 from dira_scale.train.data.config import Data
 from dira_scale.train.engine.config import Optim
-from dira_scale.train.models.architecture import OF_TRAINING, Architecture, exported_architecture
+from dira_scale.train.models.architecture import OF_TRAINING, Architecture, exported_architecture, normalisation_of
 from dira_scale.train.models.hub import local, pin
 from dira_scale.train.planned import Planned
 from dira_scale.train.runs.description import FILE, NORMALISATIONS, read_description
@@ -186,9 +186,8 @@ class Finetune(StagedTraining):
                     f"init={config.init} is a run on {kind}, and data.size={config.data.size} is of {others}: name a "
                     f"run on {others}, or leave {' and '.join(sorted(sized))} to the run"
                 )
-            if run and run.input and run.input.mean and "normalise" not in typed and not config.protocol.preset:
-                known = (name for name, values in NORMALISATIONS.items() if values["mean"] == run.input.mean)
-                config.normalise = next(known, "imagenet")
+            if "normalise" not in typed and (not config.protocol.preset or config.normalise == "none"):
+                config.normalise = normalisation_of(path) or config.normalise
             if not on_volumes:
                 return
             if run and run.network.dimensions == 3 and run.input and not sized:

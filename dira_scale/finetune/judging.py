@@ -17,7 +17,8 @@ from dira_scale.judge.evaluation.inference import held_out_crops
 from dira_scale.judge.evaluation.judge import choose, judged, write_split
 from dira_scale.judge.evaluation.leak import Leak
 from dira_scale.judge.evaluation.results import FILE, overall, read_results
-from dira_scale.judge.evaluation.whole_volumes import Masks, WholeVolumes
+from dira_scale.judge.evaluation.whole_volumes import WholeVolumes
+from dira_scale.judge.tasks.masks import Segmentation
 from dira_scale.judge.tasks.predictions import SplitCases
 from dira_scale.judge.tasks.task import Supervision
 from dira_scale.train.data.samples import Samples
@@ -91,7 +92,7 @@ def whole_volumes(config: Finetune, data: Inputs, supervision: Supervision, worl
     samples = Samples(data.datasets, str(config.data.val_split), views=data.held_out_views)
     samples.require_masks()
     return WholeVolumes(
-        samples, cast(Masks, supervision), data.views.sides, validate.volumes, validate.windows, validate.batch,
+        samples, cast(Segmentation, supervision), data.views.sides, validate.volumes, validate.windows, validate.batch,
         world.rank, world.ranks,
     )  # fmt: skip
 

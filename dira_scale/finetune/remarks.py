@@ -95,7 +95,7 @@ def settled(config: Finetune, unit: str) -> list[str]:
     if len(losses) < 3 * LEAST or still_falling(losses):
         return []
     last = fmean(losses[-(len(losses) // 3) :])
-    return [f"the training loss falls no more: it is {last:.4g} on average over the last third of the steps"]
+    return [f"the training loss no longer falls clearly: it is {last:.4g} on average over the last third of the steps"]
 
 
 def logged(config: Finetune, unit: str) -> tuple[list[dict[str, Any]], list[float]]:

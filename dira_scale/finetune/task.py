@@ -171,11 +171,21 @@ class FinetuneTask(Finetuning, DatasetTask):
             *remarks.frozen_lines(self.config, self.module),
             *remarks.without_figure(self.config, self.data, self.supervision),
             *remarks.told_apart_by_side(self.supervision.outputs, self.data.views),
-            *([f"{self.volumes} (validate.every={self.config.validate.every})"] if self.volumes else []),
+            *self._compared_by(),
             *map(Detail, norm.spanning_lines(module, groups_of(self.config))),
             *few_steps(self.config, self.stages, nearly=1.0),
             *chosen_rate(asdict(self.config.optim), self.config.data.val_split, self.best),
             *estimated,
+        ]
+
+    def _compared_by(self) -> list[str]:
+        if self.volumes:
+            return [f"{self.volumes} (validate.every={self.config.validate.every})"]
+        if not (self.data.masks and self.data.views.dimensions == 3 and self.validation):
+            return []
+        return [
+            "checkpoints are compared by the middle of each volume, where a class that is neither there nor found "
+            "counts as found: validate.volumes=10 sees whole volumes"
         ]
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ from dira_scale.base.errors import UserError
 from dira_scale.train.config import Stage, StagedTraining, Validate
 from dira_scale.train.distributed.config import AUTO
 from dira_scale.train.engine.config import Optim
-from dira_scale.train.models.architecture import Architecture
-from dira_scale.train.models.hub import pin
+from dira_scale.train.models.architecture import Architecture, normalisation_of
+from dira_scale.train.models.hub import local, pin
 from dira_scale.train.models.precheck import starts
 from dira_scale.train.planned import Planned
 from dira_scale.train.runs.description import NORMALISATIONS
@@ -72,7 +72,7 @@ class Pretrain(StagedTraining):
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
-        """Addresses in ``model.weights`` and of teachers are pinned.
+        """Addresses in ``model.weights`` and of teachers are pinned; what a run's weights expect of images goes on.
 
         Raises UserError for a preset without settings for the method that was chosen, and as :func:`pin`.
         """
@@ -89,6 +89,8 @@ class Pretrain(StagedTraining):
         if not issubclass(cls, Planned):  # which reads no weights
             for key in starts(config):
                 pin(config, key)
+            if config.model.get("weights") and "normalise" not in typed and config.normalise is None:
+                config.normalise = normalisation_of(local(config.model.weights))
 
     def bn_groups(self, batch: int) -> int:
         with at("model"):

@@ -68,6 +68,10 @@ class PatchPositions(Pretext):
     """
 
     def __init__(self, sides: tuple[int, ...], cells: int | None = None) -> None:
+        if min(sides) < (cells or 4):
+            raise UserError(
+                f"data.size: a grid of {cells or 4} cells needs sides of at least as many, not {min(sides)}"
+            )
         steps = [*product((-1, 0, 1), repeat=len(sides))]
         self.middle = len(steps) // 2
         self.classes = tuple(" ".join(f"{along:+d}" for along in step) for step in steps if any(step))

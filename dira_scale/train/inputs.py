@@ -15,6 +15,7 @@ from dira_scale.base.storage.store import is_local, locate
 from dira_scale.dataset.manifest import INFO_FILE, ShardedDataset
 from dira_scale.train.broken_batch import save_batch
 from dira_scale.train.config import StagedTraining
+from dira_scale.train.data import random
 from dira_scale.train.data.batch import UNITS, Batch
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.config import Data
@@ -104,6 +105,11 @@ class Inputs:
         self.chosen_by = _chosen_by(data) if selection else ""
         repeats = _repeats(data, self.datasets, selection)
         parts = selection.sizes if selection else sizes
+        if repeats and (most := repeats.counts.max() * max(weights)) >= random.OCCURRENCES:
+            raise UserError(
+                f"data.weights={data.weights}: with data.crops={data.crops} an image comes {most:g} times an "
+                f"epoch, at most {random.OCCURRENCES - 1:,}: use fewer crops, or shard balance with a smaller most"
+            )
         self.labels = labels.of(self.datasets) if labels else None
         self._check_labels(data.split, selection.samples if selection else np.arange(sum(sizes)))
         content = [data.split, *(d.hash for d in self.datasets), *(p.identity for p in (selection, repeats) if p)]

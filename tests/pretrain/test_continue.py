@@ -109,11 +109,14 @@ def dinov3(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "made", "licence"),
-    [("continue_dinov3_vitb16", dinov3, "dinov3-license"), ("continue_rad_dino", rad_dino, "mit")],
+    ("experiment", "made", "licence", "normalise"),
+    [
+        ("continue_dinov3_vitb16", dinov3, "dinov3-license", "imagenet"),
+        ("continue_rad_dino", rad_dino, "mit", "rad_dino"),
+    ],
 )
 def test_the_experiments_go_on_from_files_as_published(
-    experiment: str, made: Any, licence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    experiment: str, made: Any, licence: str, normalise: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path, run = made(tmp_path / "weights"), tmp_path / "run"
     words = [f"experiment={experiment}", *SMALL, *NETWORK, f"data.shards={write(tmp_path / 'toy')}", f"run={run}"]
@@ -123,10 +126,12 @@ def test_the_experiments_go_on_from_files_as_published(
     trained, held_out = rows(run), rows(run, "val")
     assert {row["stage"] for row in trained} == {"continue", "high"} and "loss/gram" in trained[-1]
     assert all("patch_top1" in row for row in held_out) and held_out
-    teacher, taken = (
-        api.encoder(run).state_dict(),
-        run_weights(run),
-    )  # other runs start from what probes and exports have
+    for composed in (
+        compose("pretrain", ["data.shards=none", f"model.weights={run}"]),
+        compose("finetune", ["data.shards=none", f"init={run}", "task=labels"]),
+    ):
+        assert composed.normalise == normalise
+    teacher, taken = api.encoder(run).state_dict(), run_weights(run)  # with which others start, as probes do
     assert taken and all(torch.equal(taken.tensors[f"method.encoder.{name}"], teacher[name]) for name in teacher)
 
 

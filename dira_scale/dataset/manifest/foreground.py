@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale.base.errors import DatasetError
@@ -19,15 +20,18 @@ FOREGROUND = pa.schema(
 )
 
 
-def read_foreground(root: Path) -> pa.Table | None:
-    """Return the table of the dataset in ``root``; None without one. Raises DatasetError for one that is damaged."""
+def read_foreground(root: Path, keys: pa.Array | None = None) -> pa.Table | None:
+    """Return the table of the dataset in ``root``, or its rows of ``keys``; None without one. Raises DatasetError for
+    one that is damaged."""
     path = root / FOREGROUND_FILE
     try:
         with as_os_error(path):
             if not path.exists():
                 return None
             with open_file(path) as file:
-                return pq.read_table(file, schema=FOREGROUND)
+                return pq.read_table(
+                    file, schema=FOREGROUND, filters=None if keys is None else pc.field("key").isin(keys)
+                )
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(

@@ -1,37 +1,25 @@
 """Whole volumes in validation: their Dice, seen through overlapping windows, slab by slab."""
 
 import math
+import warnings
 from collections.abc import Iterator
-from typing import Protocol
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.base.errors import counted
+from dira_scale.base.errors import UserError, counted
 from dira_scale.dataset.pixels.boxes import Crop
 from dira_scale.judge.evaluation.config import BY_VOLUMES
 from dira_scale.judge.evaluation.inference import OVERLAP, Predicted, windowed
 from dira_scale.judge.tasks.images import gathered
+from dira_scale.judge.tasks.masks import Segmentation
 from dira_scale.train.data.batch import unit_interval
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 
 VALUES = 2**28  # float32 of a slab and what is predicted of it: 1 GiB
-
-
-class Masks(Protocol):
-    """The part of a task of masks that is asked here (``judge.tasks.masks.Segmentation``)."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[str, ...]: ...
-
-    def numbers(self, stored: Tensor) -> Tensor: ...
-
-    def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class WholeVolumes:
@@ -47,12 +35,14 @@ class WholeVolumes:
 
     Attributes:
         chosen: the numbers of the volumes; ``windows``: how many these have.
+
+    Raises UserError for a first volume of more than ``windows``.
     """
 
     def __init__(
         self,
         samples: Samples,
-        supervision: Masks,
+        supervision: Segmentation,
         size: tuple[int, ...],
         most: int,
         windows: int,
@@ -63,19 +53,24 @@ class WholeVolumes:
         self.reader, self.supervision, self.size, self.batch = SampleReader(samples), supervision, size, batch
         self.rank, self.ranks = rank, ranks
         have = [dataset.has_mask(rows) for dataset, rows in zip(samples.datasets, samples.rows, strict=True)]
-        masked, count = np.flatnonzero(np.concatenate(have)), most + 1
-        self.windows = windows + 1
-        while self.windows > windows and count > 1:
-            count = min(count - 1, len(masked))
+        masked, windows_of = np.flatnonzero(np.concatenate(have)), cache(lambda sample: sum(self._windows(sample)))
+        for count in range(min(most, len(masked)), 0, -1):
             self.chosen = masked[np.linspace(0, len(masked) - 1, count).astype(int)].tolist()
-            self.windows = sum(sum(self._windows(sample)) for sample in self.chosen)
+            self.windows = sum(map(windows_of, self.chosen))
+            if self.windows <= windows:
+                break
+        else:
+            sides = " x ".join(map(str, size))
+            expected = "allow as many, use a larger data.size, or validate.volumes=null"
+            raise UserError(f"validate.windows={windows}: a volume has {self.windows} windows of {sides}: {expected}")
 
     def __str__(self) -> str:
         volumes = f"{counted(len(self.chosen), 'whole volume')} through {counted(self.windows, 'window')}"
         return f"validation sees {volumes} of {' x '.join(map(str, self.size))}"
 
     def figures(self, network: Predicted, device: torch.device) -> dict[str, float]:
-        """Return the mean over volumes of each class's Dice, 1 where neither mask has it, and over classes.
+        """Return the mean over volumes of each class's Dice, but those in which neither mask has it, and over classes;
+        1 of a class that is nowhere. So a network that finds nothing is worth nothing.
 
         Collective, as is ``network`` where it is sharded: all processes ask it equally often.
         """
@@ -85,14 +80,16 @@ class WholeVolumes:
             for whole, inner in self._slabs(sample):
                 sums += self._sums(sample, whole, inner, network, device)
             overlap, extent = sums
-            dice = torch.where(extent > 0, 2 * overlap / extent.clamp(min=1), 1.0)
+            dice = torch.where(extent > 0, 2 * overlap / extent.clamp(min=1), torch.nan)
             rows.append((np.array([sample]), dice[None].numpy()))
         by_volume = [sum(-(-windows // self.batch) for windows in self._windows(sample)) for sample in self.chosen]
         passes = [sum(by_volume[rank :: self.ranks]) for rank in range(self.ranks)]
         nothing = torch.zeros(1, self.reader.samples.channels, *self.size, device=device)
         for _ in range(max(passes) - passes[self.rank]):
             network(nothing)
-        by_class = gathered(rows)[1].mean(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a class that is nowhere
+            by_class = np.nan_to_num(np.nanmean(gathered(rows)[1], 0), nan=1.0)
         named = zip(self.supervision.names, by_class, strict=True)
         each = {f"{BY_VOLUMES.metric}/{name}": float(value) for name, value in named} if len(by_class) > 1 else {}
         return {BY_VOLUMES.metric: float(by_class.mean())} | each
@@ -120,7 +117,13 @@ class WholeVolumes:
     def _windows(self, sample: int) -> list[int]:
         """Return how many windows each slab of a volume has."""
         shapes = [(len(whole), *self._grid(sample)[0][1:]) for whole, _ in self._slabs(sample)]
-        return [math.prod(map(_windows_along, shape, self.size)) for shape in shapes]
+        stride = [int(window * (1 - OVERLAP)) for window in self.size]
+        return [
+            math.prod(
+                1 - min(0, window - side) // by for side, window, by in zip(shape, self.size, stride, strict=True)
+            )
+            for shape in shapes
+        ]
 
     def _sums(self, sample: int, whole: range, inner: range, network: Predicted, device: torch.device) -> Tensor:
         """Return of each class the voxels of its overlap and of both masks, [2, classes], inside a slab."""
@@ -144,7 +147,3 @@ class WholeVolumes:
         predicted, true = self.supervision.masks(seen[None, :, : len(inner)], targets)
         overlap, of_one, of_other = (each[0].flatten(1).sum(1) for each in (predicted & true, predicted, true))
         return torch.stack((overlap, of_one + of_other)).double()
-
-
-def _windows_along(side: int, window: int) -> int:
-    return 1 + -(-max(0, side - window) // int(window * (1 - OVERLAP)))

@@ -88,11 +88,10 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
         return [Damage(shard, "", "missing")]
     if (size := file.stat().st_size) != dataset.info.shards[shard]:
         return [Damage(shard, "", f"{size} bytes instead of {dataset.info.shards[shard]}")]
-    table, foreground = read_foreground(dataset.root), dict[str, list[dict[str, Any]]]()
-    if table is not None:
-        keys = pa.array([row["key"] for row in rows])
-        for of_class in table.filter(pc.is_in(table["key"], value_set=keys)).to_pylist():
-            foreground.setdefault(of_class["key"], []).append(of_class)
+    table = read_foreground(dataset.root, pa.array([row["key"] for row in rows]))
+    foreground = dict[str, list[dict[str, Any]]]()
+    for of_class in table.to_pylist() if table else ():
+        foreground.setdefault(of_class["key"], []).append(of_class)
     with open_file(file) as stream:
         damages: list[Damage] = []
         for row in rows:

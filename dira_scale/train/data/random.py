@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+OCCURRENCES = 2**16  # of a sample within an epoch, at most
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _MIX_MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -58,7 +59,7 @@ def uniform(
     index, occurrence = np.asarray(index, np.int64), np.asarray(occurrence, np.int64)
     epoch = np.broadcast_to(np.asarray(epoch, np.int64), index.shape)
     assert ((epoch >= 0) & (epoch < 2**32)).all()
-    assert ((index >= 0) & (index < 2**48) & (occurrence >= 0) & (occurrence < 2**16)).all()
+    assert ((index >= 0) & (index < 2**48) & (occurrence >= 0) & (occurrence < OCCURRENCES)).all()
     draw = first // 4 + np.arange(-(-n // 4))
     counter = (
         draw + (view << 16) + (stream << 24),

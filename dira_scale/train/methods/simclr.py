@@ -28,7 +28,7 @@ class SimCLR(Method):
     Monitors: ``top1``, how often an image's first embedding is nearest to its second in the batch; ``chance``.
 
     Args:
-        dim: the embedding's length; the hidden layer has the encoder's channels (sec. 2.1).
+        dim: the embedding's length; the hidden layer has the encoder's channels (sec. 2.1) and, ours, BatchNorm.
         temperature: of the similarities, above 0.
 
     Raises ArgumentError for settings outside their range.

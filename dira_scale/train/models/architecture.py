@@ -17,7 +17,9 @@ from dira_scale.base.config.border import at
 from dira_scale.base.config.registry import TARGET, chosen_class
 from dira_scale.base.config.schema import Schema, one_of, path_field, setting
 from dira_scale.base.errors import UserError
+from dira_scale.train.runs.description import FILE, NORMALISATIONS, InputDescription, read_description
 from dira_scale.train.runs.files import DAMAGED, parse_json
+from dira_scale.train.runs.shape import shaped
 
 with lazy_imports():
     import safetensors
@@ -182,6 +184,21 @@ def exported_architecture(path: Path) -> dict[str, Any]:
         return dict(parse_json(exported_metadata(path).get(ARCHITECTURE, "{}")))
     except (*DAMAGED, TypeError) as error:
         raise UserError(f"{path} is damaged (its metadata {ARCHITECTURE}: {error}): export it again") from error
+
+
+def exported_input(path: Path) -> InputDescription | None:
+    """Return what an exported network takes; None of files of other origin. Raises UserError for a damaged one."""
+    stored = exported_metadata(path).get(INPUT)
+    if stored is None:
+        return None
+    return shaped(InputDescription, parse_json(stored), "export it again", f"{path}: {INPUT}")
+
+
+def normalisation_of(path: Path) -> str | None:
+    """Return how the images were normalised on which the weights at ``path`` were trained, a run's or exported ones."""
+    input = read_description(path).input if (path / FILE).is_file() else exported_input(path)
+    known = (name for name, values in NORMALISATIONS.items() if input and values["mean"] == input.mean)
+    return next(known, None)
 
 
 def exported_metadata(path: Path) -> dict[str, str]:

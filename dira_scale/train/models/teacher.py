@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from dira_scale.base.arguments import Above, ArgumentError, AtLeast
 from dira_scale.base.errors import UserError, printable
 from dira_scale.train.models.architecture import (
-    INPUT,
     Architecture,
     TimmUNet,
     architecture,
     exported_architecture,
-    exported_metadata,
+    exported_input,
 )
 from dira_scale.train.models.encoder import timm_arguments, timms
 from dira_scale.train.models.hub import Address, is_hub, local, name_of
@@ -28,8 +27,6 @@ from dira_scale.train.models.pyramid import DEPTH
 from dira_scale.train.models.vit import PlainEncoder
 from dira_scale.train.models.weights import weights_hash
 from dira_scale.train.runs.description import FILE, InputDescription, read_description
-from dira_scale.train.runs.files import parse_json
-from dira_scale.train.runs.shape import shaped
 
 
 @dataclass(frozen=True)
@@ -152,10 +149,8 @@ def _network(settings: TeacherSettings) -> tuple[Architecture, InputDescription]
         except ValueError as error:
             raise ArgumentError("weights", settings.weights, f"weights ({error})") from error
         if node := exported_architecture(path):
-            stored, model = exported_metadata(path).get(INPUT), architecture(node)
-            if stored is None:
-                return model, InputDescription((1, 1), model.channels)
-            return model, shaped(InputDescription, parse_json(stored), "export it again", f"{path}: {INPUT}")
+            model = architecture(node)
+            return model, exported_input(path) or InputDescription((1, 1), model.channels)
     if not name:
         expected = "timm's name of the network, which these weights do not say"
         raise ArgumentError("encoder", None, f"{expected}: {{weights: {settings.weights}, encoder: NAME}}")

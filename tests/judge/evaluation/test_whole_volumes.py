@@ -11,6 +11,7 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 from train.data.volumes import make, plain_view, random_volumes
 
+from dira_scale.base.errors import UserError
 from dira_scale.judge.evaluation import whole_volumes
 from dira_scale.judge.evaluation.whole_volumes import WholeVolumes
 from dira_scale.judge.tasks.masks import Segmentation
@@ -69,12 +70,24 @@ def test_the_dice_is_that_of_every_window(tmp_path: Path, stored: Any, step: Any
     assert slabs.figures(bright, CPU)["volume_dice"] == pytest.approx(whole["volume_dice"], abs=1e-12)
 
 
+def test_a_class_counts_where_a_volume_or_its_prediction_has_it(tmp_path: Path, monkeypatch: Any) -> None:
+    """Else a network that finds nothing would be as good as there are volumes without the class."""
+    volumes = volumes_of(tmp_path / "toy")
+    volumes.supervision = Segmentation({"a": 1, "b": 2, "nowhere": 3})
+    sums = {0: [[2, 0, 0], [4, 0, 0]], 2: [[1, 3, 0], [4, 6, 0]], 4: [[0, 0, 0], [4, 2, 0]]}
+    monkeypatch.setattr(volumes, "_sums", lambda sample, *_: torch.tensor(sums[sample], dtype=torch.float64))
+    each = {"volume_dice/a": 0.5, "volume_dice/b": 0.5, "volume_dice/nowhere": 1.0}
+    assert volumes.figures(bright, CPU) == pytest.approx({"volume_dice": 2 / 3} | each)
+
+
 def test_volumes_are_bounded_in_number_and_windows_and_all_ranks_ask_as_often(tmp_path: Path) -> None:
     volumes = volumes_of(tmp_path / "toy", most=2)
     assert volumes.chosen == [0, 4]
     assert str(volumes) == f"validation sees 2 whole volumes through {volumes.windows} windows of 8 x 8 x 8"
     fewer = volumes_of(tmp_path / "toy", windows=volumes.windows)
-    assert fewer.chosen == [0, 4] and volumes_of(tmp_path / "toy", windows=1).chosen == [0]
+    assert fewer.chosen == [0, 4] and volumes_of(tmp_path / "toy", windows=volumes.windows - 1).chosen == [0]
+    with pytest.raises(UserError, match=r"^validate.windows=1: a volume has \d+ windows of 8 x 8 x 8"):
+        volumes_of(tmp_path / "toy", windows=1)
     passes = []
     for rank in range(2):
         part, asked = volumes_of(tmp_path / "toy"), list[int]()
