@@ -126,7 +126,7 @@ def koleo(features: Tensor) -> Tensor:
 
 
 def gram(patches: Tensor, held_to: Tensor) -> Tensor:
-    """Of [b, n, dim] and the same of larger crops, both of square grids."""
+    """Return the Gram loss of patches [b, n, dim] and the same of larger crops, both of square grids."""
     grid, larger = (math.isqrt(each.shape[1]) for each in (patches, held_to))
     maps = held_to.mT.unflatten(2, (larger, larger))
     held_to = F.interpolate(maps, (grid, grid), mode="bicubic").flatten(2).mT

@@ -21,8 +21,10 @@ from torch.distributed.tensor import distribute_tensor
 from dira_scale.base.config.compose import compose
 from dira_scale.train.engine import optim, parallel
 from dira_scale.train.models.encoder import build_encoder
+from dira_scale.train.models.momentum import ema_update
 from dira_scale.train.models.norm import commit_statistics, convert
 from dira_scale.train.models.unet import UNet
+from dira_scale.train.validation import evaluating
 
 WAIT = 240  # seconds
 
@@ -109,6 +111,18 @@ def averaged(rank: int, ranks: int) -> Tensor:
     return module.weight.grad
 
 
+def copied_after_validation() -> list[Tensor]:
+    """A network's weights, and a copy of them that is made between a validation and a step."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False))
+    fully_shard(module)
+    with evaluating(module), torch.no_grad():
+        module(torch.ones(1, 3))
+    ema_update(module[1].parameters(), module[0].parameters(), 1.0)
+    module(torch.ones(1, 3)).sum().backward()
+    return [parameter.full_tensor() for parameter in module.parameters()]
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of three processes found."""
@@ -131,11 +145,19 @@ def test_gradients_are_averaged_over_ranks(ended: list[dict[str, Any]]) -> None:
         assert tensors["averaged"].tolist() == [[(len(ended) + 1) / 2] * 2]
 
 
+def test_what_is_written_between_a_validation_and_a_step_stays(ended: list[dict[str, Any]]) -> None:
+    """fsdp2: a pass without gradients leaves whole tensors, which the next step would replace by their old parts."""
+    for tensors in ended:
+        weight, bias, copied_weight, copied_bias = tensors["copied"]
+        assert torch.equal(weight, copied_weight) and torch.equal(bias, copied_bias)
+
+
 if __name__ == "__main__":
     rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks, timeout=limit)
     lars = {name: tensor.data for name, tensor in after_lars(cut=True).items()}
-    torch.save({"lars": lars, "averaged": averaged(rank, ranks)}, folder / f"{rank}.pt")
+    found = {"lars": lars, "averaged": averaged(rank, ranks), "copied": copied_after_validation()}
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
