@@ -62,7 +62,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     node = method.get("base", method)
     learned = node if _base(method).labelled else None
     by = f"on the dataset's label `{learned['label']}`" if learned else "without labels"
-    by += ", by frozen teachers" if node.get("teachers") else ""
+    by += " from frozen teachers" if node.get("teachers") else ""
     metrics = dict(METRICS)
     if _base(method).lesson:
         guessed = f"of words (chance 1/{learned['classes']})" if learned else "of the pretext task"
