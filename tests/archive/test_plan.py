@@ -324,7 +324,7 @@ IDENTITIES = {
     "acdc": "c544b7fd8edc64b7",
     "bids": "d53f0ef7c4b129f1",
     "brats": "093929e928867a1b",
-    "channels": "c505eddacd2a342e",
+    "channels": "eb704296f420433c",
     "chestxray14": "7dff6abebbcd8381",
     "chestxray14_small": "95408b5e0cb72aac",
     "chexpert": "d14546261d117073",
