@@ -1,6 +1,6 @@
 """Cityscapes: street scenes of 50 cities with finely drawn masks (Cordts et al., CVPR 2016)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,6 @@ class Cityscapes(ListedFiles):
     Args:
         images: the folder with ``leftImg8bit`` and ``gtFine``.
     """
-
-    label_names: Sequence[str] = ()
 
     def __init__(self, images: PathStr) -> None:
         self.root = folder_at(images)
