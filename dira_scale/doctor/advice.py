@@ -129,7 +129,7 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[ExperimentC
     Raises ``UserError`` if there is no such dataset, or one of volumes.
     """
     dataset = ShardedDataset.open(shards)
-    dataset.require_images("pretrain")
+    dataset.require(2, "pretrain")
     images, held_out = len(dataset.rows("train")), len(dataset.rows("val")) > 0
     named = track(EXPERIMENTS, "rehearsing the experiments", console=console, transient=True)
     return [replace(choice(name, images, machine), held_out=held_out) for name in named]

@@ -124,10 +124,6 @@ class ShardedDataset:
                 f"{', '.join(names)}: shard again with these, in this order"
             )
 
-    def require_images(self, reader: str) -> None:
-        """Raise DatasetError if this holds volumes, which ``reader`` cannot read."""
-        self.require(2, reader)
-
     def rows(self, split: str) -> np.ndarray:
         """Return row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
         if split not in self.info.counts:

@@ -207,6 +207,13 @@ def recorded_config(folder: Path, checkpoints: Path) -> dict[str, Any]:
     return {}
 
 
+def recorded_in(run: Path, folder: str | None) -> dict[str, Any]:
+    """``recorded_config`` of the run in ``run``, whose ``checkpoint.folder`` is ``folder``. Raises UserError."""
+    checkpoints = checkpoint.locate_folder(run, folder)
+    with checkpoint.as_user_error(checkpoints):
+        return recorded_config(run, checkpoints)
+
+
 @contextmanager
 def _as_user_error(folder: Path) -> Iterator[None]:
     """Turn a failing write before the first step, as on a full disk, into a UserError."""

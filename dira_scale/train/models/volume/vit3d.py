@@ -119,9 +119,6 @@ class ViT3DEncoder(Encoder):
         maps = [x, self.coarsest(patches, size)]
         return (maps, None, registers, patches) if with_tokens else maps
 
-    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
-        return patches.transpose(1, 2).unflatten(2, [side // PATCH for side in size])
-
     def filler(self, depth: int, size: Sequence[int]) -> "Filler":
         return Filler(self.dim, depth, self.heads, [side // PATCH for side in size])
 
