@@ -34,8 +34,7 @@ class EvaluatedClasses:
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
         """Raises as ``read_mask``."""
-        values: np.ndarray = STORED[read_mask(self.path)]
-        return values
+        return STORED[read_mask(self.path)]
 
 
 class Cityscapes(ListedFiles):

@@ -62,8 +62,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         y = self.drop(y)
         if residual is not None:
             y += residual
-        activated: Tensor = self.act(y)
-        return activated
+        return self.act(y)
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Groups within this process, with what follows, in one operation where the activation is a LeakyReLU."""
@@ -74,8 +73,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if slope is not None:
             return y
         y = self.drop(y)
-        activated: Tensor = self.act(y if residual is None else y + residual)
-        return activated
+        return self.act(y if residual is None else y + residual)
 
     def _note(self, sums: Tensor) -> None:
         if not _recomputing:

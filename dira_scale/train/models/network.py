@@ -187,8 +187,7 @@ class Network(nn.Module):
     settled: tuple[str, ...] = ()  # modules in them that keep BatchNorm's statistics, too
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.decoder(self.encoder(x)))
-        return logits
+        return self.head(self.decoder(self.encoder(x)))
 
     def freeze(self, *parts: str, learned: Collection[str] = (), settled: Collection[str] | None = None) -> None:
         """Keep the weights of ``parts``, such as ``encoder``: they get no gradient.

@@ -202,8 +202,7 @@ def recorded_config(folder: Path, checkpoints: Path) -> dict[str, Any]:
         return {}
     for path in (checkpoints / "config.yaml", folder / "config.yaml"):
         if path.exists():
-            content: dict[str, Any] = yaml.safe_load(path.read_text())
-            return content
+            return yaml.safe_load(path.read_text())
     return {}
 
 

@@ -88,8 +88,7 @@ def pixels_to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
     """Matrix from (column, row, 1) of a slice to (x, y, z) indices of a volume."""
     down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
     pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
-    matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
-    return matrix
+    return np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
 
 
 def voxels_of(plane: Plane, grid: Grid, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

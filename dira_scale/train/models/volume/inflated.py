@@ -124,8 +124,7 @@ class InflatedEncoder(TimmEncoder):
 
     def _norm(self, tokens: Tensor) -> Tensor:
         """A final norm that follows the pooling is applied to every token instead."""
-        normed: Tensor = (self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else self.model.norm)(tokens)
-        return normed
+        return (self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else self.model.norm)(tokens)
 
 
 def inflated(kernel: Tensor, size: Sequence[int]) -> Tensor:

@@ -59,8 +59,7 @@ class Transformer(nn.Module):
             tokens = torch.cat([self.register_tokens.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
             tokens = block(tokens, rope=rope)
-        normed: Tensor = self.norm(tokens)
-        return normed
+        return self.norm(tokens)
 
     def _initialise(self) -> None:
         """Draw weights as EVA-02 does: what each block adds starts smaller, the deeper it is."""
