@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from etils.epy import lazy_imports
 
 from dira_scale.base.config.compose import configured
-from dira_scale.base.config.logs import Errors
+from dira_scale.base.config.logs import collected_errors
 from dira_scale.base.errors import UserError, require
 from dira_scale.base.machine.workers import refuse_in_worker
 from dira_scale.command import Command
@@ -156,7 +156,7 @@ def _run(command: str, output: Where, keys: Mapping[str, Any], settings: Setting
     row = _prepare(command)
     key = row.output
     cfg = configured(command, {**keys, key: output, **(settings or {})})
-    with Errors() as errors:
+    with collected_errors() as errors:
         row.check_inputs(cfg)
         code = row.carry_out(cfg)
     if code in (BAD_INPUT, FAILED):

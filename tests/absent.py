@@ -88,7 +88,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.base.storage.store import locate
     from dira_scale.dataset.metrics.libraries import require_libraries
     from dira_scale.export.formats import _onnx
-    from dira_scale.finetune.freezing import require_peft
+    from dira_scale.finetune.freezing import _adapt
     from dira_scale.predict.config import require_format
     from dira_scale.sweep.slurm import submit
     from dira_scale.train.data.loaders.build import choose
@@ -103,7 +103,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         "nvidia.dali": [lambda: choose("dali")],
         "ffcv": [FfcvLibrary],
         "deepspeed": zero, "transformers": zero, "onnx": onnx, "onnxscript": onnx,
-        "peft": [require_peft],
+        "peft": [lambda: _adapt(None, None)],
         "wandb": [lambda: require_tracker("wandb")],
         "mlflow": [lambda: require_tracker("mlflow")],
         "monai": [require_libraries],

@@ -24,7 +24,7 @@ from dira_scale.export.formats import replace_export
 from dira_scale.judge.evaluation import embeddings as embeddings
 from dira_scale.predict.tables import write_rejected_names
 from dira_scale.shard.commands import stats
-from dira_scale.shard.curate.audit.report import full_file
+from dira_scale.shard.curate.audit.report import AuditReport
 from dira_scale.train.runs.checkpoint import clean_up
 from dira_scale.train.runs.complete import numbered
 from dira_scale.train.runs.folder import RunFolder
@@ -147,7 +147,7 @@ def test_tables_beside_an_output_replace_no_others(tmp_path: Path) -> None:
     mine.write_text("my thesis")
     takes = {
         "a.rejected.csv": lambda: check_output(tmp_path / "a", None),
-        "a.audit.csv": lambda: full_file(tmp_path / "a"),
+        "a.audit.csv": lambda: AuditReport(tmp_path / "a"),
     }
     for (name, take), link in product(takes.items(), (False, True)):
         (tmp_path / name).symlink_to(mine) if link else shutil.copy(mine, tmp_path / name)

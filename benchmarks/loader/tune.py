@@ -72,7 +72,7 @@ def tune(shards: Path, out: Path, size: int, cores: int, rounds: int, seconds: f
     Raises UserError for a dataset that cannot be trained on.
     """
     dataset, device = ShardedDataset.open(shards), "cuda" if torch.cuda.is_available() else "cpu"
-    dataset.require_images("bench loader")
+    dataset.require(2, "bench loader")
 
     def fastest(settings: list[LoaderSetting], cost: Callable[[LoaderSetting], int]) -> LoaderSetting:
         turns = {str(i): turn_of(partial(each.build(dataset).iterate, 0), BATCH) for i, each in enumerate(settings)}

@@ -134,10 +134,6 @@ def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, part: Shar
         yield scratch
 
 
-class _LockedError(UserError):
-    """Another process holds a lock."""
-
-
 @contextlib.contextmanager
 def _locked(path: Path, how: int, what: str) -> Iterator[None]:
     with path.open("w") as lock:
@@ -146,7 +142,7 @@ def _locked(path: Path, how: int, what: str) -> Iterator[None]:
             if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 raise BlockingIOError("the lock file was replaced by another process")
         except (BlockingIOError, FileNotFoundError) as error:
-            raise _LockedError(f"another process is writing {what}: wait for it, or choose another out") from error
+            raise UserError(f"another process is writing {what}: wait for it, or choose another out") from error
         yield
 
 
@@ -168,5 +164,5 @@ def remove_leftovers(out: Path) -> None:
     """
     if not is_local(out):
         return remove(out / PARTIAL)
-    with contextlib.suppress(OSError, _LockedError), _locked(out / PARTIAL / LOCK, fcntl.LOCK_EX, f"out={out}"):
+    with contextlib.suppress(OSError, UserError), _locked(out / PARTIAL / LOCK, fcntl.LOCK_EX, f"out={out}"):
         remove(out / PARTIAL)

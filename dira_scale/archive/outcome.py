@@ -102,7 +102,7 @@ def _warnings(outcome: ConversionOutcome) -> Iterator[str]:
     if info.patients_in_two_splits:
         yield (f"the lists have {counted(info.patients_in_two_splits, 'patient')} in two splits: figures on val and "
                "test are then partly of patients that were trained on")  # fmt: skip
-    images, batch = info.counts.get("train", 0), batch_of(experiment_for(info))
+    images, batch = info.counts.get("train", 0), _settings(experiment_for(info))["data"]["batch"]
     if info.dims == 2 and 0 < images < batch:
         yield (f"{counted(images, 'image')} in the split 'train', fewer than the batch of {batch} that pretraining "
                f"takes by default; data.batch={smaller_batch(images)} only tries whether all works")  # fmt: skip
@@ -166,11 +166,6 @@ def experiment_for(info: DatasetInfo) -> str:
     """The small one for images or volumes; phantoms have their own."""
     names = ("phantom3d", "small_dira_moco3d") if info.dims == 3 else ("phantom", "small")
     return names[0 if info.recipe["_target_"] in PHANTOMS else 1]
-
-
-def batch_of(experiment: str) -> int:
-    """Its global batch."""
-    return int(_settings(experiment)["data"]["batch"])
 
 
 @cache

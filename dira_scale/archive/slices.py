@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.imaging.grey import GreyImage, GreyWindow, store
-from dira_scale.archive.imaging.volume import Annotated, Volume
+from dira_scale.archive.imaging.volume import Volume
 from dira_scale.archive.imaging.volumes.prepare import SKIN
 from dira_scale.archive.imaging.volumes.read import is_volume
 from dira_scale.archive.imaging.volumes.resample import resample
@@ -75,64 +74,6 @@ TISSUE = 0.01  # smallest share of tissue in a slice that is not empty
 SQUARE = 0.01  # relative difference of height and width up to which a pixel counts as square
 
 
-class Slice(NamedTuple):
-    """One slice.
-
-    Attributes:
-        z: its index in the volume; 0 is nearest to the feet.
-        position: of its centre, in millimetres towards the head, in the scanner's coordinates.
-        mask: uint8 [H, W].
-        boxes: of the findings in it.
-        empty: it shows less than 1 % of tissue (CT: above -500 HU; others: above a tenth of the window), or nothing.
-    """
-
-    z: int
-    position: float
-    image: GreyImage
-    mask: np.ndarray | None
-    boxes: tuple[Box, ...]
-    empty: bool
-
-
-def with_square_pixels(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
-    """The volume at the finer of its two spacings within a slice, so that slices are not distorted.
-
-    Raises RejectedError if the result would be too large.
-    """
-    z, y, x = volume.spacing
-    if abs(y - x) <= SQUARE * min(y, x):
-        return Annotated(volume, mask, boxes)
-    return resample(volume, mask, boxes, (z, min(y, x), min(y, x)))
-
-
-def axial_slices(
-    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], every: int, bits: int, modality: str
-) -> Iterator[Slice]:
-    """Every ``every``-th slice of a volume of one channel, from the feet to the head.
-
-    ``low`` and ``high`` of the volume are the window: the values that become black and white in ``bits`` bits.
-    """
-    window = GreyWindow(volume.low, volume.high, 1)
-    skin = (SKIN - volume.offset) / volume.scale
-    floor = skin if modality == "CT" else volume.low + FAINT * (volume.high - volume.low)
-    depth, height, width = volume.shape
-    extents = []  # of each box: the slices whose middle is inside; for a thinner one, that which its own middle is in
-    for box in boxes:
-        first, end, middle = math.ceil(box.z - 0.5), math.ceil(box.z + box.d - 0.5), math.floor(box.z + box.d / 2)
-        extents.append(range(first, end) if first < end else range(middle, middle + 1))
-    for z in range(0, depth, every):
-        plane = volume.voxels[z]
-        image = store(plane, window, bits, volume.spacing[1:])
-        yield Slice(
-            z=z,
-            position=float(volume.affine[2] @ [(width - 1) / 2, (height - 1) / 2, z, 1]),
-            image=image,
-            mask=None if mask is None else mask[z],
-            boxes=tuple(b._replace(z=0.0, d=1.0) for b, extent in zip(boxes, extents, strict=True) if z in extent),
-            empty=image.flat or float(np.mean(plane > floor)) < TISSUE,
-        )
-
-
 EMPTY = "a slice without tissue"
 NO_HOUNSFIELD = "values that are hardly Hounsfield units (none below 0, or all within 100), as"
 
@@ -169,24 +110,42 @@ def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused | Note
 
 
 def _slices(item: Item, source: GreyImage | Volume, recipe: Recipe) -> Iterator[Sample | Refused]:
-    """Raises QuarantinedError before the first slice, never after it."""
+    """Every n-th slice (``recipe.slices.every``), from the feet to the head, at the finer of the two spacings within a
+    slice; refused if less than ``TISSUE`` of it is above ``SKIN`` (CT) or ``FAINT`` (others), or it shows nothing.
+
+    Raises QuarantinedError before the first slice, never after it.
+    """
     assert recipe.slices is not None
     assert isinstance(source, Volume)
     if source.voxels.ndim == 4:
         raise QuarantinedError("check", "a volume of several channels: slices have one")
     with quarantines("geometry"):
-        volume, mask, boxes = with_square_pixels(*prepared(item, source, recipe))
-    for cut in axial_slices(volume, mask, boxes, recipe.slices.every, recipe.bits, recipe.reading.modality):
-        key = slice_key(item.key, cut.z)
-        if cut.empty:
+        volume, mask, boxes = prepared(item, source, recipe)
+        apart, down, across = volume.spacing
+        if abs(down - across) > SQUARE * min(down, across):  # else slices would be distorted
+            volume, mask, boxes = resample(volume, mask, boxes, (apart, min(down, across), min(down, across)))
+    window = GreyWindow(volume.low, volume.high, 1)  # what becomes black and white
+    is_ct = recipe.reading.modality == "CT"
+    floor = (SKIN - volume.offset) / volume.scale if is_ct else volume.low + FAINT * (volume.high - volume.low)
+    depth, height, width = volume.shape
+    extents = []  # of each box: the slices whose middle is inside; for a thinner one, that which its own middle is in
+    for box in boxes:
+        first, end, middle = math.ceil(box.z - 0.5), math.ceil(box.z + box.d - 0.5), math.floor(box.z + box.d / 2)
+        extents.append(range(first, end) if first < end else range(middle, middle + 1))
+    for z in range(0, depth, recipe.slices.every):
+        key, image = slice_key(item.key, z), store(volume.voxels[z], window, recipe.bits, volume.spacing[1:])
+        if image.flat or float(np.mean(volume.voxels[z] > floor)) < TISSUE:
             yield Refused(key, "check", EMPTY)
             continue
+        drawn = zip(boxes, extents, strict=True)
+        inside = tuple(box._replace(z=0.0, d=1.0) for box, extent in drawn if z in extent)
         try:
             with quarantines("check"):
-                sample = make_picture(item, cut.image, cut.mask, cut.boxes, recipe)
+                sample = make_picture(item, image, None if mask is None else mask[z], inside, recipe)
         except QuarantinedError as rejection:
             yield Refused(key, rejection.stage, rejection.reason)
             continue
-        attributes = sample.row["attributes"] | {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"}
+        position = float(volume.affine[2] @ [(width - 1) / 2, (height - 1) / 2, z, 1])  # of its centre, in mm
+        attributes = sample.row["attributes"] | {SLICE: str(z), POSITION: f"{position:.1f}"}
         attributes |= {FILLED: str(source.filled)} if source.filled else {}
         yield sample._replace(row=sample.row | {"key": key, "attributes": attributes})

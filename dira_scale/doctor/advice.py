@@ -129,18 +129,10 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[ExperimentC
     Raises ``UserError`` if there is no such dataset, or one of volumes.
     """
     dataset = ShardedDataset.open(shards)
-    dataset.require_images("pretrain")
+    dataset.require(2, "pretrain")
     images, held_out = len(dataset.rows("train")), len(dataset.rows("val")) > 0
     named = track(EXPERIMENTS, "rehearsing the experiments", console=console, transient=True)
     return [replace(choice(name, images, machine), held_out=held_out) for name in named]
-
-
-def shortened(choice: ExperimentChoice) -> ExperimentChoice | None:
-    """Return a choice with so few epochs that it takes ``TRIAL`` seconds; None for one that is as short."""
-    seconds = 3600 * choice.plan.row.hours if choice.plan else 0.0
-    if seconds <= TRIAL:
-        return None
-    return replace(choice, epoch_factor=float(f"{choice.epoch_factor * TRIAL / seconds:.1g}"))
 
 
 def _typed(choice: ExperimentChoice, shards: str, command: Sequence[str], name: str = "") -> str:
@@ -172,7 +164,8 @@ def show_advice(shards: str, choices: Sequence[ExperimentChoice], command: Seque
         return
     console.print(f"\n  {_typed(best, shards, command)}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"  because {why}", soft_wrap=True, highlight=False)
-    if trial := shortened(best):
+    if (seconds := 3600 * best.plan.row.hours if best.plan else 0.0) > TRIAL:
+        trial = replace(best, epoch_factor=float(f"{best.epoch_factor * TRIAL / seconds:.1g}"))
         short = _typed(trial, shards, command, "_trial")
         console.print(f"\n  {short}", soft_wrap=True, highlight=False, markup=False)
         console.print(

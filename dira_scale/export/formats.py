@@ -326,8 +326,7 @@ def _onnx(module: nn.Module, size: int, output: str) -> bytes:
             verbose=False,
         )
     assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
+    return program.model_proto.SerializeToString()
 
 
 def _smp_name(name: str) -> str:

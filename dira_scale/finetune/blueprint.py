@@ -32,9 +32,8 @@ from dira_scale.train.methods import views_of
 from dira_scale.train.models import norm
 from dira_scale.train.models.hub import weights_fact
 from dira_scale.train.models.network import Network
-from dira_scale.train.runs import checkpoint
 from dira_scale.train.runs.description import Description
-from dira_scale.train.runs.folder import recorded_config
+from dira_scale.train.runs.folder import recorded_in
 from dira_scale.train.schedule import groups_of, stage_plans
 from dira_scale.train.shapes import ViewShapes
 
@@ -129,11 +128,7 @@ def leak_of(config: Finetune, data: Inputs) -> Leak:
 
     Raises UserError as ``check_leak``. Call it within ``on_main``.
     """
-    folder = Path(config.run)
-    checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)
-    with checkpoint.as_user_error(checkpoints):
-        recorded = recorded_config(folder, checkpoints).get("leak")
-    if recorded:
+    if recorded := recorded_in(Path(config.run), config.checkpoint.folder).get("leak"):
         return Leak(**recorded)
     splits = [split for split in (config.data.val_split, config.data.test_split) if split is not None]
     judged = [Part.of(dataset, split) for split in dict.fromkeys(splits) for dataset in data.datasets]

@@ -15,11 +15,6 @@ from dira_scale.train.models.network import Network
 from dira_scale.train.runs.lora import SCALE
 
 
-def require_peft() -> None:
-    """Raise UserError, one line, if peft is not installed."""
-    require("trained=lora needs", "peft", "peft")
-
-
 def freeze(network: Network, config: Finetune, loaded: Collection[str] | None = None) -> None:
     """Freeze what ``config`` names, but for what learns of it; LoRA's layers are put in the places of others.
 
@@ -72,7 +67,7 @@ def _without(network: Network, root: str, learned: Collection[str]) -> Iterator[
 def _adapt(network: Network, lora: LoraSettings) -> None:
     """Put peft's layers in the places of the encoder's linear layers that are called as LoRA's ``targets``:
     W x + (alpha / rank) B A x, B being 0 at the start."""
-    require_peft()
+    require("trained=lora needs", "peft", "peft")
     linear = [name for name, layer in network.encoder.named_modules() if isinstance(layer, nn.Linear)]
     names = [name for name in linear if name.rpartition(".")[2] in lora.targets]
     if not names:

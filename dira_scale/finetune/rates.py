@@ -25,7 +25,7 @@ from dira_scale.train.engine.nan_guard import NotFiniteError
 from dira_scale.train.engine.run import Train
 from dira_scale.train.runs import checkpoint
 from dira_scale.train.runs.exit_codes import DONE
-from dira_scale.train.runs.folder import recorded_config
+from dira_scale.train.runs.folder import recorded_in
 from dira_scale.train.runs.reader import RunReader
 
 FOLDER = "rates"
@@ -46,8 +46,7 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
     checkpoints = checkpoint.locate_folder(Path(config.run), config.checkpoint.folder)
 
     def recorded() -> dict[str, float]:
-        with checkpoint.as_user_error(checkpoints):
-            before = recorded_config(Path(config.run), checkpoints)
+        before = recorded_in(Path(config.run), config.checkpoint.folder)
         if before and not before["optim"].get("chosen"):
             raise UserError(f"run={config.run} has begun without optim.choose: name another folder")
         return dict(before["optim"]["chosen"]) if before else {}

@@ -111,8 +111,6 @@ class PretrainBlueprint(Blueprint):
             self.config.model.check_view(method.encoder, entry.size)
 
     def task(self, world: World) -> PretrainTask:
-        # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
-
         config, weights = self.config, self.config.model.weights
 
         def opened() -> tuple[inputs.Inputs, list[StagePlan], choice.RunWeights | None]:

@@ -93,8 +93,7 @@ class Objective:
     def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """Run the method on a batch on the device."""
         with self.world.autocast():
-            terms: Terms = model(self.clean(batch), distorted, batch)
-        return terms
+            return model(self.clean(batch), distorted, batch)
 
     def _distorts_of(self, batch: Batch) -> tuple[Distort | DistortVolumes, ...]:
         return self.by_size[tuple(batch.views[0].shape[2:])]

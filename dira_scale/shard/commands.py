@@ -84,8 +84,7 @@ def merge(config: DictConfig) -> int:
 def stats(config: DictConfig) -> int:
     """Describe a dataset: a table, and an HTML page with a contact sheet, sizes, intensities, labels."""
     stats = statistics.Stats(manifest.ShardedDataset.open(config.path))
-    beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
-    page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
+    page = Path(config.page) if config.page else output.beside(locate(config.path, "path"), "stats.html")
     owned.own_file(page, "page")
     html = stats_page.render_dataset(stats)
     with atomic.as_user_error(page, "page"):

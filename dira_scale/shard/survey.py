@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
+from rich.filesize import decimal
 
 from dira_scale.archive.outcome import most_common
 from dira_scale.archive.plan import Item, ShardPlan, planned_from
@@ -165,7 +166,7 @@ def report(result: Survey, plan: ShardPlan, recipe: Recipe, workers: int, listin
         counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
         for kind, count in result.kinds.most_common()
     )
-    lines = [f"inputs    {len(plan):,} ({kinds}), {_bytes(result.size)}; listed in {duration(listing)}"]
+    lines = [f"inputs    {len(plan):,} ({kinds}), {decimal(result.size)}; listed in {duration(listing)}"]
     for split, count in result.samples.items():
         lines.append(f"split     {split}: {counted(count, 'input')} of {counted(result.patients[split], 'patient')}")
     lines += [f"odd       {line}" for line in _odd(result, recipe)] or ["odd       nothing"]
@@ -178,14 +179,14 @@ def report(result: Survey, plan: ShardPlan, recipe: Recipe, workers: int, listin
         shapes = Counter(trial.shape for trial in good)
         stored = " x ".join(map(str, shapes.most_common(1)[0][0]))
         drawn = len(tried) < total
-        within = f" ({_bytes(size[1])} to {_bytes(size[2])})" if drawn else ""
+        within = f" ({decimal(int(size[1]))} to {decimal(int(size[2]))})" if drawn else ""
         between = f" ({duration(seconds[1] / workers)} to {duration(seconds[2] / workers)})" if drawn else ""
         others = f" and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
         basis = f"{counted(len(tried), 'input')} drawn at random; in brackets the 95 % interval"
         lines += [
             f"stored    {recipe.codec}, {stored}{others}",
             f"expected  {counted(round(total * samples), 'sample')} in {counted(len(plan.shards), 'shard')}",
-            f"          {_bytes(size[0])}{within}",
+            f"          {decimal(int(size[0]))}{within}",
             f"          {duration(seconds[0] / workers)}{between} with workers={workers}, after listing",
             f"          from {basis if drawn else 'all inputs'}",
         ]
@@ -225,11 +226,3 @@ def _estimate(values: Sequence[float], count: int) -> tuple[float, float, float]
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else mean
     error *= math.sqrt(max(0.0, 1 - len(values) / count))  # finite population: the tried ones are known
     return count * mean, count * max(0.0, mean - 1.96 * error), count * (mean + 1.96 * error)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"

@@ -142,8 +142,7 @@ class SweepConfig(Schema):
             if key not in names or key == "executor":
                 raise UserError(f"{where}{key}: no phase may set that{nearest(key, names)}")
         with at(where.removesuffix(".")):
-            merged: Cluster = converted(Cluster, asdict(self.cluster) | dict(changed))
-        return merged
+            return converted(Cluster, asdict(self.cluster) | dict(changed))
 
 
 @dataclass

@@ -9,9 +9,8 @@ from torch import nn
 
 from dira_scale.train.config import StagedTraining
 from dira_scale.train.engine.task import StagePlan, StagePosition
-from dira_scale.train.runs import checkpoint
 from dira_scale.train.runs.description import Description
-from dira_scale.train.runs.folder import RunFolder, recorded_config
+from dira_scale.train.runs.folder import RunFolder, recorded_in
 from dira_scale.train.schedule import process_counts
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ def taken_at_first(config: StagedTraining, now: str | None) -> str | None:
 
     Raises UserError if its checkpoints cannot be read.
     """
-    folder = Path(config.run)
-    checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)
-    with checkpoint.as_user_error(checkpoints):
-        before = recorded_config(folder, checkpoints)
+    before = recorded_in(Path(config.run), config.checkpoint.folder)
     return before.get(STARTED) if before else now
 
 

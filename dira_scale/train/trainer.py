@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dira_scale.base.config.logs import Errors
+from dira_scale.base.config.logs import collected_errors
 from dira_scale.base.errors import UserError
 from dira_scale.train.blueprint import Blueprint, blueprint_of
 from dira_scale.train.distributed.launcher import check_launch
@@ -33,7 +33,7 @@ class Trainer:
             UserError: bad input; nothing was changed.
             RuntimeError: training failed; with the reason.
         """
-        with Errors() as errors:
+        with collected_errors() as errors:
             code = self.run()
         if code in (BAD_INPUT, FAILED):
             run = self.blueprint.config.run

@@ -87,7 +87,7 @@ def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: 
             if not count:
                 raise RejectedError("the file ends before its values do")
             filled += count
-        if isinstance(file, GzipFile | zipfile.ZipExtFile | _Inflated):
+        if isinstance(file, GzipFile | zipfile.ZipExtFile | Inflated):
             # At its end a compressed stream verifies its checksum. Damage can also lengthen it, and corrupt values
             # on the way.
             rest = MAX_REST
@@ -101,12 +101,9 @@ def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: 
     return values.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
-def inflated(file: BinaryIO) -> BinaryIO:
+class Inflated(io.RawIOBase):
     """The content of a zlib or gzip stream, decompressed as it is read."""
-    return _Inflated(file)  # type: ignore[return-value]
 
-
-class _Inflated(io.RawIOBase):
     def __init__(self, file: BinaryIO):
         self._file, self._stream = file, zlib.decompressobj(wbits=47)  # either header
 

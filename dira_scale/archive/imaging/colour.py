@@ -51,5 +51,4 @@ def chosen(colour: str, rgb: Callable[[], np.ndarray], grey: Callable[[], np.nda
 def _differences(rgb: np.ndarray) -> np.ndarray:
     """[H, W]: how far the channels of each pixel are apart."""
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    apart: np.ndarray = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    return apart
+    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)

@@ -1,6 +1,6 @@
 """Settings for reading images and volumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -93,14 +93,10 @@ class SliceSettings:
         converted(Annotated[int, AtLeast(1)], every, "every")
         if isinstance(window, str):
             window = WINDOWS.get(window, window)
-        if window is None:
-            return cls(plane, every, None)
-        two = isinstance(window, Sequence) and not isinstance(window, str) and len(window) == 2
-        if not two or not all(type(n) in (int, float) and abs(n) <= 32767 for n in window) or window[1] <= 0:
-            hint = nearest(str(window), WINDOWS)
-            expected = f"{', '.join(WINDOWS)} or [centre,width] in HU, of a width above 0{hint}"
-            raise ArgumentError("window", window, expected)
-        return cls(plane, every, (window[0], window[1]))
+        if window is not None and not (_are(window, 2) and all(abs(n) <= 32767 for n in window) and window[1] > 0):
+            expected = f"{', '.join(WINDOWS)} or [centre,width] in HU, of a width above 0"
+            raise ArgumentError("window", window, expected + nearest(str(window), WINDOWS))
+        return cls(plane, every, None if window is None else (window[0], window[1]))
 
     def range_of(self, modality: str, stored: tuple[float, float] | None) -> tuple[float, float] | None:
         """The values that become black and white; None: the volume's 0.5 and 99.5 percentiles.

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from dira_scale.archive.imaging.boxes import Box
 from dira_scale.archive.sources.base import SourceRecord
@@ -20,14 +19,7 @@ FINDINGS = (
 )  # fmt: skip
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
 OLDEST = 120  # years; the first release gives some patients 148 to 414
-
-
-class TableEntry(NamedTuple):
-    """The table's line for an image."""
-
-    labels: tuple[float, ...]
-    patient: str
-    attributes: dict[str, str]
+Entry = tuple[tuple[float, ...], str, dict[str, str]]  # of an image: labels, patient, attributes
 
 
 class ChestXray14(ListedFiles):
@@ -83,20 +75,21 @@ class ChestXray14(ListedFiles):
                     path.name, path, rejected=f"not in the {'table of findings' if entry is None else lists}"
                 )
                 continue
+            labels, patient, facts = entry
             yield SourceRecord(
                 path.name,
                 path,
-                entry.patient,
-                labels=entry.labels,
+                patient,
+                labels=labels,
                 boxes=tuple(boxes.get(path.name, ())),
                 split=split,
-                attributes={name: entry.attributes[name] for name in self.attributes if entry.attributes.get(name)},
+                attributes={name: facts[name] for name in self.attributes if facts.get(name)},
             )
         for name in entries.keys() - there:
             yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
-    def _entries(self) -> dict[str, TableEntry]:
-        entries: dict[str, TableEntry] = {}
+    def _entries(self) -> dict[str, Entry]:
+        entries: dict[str, Entry] = {}
         for row in read_table(self.table, COLUMNS):
             name, findings, patient, age, sex, view = (row.cells[column] for column in COLUMNS)
             try:
@@ -106,7 +99,7 @@ class ChestXray14(ListedFiles):
             if name in entries or not name:
                 what = f"a second line for {name}: keep one" if name else "no image name"
                 raise table_error(self.table, what, row)
-            entries[name] = TableEntry(labels, patient, {"sex": sex, "age": _age(age), "view": view})
+            entries[name] = labels, patient, {"sex": sex, "age": _age(age), "view": view}
         return entries
 
 

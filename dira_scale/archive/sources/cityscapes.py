@@ -1,6 +1,6 @@
 """Cityscapes: street scenes of 50 cities with finely drawn masks (Cordts et al., CVPR 2016)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,7 @@ class EvaluatedClasses:
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
         """Raises as ``read_mask``."""
-        values: np.ndarray = STORED[read_mask(self.path)]
-        return values
+        return STORED[read_mask(self.path)]
 
 
 class Cityscapes(ListedFiles):
@@ -45,8 +44,6 @@ class Cityscapes(ListedFiles):
     Args:
         images: the folder with ``leftImg8bit`` and ``gtFine``.
     """
-
-    label_names: Sequence[str] = ()
 
     def __init__(self, images: PathStr) -> None:
         self.root = folder_at(images)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dira_scale.archive.deidentify import check_lesions
 from dira_scale.archive.imaging.boxes import Box
@@ -77,6 +77,7 @@ class Folder:
     """
 
     empty = ""  # what the CSV's empty cells say
+    boxes_in: Callable[[Path], Iterator[tuple[str, Any]]] = staticmethod(read_boxes)  # files of a CSV and their boxes
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class Folder:
             self._index(self.csv, label_columns is None, class_columns)
         self.classes = self.class_labels.names
         self.label_names = (*self.numeric, *self.rules, *self.classes)
-        self.boxes = PathIndex[list[Box]]()
+        self.boxes = PathIndex[list[Any]]()
         if boxes:
             self._index_boxes(resolve_links(locate(boxes, "recipe.boxes")))
 
@@ -307,10 +308,10 @@ class Folder:
 
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
-        for cell, box in read_boxes(path):
+        for cell, box in self.boxes_in(path):
             file = resolve_links(self._path(cell, path))
             self.boxes[file] = [*self.boxes.get(file, ()), box]
-        if not any(map(self._exists, self.boxes)):
+        if not any(self._exists(file) or file.is_dir() for file in self.boxes):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
     def _path(self, cell: str, listed_in: Path) -> Path:

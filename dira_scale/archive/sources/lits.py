@@ -21,8 +21,6 @@ class Lits(ListedFiles):
         UserError: no such files; ranges that overlap.
     """
 
-    label_names: Sequence[str] = ()
-
     def __init__(self, images: PathStr, ranges: Mapping[str, Sequence[int]]):
         self.root = folder_at(images)
         self.splits = {n: split for split, (first, last) in ranges.items() for n in range(first, last + 1)}

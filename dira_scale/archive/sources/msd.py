@@ -1,7 +1,7 @@
 """A task of the Medical Segmentation Decathlon: ``dataset.json`` lists images and masks (Antonelli et al., 2022)."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -22,8 +22,6 @@ class Msd(ListedFiles):
     Raises:
         UserError: ``dataset.json`` is missing or not the decathlon's, or names a path outside the folder.
     """
-
-    label_names: Sequence[str] = ()
 
     def __init__(self, images: PathStr):
         self.root = folder_at(images)

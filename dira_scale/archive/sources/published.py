@@ -99,6 +99,7 @@ class ListedFiles(ABC):
     """A source whose ``listed`` names its files, and opens no image."""
 
     root: Path
+    label_names: Sequence[str] = ()
 
     @abstractmethod
     def listed(self) -> Iterator[SourceRecord]:

@@ -6,11 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dira_scale.archive.imaging.boxes import Ball, Box
 from dira_scale.archive.imaging.dicom.header import ObjectError
 from dira_scale.archive.imaging.dicom.structures import Structures, structures_in
 from dira_scale.archive.imaging.files import opened_for_header, size_of
@@ -27,7 +25,7 @@ from dira_scale.archive.sources.published import in_threads
 from dira_scale.archive.sources.structure_masks import StructureMasks
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.schema import PathStr
-from dira_scale.base.errors import UserError, counted, print_line
+from dira_scale.base.errors import counted, print_line
 from dira_scale.base.storage.path_index import PathIndex
 from dira_scale.base.storage.walk import files_below, resolve_links
 
@@ -66,6 +64,8 @@ class Volumes(Folder):
             matches nothing there.
     """
 
+    boxes_in = staticmethod(read_findings)
+
     def __init__(
         self,
         images: PathStr,
@@ -87,11 +87,6 @@ class Volumes(Folder):
         )
         self.channels = tuple(channels or ())
         self.masks = None if structures is None else StructureMasks(structures)
-
-    @cached_property
-    def findings(self) -> PathIndex[list[Box | Ball]]:
-        """The CSV's findings by file or folder."""
-        return PathIndex()
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         for record in self._volumes(workers):
@@ -165,13 +160,13 @@ class Volumes(Folder):
 
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
         shared, accepted, without = Counter[Path | None](), 0, 0
-        if self.csv or self.findings:
+        if self.csv or self.boxes:
             firsts = (series.paths[0] for series in index.series() if not series.rejected)
-            shared.update(row for path in firsts for row in {above(path, self.listed), above(path, self.findings)})
+            shared.update(row for path in firsts for row in {above(path, self.listed), above(path, self.boxes)})
         for series in index.series():
             rows = {above(path, self.listed) for path in series.paths} if self.csv else {None}
             row = min(filter(None, rows), default=None)
-            boxed = above(series.paths[0], self.findings)
+            boxed = above(series.paths[0], self.boxes)
             path = series.paths[0].parent if series.what else series.paths[0]
             name = f"{self._name(path, path)} {series.what}".removeprefix(". ").strip()
             listed = self.listed[row] if row else self._unlisted(name)
@@ -194,11 +189,11 @@ class Volumes(Folder):
     def _with_boxes(
         self, record: SourceRecord, path: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
     ) -> SourceRecord:  # fmt: skip
-        if record.rejected or path is None or path not in self.findings:
+        if record.rejected or path is None or path not in self.boxes:
             return record
         try:
             stored, read = grids()
-            return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.findings[path]))
+            return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.boxes[path]))
         except RejectedError as error:
             return replace(record, rejected=str(error))
 
@@ -211,14 +206,6 @@ class Volumes(Folder):
 
     def _unlisted(self, name: str) -> LabelledFile:
         return LabelledFile(name, None, (math.nan,) * len(self.label_names))
-
-    def _index_boxes(self, path: Path) -> None:
-        self.no_inputs[path] = None
-        for cell, finding in read_findings(path):
-            file = resolve_links(self._path(cell, path))
-            self.findings[file] = [*self.findings.get(file, ()), finding]
-        if not any(self._exists(file) or file.is_dir() for file in self.findings):
-            raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
 
 def above(path: Path, index: PathIndex[Any]) -> Path | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from dira_scale.base.errors import printable
 
@@ -63,22 +63,14 @@ class _StderrHandler(logging.Handler):
                 print(self.format(record), file=sys.stderr, flush=True)
 
 
-class Errors(logging.Handler):
-    """A context in which the package's error messages are collected; iterates over them."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self._messages: list[str] = []
-
-    def __enter__(self) -> "Errors":
-        logging.getLogger(PACKAGE).addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger(PACKAGE).removeHandler(self)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._messages)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._messages.append(record.getMessage())
+@contextmanager
+def collected_errors() -> Iterator[list[str]]:
+    """Yield a list to which the package's error messages are added meanwhile."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(PACKAGE).addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger(PACKAGE).removeHandler(handler)

@@ -26,9 +26,9 @@ def trust(names: Sequence[str]) -> None:
 def trust_typed(config: DictConfig) -> None:
     """Trust what a configuration names, which was composed of what the user has typed: the modules of its classes and
     of its key ``trust``, and all addresses."""
-    typed = OmegaConf.to_container(config)
-    trust([*_targets(typed)])
-    allow(_texts(typed))
+    parts = [*_parts(OmegaConf.to_container(config))]
+    trust([str(part["_target_"]) for part in parts if isinstance(part, dict) and "_target_" in part])
+    allow(part for part in parts if isinstance(part, str))
     named = config.get("trust") or []  # checked with the other keys, later
     trust([str(name) for name in (named if isinstance(named, Iterable) and not isinstance(named, str) else [named])])
 
@@ -46,12 +46,12 @@ def require_trusted(target: object, key: str) -> None:
         )
 
 
-def _targets(node: Any) -> Iterator[str]:
-    """The values of ``_target_`` in a node, also in its lists."""
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _targets(value)
-    if isinstance(node, dict) and "_target_" in node:
-        yield str(node["_target_"])
+def _parts(node: Any) -> Iterator[Any]:
+    """Yield ``node`` and all that is in it, keys too."""
+    yield node
+    if isinstance(node, dict | list):
+        for part in [*node, *node.values()] if isinstance(node, dict) else node:  # weighted addresses are keys
+            yield from _parts(part)
 
 
 def allow(addresses: Iterable[str]) -> None:
@@ -74,11 +74,3 @@ def require_asked(path: str, what: str) -> None:
 
 def beyond(path: str) -> str:
     return f"not looked up, as nobody but the run names that address; reach={path} asks there"
-
-
-def _texts(node: Any) -> Iterable[str]:
-    if isinstance(node, dict | list):
-        for value in [*node, *node.values()] if isinstance(node, dict) else node:  # weighted addresses are keys
-            yield from _texts(value)
-    elif isinstance(node, str):
-        yield node

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dira_scale.base.errors import UserError
-from dira_scale.base.storage.store import as_os_error, is_local, upload
+from dira_scale.base.storage.store import as_os_error, is_local
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
@@ -111,7 +111,8 @@ def publish(written: Path, final: Path) -> None:
     ``written`` is a local file, on the same disk as ``final`` where that is local. Raises OSError.
     """
     if not is_local(final):
-        upload(written, final)
+        with as_os_error(final):
+            final.fs.put_file(str(written), final.path)  # type: ignore[attr-defined]
         return written.unlink()
     with written.open("rb") as file:
         os.fsync(file.fileno())

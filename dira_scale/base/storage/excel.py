@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.store import is_local, open_file
@@ -59,7 +59,7 @@ def _as_csv(path: Path, changed: int, openpyxl: Any) -> bytes:
                 raise UserError(f"{path}: more than {LARGEST >> 20} MB unpacked: {ADVICE}")
         book = openpyxl.load_workbook(content, read_only=True, data_only=True)
         sheets = {sheet.title: _read(path, sheet) for sheet in book.worksheets}
-        if any(sheet.blanks for sheet in sheets.values()):
+        if any(blanks for _, blanks in sheets.values()):
             formulas = openpyxl.load_workbook(content, read_only=True)
             for sheet in book.worksheets:
                 _refuse_uncalculated(path, sheet, formulas[sheet.title])
@@ -67,23 +67,17 @@ def _as_csv(path: Path, changed: int, openpyxl: Any) -> bytes:
         raise
     except Exception as error:  # openpyxl raises whatever a damaged file leads to
         raise UserError(f"{path}: not an Excel table, or damaged ({type(error).__name__}): {ADVICE}") from error
-    filled = [title for title, sheet in sheets.items() if any(sheet.rows)]
+    filled = [title for title, (rows, _) in sheets.items() if any(rows)]
     if len(filled) > 1:
         raise UserError(f"{path} has {len(filled)} sheets with cells ({', '.join(filled)}): keep one, or save the one "
                         "that is meant as CSV (UTF-8)")  # fmt: skip
     text = io.StringIO()
-    csv.writer(text).writerows(sheets[filled[0]].rows if filled else [])
+    csv.writer(text).writerows(sheets[filled[0]][0] if filled else [])
     return text.getvalue().encode()
 
 
-class _Sheet(NamedTuple):
-    """``rows``: as text, without the empty cells at the end of each. ``blanks``: a stored cell has no value."""
-
-    rows: list[list[str]]
-    blanks: bool
-
-
-def _read(path: Path, sheet: Any) -> _Sheet:
+def _read(path: Path, sheet: Any) -> tuple[list[list[str]], bool]:
+    """Return the rows as text, without the empty cells at the end of each; and whether a stored cell has no value."""
     sheet.reset_dimensions()  # else every row is filled up to the last column that the file declares
     rows, blanks, cells = list[list[str]](), False, 0
     for number, row in enumerate(sheet.iter_rows(), 1):
@@ -102,7 +96,7 @@ def _read(path: Path, sheet: Any) -> _Sheet:
                 blanks = True
         while texts and not texts[-1]:
             texts.pop()
-    return _Sheet(rows, blanks)
+    return rows, blanks
 
 
 def _refuse_uncalculated(path: Path, values: Any, formulas: Any) -> None:

@@ -29,8 +29,7 @@ class PathIndex(MutableMapping[Path, V], Generic[V]):
 
     def __getitem__(self, path: Path) -> V:
         for (value,) in self._table.execute("SELECT value FROM entry WHERE path = ?", [_bytes(path)]):
-            stored: V = pickle.loads(value)
-            return stored
+            return pickle.loads(value)
         raise KeyError(path)
 
     def __delitem__(self, path: Path) -> None:

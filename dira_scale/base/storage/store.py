@@ -148,12 +148,6 @@ def with_errno(path: Path, *passed: type[Exception]) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
-def upload(file: Path, path: Path) -> None:
-    """Copy a local file to ``path`` in a store. Raises OSError."""
-    with as_os_error(path):
-        path.fs.put_file(str(file), path.path)  # type: ignore[attr-defined]
-
-
 def remove(folder: Path) -> None:
     """Remove a folder and everything in it, if it exists. Raises OSError."""
     if is_local(folder):

@@ -235,8 +235,7 @@ class Reader:
 def _field(line: np.void) -> Field:
     kinds: dict[int, Any] = {1: IntField, 2: ImageField, 3: BytesField, 5: JsonField}
     if line["kind"] in kinds:
-        field: Field = kinds[line["kind"]]()
-        return field
+        return kinds[line["kind"]]()
     if line["kind"] != 4:
         raise BetonError(f"unsupported FFCV field of kind {line['kind']}")
     arguments = bytes(line["arguments"])

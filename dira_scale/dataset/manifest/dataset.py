@@ -124,10 +124,6 @@ class ShardedDataset:
                 f"{', '.join(names)}: shard again with these, in this order"
             )
 
-    def require_images(self, reader: str) -> None:
-        """Raise DatasetError if this holds volumes, which ``reader`` cannot read."""
-        self.require(2, reader)
-
     def rows(self, split: str) -> np.ndarray:
         """Return row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
         if split not in self.info.counts:
@@ -370,8 +366,7 @@ class _OpenFile:
         if self.descriptor is not None:
             return os.pread(self.descriptor, count, offset)
         with as_os_error(self.path):
-            part: bytes = self.path.fs.cat_file(self.path.path, start=offset, end=offset + count)  # type: ignore[attr-defined]
-        return part
+            return self.path.fs.cat_file(self.path.path, start=offset, end=offset + count)  # type: ignore[attr-defined]
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fill the buffer from ``offset``; returns the number of bytes, fewer than its own at the file's end."""

@@ -73,8 +73,7 @@ def nearest(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     if hole.all():
         return image
     indices = distance_transform_edt(hole, return_distances=False, return_indices=True)
-    filled: np.ndarray = image[tuple(indices)]
-    return filled
+    return image[tuple(indices)]
 
 
 def gaussian(image: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -49,8 +49,7 @@ class FakeTask:
     def batch(self, samples: int, size: int | None = None) -> TaskBatch:
         """A rank's part of a step's batch, as the loader returns it; ``size``: the stage's."""
         shapes = self.shapes.resized(size) if size else self.shapes
-        batch: TaskBatch = fake(shapes.batch(samples), self.mode)
-        return batch
+        return fake(shapes.batch(samples), self.mode)
 
     def ever_trained(self) -> list[nn.Parameter]:
         """Parameters that any stage trains."""

@@ -160,8 +160,7 @@ class TrainedRun:
     @property
     def stored(self) -> Mapping[str, Any]:
         """The arguments of ``Stored.seen`` with which images were seen."""
-        stored: Mapping[str, Any] = self.about["stored"]
-        return stored
+        return self.about["stored"]
 
     @property
     def window(self) -> str:
@@ -273,8 +272,7 @@ def _evaluate(about: Mapping[str, Any]) -> Evaluate:
     given = {"window": None, "temperature": False} | about["evaluate"]
     if lacking := {"crops", "share"} - given.keys():
         raise UserError(f"evaluate.{min(lacking)} is missing; {REPAIR}")
-    evaluate: Evaluate = shaped(Evaluate, given, REPAIR, "evaluate")
-    return evaluate
+    return shaped(Evaluate, given, REPAIR, "evaluate")
 
 
 def _supervision(about: Mapping[str, Any]) -> Supervision:

@@ -238,8 +238,7 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
     """Return the object of a ``task`` node of a recorded configuration. Raises UserError naming the key."""
     kind = chosen_class(TaskConfig, "task._target_", str(node.get("_target_")))
     with at("task"):
-        task: TaskConfig = converted(kind, node)
-    return task
+        return converted(kind, node)
 
 
 def without_data(task: TaskConfig) -> Supervision:

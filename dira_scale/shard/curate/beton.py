@@ -134,8 +134,7 @@ def _sizes(dataset: ShardedDataset, rows: np.ndarray) -> np.ndarray:
     raw = 3 * dataset.column("height")[rows].astype(np.int64) * dataset.column("width")[rows]
     image = np.where(dataset.column("codec")[rows] == "jpg", dataset.column("size")[rows], raw)
     masks = np.array([size or 1 for size in dataset.table["mask_size"].take(rows).to_pylist()])
-    sizes: np.ndarray = image + masks
-    return sizes
+    return image + masks
 
 
 def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:

@@ -45,12 +45,10 @@ def with_relative_shards(dataset: ShardedDataset, table: pa.Table, out: Path) ->
 
 
 def _from(out: Path, shard: Path) -> str:
-    if is_local(out) != is_local(shard):
+    if is_local(out) != is_local(shard) or not (is_local(out) or out.fs is shard.fs):  # type: ignore[attr-defined]
         raise UserError(f"out={out} and {shard} must both be on this machine or in one store: no shard is copied")
     if is_local(out):
         return Path(os.path.relpath(os.path.realpath(shard), os.path.realpath(out))).as_posix()
-    if out.fs is not shard.fs:  # type: ignore[attr-defined]
-        raise UserError(f"out={out} and {shard} must be in one store: no shard is copied")
     return posixpath.relpath(shard.path, out.path)  # type: ignore[attr-defined]
 
 

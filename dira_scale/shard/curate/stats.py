@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from dira_scale.base.errors import counted
+from dira_scale.base.errors import counted, printable
 from dira_scale.base.storage.store import open_file
 from dira_scale.dataset.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.dataset.manifest.schema import POSITION, SLICE
@@ -169,11 +169,8 @@ class Stats:
                 table = pq.read_table(file, schema=QUARANTINE)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{path} cannot be read ({type(error).__name__}): copy it again") from error
-        columns = []
-        for name in ("stage", "reason"):  # a dataset is untrusted: no control sequences for the terminal
-            texts = [(text or "")[:1000] for text in table[name].to_pylist()]
-            columns.append(["".join(letter if letter.isprintable() else "?" for letter in text) for text in texts])
-        counts = Counter(zip(*columns, strict=True))
+        columns = ([printable((text or "")[:1000]) for text in table[name].to_pylist()] for name in ("stage", "reason"))
+        counts = Counter(zip(*columns, strict=True))  # printable: a dataset is untrusted
         return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 
     def sides(self) -> dict[str, np.ndarray]:

@@ -67,10 +67,8 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
         elif name == "mask":
             values = [size is not None for size in table["mask_size"].to_pylist()]
         elif name in attributes:
-            values, options = (
-                [dict(row or ()).get(name) for row in table["attributes"].to_pylist()],
-                [*map(str, options)],
-            )
+            values = [dict(row or ()).get(name) for row in table["attributes"].to_pylist()]
+            options = [*map(str, options)]
         elif name in info.label_names:
             number = info.label_names.index(name)
             if classes := info.classes.get(name):  # by name as tables have it: in any case, ``2.0`` for ``2``
@@ -84,8 +82,7 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
             values = [row[number] for row in table["labels"].to_pylist()]
         else:
             raise UserError(f"where.{name}: no such attribute or label{nearest(name, names)}; use {', '.join(names)}")
-        keep = pa.array([value in options for value in values])
-        table = table.filter(keep)
+        table = table.filter(pa.array([value in options for value in values]))
     return table
 
 

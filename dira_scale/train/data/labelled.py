@@ -45,7 +45,7 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
         label: str | None = None,
     ) -> None:
         self.dataset, self.size, self.transform = ShardedDataset.open(path), size, transform
-        self.dataset.require_images("LabelledImages")
+        self.dataset.require(2, "LabelledImages")
         self.rows = self.dataset.rows(split)
         self.label_names = tuple(self.dataset.info.label_names)
         if not self.label_names:

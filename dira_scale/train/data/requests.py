@@ -42,8 +42,7 @@ class Groups:
 
     def others(self, index: np.ndarray) -> np.ndarray:
         """Return the number of further images in the groups of samples ``index`` [b]."""
-        counts: np.ndarray = self._count[index] - 1
-        return counts
+        return self._count[index] - 1
 
     def other(self, index: np.ndarray, number: np.ndarray) -> np.ndarray:
         """Return the further image ``number`` (from 0) of each group."""

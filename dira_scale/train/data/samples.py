@@ -98,11 +98,6 @@ class Samples:
             values[here] = self.datasets[d].column(name)[rows]
         return values
 
-    @property
-    def channel_names(self) -> list[str]:
-        """Return the names of the channels of the datasets that say them; empty if none does."""
-        return next((dataset.info.channels for dataset in self.datasets if dataset.info.channels), [])
-
     def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """For each axis the extent [b] of samples ``index`` [b], in pixels: height, width; depth, height, width."""
         return tuple(self.column(name, index) for name in SIDES[self.dimensions])
@@ -118,18 +113,13 @@ class Samples:
     def range(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the stored values that become 0 and 1, float32 each, of samples ``index`` [b]: [b], or [b, C] where
         channels have their own; NaN of one that a sample lacks."""
-        window, names = None if self.views is None else self.views.range, self.channel_names
+        window = None if self.views is None else self.views.range
+        names = next((dataset.info.channels for dataset in self.datasets if dataset.info.channels), [])
         ends = np.empty((2, len(index), *([len(names)] if names else [])), np.float32)
         for d, here, rows in self._by_dataset(index):
             for end, values in zip(ends, self.datasets[d].range(rows, window), strict=True):
                 end[here] = values if values.ndim == end.ndim else values[:, None]  # one for all of older datasets
         return ends[0], ends[1]
-
-    def words(self, name: str, index: np.ndarray) -> list[str]:
-        """Return the manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
-        coded = [d.codes(name) for d in self.datasets]
-        dataset, row = self.locate(index)
-        return [coded[d][1][coded[d][0][r]] for d, r in zip(dataset.tolist(), row.tolist(), strict=True)]
 
     def labels(self, index: np.ndarray) -> np.ndarray | None:
         """Labels as yes and no (``ShardedDataset.flags``), float32 [b, F], NaN = unknown: the ``chosen`` ones. None if

@@ -66,8 +66,7 @@ def reduce_sum(x: Tensor, group: Any = None) -> Tensor:
     """
     if world() == 1:
         return x
-    total: Tensor = _Sum.apply(x, group)
-    return total
+    return _Sum.apply(x, group)
 
 
 def reduce_mean(x: Tensor, group: Any = None) -> Tensor:

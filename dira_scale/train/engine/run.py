@@ -41,9 +41,8 @@ from dira_scale.train.engine.signals import Signals
 from dira_scale.train.engine.step import adds_in_any_order
 from dira_scale.train.engine.task import Detail, Task
 from dira_scale.train.engine.tracker import require_tracker
-from dira_scale.train.runs import checkpoint
 from dira_scale.train.runs.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED
-from dira_scale.train.runs.folder import RunFolder, recorded_config
+from dira_scale.train.runs.folder import RunFolder, recorded_in
 from dira_scale.train.runs.lease import LeaseLostError
 
 Train = Callable[[Training, DictConfig, Callable[[World], Task]], int]  # a run with these arguments of run_task
@@ -97,14 +96,8 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
 
     A run that began with a precision of its own keeps it, too: ``cfg`` gets what was written then. Collective.
     """
-
-    def recorded() -> dict[str, Any]:
-        folder = Path(config.run)
-        checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)
-        with checkpoint.as_user_error(checkpoints):
-            return recorded_config(folder, checkpoints)
-
-    before = broadcast_from_main(on_main(world, recorded))
+    read = partial(recorded_in, Path(config.run), config.checkpoint.folder)
+    before = broadcast_from_main(on_main(world, read))
     if before:
         config.keep(cfg, before)
     alone = world.ranks == 1 and world.device.type == "cpu"

@@ -52,8 +52,7 @@ def _convolve(
     groups: int = 1,
 ) -> Tensor:
     if isinstance(padding, str):
-        y: Tensor = func(input, weight, bias, stride, padding, dilation, groups)
-        return y
+        return func(input, weight, bias, stride, padding, dilation, groups)
     axes = weight.dim() - 2
     sides = [[n] * axes if isinstance(n, int) else list(n) for n in (stride, padding, dilation)]
     y = _Convolution.apply(input, weight, bias, (*sides, False, [0] * axes, groups))
@@ -67,8 +66,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.settings, ctx.bias_sizes = settings, None if bias is None else [len(bias)]
-        y: Tensor = aten.convolution(x, weight, bias, *settings)
-        return y
+        return aten.convolution(x, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,8 +86,7 @@ class _InputGradient(torch.autograd.Function):
     def forward(ctx: Any, dy: Tensor, weight: Tensor, x: Tensor, settings: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(dy, weight)
         ctx.settings = settings
-        dx: Tensor = aten.convolution_backward(dy, x, weight, None, *settings, [True, False, False])[0]
-        return dx
+        return aten.convolution_backward(dy, x, weight, None, *settings, [True, False, False])[0]
 
     @staticmethod
     @once_differentiable

@@ -38,8 +38,7 @@ def cross_entropy(teacher: Tensor | Targets, student: Tensor, temperature: float
         torch.Size([8])
     """
     if isinstance(teacher, Targets):
-        losses: Tensor = CrossEntropy.apply(student, temperature, teacher)
-        return losses
+        return CrossEntropy.apply(student, temperature, teacher)
     with torch.autocast(student.device.type, enabled=False):
         return -(teacher.detach() * F.log_softmax(at_least_float32(student) / temperature, dim=1)).sum(1)
 

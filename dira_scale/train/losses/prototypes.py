@@ -40,8 +40,7 @@ class Targets:
     def sums(self, weights: Tensor | None, normalised: bool = True) -> Tensor:
         """The sums of rows times ``weights`` [n]: [K]; not ``normalised``: of the exponentials alone."""
         ops = _ops(self.logits)
-        total: Tensor = ops.prototype_sums(self.logits, self.temperature, self.columns, weights, normalised)
-        return total
+        return ops.prototype_sums(self.logits, self.temperature, self.columns, weights, normalised)
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -53,8 +52,7 @@ class CrossEntropy(torch.autograd.Function):
         ctx.temperatures = temperature, targets.temperature
         losses, norms = _ops(student).prototype_losses(student, *teacher, *ctx.temperatures)
         ctx.save_for_backward(student, *teacher, norms)
-        result: Tensor = losses
-        return result
+        return losses
 
     @staticmethod
     @once_differentiable

@@ -20,7 +20,7 @@ from dira_scale.train.models import norm
 from dira_scale.train.models.architecture import Architecture
 from dira_scale.train.models.classifier import CoarsestMap
 from dira_scale.train.models.discriminator import Discriminator
-from dira_scale.train.models.grouped_norm import recomputing
+from dira_scale.train.models.grouped_norm import Recomputing
 from dira_scale.train.models.network import CONVOLUTIONS
 from dira_scale.train.models.norm_act import plain
 
@@ -159,7 +159,7 @@ class Wasserstein(Adversary):
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
         # No running statistics: D is not evaluated. Fused attention and norms cannot be differentiated twice.
-        with recomputing(), sdpa_kernel(SDPBackend.MATH), plain():
+        with Recomputing(), sdpa_kernel(SDPBackend.MATH), plain():
             return super()._scores(images, parameters)
 
 

@@ -101,6 +101,4 @@ class BarlowTwins(Method):
             z1, z2 = (standardised(at_least_float32(z), self.training) for z in (z1, z2))
             correlation = cross_correlation(z1, z2, self.training)
             losses = {"di": self.scale * redundancy(correlation, self.off_diagonal)}
-        terms = Terms(losses, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
-        note_matches(terms, z1, z2, self.training)
-        return terms
+        return note_matches(Terms(losses, pyramids=pyramids), z1, z2, self.training)

@@ -135,8 +135,7 @@ def views_of(cfg: DictConfig) -> ViewSpec:
     node, data = _plain(cfg.views), _plain(cfg.data)
     if node.get("corruptions") is None:  # an experiment clears a default so
         node.pop("corruptions", None)
-    views: ViewSpec = constructed("views", node, stored, size=data["size"], **as_stored(data))
-    return views
+    return constructed("views", node, stored, size=data["size"], **as_stored(data))
 
 
 def method_class(method_cfg: Any) -> type[Method]:

@@ -63,9 +63,7 @@ class BYOL(Method):
             target1, target2 = (self.target_projector(self.target_encoder(view)[-1]) for view in distorted)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         losses = {"di": 4 + 2 * (negative_cosine(p1, target2) + negative_cosine(p2, target1))}
-        terms = Terms(losses, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
-        note_matches(terms, z1, z2, self.training)
-        return terms
+        return note_matches(Terms(losses, pyramids=pyramids), z1, z2, self.training)
 
     @torch.no_grad()
     def after_step(self) -> None:

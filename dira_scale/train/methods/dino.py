@@ -147,7 +147,6 @@ class DINO(Method):
         by_student = by_view(logits, len(student))
         terms.losses["di"] = across_views(by_view(targets, GLOBAL), by_student, self.student_temperature)
         first, second, *_ = by_view(embeddings, len(student))
-        terms.embeddings = first.detach(), second.detach()
         note_matches(terms, first, second, self.training)
         self.note_teacher(terms, targets)
 

@@ -76,9 +76,8 @@ class LeJEPA(Method):
             along = z @ directions(self.dim, self.slices, batch.step, z.device).to(z)
             statistic = epps_pulley(along, reduce_sum if self.training else one_process).mean()
             terms.losses["di"] = (1 - self.sigreg) * prediction + self.sigreg * statistic
-        first, second = terms.embeddings = z[:GLOBAL].detach().unbind()
-        note_matches(terms, first, second, self.training)
-        return terms
+        first, second = z[:GLOBAL].detach().unbind()
+        return note_matches(terms, first, second, self.training)
 
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
         return tuple(map(pyramid, encoded(self.encoder, distorted)))

@@ -25,9 +25,7 @@ class Terms:
     # view first.
     restored: Tensor | None = None
     target: Tensor | None = None  # for ``restored``
-    orientation: Tensor | None = (
-        None  # uint8 [b, 3]: how the target is turned, if it is (``train.data.geometry.orientation``)
-    )
+    orientation: Tensor | None = None  # uint8 [b, 3]: how the target is turned (``train.data.geometry.orientation``)
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
     # More of them, that wait for the other processes: called after the step, so that arithmetic hides the message.
     deferred: list[Callable[[], dict[str, Tensor]]] = field(default_factory=list)

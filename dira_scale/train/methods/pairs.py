@@ -27,15 +27,18 @@ def check_accumulation(method: str, accumulate: int) -> None:
 
 
 @torch.no_grad()
-def note_matches(terms: Terms, first: Tensor, second: Tensor, training: bool) -> None:
-    """Add to the monitors ``top1``: how often an image's first view, of [b, dim] embeddings, is nearest (by cosine) to
-    its own second view in the whole batch, in training of all processes; ``chance``: the expected value of guessing."""
+def note_matches(terms: Terms, first: Tensor, second: Tensor, training: bool) -> Terms:
+    """Return ``terms`` with the views' ``embeddings`` [b, dim] and, in the monitors, ``top1``: how often an image's
+    first is nearest (by cosine) to its second in the whole batch, in training of all processes; ``chance``: the
+    expected value of guessing."""
+    terms.embeddings = first.detach(), second.detach()
     first, second = (F.normalize(at_least_float32(x), dim=1) for x in (first, second))
-    if not training:
+    if training:
+        all_second, start = Gathering(second), rank() * len(first)
+        terms.deferred.append(lambda: top1(first, all_second.wait(), start))
+    else:
         terms.monitors |= top1(first, second, 0)
-        return
-    all_second, start = Gathering(second), rank() * len(first)
-    terms.deferred.append(lambda: top1(first, all_second.wait(), start))
+    return terms
 
 
 @torch.no_grad()

@@ -64,8 +64,7 @@ def mask_blocks(views: Views, hides: bool = False) -> np.ndarray:
     if isinstance(mask, PatchMask) and not hides:
         expected = f"a BlockMask, {usual}: {type(mask).__name__} hides nothing but tokens of DINOv2's student"
         raise ArgumentError(key, UNSHOWN, expected)
-    drawn: np.ndarray = mask.draw(np.zeros((1, mask.numbers(size)), np.float32), size)[MASK][0]
-    return drawn
+    return mask.draw(np.zeros((1, mask.numbers(size)), np.float32), size)[MASK][0]
 
 
 def patch_grid(encoder: Encoder, size: Sequence[int], blocks: Sequence[int], masking: str) -> tuple[int, ...]:

@@ -61,6 +61,4 @@ class SimCLR(Method):
         first = rank() * len(z1) if self.training else 0
         with torch.autocast(z1.device.type, enabled=False):
             loss = nt_xent(z1, z2, all1, all2, first, self.temperature)
-        terms = Terms({"di": loss}, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
-        note_matches(terms, z1, z2, self.training)
-        return terms
+        return note_matches(Terms({"di": loss}, pyramids=pyramids), z1, z2, self.training)

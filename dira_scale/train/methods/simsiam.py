@@ -53,6 +53,4 @@ class SimSiam(Method):
         z1, z2 = (self.projector(pyramid[-1]) for pyramid in pyramids)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         losses = {"di": (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2}
-        terms = Terms(losses, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
-        note_matches(terms, z1, z2, self.training)
-        return terms
+        return note_matches(Terms(losses, pyramids=pyramids), z1, z2, self.training)

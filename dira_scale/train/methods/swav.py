@@ -99,7 +99,7 @@ class SwAV(Method):
             logits = (z @ self.prototypes.T).unbind()
             assigned = [self.assignments(view, logits[view]) for view in range(GLOBAL)]
             terms.losses["di"] = across_views(assigned, logits, self.temperature)
-        first, second = terms.embeddings = z[:GLOBAL].detach().unbind()
+        first, second = z[:GLOBAL].detach().unbind()
         if self._queues:
             self._new = Gathering(z[:GLOBAL].transpose(0, 1))
         note_matches(terms, first, second, self.training)

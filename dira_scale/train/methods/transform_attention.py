@@ -50,8 +50,7 @@ class OuterAttention(nn.Module):
         embedded = self.embedding(indicator.to(features.dtype))
         outer = torch.einsum("bi,bj->bij", embedded.to(pooled.dtype), pooled)
         weights = self.mix(outer.flatten(1)).relu().sigmoid()
-        attended: Tensor = self.convolution(_weighted(features, weights))
-        return attended
+        return self.convolution(_weighted(features, weights))
 
 
 ATTENTIONS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(

@@ -56,6 +56,4 @@ class VICReg(Method):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])
         z1, z2 = (at_least_float32(self.projector(pyramid[-1])) for pyramid in pyramids)
-        terms = Terms({"di": self.loss(z1, z2)}, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
-        note_matches(terms, z1, z2, self.training)
-        return terms
+        return note_matches(Terms({"di": self.loss(z1, z2)}, pyramids=pyramids), z1, z2, self.training)

@@ -135,8 +135,7 @@ def _weight_gradient(layer: Any, x: Tensor, dy: Tensor) -> Tensor:
 
 def _empty(kind: Any) -> nn.Module:
     guarded: Any = _guarded(kind)
-    layer: nn.Module = guarded.__new__(guarded)
-    return layer
+    return guarded.__new__(guarded)
 
 
 @cache

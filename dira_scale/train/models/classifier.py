@@ -27,8 +27,7 @@ class ClassificationHead(nn.Module):
         if self.norm_first:
             x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
         pooled = global_average(x)
-        logits: Tensor = self.fc(pooled if self.norm_first else self.norm(pooled))
-        return logits
+        return self.fc(pooled if self.norm_first else self.norm(pooled))
 
 
 class CoarsestMap(nn.Module):

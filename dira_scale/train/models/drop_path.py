@@ -65,8 +65,7 @@ class GroupedDropPath(DropPath):
         rows = (_own(order, count // GROUP)[:, :kept] + first).flatten()
         scale = x.new_full((1,), GROUP / kept) if gamma is None else gamma * (GROUP / kept)
         x, taken = _Take.apply(x.to(torch.promote_types(x.dtype, scale.dtype)), rows)
-        y: Tensor = _Put.apply(x, branch(taken), rows, scale)
-        return y
+        return _Put.apply(x, branch(taken), rows, scale)
 
 
 class _Take(torch.autograd.Function):
@@ -132,8 +131,7 @@ class _Block(Block):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         def attended(x: Tensor) -> Tensor:
-            y: Tensor = self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
-            return y
+            return self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
 
         x = _added(x, self.drop_path1, attended, getattr(self.ls1, "gamma", None))
         return _added(x, self.drop_path2, lambda x: self.mlp(self.norm2(x)), getattr(self.ls2, "gamma", None))
@@ -146,8 +144,7 @@ class _EvaBlock(EvaBlock):
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         def attended(x: Tensor) -> Tensor:
-            y: Tensor = self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask, is_causal=is_causal)
-            return y
+            return self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask, is_causal=is_causal)
 
         x = _added(x, self.drop_path1, attended, self.gamma_1)
         return _added(x, self.drop_path2, lambda x: self.mlp(self.norm2(x)), self.gamma_2)

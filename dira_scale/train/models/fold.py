@@ -49,8 +49,7 @@ class FoldedBasicBlock(BasicBlock):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.aa(self.act1(self.bn1(self.conv1(x)))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        result: Tensor = self.act2(self.bn2(y, shortcut))
-        return result
+        return self.act2(self.bn2(y, shortcut))
 
 
 class FoldedBottleneck(Bottleneck):
@@ -61,8 +60,7 @@ class FoldedBottleneck(Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
         y = self.aa(self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        result: Tensor = self.act3(self.bn3(self.conv3(y), shortcut))
-        return result
+        return self.act3(self.bn3(self.conv3(y), shortcut))
 
 
 BLOCKS: dict[type[Any], Any] = {BasicBlock: FoldedBasicBlock, Bottleneck: FoldedBottleneck}

@@ -1,7 +1,6 @@
 """The layer of ``norm.py``: BatchNorm over groups of the global batch, with what is added after it and activated."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -63,8 +62,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         y = self.drop(y)
         if residual is not None:
             y += residual
-        activated: Tensor = self.act(y)
-        return activated
+        return self.act(y)
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Groups within this process, with what follows, in one operation where the activation is a LeakyReLU."""
@@ -75,8 +73,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if slope is not None:
             return y
         y = self.drop(y)
-        activated: Tensor = self.act(y if residual is None else y + residual)
-        return activated
+        return self.act(y if residual is None else y + residual)
 
     def _note(self, sums: Tensor) -> None:
         if not _recomputing:
@@ -124,12 +121,14 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return f"{super().extra_repr()}, groups={self.groups}"
 
 
-@contextmanager
-def recomputing() -> Iterator[None]:
-    """A context for activation checkpointing's second forward passes: their statistics are already counted."""
-    global _recomputing
-    before, _recomputing = _recomputing, True
-    try:
-        yield
-    finally:
-        _recomputing = before
+class Recomputing(AbstractContextManager[None]):
+    """Around activation checkpointing's second forward passes, whose statistics are already counted. Reusable: a
+    forward pass that is differentiated twice is recomputed twice."""
+
+    def __enter__(self) -> None:
+        global _recomputing
+        self._before, _recomputing = _recomputing, True
+
+    def __exit__(self, *error: object) -> None:
+        global _recomputing
+        _recomputing = self._before

@@ -36,8 +36,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(global_average(x) if x.dim() > 2 else x)
-        return y
+        return self.layers(global_average(x) if x.dim() > 2 else x)
 
 
 class WordHead(nn.Sequential):

@@ -142,7 +142,8 @@ class Encoder(nn.Module):
 
     def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
         """The last map of a view of ``size`` by its patch tokens [b, n, dim]; of encoders with tokens."""
-        raise NotImplementedError
+        assert self.patch
+        return patches.transpose(1, 2).unflatten(2, [side // self.patch for side in size])
 
     def filler(self, depth: int, size: Sequence[int]) -> nn.Module:
         """A module (last map of ``visible`` patches, ``visible``) -> map of all patches of views of ``size``, with
@@ -186,8 +187,7 @@ class Network(nn.Module):
     settled: tuple[str, ...] = ()  # modules in them that keep BatchNorm's statistics, too
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.decoder(self.encoder(x)))
-        return logits
+        return self.head(self.decoder(self.encoder(x)))
 
     def freeze(self, *parts: str, learned: Collection[str] = (), settled: Collection[str] | None = None) -> None:
         """Keep the weights of ``parts``, such as ``encoder``: they get no gradient.

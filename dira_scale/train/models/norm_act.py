@@ -74,8 +74,7 @@ def norm_act(
     if (weight is None) != (bias is None) or len(x) % groups:
         raise ValueError(f"norm_act: weight and bias, or neither; and {groups} equal groups of {len(x)} samples")
     if fuses(x, residual):
-        y: Tensor = NormAct.apply(x, weight, bias, residual, groups, slope, eps)
-        return y
+        return NormAct.apply(x, weight, bias, residual, groups, slope, eps)
     return _by_torch(x, weight, bias, groups, slope, residual, eps)
 
 

@@ -37,8 +37,7 @@ class BatchNormOverRanks(torch.autograd.Function):
         together, scale = kernels.batch_norm_gather_stats(x, means, scales, mean, var, 1.0, eps, count)
         ctx.save_for_backward(x, weight, together, scale)
         ctx.group, ctx.counts = group, (len(means), count)
-        y: Tensor = kernels.batch_norm_elemt(x, weight, bias, together, scale, eps)
-        return y
+        return kernels.batch_norm_elemt(x, weight, bias, together, scale, eps)
 
     @staticmethod
     @once_differentiable

@@ -47,5 +47,4 @@ class HierarchicalEncoder(TimmEncoder, TimmUniversalEncoder):
         return list(self.out_channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        features: list[Tensor] = super().forward(self._expanded(x))
-        return features
+        return super().forward(self._expanded(x))

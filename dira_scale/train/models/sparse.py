@@ -136,8 +136,7 @@ class SparseGroupNorm(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = checkpoint(self._normed, x, self.hidden.at(x)[:, None], use_reentrant=False, preserve_rng_state=False)
         y = self.drop(y)
-        activated: Tensor = self.act(y if residual is None else y + residual)
-        return activated
+        return self.act(y if residual is None else y + residual)
 
     def _normed(self, x: Tensor, hidden: Tensor) -> Tensor:
         """``x`` without its activation, computed again in the backward pass, which would keep three maps of float32."""

@@ -22,8 +22,7 @@ class UNetBlock(UnetDecoderBlock):
             x = nearest(feature_map, (target_height, target_width))
         else:
             x = nearest_beside(feature_map, skip_connection)
-        y: Tensor = self.conv2(self.conv1(x))
-        return y
+        return self.conv2(self.conv1(x))
 
 
 class UNet(Network):

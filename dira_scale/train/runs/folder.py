@@ -202,9 +202,15 @@ def recorded_config(folder: Path, checkpoints: Path) -> dict[str, Any]:
         return {}
     for path in (checkpoints / "config.yaml", folder / "config.yaml"):
         if path.exists():
-            content: dict[str, Any] = yaml.safe_load(path.read_text())
-            return content
+            return yaml.safe_load(path.read_text())
     return {}
+
+
+def recorded_in(run: Path, folder: str | None) -> dict[str, Any]:
+    """``recorded_config`` of the run in ``run``, whose ``checkpoint.folder`` is ``folder``. Raises UserError."""
+    checkpoints = checkpoint.locate_folder(run, folder)
+    with checkpoint.as_user_error(checkpoints):
+        return recorded_config(run, checkpoints)
 
 
 @contextmanager

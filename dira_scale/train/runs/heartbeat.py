@@ -21,8 +21,7 @@ def newest(folder: Path) -> dict[str, Any] | None:
     if not (taken := numbers(folder)):
         return None
     text = _file(folder, max(taken)).read_text()
-    content: dict[str, Any] = json.loads(text) if text else JUST_TAKEN | {"number": max(taken)}
-    return content
+    return json.loads(text) if text else JUST_TAKEN | {"number": max(taken)}
 
 
 def seconds_without_beat(folder: Path) -> float | None:

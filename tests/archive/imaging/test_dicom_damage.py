@@ -16,7 +16,7 @@ import pytest
 from archive import ingest
 from pydicom.encaps import encapsulate
 
-from dira_scale.archive.imaging.dicom.frames import DicomFile
+from dira_scale.archive.imaging.dicom.frames import DicomFile, plane_of
 from dira_scale.archive.imaging.dicom.header import read_header
 from dira_scale.archive.imaging.dicom.structures import CONTOURS, structures_in
 from dira_scale.archive.imaging.read import read_image
@@ -32,7 +32,7 @@ def read(content: bytes) -> None:
         read_header(file)
         dicom = DicomFile(file)
         dicom.frame(dicom.count - 1)
-        dicom.plane(0)
+        plane_of(dicom.frame_header(0))
 
 
 def peak(work: Callable[[], None]) -> int:

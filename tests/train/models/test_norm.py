@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.fleet.forecast.network import one_rank_of
 from dira_scale.train.models import grouped_norm, norm, norm_over_ranks
-from dira_scale.train.models.grouped_norm import recomputing
+from dira_scale.train.models.grouped_norm import Recomputing
 
 
 def pair(channels=3, dims=2, **kwargs):
@@ -117,7 +117,7 @@ def test_recomputation_is_not_counted_twice():
     x, other = images().detach().requires_grad_(), images().detach() * 3 - 1
 
     def contexts():
-        return nullcontext(), recomputing()
+        return nullcontext(), Recomputing()
 
     # The square needs the layer's output again, so that the second pass runs through the layer to its end.
     checkpoint(lambda v: ours(v).square(), x, use_reentrant=False, context_fn=contexts).sum().backward()

@@ -102,21 +102,13 @@ def _jpeg2000_size(source: bytes) -> Size:
     return lower - upper, right - left, samples
 
 
-_JPEG: tuple[Callable[[bytes], Size], Codec] = (_jpeg_size, _jpeg)
-_JPEG_LS: tuple[Callable[[bytes], Size], Codec] = (_jpeg_size, _jpeg_ls)
-_JPEG_2000: tuple[Callable[[bytes], Size], Codec] = (_jpeg2000_size, imagecodecs.jpeg2k_decode)
-_CODECS = {
-    uid.JPEGBaseline8Bit: _JPEG,
-    uid.JPEGExtended12Bit: _JPEG,
-    uid.JPEGLossless: _JPEG,
-    uid.JPEGLosslessSV1: _JPEG,
-    uid.JPEGLSLossless: _JPEG_LS,
-    uid.JPEGLSNearLossless: _JPEG_LS,
-    uid.JPEG2000Lossless: _JPEG_2000,
-    uid.JPEG2000: _JPEG_2000,
-    uid.HTJ2KLossless: _JPEG_2000,
-    uid.HTJ2KLosslessRPCL: _JPEG_2000,
-    uid.HTJ2K: _JPEG_2000,
+_CODECS: dict[uid.UID, tuple[Callable[[bytes], Size], Codec]] = {
+    **dict.fromkeys(uid.JPEGTransferSyntaxes, (_jpeg_size, _jpeg)),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, (_jpeg_size, _jpeg_ls)),
+    **dict.fromkeys(  # pydicom's list also has those of several components, for which it has no decoder
+        (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
+        (_jpeg2000_size, imagecodecs.jpeg2k_decode),
+    ),
 }
 PLUGINS = dict.fromkeys([*_CODECS, uid.RLELossless], PLUGIN)  # by transfer syntax
 for _syntax in PLUGINS:

@@ -147,10 +147,6 @@ class DicomFile:
                     flat.update(item)
         return flat
 
-    def plane(self, number: int) -> Plane | None:
-        """The plane of frame ``number``; None if the file does not fully specify it."""
-        return plane_of(self.frame_header(number))
-
     def frame(self, number: int = 0) -> Decoded:
         """Decode frame ``number`` (from 0)."""
         if not 0 <= number < self.count:

@@ -1,26 +1,20 @@
 """DICOM segmentations: binary or fractional frames, each one segment in one plane, or label maps (PS3.3 C.8.20)."""
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dira_scale.archive.imaging.dicom.frames import DicomFile, Plane
+from dira_scale.archive.imaging.dicom.frames import DicomFile, Plane, plane_of
 from dira_scale.archive.imaging.rejection import RejectedError
 
 KINDS = {"BINARY": (1,), "FRACTIONAL": (8,), "LABELMAP": (8, 16)}  # bits of a pixel
 
 
-class SegmentFrame(NamedTuple):
-    """A frame's plane, and uint16 [H, W]: the number of each pixel's segment, from 1; 0 is outside of all."""
-
-    plane: Plane
-    segments: np.ndarray
-
-
-def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
-    """All frames of a segmentation; probabilities and occupancies of at least one half are inside.
+def read_segments(file: BinaryIO) -> Iterator[tuple[Plane, np.ndarray]]:
+    """All frames of a segmentation: the plane, and uint16 [H, W], the number of each pixel's segment, from 1, 0 outside
+    of all; probabilities and occupancies of at least one half are inside.
 
     Raises RejectedError.
     """
@@ -41,14 +35,14 @@ class _Segmentation(DicomFile):
         if bits == 1 and self.syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
             raise RejectedError("a BINARY DICOM segmentation in a coding that cannot be read here")
 
-    def segment_frame(self, number: int) -> SegmentFrame:
-        plane = self.plane(number)
+    def segment_frame(self, number: int) -> tuple[Plane, np.ndarray]:
+        plane = plane_of(self.frame_header(number))
         if plane is None:
             raise RejectedError("a DICOM segmentation without position, orientation or spacing of its frames")
         if self.kind == "LABELMAP":
             values, _ = self._stored(number)
             padding = values == self.header.get("PixelPaddingValue", 0)
-            return SegmentFrame(plane, np.where(padding, 0, values).astype(np.uint16))
+            return plane, np.where(padding, 0, values).astype(np.uint16)
         groups = [*self.header.get("SharedFunctionalGroupsSequence", []),
                   self.header.PerFrameFunctionalGroupsSequence[number]]  # fmt: skip
         (segment,) = {
@@ -65,7 +59,7 @@ class _Segmentation(DicomFile):
             self._file.seek(self._start + skipped)
             packed = np.frombuffer(self._file.read((first + size + 7) // 8), np.uint8)
             bits = np.unpackbits(packed, bitorder="little")[first : first + size].astype(bool)
-            return SegmentFrame(plane, bits.reshape(self.shape) * np.uint16(segment))
+            return plane, bits.reshape(self.shape) * np.uint16(segment)
         values, _ = self._stored(number)
         inside = values.astype(int) * 2 >= int(self.header.MaximumFractionalValue)
-        return SegmentFrame(plane, inside * np.uint16(segment))
+        return plane, inside * np.uint16(segment)

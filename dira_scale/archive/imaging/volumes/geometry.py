@@ -37,8 +37,7 @@ class Grid:
     @property
     def spacing(self) -> np.ndarray:
         """Millimetres between voxels along z, y and x."""
-        lengths: np.ndarray = np.linalg.norm(self.affine[:3, :3], axis=0)[::-1]
-        return lengths
+        return np.linalg.norm(self.affine[:3, :3], axis=0)[::-1]
 
     @property
     def sheared(self) -> bool:

@@ -53,14 +53,13 @@ def nodules_in(path: Path, matrices: Mapping[str, Sequence[np.ndarray]]) -> list
     """
     nodules = []
     with rejects("the XML of the readings is damaged ({})"), open_file(path) as file:
-        sessions = [element for element in ET.parse(file).iter() if _tag(element) == "readingSession"]
-        for reader, session in enumerate(sessions):
-            for element in _children(session, "unblindedReadNodule"):
+        for reader, session in enumerate(ET.parse(file).iterfind(".//{*}readingSession")):
+            for element in session.iterfind("{*}unblindedReadNodule"):
                 inside: list[np.ndarray] = []
                 holes: list[np.ndarray] = []
-                for roi in _children(element, "roi"):
+                for roi in element.iterfind("{*}roi"):
                     outline = [(int(_text(edge, "xCoord")), int(_text(edge, "yCoord")))
-                               for edge in _children(roi, "edgeMap")]  # fmt: skip
+                               for edge in roi.iterfind("{*}edgeMap")]  # fmt: skip
                     instance = _text(roi, "imageSOP_UID")
                     if len(outline) < 2:
                         continue
@@ -72,7 +71,7 @@ def nodules_in(path: Path, matrices: Mapping[str, Sequence[np.ndarray]]) -> list
                 if inside:
                     voxels = _unique(inside)
                     voxels = voxels[~_is_in(voxels, _unique(holes))] if holes else voxels
-                    rating = [_text(traits, "malignancy") for traits in _children(element, "characteristics")]
+                    rating = [_text(traits, "malignancy") for traits in element.iterfind("{*}characteristics")]
                     malignancy = float(rating[0]) if rating and rating[0] in {*"12345"} else float("nan")
                     nodules.append(Nodule(reader, malignancy, voxels))
     return nodules
@@ -126,9 +125,5 @@ def _tag(element: ET.Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def _children(element: ET.Element, tag: str) -> list[ET.Element]:
-    return [child for child in element if _tag(child) == tag]
-
-
 def _text(element: ET.Element, tag: str) -> str:
-    return next(((child.text or "").strip() for child in _children(element, tag)), "")
+    return (element.findtext(f"{{*}}{tag}") or "").strip()

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dira_scale.archive.imaging.arrays import inflated, read_values
+from dira_scale.archive.imaging.arrays import Inflated, read_values
 from dira_scale.archive.imaging.files import opened
 from dira_scale.archive.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.archive.imaging.volumes.geometry import LPS_TO_RAS, Grid
@@ -49,7 +49,8 @@ def open_metaimage(file: BinaryIO, path: Path) -> RawVolume:
             source.seek(skipped, 1)
         elif skipped == -1:  # the values are the file's last bytes
             source.seek(-(x * y * z * channels * dtype.itemsize), 2)
-        array = read_values(inflated(source) if compressed else source, dtype, (*grid.shape, channels))
+        plain: BinaryIO = Inflated(source) if compressed else source  # type: ignore[assignment]
+        array = read_values(plain, dtype, (*grid.shape, channels))
         return array[..., 0] if channels == 1 else np.moveaxis(array, -1, 0)
 
     def load() -> np.ndarray:

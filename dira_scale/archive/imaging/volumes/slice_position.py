@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dira_scale.archive.imaging.dicom.frames import DicomFile, Plane
+from dira_scale.archive.imaging.dicom.frames import DicomFile, Plane, plane_of
 from dira_scale.archive.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.archive.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, Grid
 from dira_scale.archive.imaging.volumes.regrid import Stack
@@ -22,7 +22,7 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
     distance in the file. Offsets that start with zero count from the first frame; if they start with that frame's z
     and the frames are transverse, each is its frame's z (PS3.3 C.8.8.3.2).
     """
-    planes = [dicom.plane(number) for number in range(dicom.count)]
+    planes = [plane_of(dicom.frame_header(number)) for number in range(dicom.count)]
     if dicom.count > 1 and "PerFrameFunctionalGroupsSequence" not in dicom.header:
         first = planes[0]
         with rejects("frames without a distance between them ({})"):
@@ -88,8 +88,7 @@ def pixels_to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
     """Matrix from (column, row, 1) of a slice to (x, y, z) indices of a volume."""
     down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
     pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
-    matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
-    return matrix
+    return np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
 
 
 def voxels_of(plane: Plane, grid: Grid, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -103,5 +103,4 @@ def even_odd(polygons: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray
         u = u0[edge] + (row - v0[edge]) / (v1 - v0)[edge] * (u1 - u0)[edge]
         column = np.clip(np.ceil(u), 0, columns).astype(int)  # all from here on change sides
         flips += np.bincount(row * (columns + 1) + column, minlength=len(flips))
-    inside: np.ndarray = np.cumsum(flips.reshape(rows, columns + 1), axis=1)[:, :columns] % 2 == 1
-    return inside
+    return np.cumsum(flips.reshape(rows, columns + 1), axis=1)[:, :columns] % 2 == 1

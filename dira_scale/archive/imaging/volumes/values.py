@@ -32,7 +32,11 @@ def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: 
         )
     grid = (geometry.grid if isinstance(geometry, Stack) else geometry).check()
     stored, scale, offset = to_int16(load(), settings.modality)
-    low, high = black_and_white(stored, scale, offset, settings.volume.range)
+    if ends := settings.volume.range:
+        low, high = ((value - offset) / scale for value in ends)
+    else:
+        low, high = percentiles(stored, (0.5, 99.5))
+        low, high = (low, high) if low < high else (float(stored.min()), float(stored.max()))
     filled = 0
     if isinstance(geometry, Stack):
         stored, filled = geometry.straighten(stored), geometry.missing
@@ -81,17 +85,6 @@ def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
     scaled: np.ndarray = np.multiply(values, slope, dtype=np.float32 if small else np.float64)
     scaled += offset
     return scaled
-
-
-def black_and_white(
-    stored: np.ndarray, scale: float, offset: float, ends: tuple[float, float] | None
-) -> tuple[float, float]:
-    """The stored values that become 0 and 1: ``ends`` (source values) if given, else the 0.5 and 99.5 percentiles."""
-    if ends is not None:
-        low, high = ((value - offset) / scale for value in ends)
-        return low, high
-    low, high = percentiles(stored, (0.5, 99.5))
-    return (low, high) if low < high else (float(stored.min()), float(stored.max()))
 
 
 def percentiles(stored: np.ndarray, shares: tuple[float, ...]) -> tuple[float, ...]:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dira_scale.archive.output import beside
 from dira_scale.base.machine.console import Console
 from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.base.storage.owned import own_file
-from dira_scale.base.storage.store import is_local
 from dira_scale.base.storage.tables import harmless
 
 HEADER = ("found", "file", "member", "position", "kind", "value")  # of the table in full, and its stamp
@@ -41,12 +41,11 @@ class AuditReport:
     """Prints findings, and writes them in full to ``NAME.audit.csv`` beside the dataset at ``root``."""
 
     def __init__(self, root: Path) -> None:
-        self.path = full_file(root)
-        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        """Raises UserError where there is another file of that name."""
+        self.path = beside(root, "audit.csv")  # of one in a store in the working directory: values stay here
+        own_file(self.path, "path", stamp=",".join(HEADER))
+        self.print = Console(soft_wrap=True, highlight=False, markup=False).print
         self.findings: list[AuditFinding] = []
-
-    def print(self, line: str) -> None:
-        self.console.print(line)
 
     def add(self, title: str, findings: Sequence[AuditFinding]) -> None:
         """Print how many there are, and the most common of them without their values."""
@@ -89,12 +88,3 @@ def _masked(finding: AuditFinding, values: Iterable[str]) -> str:
 def mask(value: str) -> str:
     """The first two characters (fewer of short values) and the length: enough for someone who knows the source."""
     return f"{value[: min(2, len(value) // 2)]}… ({len(value)})"
-
-
-def full_file(root: Path) -> Path:
-    """Return where ``NAME.audit.csv`` of a dataset is: beside it, or, as values do not leave this machine, in the
-    working directory for one in a store. Raises UserError where there is another file of that name."""
-    path = root.resolve() if is_local(root) else Path.cwd() / root.name
-    path = path.with_name(f"{path.name}.audit.csv")
-    own_file(path, "path", stamp=",".join(HEADER))
-    return path

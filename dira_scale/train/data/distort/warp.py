@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.train.data.batch import per_sample
+from dira_scale.train.data.distort.corruptions.draws import shifted, signed
 from dira_scale.train.data.views.parts import CELLS, COLUMNS, ELASTIC, GRID, NODES, OPTICAL, UNWARPED, scaled
 from dira_scale.train.data.views.settings import PlaneViewSettings
 
@@ -101,21 +102,11 @@ def uniform(key: Tensor, count: int) -> Tensor:
 
     The same on every device: whole numbers only, whose products wrap.
     """
-    x = key[:, None] * _signed(0xD1342543DE82EF95) + torch.arange(1, count + 1, device=key.device) * _signed(
-        0x9E3779B97F4A7C15
-    )
-    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
-    return _shifted(x ^ _shifted(x, 31), 40).float() * 2.0**-24
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, as of unsigned numbers."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(x: int) -> int:
-    return x - (1 << 64) if x >> 63 else x
+    order = torch.arange(1, count + 1, device=key.device)
+    x = key[:, None] * signed(0xD1342543DE82EF95, 64) + order * signed(0x9E3779B97F4A7C15, 64)
+    x = (x ^ shifted(x, 30, 64)) * signed(0xBF58476D1CE4E5B9, 64)
+    x = (x ^ shifted(x, 27, 64)) * signed(0x94D049BB133111EB, 64)
+    return shifted(x ^ shifted(x, 31, 64), 40, 64).float() * 2.0**-24
 
 
 def _stretched(nodes: Tensor, position: Tensor) -> Tensor:

@@ -124,15 +124,13 @@ class _Pairs:
 def _overlap(extents: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """On each axis, of boxes with ``extents`` [2, ...] whose starts are so far apart: the second's less the first's."""
     one, two = extents
-    overlap: np.ndarray = np.maximum(np.minimum(one, distance + two) - np.maximum(0, distance), 0)
-    return overlap
+    return np.maximum(np.minimum(one, distance + two) - np.maximum(0, distance), 0)
 
 
 def _iou(extents: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Intersection over union [...] of boxes with ``extents`` [2, ..., n] and ``distance`` [..., n]."""
     intersection = _overlap(extents, distance).prod(-1)
-    iou: np.ndarray = intersection / (extents.prod(-1).sum(0) - intersection)
-    return iou
+    return intersection / (extents.prod(-1).sum(0) - intersection)
 
 
 # Two starts, p from 0 to a and q from 0 to b, in the order of q - p: their number rises by 1 from one distance to the

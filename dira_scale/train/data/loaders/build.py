@@ -148,5 +148,4 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
 
 def _imported(target: str) -> Callable[..., Any]:
     module, _, name = target.rpartition(".")
-    factory: Callable[..., Any] = getattr(import_module(module), name)
-    return factory
+    return getattr(import_module(module), name)

@@ -201,12 +201,11 @@ class DaliLoader(CpuLoader):
 
     def _read(self, images: np.ndarray) -> Payloads:
         began = perf_counter()
-        words = self.samples.words("codec", images)
         payloads = {}
-        for image, codec in zip(images.tolist(), words, strict=True):
+        for image in images.tolist():
             payload = self.reader.payload(image)
             try:
-                headers.check(payload, codec, self.samples.shape(image))
+                headers.check(payload, self.samples.codec(image), self.samples.shape(image))
             except (ValueError, RuntimeError) as error:
                 raise self.samples.damaged(image, error) from error
             # DALI takes writable memory as it is; read-only bytes it would copy in the one thread that keeps it busy.

@@ -135,8 +135,7 @@ class Helper:
             ) from None
         if isinstance(message, BaseException):
             raise message
-        received: tuple[int, Batch, dict[str, float]] = message
-        return received
+        return message
 
     def kill(self) -> None:
         self._connection.close()

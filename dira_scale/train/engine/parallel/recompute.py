@@ -1,13 +1,12 @@
 """The blocks of networks, and their recomputation in the backward pass."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dira_scale.train.models.grouped_norm import recomputing
+from dira_scale.train.models.grouped_norm import Recomputing
 
 
 def checkpoint_activations(module: nn.Module) -> None:
@@ -16,7 +15,7 @@ def checkpoint_activations(module: nn.Module) -> None:
     for block in blocks(module):
         if getattr(block, "recompute", True):
             block.forward = partial(
-                checkpoint, block.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), _Recomputing())
+                checkpoint, block.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), Recomputing())
             )
 
 
@@ -30,14 +29,3 @@ def blocks(module: nn.Module) -> list[nn.Module]:
         several = isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1
         found += [child] if several or hasattr(child, "recompute") else blocks(child)
     return found
-
-
-class _Recomputing(AbstractContextManager[None]):
-    """A reusable ``recomputing``: a forward pass that is differentiated twice is recomputed twice."""
-
-    def __enter__(self) -> None:
-        self._inside = recomputing()
-        self._inside.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._inside.__exit__(*error)

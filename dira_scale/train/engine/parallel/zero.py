@@ -74,8 +74,7 @@ class ZeROModel(ShardedModel):
     def _flat(self) -> list[Tensor]:
         """This process's fp32 partitions, one for each group of parameters."""
         zero = self._deepspeed.optimizer
-        flat: list[Tensor] = zero.fp32_partitioned_groups_flat if self.stage3 else zero.single_partition_of_fp32_groups
-        return flat
+        return zero.fp32_partitioned_groups_flat if self.stage3 else zero.single_partition_of_fp32_groups
 
     def local_tensors(self) -> dict[str, Tensor]:
         """In stage 3 without the padding of parameters that do not divide evenly: DeepSpeed leaves it uninitialised, so
@@ -215,8 +214,7 @@ def refuse_layerwise(optimizer: Optimizer, module: nn.Module) -> None:
 
 def shape(parameter: nn.Parameter) -> torch.Size:
     """The full parameter's shape."""
-    full: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return full
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def _unpadded(tensor: Tensor, part: Tensor) -> Tensor:

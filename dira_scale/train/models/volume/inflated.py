@@ -85,10 +85,6 @@ class InflatedEncoder(TimmEncoder):
     def class_tokens(self, x: Tensor, blocks: int) -> list[Tensor]:
         return [self._norm(tokens)[:, 0] for tokens in deque(self._blocks(self._expanded(x)), maxlen=blocks)]
 
-    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
-        assert self.patch
-        return patches.transpose(1, 2).unflatten(2, [side // self.patch for side in size])
-
     def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
         """Kernels of images are inflated, positions of another plane or depth resized."""
         if is_kernel(name, tensor):
@@ -128,8 +124,7 @@ class InflatedEncoder(TimmEncoder):
 
     def _norm(self, tokens: Tensor) -> Tensor:
         """A final norm that follows the pooling is applied to every token instead."""
-        normed: Tensor = (self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else self.model.norm)(tokens)
-        return normed
+        return (self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else self.model.norm)(tokens)
 
 
 def inflated(kernel: Tensor, size: Sequence[int]) -> Tensor:

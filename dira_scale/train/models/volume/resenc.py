@@ -28,8 +28,7 @@ class Convolution(nn.Module):
         self.norm = InstanceNormAct(outputs, SLOPE if act else 1.0)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y: Tensor = self.norm(self.conv(x), residual)
-        return y
+        return self.norm(self.conv(x), residual)
 
 
 class Residual(nn.Module):
@@ -44,8 +43,7 @@ class Residual(nn.Module):
         self.skip = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.conv1(x), self.skip(x))
-        return y
+        return self.conv2(self.conv1(x), self.skip(x))
 
 
 class ResEncStage(nn.Module):
@@ -60,8 +58,7 @@ class ResEncStage(nn.Module):
             block.recompute = recompute  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.blocks(x)
-        return y
+        return self.blocks(x)
 
 
 class Convolutions(nn.Module):
@@ -73,8 +70,7 @@ class Convolutions(nn.Module):
         self.recompute = recompute
 
     def forward(self, *maps: Tensor) -> Tensor:
-        y: Tensor = self.convs(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])
-        return y
+        return self.convs(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])
 
 
 class ResEncEncoder(Encoder):

@@ -18,8 +18,7 @@ class ResidualBlock(UnetResBlock):
     def forward(self, inp: Tensor) -> Tensor:
         y = self.conv2(self.norm1(self.conv1(inp)))
         shortcut = self.norm3(self.conv3(inp)) if self.downsample else inp
-        result: Tensor = self.norm2(y, shortcut)
-        return result
+        return self.norm2(y, shortcut)
 
 
 class AttentionBlock(SwinTransformerBlock):
@@ -34,8 +33,7 @@ class AttentionBlock(SwinTransformerBlock):
         attention: Any = self.attn
         index: Tensor = attention.relative_position_index
         if tuple(window) == tuple(self.window_size):
-            attended: Tensor = super().forward_part1(x, mask_matrix)
-            return attended
+            return super().forward_part1(x, mask_matrix)
         places = _places(window, self.window_size, index.device)
         vars(attention)["relative_position_index"] = index[places][:, places]  # found before the buffer of this name
         try:

@@ -79,8 +79,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         joined = nearest_beside(x, skip) if self.up is None else torch.cat([self.up(x), skip], dim=1)
-        y: Tensor = self.convs(joined)
-        return y
+        return self.convs(joined)
 
 
 class UNet3DDecoder(nn.Module):

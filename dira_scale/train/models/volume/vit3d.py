@@ -59,8 +59,7 @@ class Transformer(nn.Module):
             tokens = torch.cat([self.register_tokens.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
             tokens = block(tokens, rope=rope)
-        normed: Tensor = self.norm(tokens)
-        return normed
+        return self.norm(tokens)
 
     def _initialise(self) -> None:
         """Draw weights as EVA-02 does: what each block adds starts smaller, the deeper it is."""
@@ -118,9 +117,6 @@ class ViT3DEncoder(Encoder):
         size = x.shape[2:] if visible is None else (PATCH * patches.shape[1], PATCH, PATCH)
         maps = [x, self.coarsest(patches, size)]
         return (maps, None, registers, patches) if with_tokens else maps
-
-    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
-        return patches.transpose(1, 2).unflatten(2, [side // PATCH for side in size])
 
     def filler(self, depth: int, size: Sequence[int]) -> "Filler":
         return Filler(self.dim, depth, self.heads, [side // PATCH for side in size])

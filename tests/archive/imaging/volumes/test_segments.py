@@ -152,11 +152,11 @@ def by_pydicom(path: Path) -> None:
     with path.open("rb") as file:
         frames = list(read_segments(file))
     pixels = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
-    np.testing.assert_array_equal([frame.segments > 0 for frame in frames], pixels)
+    np.testing.assert_array_equal([segments > 0 for _, segments in frames], pixels)
     groups = ds.PerFrameFunctionalGroupsSequence[: len(frames)]  # the file of one frame has kept those of three
-    for frame, group in zip(frames, groups, strict=True):
-        np.testing.assert_allclose(frame.plane.position, group.PlanePositionSequence[0].ImagePositionPatient)
-        assert frame.segments.max(initial=0) in (0, group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    for (plane, segments), group in zip(frames, groups, strict=True):
+        np.testing.assert_allclose(plane.position, group.PlanePositionSequence[0].ImagePositionPatient)
+        assert segments.max(initial=0) in (0, group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
 def test_a_real_liver() -> None:

@@ -32,23 +32,23 @@ def hashed(keys: Tensor, number: Tensor) -> Tensor:
     Two rounds of multiplication and shifts (Wellons' lowbias32), the halves of the key before each. Half as wide as
     ``warp.uniform``, so that a CPU does eight at once.
     """
-    x = number * _signed(0x9E3779B1) + _signed32(keys)
+    x = number * signed(0x9E3779B1) + _signed32(keys)
     x ^= shifted(x, 16)
-    x *= _signed(0x7FEB352D)
-    x ^= _signed32(keys >> 32) * _signed(0x85EBCA6B)
+    x *= signed(0x7FEB352D)
+    x ^= _signed32(keys >> 32) * signed(0x85EBCA6B)
     x ^= shifted(x, 15)
-    x *= _signed(0x846CA68B)
+    x *= signed(0x846CA68B)
     x ^= shifted(x, 16)
     return x
 
 
-def shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, as of unsigned numbers."""
-    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
+def shifted(x: Tensor, bits: int, width: int = 32) -> Tensor:
+    """To the right, as of unsigned numbers of ``width`` bits."""
+    return (x >> bits).bitwise_and_((1 << (width - bits)) - 1)
 
 
-def _signed(x: int) -> int:
-    return x - (1 << 32) if x >> 31 else x
+def signed(x: int, width: int = 32) -> int:
+    return x - (1 << width) if x >> (width - 1) else x
 
 
 def _signed32(x: Tensor) -> Tensor:
