@@ -53,7 +53,8 @@ class Diagnosis:
         self.weights: Mapping[str, float] = config.method.get("weights", {})
         self.base = "method.base" if "base" in config.method else "method"
         node = config.method.get("base", config.method)
-        self.scaled, self.anchor = "scale" in node, "add the term gram (method.anchor), " if "anchor" in node else ""
+        self.scaled, self.anchored = "scale" in node, "anchor" in node
+        self.held = {name for name, stage in config.stages.items() if "gram" in stage.terms}  # by the anchor
         self._waited = 0.0  # seconds of waiting for the loader in rows that all waited too long
         self.continues = continues
         self._held_out: list[tuple[float, float]] = []  # by validation: patches found again, the figure of whole images
@@ -160,12 +161,14 @@ class Diagnosis:
     def _dense(self, row: Mapping[str, Any], position: StagePosition) -> str:
         if not (self.continues and self._held_out):
             return ""
+        held = position.stage in self.held
+        anchor = f"raise {self.base}.weights.gram" if held else "add the term gram (method.anchor)"
         (most, before), (patches, known) = max(self._held_out), self._held_out[-1]
         if most - patches < DECAYED or known <= before:
             return ""
         return (
             f"dense features decay: of held-out patches {patches:.0%} are found again, {most:.0%} were, while whole "
-            f"images are told apart better ({before:.3f}, now {known:.3f}): {self.anchor}lower "
+            f"images are told apart better ({before:.3f}, now {known:.3f}): {f'{anchor}, ' * self.anchored}lower "
             "optim.optimizer.lr, or raise frozen_blocks"
         )
 

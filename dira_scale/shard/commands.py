@@ -109,7 +109,7 @@ def audit(config: DictConfig) -> int:
 
 
 def balance(config: DictConfig) -> int:
-    """Compute how often each image is drawn, for rare kinds to come as often as frequent ones; list near-duplicates."""
+    """Compute how often each image is drawn, for rare kinds to come more often; list near-duplicates."""
     balancing.balance(_list(config.path), _list(config.embeddings), Path(config.out), config)
     return 0
 

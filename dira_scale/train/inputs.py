@@ -111,7 +111,8 @@ class Inputs:
                 f"epoch, at most {random.OCCURRENCES - 1:,}: use fewer crops, or shard balance with a smaller most"
             )
         self.labels = labels.of(self.datasets) if labels else None
-        self._check_labels(data.split, selection.samples if selection else np.arange(sum(sizes)))
+        samples = selection.samples if selection else np.arange(sum(sizes))
+        self._check_labels(data.split, samples[repeats.counts > 0] if repeats else samples)
         content = [data.split, *(d.hash for d in self.datasets), *(p.identity for p in (selection, repeats) if p)]
         with at("data", KEYS, f" ({self.chosen_by})" * bool(selection)):
             self.order = Order(

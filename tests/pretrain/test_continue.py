@@ -75,8 +75,8 @@ def test_patches_are_found_again_where_their_features_keep_them_apart() -> None:
 def test_a_fall_of_the_dense_figure_while_the_other_rises_is_warned_of_once() -> None:
     """Not of a run that begins at random, whose patches are told apart by their pixels at first."""
 
-    def warnings(continues: bool, *held_out: tuple[float, float]) -> list[str]:
-        config = OmegaConf.to_object(compose("pretrain", ["data.shards=none", "experiment=small_dinov2"]))
+    def warnings(continues: bool, *held_out: tuple[float, float], experiment: str = "small_dinov2") -> list[str]:
+        config = OmegaConf.to_object(compose("pretrain", ["data.shards=none", f"experiment={experiment}"]))
         diagnosis = Diagnosis(config, continues)  # type: ignore[arg-type]
         texts = []
         for patches, known in held_out:
@@ -89,6 +89,8 @@ def test_a_fall_of_the_dense_figure_while_the_other_rises_is_warned_of_once() ->
         "dense features decay: of held-out patches 60% are found again, 72% were, while whole images"
     )
     assert "(0.810, now 0.850): add the term gram" in text
+    (text,) = warnings(True, (0.72, 0.81), (0.6, 0.85), experiment="small_continue")
+    assert "now 0.850): raise method.weights.gram, lower" in text
     assert not warnings(True, (0.7, 0.8), (0.6, 0.79))  # both fall
     assert not warnings(True, (0.7, 0.8), (0.68, 0.9)) and not warnings(False, (0.7, 0.8), (0.5, 0.9))
 

@@ -1,4 +1,5 @@
-"""No patient that figures are computed on was trained on: in the run itself, or in a run that its weights are from.
+"""No patient that figures are computed on was trained on: in the run itself, or in one that its weights or teachers are
+from.
 
 Patients are compared by their keys in the manifests, and only those whose images were trained on: the rows that
 ``data.fraction``, ``data.exclude`` and ``data.negatives`` leave.
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from dira_scale.base.config.trust import beyond, may_ask
 from dira_scale.base.errors import UserError
@@ -19,6 +21,7 @@ from dira_scale.dataset.manifest import DatasetError, ShardedDataset
 from dira_scale.train.data.selection import Selection
 from dira_scale.train.inputs import Inputs, selected
 from dira_scale.train.models.hub import is_hub
+from dira_scale.train.models.precheck import starts
 from dira_scale.train.models.start import RANDOM
 from dira_scale.train.runs.description import Dataset
 from dira_scale.train.runs.reader import RunReader
@@ -114,8 +117,8 @@ def own_source(data: Inputs) -> WeightsOrigin:
 
 
 def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> Iterator[WeightsOrigin]:
-    """Yield the sources of the weights ``start``: the run of which they are, and those that it was started from, as far
-    as recorded.
+    """Yield the sources of the weights ``start``: the run of which they are, and those that it was started from or
+    taught by, as far as recorded.
 
     Args:
         key: that has named them.
@@ -132,6 +135,9 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
         visited.add(folder.resolve())
         run = RunReader(folder)
         yield _run_source(name, run, known)
+        for taught, teacher in starts(OmegaConf.create(dict(run.config))).items():
+            if taught.startswith("method."):
+                yield from sources_of(teacher, f"{folder}: {taught}", known)
         start = run.description.network.start
         name = f"{start} (from which {folder} was started)"
 

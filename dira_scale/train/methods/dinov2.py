@@ -38,8 +38,8 @@ class DINOv2(DINO):
     ``gram``, with an ``anchor``: DINOv3's Gram anchor (Siméoni et al. 2025, sec. 4), in stages that name it. The cosine
     similarities of a student's patch tokens, hidden ones too, of each global view are held to those of the anchor, a
     copy of the encoder that is not trained. It sees the same view, or, where views repeat the global ones in another
-    size (``ViewSpec.crops``, ``same_as``), these: crops of the same part of the stored image with more of its pixels,
-    distorted alike, where the released configuration distorts none. Its map is then reduced (sec. 4.3).
+    size (``ViewSpec.crops``, ``same_as``), these: crops of the same part of the stored image with more of its pixels.
+    Its map is then reduced (sec. 4.3).
 
     The mask token decays as weights do, not as biases (released code). Different from that code: KoLeo, too, is over
     the whole batch, not within a process, so no term depends on the number of processes; prototypes keep their

@@ -61,7 +61,7 @@ def checked(dataset: ShardedDataset, start: object) -> Leak:
 
 
 def test_training_splits_may_share_patients_and_a_test_split_may_not(make: Make, tmp_path: Path) -> None:
-    """Also two runs back. What the message says to type leaves nobody who is evaluated on."""
+    """Also two runs back, and by a teacher. What the message says to type leaves nobody who is evaluated on."""
     ours = make("ours", train=["a", "b"], val=["c"], test=["d", "e", "f"])
     clean = pretrained(tmp_path / "clean", make("apart", train=["a", "b", "g"], val=["h"]))
     assert checked(ours, clean) == Leak(
@@ -82,6 +82,10 @@ def test_training_splits_may_share_patients_and_a_test_split_may_not(make: Make,
     with pytest.raises(UserError) as refused:
         checked(ours, later)
     assert str(refused.value) == printed.format(f"{dirty} (from which {later} was started)")
+    taught = pretrained(tmp_path / "taught", ours, "method=distil", f"method.teachers=[{dirty}]")
+    with pytest.raises(UserError) as refused:
+        checked(ours, taught)
+    assert str(refused.value) == printed.format(f"{taught}: method.teachers.0={dirty}")
     requested = str(refused.value).rpartition("data.exclude=")[2].strip("'")
     assert checked(ours, pretrained(tmp_path / "again", mixed, f"data.exclude={requested}")).verdict == NO_LEAK
 

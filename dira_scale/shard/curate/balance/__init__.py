@@ -1,1 +1,1 @@
-"""``shard balance``: how often each image is drawn, so that rare kinds of images come as often as frequent ones."""
+"""``shard balance``: how often each image is drawn, so that rare kinds of images come more often."""

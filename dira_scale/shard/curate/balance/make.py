@@ -115,13 +115,13 @@ def _found(points: np.ndarray, settings: Any) -> "page.Balanced":
         kept, cosine = near_duplicates(points, min(settings.duplicates, 1 - 1e-6), settings.seed)
         for block in _blocks(len(points)):
             points[block] = points[block] * length[block] + mean
-    drawn, draws = np.zeros(len(points), np.int64), settings.draws or len(points)
-    distinct = np.flatnonzero(kept == np.arange(len(points)))
+    drawn, distinct = np.zeros(len(points), np.int64), np.flatnonzero(kept == np.arange(len(points)))
     for block in _blocks(len(distinct)):
         points[block] = points[distinct[block]]
     points = points[: len(distinct)]  # clusters are of these alone
-    counts = [*(settings.clusters or _counts(len(points)))]
     room = settings.most * len(points)
+    draws = settings.draws or min(len(kept), room)
+    counts = [*(settings.clusters or _counts(len(points)))]
     if sorted([len(points), *counts], reverse=True) != [len(points), *counts] or draws > room:
         raise UserError(f"clusters={counts} and draws={draws} of {len(points)} images that are no near-duplicates, "
                         f"each at most {settings.most} times: use at most {len(points)} clusters, no more on any "
