@@ -15,15 +15,16 @@ SYNTAX, ESCAPED = re.compile(r"[\\()\[\]{}:=, \t]"), r"\\\g<0>"  # in a mapping'
 
 def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
     """Dotted keys with their values as written: interpolations unresolved, required values as ``???``."""
+    return flattened(OmegaConf.to_container(config, resolve=False))
 
-    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                yield from walk(value, f"{prefix}.{key}" if prefix else str(key))
-        else:
-            yield prefix, node
 
-    yield from walk(OmegaConf.to_container(config, resolve=False), "")
+def flattened(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of nested dictionaries, with their values."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from flattened(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
 
 
 def keys(config: DictConfig, prefix: str = "") -> list[str]:

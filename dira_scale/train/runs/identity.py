@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dira_scale.base.config.keys import typed
+from dira_scale.base.config.keys import flattened, typed
 from dira_scale.commands import COMMANDS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change, as
@@ -56,7 +56,7 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
     ``execution``: the keys without effect on it, of :func:`execution` or the run's description. A rate that the run
     chooses follows from the others.
     """
-    flat = {key: value for key, value in _flatten(config).items() if not _as_before(key, value)}
+    flat = {key: value for key, value in flattened(config) if not _as_before(key, value)}
     without = set(execution)
     if flat.get("optim.choose"):
         without.add("optim.optimizer.lr")
@@ -94,9 +94,3 @@ def _as_before(key: str, value: Any) -> bool:
     """Return whether ``key`` is in ``ADDED`` with this ``value``; of any stage there is one entry."""
     general = re.sub(r"^stages\.[^.]+", "stages.*", key)
     return general in ADDED and value == ADDED[general]
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
-    return {prefix[:-1]: value}
