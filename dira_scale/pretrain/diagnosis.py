@@ -161,11 +161,11 @@ class Diagnosis:
     def _dense(self, row: Mapping[str, Any], position: StagePosition) -> str:
         if not (self.continues and self._held_out):
             return ""
-        held = position.stage in self.held
-        anchor = f"raise {self.base}.weights.gram" if held else "add the term gram (method.anchor)"
         (most, before), (patches, known) = max(self._held_out), self._held_out[-1]
         if most - patches < DECAYED or known <= before:
             return ""
+        held = position.stage in self.held
+        anchor = f"raise {self.base}.weights.gram" if held else "add the term gram (method.anchor)"
         return (
             f"dense features decay: of held-out patches {patches:.0%} are found again, {most:.0%} were, while whole "
             f"images are told apart better ({before:.3f}, now {known:.3f}): {f'{anchor}, ' * self.anchored}lower "

@@ -223,11 +223,13 @@ class Inputs:
         try:
             self.labels.check(self.datasets, split, learned)
         except LabelError as error:
-            chosen = learned is not None and self.chosen_by
+            keys = [self.chosen_by] * bool(self.chosen_by)
+            keys += [f"data.weights={self.data.weights}"] * (self.data.weights is not None)
+            chosen = " ".join(keys) if learned is not None else ""
             remedies = ["use a larger data.fraction"] * bool(chosen and self.data.fraction < 1)
             remedies.append("leave it out" + (f": task.labels={written(error.rest)}" if error.rest else ""))
             remedies += [RESHARD[error.lacks]] if error.lacks else []
-            at_keys = f" (at {self.chosen_by})" if chosen else ""
+            at_keys = f" (at {chosen})" if chosen else ""
             raise UserError(f"{error}{at_keys}: {', or '.join(remedies)}") from error
 
     def targets(self, split: str) -> torch.Tensor:

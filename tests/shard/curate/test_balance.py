@@ -147,6 +147,16 @@ def test_a_skewed_set_evens_out(
     assert main([*command, "seed=1"]) == 0 and (out / make.FILE).read_bytes() != before[0]
 
 
+def test_two_images_that_all_others_copy_are_drawn_as_often_as_allowed(
+    skewed: tuple[Path, Path, np.ndarray], tmp_path: Path
+) -> None:
+    root, out = skewed[0], tmp_path / "out"
+    features = embed(tmp_path / "two", root, np.eye(8, dtype=np.float32)[np.arange(108) % 2])
+    assert main(["balance", f"path={root}", f"embeddings={features}", f"out={out}"]) == 0
+    counts = Repeats.open(out / "weights.arrow", [ShardedDataset.open(root)], "train").counts
+    assert sorted(counts[counts > 0]) == [16, 16]
+
+
 def test_what_does_not_fit_is_refused(
     skewed: tuple[Path, Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

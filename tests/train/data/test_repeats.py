@@ -15,6 +15,7 @@ from train.test_inputs import inputs
 
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.train.data.labels import LabelChoice
 from dira_scale.train.data.order import Order
 from dira_scale.train.data.repeats import KIND, Repeats, content
 from dira_scale.train.data.selection import Selection
@@ -102,6 +103,15 @@ def test_a_run_draws_by_the_file(make_dataset: Any, radiograph: Any, tmp_path: P
     chosen = half.order.selection.samples
     assert half.order.epoch_size == 2 * sum(counts[row] for row in chosen)
     assert {row for row, _ in taken(half.order, 0)} <= {row for row in chosen.tolist() if counts[row]}
+
+
+def test_a_label_that_no_draw_has_is_refused(make_dataset: Any, radiograph: Any, tmp_path: Path) -> None:
+    images, labels = [radiograph(20, 20, seed=i) for i in range(4)], [[0], [1], [0], [0]]
+    dataset = make_dataset(images, label_names=("sick",), labels=labels)
+    inputs([dataset.root], weights=weights(tmp_path / "w", [dataset], [2, 1, 0, 1]), labels=LabelChoice(("sick",)))
+    never = weights(tmp_path / "never", [dataset], [2, 0, 1, 1])
+    with pytest.raises(UserError, match=rf"'sick' has no positive among 3 samples \(at data\.weights={never}\): leave"):
+        inputs([dataset.root], weights=never, labels=LabelChoice(("sick",)))
 
 
 def test_a_file_of_other_images_is_refused(make_dataset: Any, radiograph: Any, tmp_path: Path) -> None:
