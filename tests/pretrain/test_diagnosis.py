@@ -34,7 +34,8 @@ WRONG = {
 
 def diagnosis(adversary: str = "lsgan", **method: Any) -> Diagnosis:
     method = method or {"base": {"scale": 1.0}, "weights": {"di": 1.0, "re": 10.0, "ad": 0.001}}
-    return Diagnosis(SimpleNamespace(adversary=SimpleNamespace(loss=adversary), method=method))  # type: ignore[arg-type]
+    config = SimpleNamespace(adversary=SimpleNamespace(loss=adversary), method=method, stages={})
+    return Diagnosis(config)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -196,7 +196,7 @@ def test_monitors_tell_a_collapsed_teacher():
     assert single["teacher_entropy"].item() == pytest.approx(0, abs=1e-9) and single["prototypes"].item() == 0
     chosen = torch.tensor([3, 3, 5, 3, 7, 3, 3, 3])
     assert share_used(chosen, 12).item() == pytest.approx(2 / 7) and share_used(chosen.repeat(9), 12) == 2 / 11
-    watch = Diagnosis(SimpleNamespace(adversary=SimpleNamespace(loss=""), method={}))
+    watch = Diagnosis(SimpleNamespace(adversary=SimpleNamespace(loss=""), method={}, stages={}))
     rows = [{name: value.item() for name, value in single.items()} for _ in range(PATIENCE)]
     assert any(
         "0.0% of the others" in text for row in rows for text in watch.warnings(row, StagePosition("di", 9000, 5000))
