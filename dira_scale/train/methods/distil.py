@@ -37,8 +37,8 @@ class Distil(Method):
     - L_dense = 0.9 (1 - cos) + 0.1 smooth L1 of patch tokens, or of the last map, both averaged to the coarser of
       their grids first, in the mean over places.
 
-    Of a volume, teachers see the middle planes of ``slices`` slabs along its first axis. The student's map is averaged
-    over each slab's depth and compared with its plane's; what it says of the whole volume, with the mean over planes.
+    Of a volume, teachers see the middle planes of ``slices`` slabs along its first axis. Their maps are the layers of
+    one, and what they say of the whole volume is the mean over planes.
 
     Ours: teachers see views without distortions; mean and deviation are those of all images so far, of all processes,
     and until the first step has ended features stay as they are.
@@ -99,12 +99,11 @@ class Distil(Method):
         joined, tokens = as_single_map(self.encoder, tokens)
         whole, places = features(self.encoder, tokens, distorted[0].shape[2:])
         terms = Terms({}, pyramids=(tokens.maps,), features=(joined,))
-        if places.dim() == 5:
-            places = slabs(places, self.slices)
         each: dict[str, list[Tensor]] = {term: [] for term in self.active}
         for number, teacher in enumerate(teachers_in(self)):
             taught, at_places = teacher(planes(clean[0], self.slices))
             taught = taught.unflatten(0, (len(whole), -1)).mean(1)
+            at_places = at_places.unflatten(0, (len(whole), -1)).transpose(1, 2)
             pairs = {"global": (whole, taught), "dense": of_one_grid(places, at_places)}
             for term, losses in each.items():
                 student, target = pairs[term]
@@ -183,14 +182,13 @@ def planes(x: Tensor, count: int) -> Tensor:
     return torch.stack([x[:, :, middle] for middle in middles], 1).flatten(0, 1)
 
 
-def slabs(places: Tensor, count: int) -> Tensor:
-    """Return maps of volumes [b, C, d, h, w], averaged over the depth of ``count`` slabs: [b · count, C, h, w]."""
-    size = places.shape[3:]
-    averages = averaged(places.flatten(3), (count, size[0] * size[1])).unflatten(3, size)
-    return averages.transpose(1, 2).flatten(0, 1)
-
-
-def of_one_grid(*maps: Tensor) -> tuple[Tensor, ...]:
-    """Return ``maps`` [n, C, h, w], averaged to the smallest of their heights and widths, as rows [n · h · w, C]."""
-    height, width = (min(each.shape[axis] for each in maps) for axis in (2, 3))
-    return tuple(averaged(each, (height, width)).movedim(1, 3).flatten(0, 2) for each in maps)
+def of_one_grid(*maps: Tensor) -> list[Tensor]:
+    """Return ``maps`` [n, C, (d,) h, w], averaged to the smallest of their sides, as rows [n · d · h · w, C]."""
+    whole = [each if each.dim() == 5 else each[:, :, None] for each in maps]
+    depth, height, width = (min(each.shape[axis] for each in whole) for axis in (2, 3, 4))
+    rows = []
+    for each in whole:
+        plane = each.shape[3:]
+        layers = averaged(each.flatten(3), (depth, plane.numel())).unflatten(3, plane).transpose(1, 2).flatten(0, 1)
+        rows.append(averaged(layers, (height, width)).movedim(1, 3).flatten(0, 2))
+    return rows

@@ -119,17 +119,9 @@ def compared(method: Distil, case: str, clean: Tensor, view: Tensor, networks: A
     result = []
     for number, (_, network) in enumerate(networks.values()):
         of_whole, of_places = taught(network, clean, slices)
-        if places.dim() == 5:  # the mean over the layers of each slab
-            depth = places.shape[2]
-            ends = [(n * depth // slices, -(-(n + 1) * depth // slices)) for n in range(slices)]
-            student = torch.stack([places[:, :, a:b].mean(2) for a, b in ends], 1).flatten(0, 1)
-        else:
-            student = places
-        size = [min(each) for each in zip(student.shape[2:], of_places.shape[3:], strict=True)]
-        rows = [
-            F.adaptive_avg_pool2d(maps, size).permute(0, 2, 3, 1).flatten(0, 2)
-            for maps in (student, of_places.flatten(0, 1))
-        ]
+        maps = places if places.dim() == 5 else places[:, :, None], of_places.transpose(1, 2)
+        size = [min(each) for each in zip(*(one.shape[2:] for one in maps), strict=True)]
+        rows = [F.adaptive_avg_pool3d(one, size).permute(0, 2, 3, 4, 1).flatten(0, 3) for one in maps]
         result.append(
             {
                 "global": [head(method.heads["global"][number], whole), of_whole],
