@@ -19,9 +19,9 @@ from dira_scale.base.errors import UserError
 from dira_scale.fleet.forecast.network import fake_world
 from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.distributed.config import Parallel
-from dira_scale.train.engine.parallel.compiled import compile_regions, regions
+from dira_scale.train.engine.parallel.compiled import compile_regions, regions, take_uncompiled
 from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
-from dira_scale.train.engine.parallel.strategy import on_device
+from dira_scale.train.engine.parallel.strategy import build, on_device
 from dira_scale.train.methods.adversary import Adversary
 from dira_scale.train.models.architecture import architecture
 from dira_scale.train.models.norm import convert
@@ -182,3 +182,23 @@ def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pyte
         compose("pretrain", ["data.shards=any", "parallel=fsdp2", "parallel.compile=true", "parallel.cuda_graphs=true"])
     with pytest.raises(ArgumentError, match="cuda_graphs: expected false, or accumulate 1, not 2"):
         Parallel("ddp", 2, compile=True, cuda_graphs=True)
+
+
+def test_a_run_is_told_once_of_functions_that_compile_no_more_and_not_of_an_earlier_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+
+    def meet_two_sizes() -> None:
+        torch._dynamo.reset()
+        layer = torch.compile(nn.Linear(2, 2), dynamic=False, backend="eager")
+        for size in (2, 3):
+            layer(torch.rand(size, 2))
+
+    take_uncompiled()
+    meet_two_sizes()
+    assert [text[:58] for text in take_uncompiled()] == ["parallel.compile: 1 function met more kinds of inputs than"]
+    assert take_uncompiled() == []
+    meet_two_sizes()
+    build(fake_world("fp32"), Parallel("ddp"), nn.Linear(2, 2))
+    assert take_uncompiled() == []

@@ -13,7 +13,7 @@ from torch.torch_version import TorchVersion
 
 from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.distributed.world import World
-from dira_scale.train.engine.parallel.compiled import compile_module
+from dira_scale.train.engine.parallel.compiled import compile_module, take_uncompiled
 from dira_scale.train.engine.parallel.model import MakeOptimizer, Prepare, StageModel
 from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.train.engine.parallel.sharded import ShardedModel, copied
@@ -91,6 +91,7 @@ class Sharded(Strategy):
 def build(world: World, parallel: Parallel, module: nn.Module, sides: Iterable[nn.Module] = ()) -> Strategy:
     """The strategy ``parallel.strategy`` for ``module``, unsharded and on the CPU. ``sides``: side modules, on the
     device, which stay whole and are compiled too if configured."""
+    take_uncompiled()  # of an earlier run of this process
     for side in sides if parallel.compile is True else ():
         compile_module(side, parallel)
     match parallel.strategy:
