@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks import synthetic
 from benchmarks.plain import Plain
@@ -38,6 +39,7 @@ from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.processes import start
 from dira_scale.train.methods.dinov2 import DINOv2
 from dira_scale.train.methods.distil import Distil
+from dira_scale.train.models.bf16 import guard
 from dira_scale.train.runs.environment import environment
 
 GOAL = 0.97
@@ -171,6 +173,9 @@ def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> di
             bare = PlainDistil(config, method, world.device)
         else:
             bare = Plain(config, method, adversary, world.device)
+        for part in vars(bare).values() if world.device.type == "cpu" else ():
+            if isinstance(part, nn.Module):
+                guard(part)  # in bf16, as the trainer does
         turns = StepTurns(method.views, batches, bare, clock(world.device), steps)
         synthetic.train(composed, config, world, method, adversary, turns)
     check_losses(*turns.first, AGREE[world.precision])
