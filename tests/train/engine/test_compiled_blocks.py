@@ -184,11 +184,8 @@ def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pyte
         Parallel("ddp", 2, compile=True, cuda_graphs=True)
 
 
-def test_a_run_is_told_once_of_functions_that_compile_no_more_and_not_of_an_earlier_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-
+@torch._dynamo.config.patch(recompile_limit=1)  # monkeypatch would leave it deleted
+def test_a_run_is_told_once_of_functions_that_compile_no_more_and_not_of_an_earlier_runs() -> None:
     def meet_two_sizes() -> None:
         torch._dynamo.reset()
         layer = torch.compile(nn.Linear(2, 2), dynamic=False, backend="eager")
