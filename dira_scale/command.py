@@ -21,7 +21,8 @@ class Command:
             that trains, by default, the training of its blueprint.
         look: functions of the configuration that raise UserError, before torch is imported, for what is missing here.
         output: the key that says where it writes; empty if it has none.
-        in_sweeps: may be the command of a sweep's phase.
+        in_sweeps: may be the command of a sweep's phase; and so may ``also_in_sweeps``, ``NAME SUBCOMMAND``, which
+            write to ``output``, too.
         gpu: computes on a GPU where there is one.
         reads_run: its key ``run`` names what another command has trained.
         processes: may be started as several processes.
@@ -51,6 +52,7 @@ class Command:
     look: tuple[str, ...] = ()
     output: str = ""
     in_sweeps: bool = False
+    also_in_sweeps: tuple[str, ...] = ()
     gpu: bool = False
     reads_run: bool = False
     processes: bool = False

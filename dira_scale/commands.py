@@ -12,14 +12,18 @@ NAMES = (
 
 
 class _Rows(Mapping[str, Command]):
-    """Rows by name. A folder is imported when its row is asked for, and imports neither torch nor Hydra."""
+    """Rows by name; "shard subset" has one, too. A folder is imported when its row is asked for, and imports neither
+    torch nor Hydra."""
 
     def __getitem__(self, name: str) -> Command:
-        if name not in NAMES:
+        command, _, subcommand = name.partition(" ")
+        if command not in NAMES:
             raise KeyError(name)
-        row = import_module(f"dira_scale.{name}").COMMAND
+        row = import_module(f"dira_scale.{command}").COMMAND
         assert isinstance(row, Command)
-        return row
+        if not subcommand:
+            return row
+        return Command(name, row.help, row.subcommands[subcommand], output=row.output, torch=row.torch)
 
     def __contains__(self, name: object) -> bool:
         return name in NAMES

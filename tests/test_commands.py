@@ -68,6 +68,7 @@ def test_a_row_names_what_there_is(command: Command) -> None:
     if command.compare:
         assert list(inspect.signature(resolve_name(command.compare)).parameters) == ["runs"]
     assert bool(command.output) or not command.in_sweeps  # a sweep sets it
+    assert all(COMMANDS[name].output in [*defaults(name)] for name in command.also_in_sweeps)
     if command.name == "bench":  # has flags instead of keys
         return
     keys = [*([command.output] if command.output else []), *(["run"] if command.reads_run else []), *command.execution]
@@ -91,4 +92,4 @@ def test_the_pages_list_the_commands() -> None:
     (tree,) = re.findall(r"dira_scale/\n((?:.*\n)+?)\n", page("docs/explanation/architecture.md"))
     assert COMMANDS.keys() <= set(re.findall(r"(\w+)/ ", tree))
     (row,) = re.findall(r"^\| `command` \|(.*)\|$", page("docs/reference/sweeps.md"), re.MULTILINE)
-    assert quoted(row) == IN_SWEEPS
+    assert quoted(row) == IN_SWEEPS | {"merge", "balance"}

@@ -17,6 +17,7 @@ from dira_scale.judge.pages.tables.papers import PaperTable
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
 OWN = ("sweep", "cluster", "folder", "dry_run", "detach")
 IN_FOLDER = ("lock", "jobs")  # beside the folders of the phases
+IN_SWEEPS = [name for row in COMMANDS.values() if row.in_sweeps for name in (row.name, *row.also_in_sweeps)]
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Phase(Schema):
     """Runs of one command: ``list`` x ``grid`` x ``seeds``, for each run of the phases in ``for_each``. All keys:
     docs/reference/sweeps.md."""
 
-    command: str = setting(one_of(*(row.name for row in COMMANDS.values() if row.in_sweeps)))
+    command: str = setting(one_of(*IN_SWEEPS))
     for_each: Any = None
     for_all: Any = None
     set: dict[str, Any] | None = None

@@ -43,7 +43,7 @@ RECORDED = 60  # seconds in which the record of a job that SLURM has taken must 
 
 def command(run: Run, job: JobEnvironment) -> list[str]:
     """The command that this task of ``job`` carries out."""
-    module = ["-m", f"dira_scale.{run.command}", *run.words]
+    module = ["-m", *f"dira_scale.{run.command}".split(), *run.words]
     if run.launch.processes == 1 or job.cluster == "slurm":
         return [sys.executable, *module]
     limits = [f"--max_restarts={RESTARTS}", f"--shutdown_timeout={SHUTDOWN}"]

@@ -181,7 +181,7 @@ def _page(path: Path, results: SweepResults) -> dict[str, str]:
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each figure of a run."""
     figures, config, compared = resolve_name(COMMANDS[run.command].results)(output)
-    command_line = shlex.join(["python", "-m", f"dira_scale.{run.command}", *run.words])
+    command_line = f"python -m dira_scale.{run.command} {shlex.join(run.words)}"
     columns = {"phase": run.phase, "run": run.id, "command": run.command} | {key: run.varied.get(key) for key in varied}
     shared = {"command_line": command_line, "config": json.dumps(config)}
     for metric, value in figures:

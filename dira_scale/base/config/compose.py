@@ -156,6 +156,7 @@ def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Pa
 
 
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
+    command = command.replace(" ", "_")  # of a subcommand
     folders = roots(command, list(config_dirs))
     store_small_options(command)
     if config_dirs or any(key_of(word) == "preset" for word in words):  # files of your own may choose one

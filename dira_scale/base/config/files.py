@@ -51,5 +51,5 @@ class Root:
     @classmethod
     @lru_cache
     def read(cls, command: str) -> "Root":
-        content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{command}.yaml").read_text())
+        content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{command.replace(' ', '_')}.yaml").read_text())
         return cls(content["_schema_"], content.get("_example_", ""), tuple(content.get("_first_", ())))

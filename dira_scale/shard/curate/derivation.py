@@ -30,9 +30,9 @@ from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foregro
 
 
 def empty_folder(out: str | Path) -> Path:
-    """``out`` as an empty folder. Raises UserError if it is not empty."""
+    """``out`` as a folder that is empty, but for what a killed call has left. Raises UserError if it is not."""
     folder = locate(out, "out")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and {each.name for each in folder.iterdir()} - {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE}:
         raise UserError(f"out={out} is not empty: choose another folder")
     return folder
 

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.subset import SubsetPart, subset
 from dira_scale.shard.curate.verify import verify
+from dira_scale.sweep.check import check_runs
+from dira_scale.sweep.config import Phase, Sweep
+from dira_scale.sweep.expand import expand
+from dira_scale.sweep.job import command
 
 PATIENTS, EACH = 24, 3
 
@@ -111,6 +116,21 @@ def test_folds_share_nobody_and_together_are_everybody(whole: Path, tmp_path: Pa
     assert seen == everybody
     subset(whole, tmp_path / "others", part(splits=("test",), folds=2))
     assert set(of(tmp_path / "others")) == set(of(whole, "test"))  # nobody of the old train
+
+
+def test_a_sweeps_phase_takes_a_part_and_does_so_again_after_a_kill(whole: Path, tmp_path: Path) -> None:
+    fold = Phase(command="shard subset", set={"path": str(whole), "folds": 3}, grid={"fold": [0, 1]})
+    _, run = runs = expand(Sweep(name="cross", phases={"fold": fold}), tmp_path / "cross", {})
+    check_runs(runs)
+    words = command(run, SimpleNamespace(cluster="slurm"))  # type: ignore[arg-type]
+    assert words[1:4] == ["-m", "dira_scale.shard", "subset"]
+    assert main(words[3:]) == 0
+    (output := tmp_path / "cross" / run.output).joinpath("manifest.parquet").unlink()
+    assert main(words[3:]) == 0
+    again = subset(whole, tmp_path / "again", part(folds=3, fold=1))
+    assert ShardedDataset.open(output).info.counts == again.counts
+    with pytest.raises(UserError, match="is not empty"):
+        subset(whole, output, part())
 
 
 def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> None:
