@@ -78,7 +78,7 @@ class Distil(Method):
         if views.dimensions == 3 and slices > views.sides[0]:
             raise ArgumentError("slices", slices, f"at most {views.sides[0]}, the planes of a view")
         self.encoder, self.slices = encoder, slices
-        taught_by = opened(teachers, views.sides, encoder)
+        taught_by = opened(teachers, views, encoder)
         self.teachers = nn.ModuleList(taught_by)
         heads, scales = {}, {}
         for term in WEIGHTS:
@@ -152,7 +152,7 @@ class Standardise(nn.Module):
         return (x - mean.to(x.dtype)) / deviation.to(x.dtype)
 
 
-def opened(teachers: str | Sequence[str | TeacherSettings], sides: Sequence[int], student: Encoder) -> list[Teacher]:
+def opened(teachers: str | Sequence[str | TeacherSettings], views: ViewSpec, student: Encoder) -> list[Teacher]:
     """Return the teachers that the settings name. Raises ArgumentError naming one."""
     entries = [teachers] if isinstance(teachers, str) else [*teachers]
     if not entries:
@@ -161,10 +161,13 @@ def opened(teachers: str | Sequence[str | TeacherSettings], sides: Sequence[int]
     for number, entry in enumerate(entries):
         named: Any = {"weights": entry} if isinstance(entry, str) else entry
         with inside(f"teachers[{number}]"):
-            teacher = Teacher(converted(TeacherSettings, named), sides)
+            teacher = Teacher(converted(TeacherSettings, named), views.sides)
             if student.channels[0] not in (1, teacher.channels):
                 expected = f"weights of a network of {student.channels[0]} channels, as the images have"
                 raise ArgumentError("weights", named["weights"], expected)
+            if (window := teacher.input.window) and [*window] != [*(views.range or ())]:
+                expected = "weights of a network that sees the student's data.range, or that key as"
+                raise ArgumentError("weights", named["weights"], f"{expected} {list(window)}, which this one's is")
         result.append(teacher)
     return result
 

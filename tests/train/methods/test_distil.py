@@ -25,7 +25,7 @@ from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.methods.dira import DiRA
 from dira_scale.train.methods.distil import Distil
-from dira_scale.train.models.architecture import architecture_metadata
+from dira_scale.train.models.architecture import architecture, architecture_metadata
 from dira_scale.train.models.teacher import Teacher, TeacherSettings, teachers_in
 from dira_scale.train.runs.description import read_description
 
@@ -236,6 +236,8 @@ RANDOM = "{weights: random, encoder: test_resnet}"
         (["method.teachers=[{weights: any, encoder: resnet18x}]"], r"^method\.teachers\[0\]\.encoder=resnet18x"),
         ([f"method.teachers=[{RANDOM[:-1]}, mean: [0.5, 0.5]}}]"], r"mean=\[0.5, 0.5\]: expected and deviation: none"),
         (["method.teachers=[{weights: a, weigh: 1}]"], r"^method\.teachers\[0\]\.weigh: expected only deviation"),
+        (["method.teachers=[WINDOWED]", "data.range=[-200,240]"], r"data\.range, or that key as \[-160\.0, 240\.0\]"),
+        (["method.teachers=[WINDOWED,gone]", "data.range=[-160,240]"], r"^method\.teachers\[1\]\.encoder=null"),
         (["method.teachers=[VOLUMES]"], r"^method\.teachers\[0\]\.weights=\S+: expected .* of images.* is of volumes"),
         ([f"method.teachers=[{RANDOM}]", "views.count=2"], r"^views\.count=2: expected 1: Distil takes one view"),
         ([f"method.teachers=[{RANDOM}]", "channels=2"], r"expected weights of a network of 2 channels"),
@@ -243,7 +245,12 @@ RANDOM = "{weights: random, encoder: test_resnet}"
 )  # fmt: skip
 def test_teachers_that_do_not_fit_are_refused_without_data(words: list[str], message: str, tmp_path: Path) -> None:
     save_file({"any": torch.zeros(1)}, tmp_path / "of_volumes.safetensors", architecture_metadata(UNET3D))
-    words = [word.replace("VOLUMES", str(tmp_path / "of_volumes.safetensors")) for word in words]
+    windowed = {"input": '{"size": [64, 64], "channels": 3, "window": [-160, 240]}'}
+    values = architecture(UNET).build_encoder(64).state_dict()
+    save_file(values, tmp_path / "windowed.safetensors", architecture_metadata(UNET) | windowed)
+    for name in ("windowed", "of_volumes"):
+        placeholder = name.removeprefix("of_").upper()
+        words = [word.replace(placeholder, str(tmp_path / f"{name}.safetensors")) for word in words]
     with pytest.raises(UserError, match=message):
         PretrainBlueprint(compose("pretrain", [*WORDS, *words])).check(ranks=1)
 
