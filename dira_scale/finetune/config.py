@@ -199,12 +199,12 @@ class Finetune(StagedTraining):
     @classmethod
     def incomplete(cls, config: DictConfig, missing: Sequence[str], help: str) -> UserError:
         """Without ``init`` alone, say what would be trained, how long and from what."""
-        if [*missing] != ["init"]:
-            return super().incomplete(config, missing, help)
         data, encoder = config.data, config.model.get("encoder")
         shards = OmegaConf.to_container(data)["shards"]  # type: ignore[index,call-overload]
         paths = [shards] if isinstance(shards, str) else [*shards]
         files = [store.locate(str(path), "data.shards") / manifest.INFO_FILE for path in paths]
+        if [*missing] != ["init"] or not all(file.exists() for file in files):  # a sweep may have to make them first
+            return super().incomplete(config, missing, help)
         images = sum(manifest.DatasetInfo.read(file).counts.get(data.split, 0) for file in files)
         epochs = sum(stage.epochs for stage in config.stages.values()) * config.epoch_factor
         steps = config.steps or steps_of(epochs, max(1, data.crops * images // data.batch))

@@ -107,8 +107,9 @@ def overall(figures: Sequence[Figure], best: str) -> list[Figure]:
 
 def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any], set[str]]:
     """Return the figures of a finished folder for sweeps, as ``SPLIT/METRIC/NAME``, its configuration, and the names of
-    those by which the task compares runs."""
-    content = read_results(output)
+    those by which the task compares runs. Raises UserError for a fine-tuning that was not evaluated."""
+    if "figures" not in (content := read_results(output)):
+        raise UserError(f"it has no {FILE}: steps= ended it before its last step")
     figures = (
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
         for split, of in content["figures"].items() for figure in of if plain(figure.value) is not None
