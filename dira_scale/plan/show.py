@@ -112,7 +112,7 @@ def _stages(config: Any, plain: Rehearsals) -> Table:
             f"[bold]{name}[/]",
             ", ".join(config.stages[name].terms),
             counted(step.trained),
-            counted(step.momentum) if step.momentum else "–",
+            counted(still) if (still := step.momentum + step.teachers) else "–",
             f"{(step.forward + step.backward).flops / step.images / 1e9:.1f}",
             f"{step.activations / step.images / 1e6:.1f} MB",
         )

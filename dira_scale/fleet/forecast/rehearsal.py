@@ -37,7 +37,8 @@ class Rehearsal:
     trained: int  # parameters of the generator that the stage trains; their gradients are as large
     idle: int  # parameters that only other stages train
     momentum: int  # parameters that no stage trains: momentum networks, frozen parts
-    buffers: int  # queue, running statistics
+    buffers: int  # queue, running statistics, teachers
+    teachers: int  # parameters of teachers, which every rank has whole
     optimizer: int  # states of the generator's optimizer
     adversary: int  # the discriminator with gradients and optimizer states
     # After each operation of forward and backward passes, the discriminator's too, without all of the above.
@@ -90,6 +91,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         idle=size(ever_trained) - size(ledger.watched),
         momentum=size(module.parameters()) - size(ever_trained),
         buffers=size(buffers),
+        teachers=size(tensor for tensor in fake.buffers if isinstance(tensor, nn.Parameter)),
         optimizer=size(_states(model.optimizer)),
         adversary=size(beside),
         live_in_passes=ledger.live_bytes[: model.update_start] + ledger.live_bytes[model.update_end :],

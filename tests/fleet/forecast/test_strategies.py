@@ -26,6 +26,7 @@ STEP = Rehearsal(
     idle=20,
     momentum=40,
     buffers=8,
+    teachers=0,
     optimizer=200,
     adversary=12,
     live_in_passes=[LiveBytes(0, 1000), LiveBytes(60, 980), LiveBytes(100, 300)],

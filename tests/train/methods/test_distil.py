@@ -284,6 +284,7 @@ def test_a_plan_counts_a_teachers_forward_pass_and_memory() -> None:
         fake = fake_task(PretrainBlueprint(compose("pretrain", [*WORDS, "model.bn_groups=1", teachers])))
         (teacher,) = teachers_in(fake.task.module)
         done = rehearse(fake, fake.stages[-1], 4, 1, gpu=False)
+        assert done.teachers == 4 * sum(parameter.numel() for parameter in teacher.encoder.parameters())
         assert done.buffers > sum(tensor.numel() * 4 for tensor in teacher.tensors()) > 0 and not teacher.hash
         return done
 
