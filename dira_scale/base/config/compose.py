@@ -219,6 +219,10 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
             return f"no {group} named '{name}'{hint}{end} There are: {', '.join(options)}"
         case OverrideParseException(override=word):
             return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
+        case HydraException() if group := re.match(r"Could not override '(\w+)'", str(cause)):
+            if kind_words(schema, group[1]):
+                return f"--config-dir: its folder '{group[1]}' would hold choices of {group[1]}=: name another"
+            return _unknown(group[1], _structured(schema), command)
         case HydraException() if word := next((word for word in words if f"argument '{word}'" in str(cause)), ""):
             key, _, value = word.partition("=")
             remedy = f"type a list in brackets: '{key}=[{value}]'; {_quoted(word)}"
@@ -259,7 +263,7 @@ def _unknown(key: str, node: DictConfig, command: str) -> str:
     if deeper := [f"'{other}'" for other in known if other.rpartition(".")[2] in alike][:ALIKE]:
         return f"unknown key {key}; did you mean {' or '.join(deeper)}? (--help lists the keys)"
     files = {other: folder("configs") / f"{other}.yaml" for other in COMMANDS if other != command}  # bench has none
-    line = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+    line = re.compile(rf"^(  - )?{re.escape(key)}:", re.MULTILINE)
     commands = [other for other, file in files.items() if file.is_file() and line.search(file.read_text())]
     if 0 < len(commands) <= FEW and not parent:
         return f"unknown key {key}: {command} has none, but {' and '.join(commands)} (--help lists the keys)"

@@ -71,6 +71,7 @@ def test_a_mistake_is_named_with_what_was_meant(argv: list[str], message: str) -
             ["task=masks", "task.classes={1: left}"],
             "task.classes: '1' is no name: expected a mapping, NAME: VAL",
         ),
+        ("finetune", ["experiment=small"], "unknown key experiment: finetune has none, but pretrain"),
         ("finetune", ["data.size", "64"], r"expected KEY=VALUE, got 'data\.size'; did you mean data\.size=64\?"),
         ("finetune", ["optim.optimizer.lr=0,001"], r"a comma separates .*; type 0\.001$"),
         (
@@ -127,6 +128,7 @@ def test_the_files_of_training_md_do_what_it_says(tmp_path: Path, monkeypatch: p
     ("words", "message"),
     [
         (["--config-dir", "my", "experiment=a"], "a file for experiment= must be '# @package _global_'"),
+        (["--config-dir", "my", "run=r"], "--config-dir: its folder 'run' would hold choices of run="),
         (["experiment=my/experiment/a.yaml"], "chosen by --config-dir FOLDER and experiment=NAME"),
     ],
 )
@@ -134,7 +136,8 @@ def test_what_an_own_file_lacks_is_named(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my/experiment").mkdir(parents=True)
+    Path("my/run").mkdir(parents=True)
+    Path("my/experiment").mkdir()
     Path("my/experiment/a.yaml").write_text("data:\n  batch: 16\n")
     with pytest.raises(UserError, match=re.escape(message)):
         compose("pretrain", [*words, SHARDS])
