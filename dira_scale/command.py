@@ -4,8 +4,10 @@ Imports nothing of the package: functions are named, ``module:function``, and im
 (``pkgutil.resolve_name``). How to add a command: docs/explanation/architecture.md.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
@@ -82,6 +84,18 @@ class Command:
 
     def carry_out(self, cfg: Any) -> Any:
         """Carry the command out with a composed configuration; return its exit code, or nothing."""
+        if self.gpu:
+            _import_timm()
         if self.function:
             return resolve_name(self.function)(cfg)
         return resolve_name("dira_scale.train.trainer:train")(self.name, cfg)
+
+
+def _import_timm() -> None:
+    """Import timm as where wandb is not installed: for logs of its own scripts, it would take a fifth of a start."""
+    if "wandb" not in sys.modules:
+        sys.modules["wandb"] = None  # type: ignore[assignment]
+        try:
+            import_module("timm")
+        finally:
+            del sys.modules["wandb"]

@@ -39,6 +39,15 @@ def test_reading_the_rows_imports_neither_torch_nor_hydra() -> None:
     assert {"torch", "hydra", "omegaconf", "numpy"}.isdisjoint(done.stdout.split())
 
 
+def test_a_command_that_computes_imports_timm_without_wandb() -> None:
+    call = "Command('any', '', 'builtins:dict', gpu=True).carry_out({})"
+    script = (
+        f"import sys; from dira_scale.command import Command; {call}; print({{'timm', 'wandb'}} & {{*sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "{'timm'}\n"
+
+
 def test_what_is_called_holds_nothing_that_a_worker_would_look_for() -> None:
     for name in COMMANDS:
         text = (PACKAGE / name / "__main__.py").read_text()

@@ -219,10 +219,10 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
             return f"no {group} named '{name}'{hint}{end} There are: {', '.join(options)}"
         case OverrideParseException(override=word):
             return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
-        case HydraException() if group := re.match(r"Could not override '(\w+)'", str(cause)):
-            if kind_words(schema, group[1]):
-                return f"--config-dir: its folder '{group[1]}' would hold choices of {group[1]}=: name another"
-            return _unknown(group[1], _structured(schema), command)
+        case HydraException() if hidden := re.match(r"Could not override '(\w+)'", str(cause)):
+            if kind_words(schema, hidden[1]):
+                return f"--config-dir: its folder '{hidden[1]}' would hold choices of {hidden[1]}=: name another"
+            return _unknown(hidden[1], _structured(schema), command)
         case HydraException() if word := next((word for word in words if f"argument '{word}'" in str(cause)), ""):
             key, _, value = word.partition("=")
             remedy = f"type a list in brackets: '{key}=[{value}]'; {_quoted(word)}"
