@@ -83,6 +83,7 @@ def test_dicom_objects_are_no_images_whatever_their_bits_and_neither_is_what_a_t
         ingest.dicom(tmp_path / "in" / f"{kind}2.dcm", eight.astype(np.uint16), Modality=kind)
     ingest.dicom(tmp_path / "in" / "SEG3.dcm", eight.astype(np.uint16), SOPClassUID=LABEL_MAP, Modality="OT")
     (tmp_path / "in" / "SOURCE.md").write_text("whence")
+    (tmp_path / "in" / "more.tar.gz").write_bytes(b"packed")
     table = ingest.csv(tmp_path / "in" / "labels.csv", [{"file": f"{n}.png", "sick": n % 2} for n in range(10)])
     assert main(words(tmp_path)) == 0
     assert ShardedDataset.open(tmp_path / "out").info.quarantined == 0
@@ -90,6 +91,7 @@ def test_dicom_objects_are_no_images_whatever_their_bits_and_neither_is_what_a_t
     for kind in OBJECTS:
         assert f"not used: {2 + (kind == 'SEG')} x DICOM {kind}, which is no image ({kind}" in printed
     assert "not used: 2 x a document or table by its name" in printed and "refused" not in printed
+    assert "not used: 1 x an archive by its name: unpack it to read the files in it (more.tar.gz)" in printed
     more = [f"recipe.labels={table}", "recipe.columns.patient=null", f"out={tmp_path / 'named'}"]
     assert main(words(tmp_path, *more)) == 0
     dataset, printed = ShardedDataset.open(tmp_path / "named"), capsys.readouterr().out

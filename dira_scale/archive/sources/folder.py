@@ -36,6 +36,7 @@ NOT_THERE = "named in the CSV, not there"
 DOCUMENTS = {  # beside images, and never one
     ".csv", ".html", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 }  # fmt: skip
+PACKED = (".7z", ".bz2", ".rar", ".tar", ".tar.gz", ".tgz", ".xz", ".zip")
 SHOWN = 8  # columns of a table of each kind that are told
 CHUNK = 1024  # files per round of the threads
 
@@ -172,6 +173,8 @@ class Folder:
         """The record completed from its CSV row, if there is a CSV, and the DICOM header."""
         if row is None and not isinstance(record.image, SourceImage) and record.image.suffix.lower() in DOCUMENTS:
             return replace(record, aside="a document or table by its name")
+        if row is None and record.name.lower().endswith(PACKED):
+            return replace(record, aside="an archive by its name: unpack it to read the files in it")
         if self.csv and row is None:
             return replace(record, aside=f"not in {self.csv.name}")
         row = row or {}
