@@ -14,7 +14,7 @@ from dira_scale.base.config.border import at
 from dira_scale.base.config.files import folder
 from dira_scale.base.config.registry import TARGET, chosen_class
 from dira_scale.base.config.schema import Schema, one_of, path_field, setting
-from dira_scale.base.errors import UserError, counted
+from dira_scale.base.errors import DatasetError, UserError, counted
 from dira_scale.dataset.epochs import steps_of
 from dira_scale.judge.evaluation.config import Evaluate
 from dira_scale.judge.tasks.task import TaskConfig
@@ -199,13 +199,16 @@ class Finetune(StagedTraining):
     @classmethod
     def incomplete(cls, config: DictConfig, missing: Sequence[str], help: str) -> UserError:
         """Without ``init`` alone, say what would be trained, how long and from what."""
+        if [*missing] != ["init"]:
+            return super().incomplete(config, missing, help)
         data, encoder = config.data, config.model.get("encoder")
         shards = OmegaConf.to_container(data)["shards"]  # type: ignore[index,call-overload]
         paths = [shards] if isinstance(shards, str) else [*shards]
         files = [store.locate(str(path), "data.shards") / manifest.INFO_FILE for path in paths]
-        if [*missing] != ["init"] or not all(file.exists() for file in files):  # a sweep may have to make them first
+        try:
+            images = sum(manifest.DatasetInfo.read(file).counts.get(data.split, 0) for file in files)
+        except DatasetError:  # that a sweep has to make first
             return super().incomplete(config, missing, help)
-        images = sum(manifest.DatasetInfo.read(file).counts.get(data.split, 0) for file in files)
         epochs = sum(stage.epochs for stage in config.stages.values()) * config.epoch_factor
         steps = config.steps or steps_of(epochs, max(1, data.crops * images // data.batch))
         network = f"a network on {encoder}" if encoder else "a network"

@@ -32,7 +32,8 @@ from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foregro
 def empty_folder(out: str | Path) -> Path:
     """``out`` as a folder that is empty, but for what a killed call has left. Raises UserError if it is not."""
     folder = locate(out, "out")
-    if folder.exists() and {each.name for each in folder.iterdir()} - {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE}:
+    names = {each.name for each in folder.iterdir()} if folder.exists() else set()
+    if names and not {QUARANTINE_FILE} <= names <= {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE}:
         raise UserError(f"out={out} is not empty: choose another folder")
     return folder
 
