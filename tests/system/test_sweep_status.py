@@ -32,27 +32,28 @@ def test_states_of_real_jobs_outlive_the_controller(dev_cluster: DevCluster, tmp
     folder.submitted({f"shard/{name}": f"{main}_{task}" for task, name in enumerate(NAMES[:3])})
     folder.submitted({"shard/never": f"{never}_0"})
 
-    def until(why: str = "", **expected: str) -> Mapping[str, RunStatus]:
-        """``why``: of the one that its partition does not allow; the controller says so when it next schedules."""
+    def until(of: str = "never", why: str = "", **expected: str) -> Mapping[str, RunStatus]:
+        """``why``: the reason for the state ``of`` one; that a partition does not allow it, the controller says when it
+        next schedules, and an exit code once it has told the accounting."""
         deadline = time.monotonic() + SECONDS
         while True:
             result, _ = read_statuses(SweepFolder(folder.path))
             states = {run_id.partition("/")[2]: item.state for run_id, item in result.items()}
-            if states == expected and why in result["shard/never"].reason:
+            if states == expected and why in result[f"shard/{of}"].reason:
                 return result
             assert time.monotonic() < deadline, {run_id: (item.state, item.reason) for run_id, item in result.items()}
             time.sleep(0.2)
 
     queued = {"waits": "queued", "fails": "queued", "never": "queued"}
-    assert until("PartitionTimeLimit", begins="running", **queued)["shard/begins"].nodes == "n1"
+    assert until("never", "PartitionTimeLimit", begins="running", **queued)["shard/begins"].nodes == "n1"
     dev_cluster.kill("slurmctld", signal.SIGTERM)
     result, answer = read_statuses(SweepFolder(folder.path))
     assert "squeue failed" in answer.problem and {item.state for item in result.values()} == {"queued"}
     dev_cluster.up()
     until(begins="running", **queued)
     cancel_runs(folder, ["begins", "waits", "never"])
-    failed = until(begins="cancelled", waits="cancelled", fails="failed", never="cancelled")
-    assert "is FAILED (exit code 1:0) before the run began" in failed["shard/fails"].reason
+    why = "is FAILED (exit code 1:0) before the run began"
+    until("fails", why, begins="cancelled", waits="cancelled", fails="failed", never="cancelled")
     assert dev_cluster.run("squeue", "--noheader").split() == []
 
 
