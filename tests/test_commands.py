@@ -9,6 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+from needs import need_extra
 from omegaconf import OmegaConf
 
 from dira_scale import api
@@ -40,6 +41,7 @@ def test_reading_the_rows_imports_neither_torch_nor_hydra() -> None:
 
 
 def test_a_command_that_computes_imports_timm_without_wandb() -> None:
+    need_extra("trackers")
     call = "Command('any', '', 'builtins:dict', gpu=True).carry_out({})"
     script = (
         f"import sys; from dira_scale.command import Command; {call}; print({{'timm', 'wandb'}} & {{*sys.modules}})"

@@ -51,8 +51,8 @@ class Distil(Method):
         weights: of the terms, at least 0.
         slices: planes of a volume that teachers see, at least 1.
 
-    Raises ArgumentError for settings outside their range, teachers that cannot be read or take other channels, and
-    unless there is one view whose clean version is mirrored with it.
+    Raises ArgumentError for settings outside their range, teachers that cannot be read, take other channels or see
+    another ``data.range``, and unless there is one view whose clean version is mirrored with it.
     """
 
     encoder: Encoder
