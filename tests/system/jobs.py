@@ -79,7 +79,7 @@ class Jobs:
 
     def reported(self) -> str:
         """All logs, for a test that fails."""
-        logs = [*self.folder.glob("jobs/*.out"), *self.folder.glob("*/*/tries/*")]
+        logs = [*self.folder.glob("jobs/*.out"), *filter(Path.is_file, self.folder.glob("*/*/tries/**/*"))]
         queue = self.client("squeue", "-a", "-t", "all", "-o", "%i %T %r %N")
         return queue + "\n".join(f"== {log}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
 
