@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dira_scale import __version__
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.base.errors import UserError, print_line
+from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.base.storage.store import is_local, locate
 from dira_scale.dataset.manifest import (
     INFO_FILE,
@@ -32,7 +33,7 @@ from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foregro
 def empty_folder(out: str | Path) -> Path:
     """``out`` as a folder that is empty, but for what a killed call has left. Raises UserError if it is not."""
     folder = locate(out, "out")
-    names = {each.name for each in folder.iterdir()} if folder.exists() else set()
+    names = {each.name for each in folder.iterdir() if each.suffix != ".tmp"} if folder.exists() else set()
     if names and not {QUARANTINE_FILE} <= names <= {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE}:
         raise UserError(f"out={out} is not empty: choose another folder")
     return folder
@@ -92,7 +93,7 @@ def write(
         foreground = pa.concat_tables(known)
         kept = pc.is_in(foreground["key"], value_set=table["key"].combine_chunks())
         _put(out / FOREGROUND_FILE, foreground.filter(kept))
-    (out / INFO_FILE).write_text(info.to_json())
+    write_atomic(out / INFO_FILE, info.to_json())
     _put(out / MANIFEST_FILE, table)  # last: a folder that has one is complete
     return info
 
@@ -100,7 +101,7 @@ def write(
 def _put(path: Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    path.write_bytes(sink.getvalue())
+    write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def print_summary(out: Path, info: DatasetInfo) -> None:

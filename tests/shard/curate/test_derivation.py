@@ -125,7 +125,8 @@ def test_a_sweeps_phase_takes_a_part_and_does_so_again_after_a_kill(whole: Path,
     words = command(run, SimpleNamespace(cluster="slurm"))  # type: ignore[arg-type]
     assert words[1:4] == ["-m", "dira_scale.shard", "subset"]
     assert main(words[3:]) == 0
-    (output := tmp_path / "cross" / run.output).joinpath("manifest.parquet").unlink()
+    output = tmp_path / "cross" / run.output
+    (output / "manifest.parquet").rename(output / ".manifest.parquet.0a.1.2.tmp")
     assert main(words[3:]) == 0
     again = subset(whole, tmp_path / "again", part(folds=3, fold=1))
     assert ShardedDataset.open(output).info.counts == again.counts
