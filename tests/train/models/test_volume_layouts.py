@@ -109,6 +109,7 @@ def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path)
 
 @pytest.mark.system
 @pytest.mark.parametrize("size", [(64, 64, 64), (32, 64, 96)])
+@torch.no_grad()
 def test_monais_swin_unetr_gives_its_logits_also_for_other_channels(size: tuple[int, ...], tmp_path: Path) -> None:
     """Also where its maps are smaller than a window: at 64 voxels those at 1/16 have 4 a side."""
     from monai.networks.nets import SwinUNETR
