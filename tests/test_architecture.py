@@ -1,19 +1,22 @@
 """The floor plan of docs/explanation/architecture.md, held by reading every import, those inside functions too."""
 
 import ast
-import functools
+import subprocess
 import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from statistics import median
+from itertools import groupby, pairwise
+from typing import Any
 
+import counts
 import pytest
+import yaml
+from counts import CEILINGS
 from packaging.requirements import Requirement
+from sources import PACKAGE, ROOT, everywhere, imported, modules, nodes, reached
+from walks import returns, walk
 
 from dira_scale.commands import COMMANDS
 
-PACKAGE = Path(__file__).parents[1] / "dira_scale"
 # What a room may import of its own wing; a file beside rooms is of the room with the wing's name.
 WINGS = {
     "base": {
@@ -38,25 +41,6 @@ BELOW = {
 }  # fmt: skip
 ROWS = {"command", "commands"}  # the table of commands, which every file may read
 TOP = {"api", "cli", *ROWS}  # files beside the commands
-LARGEST_FILE, MEDIAN_FILE = 400, 120  # lines
-LARGEST_ROOM = 0.15  # of all lines
-TRAIN, PRETRAIN = 25_700, 28_600  # lines at most: of the wing, and of all that pretraining by any method imports
-
-
-@functools.cache
-def modules() -> dict[str, Path]:
-    """Files by dotted name, without the package's own."""
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-@functools.cache
-def nodes(module: str) -> list[ast.AST]:
-    """All nodes of a file's syntax tree."""
-    return [*ast.walk(ast.parse(modules()[module].read_text()))]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,26 +48,6 @@ def forgotten() -> Iterator[None]:
     """The trees do not stay for the tests that follow."""
     yield
     nodes.cache_clear()
-
-
-def everywhere(*kinds: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
-    """Every node of these kinds, with its module."""
-    return ((name, node) for name in modules() for node in nodes(name) if isinstance(node, kinds))
-
-
-@functools.cache
-def imported(module: str) -> set[str]:
-    """The modules that a file imports."""
-    found, known = set(), modules()
-    for node in nodes(module):
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module}: write imports in full"
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dira_scale":
-            base = node.module.partition(".")[2]
-            found |= {name if (name := f"{base}.{alias.name}".lstrip(".")) in known else base for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names = (alias.name for alias in node.names if alias.name.startswith("dira_scale."))
-            found |= {name.partition(".")[2] for name in names}
-    return found - {""}
 
 
 def room(module: str) -> str:
@@ -143,6 +107,12 @@ def test_no_file_bears_its_folders_name() -> None:
 def test_no_files_and_no_rooms_import_each_other() -> None:
     files = {name: imported(name) - {name} for name in modules()}
     assert circles(files) == []
+    benchmarks = {}
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        others = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+        benchmarks[".".join(path.relative_to(ROOT).with_suffix("").parts)] = others | {node.module for node in froms}
+    assert circles(benchmarks) == []
     rooms: dict[str, set[str]] = {}
     for name, others in files.items():
         rooms.setdefault(room(name), set()).update({room(other) for other in others} - {room(name)})
@@ -151,14 +121,11 @@ def test_no_files_and_no_rooms_import_each_other() -> None:
 
 def test_archives_are_sharded_without_torch() -> None:
     """Nothing that they reach imports a package of the extra `train`, not even inside a function."""
-    reached = [name for name in modules() if name.startswith(("shard", "archive"))]
-    for name in reached:
-        reached += imported(name) - {*reached}  # and what these import
     extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     train = {Requirement(line).name.replace("-", "_") for line in extras["train"]} | {"sklearn"}
     packages = {
         (name, package.partition(".")[0])
-        for name in reached
+        for name in reached("shard", "archive")
         for node in nodes(name)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for package in [getattr(node, "module", ""), *(alias.name for alias in node.names)]
@@ -189,24 +156,65 @@ def test_readers_of_runs_know_nothing_of_pretrainings_configuration() -> None:
     assert not wrong
 
 
-def test_files_and_rooms_stay_small_enough_to_read() -> None:
-    lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
-    assert max(lines.values()) <= LARGEST_FILE
-    assert median(lines.values()) < MEDIAN_FILE
-    rooms = Counter[str]()
-    for name, count in lines.items():
-        rooms[room(name)] += count
-    assert {name: count for name, count in rooms.items() if count > LARGEST_ROOM * sum(lines.values())} == {}
+def test_no_figure_is_above_its_ceiling_nor_a_ceiling_above_what_was_won() -> None:
+    found, read = counts.figures(), yaml.safe_load(CEILINGS.read_text())
+    assert found.keys() == read["limits"].keys() | read["ceilings"].keys()
+    most = counts.allowed()
+    wrong = [
+        f"{name}: {value:,.6g}, and until now at most {most[name]:,}. python tests/counts.py {name!r} lists them: take "
+        "as much away in this commit, or raise it by an issue's budget, with its title (tests/ceilings.yaml)"
+        for name, (value, _) in found.items()
+        if value > most[name]
+    ]
+    wrong += [
+        f"{name}: {found[name][0]:,.6g}, fewer than ever: python tests/counts.py --lower, in this commit"
+        for name, row in read["ceilings"].items()
+        if found[name][0] < counts.parts(row)["start"]
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-def test_the_core_of_training_stays_small_enough_to_own() -> None:
-    lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
-    assert sum(count for name, count in lines.items() if name.startswith("train.")) <= TRAIN
-    used, waiting = set[str](), {name for name in lines if name.startswith(("pretrain", "train.methods"))}
-    while waiting:
-        used |= waiting
-        waiting = {other for name in waiting for other in imported(name)} & lines.keys() - used
-    assert sum(lines[name] for name in used) <= PRETRAIN
+def test_ceilings_only_fall() -> None:
+    """Or get the title of an issue beside them, in every commit since they are here."""
+    git = ["git", "-C", str(CEILINGS.parent)]
+    commits = subprocess.run([*git, "log", "--format=%H", "--", CEILINGS.name], capture_output=True, text=True)
+    if commits.returncode:
+        pytest.skip("no git checkout")
+    versions = [
+        subprocess.run([*git, "show", f"{commit}:./{CEILINGS.name}"], capture_output=True, text=True, check=True).stdout
+        for commit in commits.stdout.split()
+    ]
+    ceilings = [yaml.safe_load(content) for content in [CEILINGS.read_text(), *versions]]
+    assert [line for after, before in pairwise(ceilings) for line in raised(before, after)] == []
+
+
+def raised(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The figures whose ceiling rises otherwise than by a part of a new name."""
+    wrong = [name for name, most in before["limits"].items() if after["limits"].get(name, most) > most]
+    for name, row in before["ceilings"].items():
+        then, now = counts.parts(row), counts.parts(after["ceilings"].get(name, row))
+        wrong += [f"{name} of {part}" for part in then.keys() & now.keys() if now[part] > then[part]]
+    return wrong
+
+
+def test_only_a_title_raises_a_ceiling_and_what_is_won_is_taken_from_the_last() -> None:
+    def wrong(before: Any, after: Any) -> list[str]:
+        return raised({"limits": {}, "ceilings": {"a": before}}, {"limits": {}, "ceilings": {"a": after}})
+
+    row = {"start": 5, "One": 2}
+    assert [wrong(5, after) for after in (5, 4, row, 6, row | {"start": 6})] == [[], [], [], *[["a of start"]] * 2]
+    assert [wrong(row, after) for after in (row | {"One": 3}, 7, 5)] == [["a of One"], ["a of start"], []]
+    assert raised({"limits": {"a": 4}, "ceilings": {}}, {"limits": {"a": 5}, "ceilings": {}}) == ["a"]
+    lowered = [counts.lowered(row | {"Other": 3}, value) for value in (10, 8, 6, 5, 3)]
+    assert lowered == [row | {"Other": 3}, row | {"Other": 1}, {"start": 5, "One": 1}, 5, 3]
+
+
+def test_a_walk_enters_each_function_once_and_returns_to_files_that_it_left() -> None:
+    stays = walk("judge.evaluation.comparison:compared")
+    assert [stay.name for stay in stays[:3]] == ["compared", "finished", "read_description"]  # by reading
+    assert len({*(stay[1:] for stay in stays)}) == len(stays)
+    files = [file for file, _ in groupby(stay.module for stay in stays)]
+    assert len(returns(stays)) == len(files) - len({*files})
 
 
 def test_nobody_asks_which_task_it_is() -> None:

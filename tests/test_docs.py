@@ -118,13 +118,6 @@ def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
     assert {page for page in pages if f"{page}\n" not in site} == set()
 
 
-@pytest.mark.parametrize("page", [DOCUMENTS[0], *(ROOT / "docs" / "how-to").glob("*.md")], ids=lambda page: page.stem)
-def test_a_page_is_short(page: Path) -> None:
-    """README is read in two screens; settings and lists of facts are for docs/reference."""
-    words, most = len(page.read_text().split()), 900 if page.stem == "README" else 1800
-    assert words <= most, f"{page.name} has {words} words, of at most {most}"
-
-
 def test_readmes_figures_are_those_of_the_evidence() -> None:
     """Means, bold where the 95 % interval of the difference from random weights is above 0; speeds."""
 

@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 from benchmarks.gpu.compiling import RUNGS
 from benchmarks.gpu.machine import CARRIED, REQUIRED
 from benchmarks.gpu.parts import SECONDS as ONE_CALL
-from benchmarks.gpu.report import text
 from benchmarks.gpu.steps import PARTS as LADDERS
+from benchmarks.gpu.table import text
 from benchmarks.gpu.traces import DEAREST
 
 ROOT = Path(__file__).parents[1]
@@ -131,9 +131,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     )
     shown = text(found, tables=False)
     assert shown in done.stdout and (out / "gpu.txt").read_text().startswith(shown)
-    assert subprocess.run(
-        ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
-    ).stdout == ""  # fmt: skip
+    assert subprocess.run(["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True).stdout == ""
 
 
 MEASURED = (

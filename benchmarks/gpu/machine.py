@@ -14,9 +14,8 @@ CARRIED = {
     "accelerate": "accelerate", "psutil": "psutil", "safetensors": "safetensors", "xxhash": "xxhash",
     "segmentation-models-pytorch": "segmentation_models_pytorch", "packaging": "packaging", "tqdm": "tqdm",
     "pytest": "pytest", "pytest-timeout": "pytest_timeout", "pluggy": "pluggy", "iniconfig": "iniconfig",
-    "pygments": "pygments",
-    "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom", "etils": "etils",
-    "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg", "monai": "monai",
+    "pygments": "pygments", "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom",
+    "etils": "etils", "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg", "monai": "monai",
 }  # fmt: skip
 
 

@@ -35,9 +35,7 @@ def called(device: torch.device, make: Callable[[], Call], plain: Call, messages
     The package is told of two processes, so that it returns nothing early; the group's own size is what sets shapes.
     """
     set_fp32("fp32")
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1
-    )  # fmt: skip
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     torch.manual_seed(0)
     run, x = make(), torch.randn(32, 64, sides, sides, device=device)
     with Ledger([]) as ledger:

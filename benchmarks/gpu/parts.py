@@ -37,7 +37,8 @@ import torch
 
 from benchmarks.gpu import bounded, caches, expected
 from benchmarks.gpu.basics import machine
-from benchmarks.gpu.report import EXPECTED, Job, Report, text
+from benchmarks.gpu.report import EXPECTED, Job, Report
+from benchmarks.gpu.table import text
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.hardware import CPUS_PER_TASK
 from dira_scale.base.storage.atomic import write_atomic, write_json

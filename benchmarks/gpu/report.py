@@ -1,24 +1,13 @@
-"""The results: ``gpu.json``, which is updated with every figure, and ``gpu.txt``, all of them in one table.
-
-Each figure stands beside what the planner expects of it and beside the last one: ``last.json``, a ``gpu.json`` of an
-earlier time, or what is known of it.
-"""
+"""What a part is given, and ``gpu.json``, which is updated with every figure."""
 
 import json
-import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dira_scale.base.storage.atomic import write_json
 
-SURPRISE = 2.0  # times as much as was expected, or as little
-EVEN = 1.03  # times as fast as the last one, or as slow, is no difference
-FASTER = {"ms": False, "s": False, "images/s": True, "TFLOP/s": True}  # unit -> whether more of it is
-HEAD = f"{'':<58}{'measured':>12}{'expected':>11}{'ratio':>9}{'last':>11}"
 EXPECTED = "expected.json"  # what another process expects, meanwhile
-LAST = Path(__file__).with_name("last.json")
 
 
 class Report:
@@ -29,8 +18,7 @@ class Report:
 
     def read(self) -> dict[str, Any]:
         """All so far."""
-        result: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-        return result
+        return json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def add(self, **figures: Any) -> None:
         """Put these beside what is there, or in its place."""
@@ -66,76 +54,3 @@ def figure(
     """A figure for the table. ``expected``: how much, or where it stands in ``expected.json``; ``fine``: whether it is
     as it must be, whatever was expected."""
     return {"value": value, "unit": unit, "expected": expected, "note": note, "fine": fine}
-
-
-def text(content: dict[str, Any], last: dict[str, Any] | None = None, tables: bool = True) -> str:
-    """All so far: the machine; part by part how it ended, its figures beside ``last``, and what was left out; and, as
-    ``tables``, steps' dearest kernels."""
-    from benchmarks.gpu import steps
-
-    last = json.loads(LAST.read_text()) if last is None else last
-    if content.get("rehearsal"):
-        last = {}
-    lines = ["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal"))
-    lines += [f"{key}: {value}" for key, value in content.get("environment", {}).items()]
-    lines += [f"{key}: {content[key]}" for key in ("expectation", "caches") if key in content]
-    if last:
-        lines.append(f"last: {last['device']}, torch {last['environment']['torch']}, {last['date']}")
-    lines += ["", HEAD]
-    for part, ended in content.get("parts", {}).items():
-        state, before = content.get(part, {}), last.get(part, {}).get("items", {})
-        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s")
-        for name, item in steps.finished(state.get("items", {}), content).items():
-            lines += rows(name, item, content, before.get(name, {}).get("figures", {}), last.get("device"))
-        lines += [f"  {name}: not run, the time was up" for name in state.get("not_run", [])]
-    for name, item in content.get("profile", {}).get("items", {}).items() if tables else ():
-        lines += kernels(name, item.get("kernels", []))
-    return "\n".join(lines) + "\n"
-
-
-def rows(
-    name: str, item: dict[str, Any], content: dict[str, Any], last: dict[str, Any], card: str | None
-) -> Iterator[str]:
-    """The lines of an item, or why it has none."""
-    if why := item.get("failed") or item.get("left_out"):
-        yield f"  {name}: {'FAILED, ' if 'failed' in item else 'left out, '}{why}"
-    for what, row in item.get("figures", {}).items():
-        before = last[what]["value"] if what in last else None
-        yield f"  {name + ': ' + what + ', ' + row['unit']:<56}{cells(row, content, before, card)}".rstrip()
-    for where in item.get("places", []):
-        yield f"    {where['times']} x {where['message']}"
-        yield from (f"        {frame}" for frame in where["stack"])
-
-
-def kernels(name: str, dearest: list[tuple[float, float, int, str, str]]) -> Iterator[str]:
-    """The table of a traced step's kernels."""
-    yield from ["", f"{name + ', the dearest kernels':<58}{'kind':>12}{'ms':>11}{'share':>9}{'calls':>11}"]
-    for ms, share, calls, kind, kernel in dearest:
-        first, *rest = textwrap.wrap(kernel, 54, break_on_hyphens=False)[:2] or [""]
-        yield f"  {first:<56}{kind:>12}{ms:>11.3f}{share:>9.1%}{calls:>11}"
-        yield from (f"    {line}" for line in rest)
-
-
-def cells(row: dict[str, Any], content: dict[str, Any], last: float | None, card: str | None) -> str:
-    """What was measured beside what was expected and what it was last, on ``card``; it may be far off either."""
-    expected, value = row["expected"], row["value"]
-    if isinstance(expected, list | tuple):
-        expected = content.get("expected", {}).get(expected[0], {}).get(expected[1])
-    ratio = value / expected if expected else None
-    odd = ratio is not None and not 1 / SURPRISE <= ratio <= SURPRISE and not content.get("rehearsal")
-    marks = "  SURPRISE" * odd + "  NOT FINE" * (not row["fine"])
-    if last and value and row["unit"] in FASTER:
-        speed = value / last if FASTER[row["unit"]] else last / value
-        if content.get("device") != card:
-            marks += f"  {speed:.2f} x {card}"
-        elif not 1 / EVEN <= speed <= EVEN:
-            marks += f"  {'faster' if speed > 1 else 'slower'}, {speed:.2f} x"
-    shown = f"{number(value):>12}{number(expected):>11}{number(ratio):>9}{number(last):>11}{marks}"
-    return f"{shown}  {row['note']}" if row["note"] else shown
-
-
-def number(value: float | None) -> str:
-    """Three digits at least, or nothing."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from dira_scale.base.config.border import at
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.finetune.config import Finetune
@@ -30,9 +31,8 @@ from dira_scale.train.held_out import HeldOutBatches
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.methods.build import check_dimensions
 from dira_scale.train.models.network import moved
-from dira_scale.train.models.normalise import input_of, normalised
+from dira_scale.train.models.normalise import check_channels, input_of, normalised
 from dira_scale.train.runs import checkpoint
-from dira_scale.train.runs.description import NORMALISATIONS
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.runs.lora import merged
 
@@ -63,11 +63,8 @@ def check_evaluation(config: Finetune, views: ViewSpec, supervision: Supervision
     volumes = config.validate.volumes
     if volumes and (supervision.pooled or views.dimensions != 3 or config.data.val_split is None):
         raise UserError(f"validate.volumes={volumes}: it is of masks of volumes, on data.val_split; use null")
-    if config.normalise in NORMALISATIONS and (channels := config.channels or config.model.channels) != 3:
-        raise UserError(
-            f"normalise={config.normalise}: its images have three channels, {config.model.name} takes "
-            f"{channels}; use none"
-        )
+    with at(""):
+        check_channels(config.normalise, config.channels or config.model.channels)
 
 
 def check_scored(config: Finetune, data: Inputs, supervision: Supervision) -> None:

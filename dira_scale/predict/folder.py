@@ -77,9 +77,7 @@ class FolderImages:
         channels = () if row["channels"] == 1 else (row["channels"],)
         shape = (*sides, *channels) if dimensions == 2 else (*channels, *sides)
         low, high = (np.asarray(row[end], np.float32) for end in ("low", "high"))
-        stored = Stored(
-            sample.payload, row["codec"], shape, dimensions, low, high, row["spacing"], bits=row["bits"]
-        )  # fmt: skip
+        stored = Stored(sample.payload, row["codec"], shape, dimensions, low, high, row["spacing"], bits=row["bits"])
         if isinstance(read, GreyImage):
             return Loaded(stored, ImageGeometry(read.pixels.shape[:2], read.spacing))
         return Loaded(stored, Space.of(leader_of(item), read, np.array(row["affine"]).reshape(4, 4)))
@@ -88,9 +86,7 @@ class FolderImages:
         return self.items[number].record.name
 
 
-def _records(
-    conversion: Mapping[str, Any], folder: str, dimensions: int, workers: int
-) -> Iterator[SourceRecord]:  # fmt: skip
+def _records(conversion: Mapping[str, Any], folder: str, dimensions: int, workers: int) -> Iterator[SourceRecord]:
     """The files of ``folder``; of a network of several sequences its sessions, or files with a channel for each.
 
     Raises UserError.

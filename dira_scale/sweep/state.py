@@ -22,9 +22,7 @@ from dira_scale.sweep.queue import BROKEN, GONE, PENDING, RUNNING, STOPPED, UNKN
 from dira_scale.sweep.records import Try, is_done
 from dira_scale.train.runs.exit_codes import INTERRUPTED
 
-STATES = (
-    "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
-)  # fmt: skip
+STATES = ("running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing")
 HOPELESS = ("failed", "blocked", "cancelled", "lost")  # of a run that another needs, once no job is left
 NOT_SUBMITTED = JobState("")
 

@@ -64,9 +64,7 @@ def stumble(words: list[str], out: Path, kills: int, seconds: float) -> list[tup
 
     while len(killed) < kills:
         more, moment, before = dice.choice([0, 0, 0, 1, 2, 3]), dice.random(), finished()
-        process = subprocess.Popen(
-            words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )  # fmt: skip
+        process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 120
             while more and finished() < before + more and process.poll() is None:

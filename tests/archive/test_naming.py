@@ -103,9 +103,7 @@ def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path)
     assert info_of(tmp_path / "set").modality == "CXR"
 
 
-def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(
-    tmp_path: Path,
-) -> None:
+def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(tmp_path: Path) -> None:
     """MR as NIfTI was taken for CT. With DICOM that says CT beside it, the recipe still has to."""
     (tmp_path / "images").mkdir()
     values, config = np.abs(make.smooth((18, 40, 36))), ingest.recipe("volumes", images=str(tmp_path / "images"))

@@ -64,9 +64,7 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
     (png_folder / "images" / ".hidden").write_text("x")
     ingest.csv(png_folder / "boxes.csv", [{"file": "im01.png", "label": "m", "y": 1, "x": 2, "h": 3, "w": 4}])
     put(bucket, png_folder)
-    here = ingest.recipe(
-        "folder", shard_size=3, **ingest.source_of(png_folder), boxes=str(png_folder / "boxes.csv")
-    )  # fmt: skip
+    here = ingest.recipe("folder", shard_size=3, **ingest.source_of(png_folder), boxes=str(png_folder / "boxes.csv"))
     there = ingest.recipe("folder", shard_size=3, **source_in(bucket, png_folder))
     convert(here, tmp_path / "disk", workers=1)
     convert(there, f"{bucket.url}/sets/one", workers=1, share="1/2")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.gpu import basics, bounded, caches, checks, expected, graph, items, parts, report, steps, traces
+from benchmarks.gpu import basics, bounded, caches, checks, expected, graph, items, parts, steps, table, traces
 from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.parts import SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
@@ -65,16 +65,16 @@ def test_the_table_has_every_figure_beside_its_expectation_and_marks_what_is_far
         "nccl": {"items": {"one": {"figures": {name: {"value": value} for name, value in before.items()}}}},
         "device": "B200", "date": "May", "environment": {"torch": "3.0"},
     }  # fmt: skip
-    lines = [" ".join(line.split()) for line in report.text(content, last).splitlines()]
+    lines = [" ".join(line.split()) for line in table.text(content, last).splitlines()]
     assert lines[0] == "last: B200, torch 3.0, May" and lines[3:] == [
         "nccl: exit code 1: Segmentation fault, 3 s", "one: a step, ms 100 250 0.4 150 SURPRISE faster, 1.50 x",
         "one: memory, GiB 12.5 10 1.25 10", "one: slow, ms 21 10 2.1 10 SURPRISE slower, 0.48 x",
         "one: wrong, 1 NOT FINE why", "one: fed, images/s 100 200 slower, 0.50 x", "one: even, ms 10 10.2",
         "two: FAILED, ValueError: no", "three: not run, the time was up",
     ]  # fmt: skip
-    elsewhere = report.text(content, last | {"device": "A100"})
+    elsewhere = table.text(content, last | {"device": "A100"})
     assert "0.50 x A100" in elsewhere and "1.50 x A100" in elsewhere and "faster" not in elsewhere
-    rehearsed = report.text(content | {"rehearsal": True}, last)
+    rehearsed = table.text(content | {"rehearsal": True}, last)
     assert "SURPRISE" not in rehearsed and "NOT FINE" in rehearsed and "faster" not in rehearsed
 
 
@@ -266,7 +266,7 @@ def test_the_authors_loop_and_ours_are_one_computation() -> None:
 def test_the_rungs_agree_on_a_gpu() -> None:
     rows = rehearse()
     content = {"parts": {"ladder": {"why": "done", "seconds": 0}}, "ladder": {"items": rows}}
-    assert items.sound(steps.finished(rows, {})), report.text(content)
+    assert items.sound(steps.finished(rows, {})), table.text(content)
     assert max(row["memory_before"] for row in rows.values()) < 2**26  # none holds what an earlier one had
 
 

@@ -91,7 +91,7 @@ def test_every_encoder_sees_normalised_images() -> None:
     for part in ("encoder", "key_encoder"):
         plain, seen = (getattr(methods[key], part) for key in (None, "imagenet"))
         torch.testing.assert_close(seen(images)[-1], plain(expected)[-1])
-    with pytest.raises(UserError, match=r"normalise=imagenet: its images have three channels, .* takes 2; use null"):
+    with pytest.raises(UserError, match="normalise=imagenet: expected a network of three channels for it, not of 2"):
         construct({"_target_": "MoCo", "queue": 16}, MODEL, ViewSpec(size=32), channels=2, normalise="imagenet")
 
 

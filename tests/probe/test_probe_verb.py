@@ -76,9 +76,7 @@ def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, 
     assert (random["spread"]["n"], random["spread"]["results"]) == (2, 4) and random["spread"]["run_sd"] is not None
     assert (own["spread"]["n"], own["spread"]["run_sd"], own["images"]) == (1, None, 18.0)
     members = {row["encoder"]: row["members"] for row in content["compared"]}
-    assert members["demo"][0] | {"run": ""} == {
-        "run": "", "seed": 0, "stage": "di", "step": 5, "checkpoint": "newest"
-    }  # fmt: skip
+    assert members["demo"][0] | {"run": ""} == {"run": "", "seed": 0, "stage": "di", "step": 5, "checkpoint": "newest"}
     assert members["random"] == [{"seed": 0}, {"seed": 1}]
     assert "commit" in content and content["config"]["fractions"] == [1.0, 0.3]
     printed, page = capsys.readouterr().out, (run / "probe" / "probe.md").read_text()

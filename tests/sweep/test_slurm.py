@@ -75,9 +75,7 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path, monk
     first = [run(str(n)) for n in range(3)]
     second = [run("p0", "b", ("a/0", "a/2"), "probe"), run("p1", "b", ("a/9",), "probe")]
     submit(folder, config(), [*first, *second], {"a/9": "77_4", "a/8": "78_0"})
-    assert folder.jobs == {
-        "a/0": ["100_0"], "a/1": ["100_1"], "a/2": ["101"], "b/p0": ["102_0"], "b/p1": ["102_1"],
-    }  # fmt: skip
+    assert folder.jobs == {"a/0": ["100_0"], "a/1": ["100_1"], "a/2": ["101"], "b/p0": ["102_0"], "b/p1": ["102_1"]}
     scripts = [options((log / str(n)).read_text()) for n in range(3)]
     assert [item.get("array") for item in scripts] == ["0-1%2", None, "0-1%2"]
     assert [item.get("dependency") for item in scripts] == [None, None, "afterany:77:100:101"]

@@ -184,9 +184,7 @@ class Sequences(Volumes):
         stem = (match.groups()[1:] or ("",))[0] if match else ""
         return Session(f"{match[1]}{stem}".rstrip("/") or ".") if match else None
 
-    def _session_record(
-        self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]
-    ) -> SourceRecord:  # fmt: skip
+    def _session_record(self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]) -> SourceRecord:
         parts = tuple(files[name][0] if name in files else None for name in names)
         every = [part for of_name in files.values() for part in of_name]
         image: Path | SourceImage = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or every[0]

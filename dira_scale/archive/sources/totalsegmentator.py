@@ -60,9 +60,7 @@ class TotalSegmentator(Sequences):
     ) -> SourceRecord:  # fmt: skip
         return super()._completed(record, row and {**row, "sex": row.get("gender", "")}, header)
 
-    def _session_record(
-        self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]
-    ) -> SourceRecord:  # fmt: skip
+    def _session_record(self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]) -> SourceRecord:
         record = super()._session_record(session, names, files, met)
         if record.rejected:
             return record

@@ -80,6 +80,18 @@ _MODULES = {
     "dira_scale.archive.sources.vindr_cxr": ("VinDrCxr",),
     "dira_scale.archive.sources.volumes": ("Volumes",),
 }  # fmt: skip
+_MOVED = {  # folders and files of before the wings, by where they lie now
+    **{name: f"base.{name}" for name in ("arguments", "config", "errors", "machine", "storage", "termination")},
+    **{name: f"train.{name}" for name in ("data", "distributed", "engine", "losses", "methods", "models", "runs")},
+    **{name: f"judge.{name}" for name in ("evaluation", "pages", "tasks")},
+    **{name: f"archive.{name}" for name in ("imaging", "phantom")},
+    **{name: f"dataset.{name}" for name in ("metrics", "pixels")},
+    **{f"data.{name}": f"dataset.{name}" for name in ("epochs", "manifest")},
+    **{f"data.{name}": f"dataset.manifest.{name}" for name in ("beton", "tar")},
+    "training": "train",
+    "forecast": "fleet.forecast",
+    "forecast.config": "train.planned",
+}
 REGISTERED: Mapping[str, str] = {name: f"{module}.{name}" for module, names in _MODULES.items() for name in names}
 
 
@@ -94,11 +106,16 @@ def imported(key: str, target: object) -> Any:
         hint = nearest(alike, REGISTERED) or f"; registered are {', '.join(sorted(REGISTERED))}"
         raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
     if name not in REGISTERED:
+        if now := _moved(name):
+            raise UserError(f"{key}: {name} is {now} now: write that")
         require_trusted(name, key)
     try:
         return _resolved(path)
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        now = f": it is {now} now" if (now := _moved(error.name or "")) else ""
+        raise UserError(f"{key}: {target} cannot be imported: {error}{now}") from error
     except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         raise UserError(f"{key}: {target} cannot be imported: {' '.join(str(error).split())}") from error
 
@@ -109,6 +126,18 @@ def chosen_class(base: type, key: str, target: str) -> type:
     if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
     return chosen
+
+
+def _moved(path: str) -> str | None:
+    """Return the name or path today of what had this path before the wings."""
+    package, *names = path.split(".")
+    if package == "dira_scale" and path not in REGISTERED.values():
+        if names[-1] in REGISTERED:
+            return names[-1]
+        for count in (2, 1):
+            if folder := _MOVED.get(".".join(names[:count])):
+                return ".".join([package, folder, *names[count:]])
+    return None
 
 
 def _resolved(path: str) -> Any:

@@ -14,11 +14,7 @@ from dira_scale.base.errors import DatasetError
 from dira_scale.base.storage.store import is_local
 from dira_scale.base.storage.streams import fetch
 from dira_scale.dataset.manifest.checks import SHARD, SPLIT, is_shown
-from dira_scale.dataset.manifest.schema import (
-    CHANNELS_VERSION,
-    FORMAT_VERSION,
-    schema_of,
-)
+from dira_scale.dataset.manifest.schema import CHANNELS_VERSION, FORMAT_VERSION, schema_of
 from dira_scale.dataset.pixels.limits import MAX_CHANNELS
 
 LARGEST = 2**26  # bytes of a dataset.json: 500,000 shards

@@ -59,9 +59,7 @@ def open_source(cfg: DictConfig) -> FeatureSource:
     (level,) = levels(cfg.layer, encoder).values()
     if cfg.what == MAP and cfg.layer == LAST and encoder.patch:
         level = PATCHES
-    return FeatureSource(
-        name, encoder.eval(), weights, input, level, run.description.data.channels if run else ()
-    )  # fmt: skip
+    return FeatureSource(name, encoder.eval(), weights, input, level, run.description.data.channels if run else ())
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

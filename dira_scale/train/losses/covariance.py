@@ -43,11 +43,7 @@ class VICRegLoss(nn.Module):
         z1, z2 = at_least_float32(z1), at_least_float32(z2)
         with torch.autocast(z1.device.type, enabled=False):
             all1, all2 = (gather(z1), gather(z2)) if self.training else (z1, z2)
-            parts = (
-                F.mse_loss(z1, z2),
-                (variance(all1) + variance(all2)) / 2,
-                covariance(all1) + covariance(all2),
-            )
+            parts = (F.mse_loss(z1, z2), (variance(all1) + variance(all2)) / 2, covariance(all1) + covariance(all2))
             return torch.stack([factor * part for factor, part in zip(self.factors, parts, strict=True)]).sum()
 
 

@@ -98,10 +98,7 @@ def _sums(
 
 
 @triton.jit
-def _losses(
-    student, logits, columns, losses, norms, count, width, scale, their_scale,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
+def _losses(student, logits, columns, losses, norms, count, width, scale, their_scale, BLOCK: tl.constexpr):
     """A row's: log sum exp of the student's, less the mean of its values by the teacher's softmax."""
     row, least = tl.program_id(0), -float("inf")
     most, total = tl.full([], least, tl.float32), tl.full([], 0.0, tl.float32)
@@ -126,10 +123,7 @@ def _losses(
 
 
 @triton.jit
-def _gradient(
-    gradient, student, logits, columns, norms, result, count, width, scale, their_scale,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
+def _gradient(gradient, student, logits, columns, norms, result, count, width, scale, their_scale, BLOCK: tl.constexpr):
     """A block of a row's: the student's softmax less the teacher's."""
     row, column = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width

@@ -21,7 +21,7 @@ from dira_scale.train.models.dino_files import MASK_TOKEN
 from dira_scale.train.models.hub import local
 from dira_scale.train.models.layouts import StartWeights
 from dira_scale.train.models.network import Network
-from dira_scale.train.models.normalise import input_of, normalise_input
+from dira_scale.train.models.normalise import check_channels, input_of, normalise_input
 
 SIZE = {"size": "data.size"}
 # The keys of what a method is offered beside its own node.
@@ -75,8 +75,8 @@ def construct(
     """
     model = architecture(model_cfg)
     check_dimensions(model, views)
-    if normalise and (taken := channels or model.channels) != 3:
-        raise UserError(f"normalise={normalise}: its images have three channels, {model.name} takes {taken}; use null")
+    with at(""):
+        check_channels(normalise, channels or model.channels)
     with at("model", SIZE):
         encoder = model.build_encoder(views.size, channels) if channels else model.build_encoder(views.size)
     normalise_input(encoder, input_of(tuple(views.sides), normalise))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dira_scale.base.arguments import UNSHOWN, ArgumentError, AtLeast
+from dira_scale.base.arguments import UNSHOWN, ArgumentError, AtLeast, checked
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.distort.corruptions import PatchMask
 from dira_scale.train.data.views import ViewSpec
@@ -63,6 +63,7 @@ class DINOv2(DINO):
     hides = True
     as_matrices = (MASK_TOKEN,)
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
@@ -127,7 +128,7 @@ class DINOv2(DINO):
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         if "gram" in terms and self.anchor is None:
-            raise ArgumentError("terms", [*terms], "terms without gram, which needs method.anchor=start or teacher")
+            raise ArgumentError("terms", [*terms], "terms without gram, or an anchor: start or teacher")
         super().enter_stage(terms)
         if self.patch_head:
             self.patch_head.requires_grad_("ibot" in self.active)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.data.constants import constant
 from dira_scale.train.runs.description import NORMALISATIONS, InputDescription
 
@@ -16,6 +17,12 @@ def input_of(size: tuple[int, ...], normalise: str | None, window: Sequence[floa
     is ``data.range``."""
     mean_and_deviation: Mapping[str, Any] = NORMALISATIONS.get(normalise or "", {})
     return InputDescription(size, window=None if window is None else tuple(window), **mean_and_deviation)
+
+
+def check_channels(normalise: str | None, channels: int) -> None:
+    """Raise ArgumentError for a normalisation of three channels where the network takes another number."""
+    if normalise in NORMALISATIONS and channels != 3:
+        raise ArgumentError("normalise", normalise, f"a network of three channels for it, not of {channels}")
 
 
 def normalised(images: Tensor, input: InputDescription) -> Tensor:

@@ -35,11 +35,7 @@ class Cubic:
 
 # timm's, which is also that of DINOv2's networks with registers; DINO's and DINOv2's own code for all others
 # (vision_transformer.py, interpolate_pos_encoding); transformers' for files of these (Dinov2Embeddings).
-CUBICS = {
-    "timm": Cubic(-0.5, True, 0.0),
-    "dino": Cubic(-0.75, False, 0.1),
-    "transformers": Cubic(-0.75, False, 0.0),
-}
+CUBICS = {"timm": Cubic(-0.5, True, 0.0), "dino": Cubic(-0.75, False, 0.1), "transformers": Cubic(-0.75, False, 0.0)}
 
 
 class PlainEncoder(TimmEncoder):

@@ -111,10 +111,7 @@ class RunFolder:
         ``step`` and ``stage`` default to those of the last call. A sweep's try has its name there (``try``).
         """
         self._write_pending()  # a status never stands beside rows that lack their end
-        self._position = (
-            self._position[0] if step is None else step,
-            self._position[1] if stage is None else stage,
-        )
+        self._position = (self._position[0] if step is None else step, self._position[1] if stage is None else stage)
         row = {"state": state, "step": self._position[0], "steps": self.steps, "stage": self._position[1]}
         with self.optional_write("status.json"):
             row |= {"exit_code": exit_code, "reason": reason, "lease": self.lease.number}

@@ -189,9 +189,7 @@ def test_balls_are_cut_at_the_border_of_the_volume(tmp_path: Path) -> None:
     """A nodule that the scan ends in is a finding of the scan, and not a reason to reject it."""
     make.series(tmp_path / "images/ct", make.smooth((16, 60, 70)))  # from (-20, -30, 40), 0.7 x 0.8 x 2 mm
     middles = [(-20 + 0.7 * 30, -30 + 0.8 * 59, 40.0), (-20, -30 + 0.8 * 20, 40 + 2 * 15.0)]
-    rows = [
-        {"file": "ct", "coordX": x, "coordY": y, "coordZ": z, "diameter_mm": 12} for x, y, z in middles
-    ]  # fmt: skip
+    rows = [{"file": "ct", "coordX": x, "coordY": y, "coordZ": z, "diameter_mm": 12} for x, y, z in middles]
     record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "boxes.csv", rows))))
     config = ingest.recipe("volumes", images=str(tmp_path / "images"), min_side=8)
     sample = sample_of(

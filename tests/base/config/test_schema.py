@@ -1,15 +1,19 @@
 """Schemas: bounds are checked when an object is made, places are found, types and bounds are said in words."""
 
+import inspect
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from omegaconf import MISSING
 
-from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Within
+from dira_scale.base.arguments import Above, ArgumentError, AtLeast, Bound, Within, check_arguments, converted, kinds_of
+from dira_scale.base.config import registry
 from dira_scale.base.config.registry import REGISTERED, imported
 from dira_scale.base.config.schema import (
     PathKind,
@@ -85,11 +89,7 @@ def test_what_is_not_set_or_null_is_not_looked_at() -> None:
 
 
 def test_places_are_found_by_their_keys() -> None:
-    assert path_keys(Outer) == {
-        "inputs": PathKind.SEVERAL,
-        "node": PathKind.CONSTRUCTED,
-        "inner.folder": PathKind.ONE,
-    }
+    assert path_keys(Outer) == {"inputs": PathKind.SEVERAL, "node": PathKind.CONSTRUCTED, "inner.folder": PathKind.ONE}
     assert path_arguments(Source) == {"images": PathKind.ONE, "file": PathKind.ONE, "parts": PathKind.SEVERAL}
 
 
@@ -127,6 +127,35 @@ def test_a_target_is_a_name_in_a_module_or_in_a_class() -> None:
         imported("key", "Dira")
 
 
+# Paths that configurations named before the wings, and what lay beside them, from the history of this repository.
+PATHS = {
+    "data.distort.corruptions.Affine": "Affine", "data.views.ViewSpec": "ViewSpec", "methods.moco.MoCo": "MoCo",
+    "evaluation.finetune.config.LabelTask": "LabelTask", "ingest.sources.brats.Brats": "Brats",
+    "ingest.sources.luna16_candidates.Luna16Candidates": "Luna16Candidates", "models.unet.TimmUNet": "TimmUNet",
+    "methods.pcrl_released.PCRLReleased": "PCRLReleased", "models.volume.architecture.UNet3D": "UNet3D",
+    "data.manifest.ShardedDataset": "dira_scale.dataset.manifest.ShardedDataset",
+    "data.tar.index": "dira_scale.dataset.manifest.tar.index", "forecast.config.Plan": "dira_scale.train.planned.Plan",
+    "training.blueprint.Blueprint": "dira_scale.train.blueprint.Blueprint",
+}  # fmt: skip
+
+
+def test_a_path_of_before_the_wings_is_refused_with_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, now in PATHS.items():
+        with pytest.raises(UserError, match=f"^key: dira_scale.{path} is {re.escape(now)} now: write that$"):
+            imported("key", f"dira_scale.{path}")
+    package = Path(registry.__file__).parents[2]
+    places = {Path(package, *name.split(".")) for name in registry._MOVED}
+    assert not any(place.exists() or place.with_suffix(".py").exists() for place in places)
+    places = {Path(package, *name.split(".")) for name in registry._MOVED.values()}
+    assert all(place.exists() or place.with_suffix(".py").exists() for place in places)
+    (tmp_path / "my_methods.py").write_text("from dira_scale.models.unet import UNet\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"No module named 'dira_scale.models': it is dira_scale.train.models now$"):
+        imported("key", "my_methods.Mine")
+
+
 def test_all_that_views_may_name_is_registered() -> None:
     classes = [value for module in (views, corruptions) for value in vars(module).values() if is_dataclass(value)]
     by_size = {"Views", "PlaneViews", "VolumeViews"}  # of which ``ViewSpec`` chooses
@@ -135,3 +164,33 @@ def test_all_that_views_may_name_is_registered() -> None:
 
 def test_a_registered_name_is_that_of_its_class() -> None:
     assert [imported("key", name).__name__ for name in REGISTERED] == [*REGISTERED]
+
+
+def declared(kind: Any) -> bool:
+    """Whether a kind has a bound or choices."""
+    return get_origin(kind) is Literal or any(isinstance(part, Bound) or declared(part) for part in get_args(kind))
+
+
+def refused(kind: Any) -> Any:
+    for value in (-1, 1e9, 0, math.nan, "no such", [], [-1]):
+        try:
+            converted(kind, value, "x")
+        except ArgumentError:
+            return value
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_every_registered_class_holds_its_declared_bounds(name: str) -> None:
+    """So no test of its own says so again."""
+    kind, size = imported("key", name), views.ViewSpec(size=64)
+    parameters = [one for one in inspect.signature(kind).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    given = {"views": size, "classes": 2}
+    needed = {one.name: given.get(one.name, "any") for one in parameters if one.default is one.empty}
+    wrong = {argument: refused(of) for argument, of in kinds_of(kind).items() if declared(of)}
+    for argument in wrong.keys() & {one.name for one in parameters}:
+        with pytest.raises(ArgumentError, match=rf"^{argument}\b"):
+            if ".sources." in kind.__module__:  # whose arguments the border holds, before it constructs them
+                check_arguments(kind, {argument: wrong[argument]})
+            else:
+                kind(**needed | {argument: wrong[argument]})

@@ -20,6 +20,7 @@ from dira_scale.fleet.forecast.ledger import CollectiveMessage, Ledger
 from dira_scale.fleet.forecast.network import FakeTask, fake_task, fake_world, one_rank_of, without_memory
 from dira_scale.fleet.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.fleet.forecast.strategies import largest, memory
+from dira_scale.fleet.forecast.work import work_of
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.train.engine.parallel import checkpoint_activations
@@ -284,3 +285,13 @@ def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:
     assert weights.adversary == everything.adversary == 4
     assert max(live.gradients for live in everything.live_in_passes) == everything.trained
     assert weights.collectives == [] and weights.blocks == []
+
+
+def test_cudnns_norm_moves_what_torchs_does() -> None:
+    """Its arguments have other names; tensors without memory never call it."""
+    x, weight = torch.empty(4, 8, 6, 6, device="meta"), torch.empty(8, device="meta")
+    stats = weight, weight, weight, weight
+    aten, out = torch.ops.aten, (x, weight, weight)
+    native = work_of(aten.native_batch_norm_backward.default, (x, x, weight, *stats, True, 1e-5, [True] * 3), {}, out)
+    cudnns = work_of(aten.cudnn_batch_norm_backward.default, (x, x, weight, *stats, 1e-5, weight[:0]), {}, out)
+    assert cudnns == native and native.norms > 0

@@ -146,9 +146,7 @@ def test_a_strangers_names_are_checked(tmp_path: Path, named: Any) -> None:
         ShardedDataset.open(root)
 
 
-def dropped(
-    views: ViewSpec, index: np.ndarray, epoch: int = 0, lacking: torch.Tensor | None = None
-) -> torch.Tensor:  # fmt: skip
+def dropped(views: ViewSpec, index: np.ndarray, epoch: int = 0, lacking: torch.Tensor | None = None) -> torch.Tensor:
     """Which channels are 0 of views of ones, bool [b, C]."""
     sides = [np.full(len(index), side) for side in views.sides]
     _, params = draw(views, 3, epoch, index, np.zeros(len(index), int), 0, *sides)

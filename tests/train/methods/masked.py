@@ -19,14 +19,8 @@ UNET = {
     "_target_": "TimmUNet",
     "encoder": "test_resnet", "weights": None, "decoder_channels": [8] * 5, "bn_groups": 2, "zero_init_residual": False,
 }  # fmt: skip
-UNET3D = {
-    "_target_": "UNet3D", "width": 0.0625, "norm": "batch", "up": "transposed",
-    "weights": None, "bn_groups": 2,
-}  # fmt: skip
-RESENC = {
-    "_target_": "ResEnc", "features": [4, 8, 8], "blocks": [1, 1, 2],
-    "weights": None, "bn_groups": 2,
-}  # fmt: skip
+UNET3D = {"_target_": "UNet3D", "width": 0.0625, "norm": "batch", "up": "transposed", "weights": None, "bn_groups": 2}
+RESENC = {"_target_": "ResEnc", "features": [4, 8, 8], "blocks": [1, 1, 2], "weights": None, "bn_groups": 2}
 VIT3D = {
     "_target_": "ViT3D", "embed_dim": 24, "depth": 2, "num_heads": 2, "reg_tokens": 1, "decoder_channels": [8, 8],
     "weights": None, "bn_groups": 2,

@@ -168,11 +168,7 @@ def volumes_of(step, count=16, part=own_part):
         hidden.append(SimpleNamespace(corruptions={"mask": {"mask": blocks}}, orientations=turned))
     number = torch.arange(count)
     labels = part(torch.nn.functional.one_hot(number % 3, 3).float())
-    return (
-        tuple(clean),
-        tuple(distorted),
-        Facts(step=step, distortions=hidden, labels=labels, index=part(number)),
-    )
+    return (tuple(clean), tuple(distorted), Facts(step=step, distortions=hidden, labels=labels, index=part(number)))
 
 
 # Method, and the corruption that draws for it.

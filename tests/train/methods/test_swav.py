@@ -105,21 +105,9 @@ def test_prototypes_are_of_unit_length_after_each_step_and_trained_after_the_fir
     torch.testing.assert_close(model.prototypes.detach(), moved / lengths)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"prototypes": 1}, "^prototypes: expected a whole number of at least 2, got 1"),
-        ({"epsilon": 0.0}, "^epsilon: expected"),
-        ({"queue_start": 1.5}, "^queue_start: expected"),
-        ({"views": ViewSpec(size=64, crops=({"count": 1}, {"size": 32, "count": 2}))}, "^views: expected 2 global"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(ArgumentError, match=message):
-        method(**settings)
-
-
 def test_what_it_cannot_train_is_refused():
+    with pytest.raises(ArgumentError, match=r"^views: expected 2 global"):
+        method(views=ViewSpec(size=64, crops=({"count": 1}, {"size": 32, "count": 2})))
     with pytest.raises(ArgumentError, match=r"^accumulate: expected 1: SwAV compares"):
         method().check(batch=8, accumulate=2)
     method(queue=16).check(batch=8, accumulate=1)

@@ -139,8 +139,7 @@ def test_in_half_precision_losses_stay_in_float32() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "views", "output"),
-    [({"classes": 1}, spec(*SIZE, count=1), "method.classes=1: expected a whole number of at least 2"),
-     ({}, ViewSpec(size=SIZE, **NONE), "views.count=2: expected 1: TransVW takes one view"),
+    [({}, ViewSpec(size=SIZE, **NONE), "views.count=2: expected 1: TransVW takes one view"),
      ({"label": ["word", "nodule"]}, spec(*SIZE, count=1), "method.label=[word, nodule]: expected text")],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views: ViewSpec, output: str) -> None:

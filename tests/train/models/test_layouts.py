@@ -111,16 +111,21 @@ UNET_FILES = {
 }  # fmt: skip
 
 
+def filled(path):
+    """A U-Net with the weights of a file, its encoder, and what says so."""
+    encoder = build_encoder(TINY)
+    unet, start = UNet(encoder, CHANNELS).eval(), StartWeights(path, encoder)
+    start.fill(unet)
+    return encoder, unet, start
+
+
 @pytest.mark.parametrize(("release", "kind"), [*((release, "") for release in UNET_FILES), ("smp", "tu-")])
 def test_a_unet_of_every_release_gives_its_logits(release, kind, tmp_path):
     """Over smp's own ResNet, as the authors', and over timm's."""
     peer = trained(smp.Unet(f"{kind}{TINY}", encoder_weights=None, decoder_channels=CHANNELS))
     path = tmp_path / "checkpoint.pth"
     torch.save(UNET_FILES[release](peer), path)
-    encoder = build_encoder(TINY)
-    unet = UNet(encoder, CHANNELS).eval()
-    start = StartWeights(path, encoder)
-    start.fill(unet)
+    _, unet, start = filled(path)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(unet(images), peer(images), rtol=1e-6, atol=1e-6)
@@ -147,10 +152,7 @@ def test_pcrls_release_gives_its_encoder_and_decoder(tmp_path):
         },
         path,
     )
-    encoder = build_encoder(TINY)
-    unet = UNet(encoder, CHANNELS).eval()
-    start = StartWeights(path, encoder)
-    start.fill(unet)
+    encoder, unet, start = filled(path)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         ours, theirs = encoder(images), peer.encoder(images)

@@ -50,9 +50,7 @@ class Distort(nn.Module):
         self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
 
     @torch.no_grad()
-    def forward(
-        self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None) -> Tensor:
         with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             x = self.turned(x, params)

@@ -20,9 +20,7 @@ class DistortVolumes(nn.Module):
         self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
 
     @torch.no_grad()
-    def forward(
-        self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None) -> Tensor:
         with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
             x = jitter(x.float(), params)
