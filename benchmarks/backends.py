@@ -54,9 +54,12 @@ def open_all(
     return loaders, reasons
 
 
-def make_shards(folder: Path, images: int, side: int, stored: int, workers: int, bits: int = 8) -> Path:
+def make_shards(
+    folder: Path, images: int, side: int, stored: int, workers: int, bits: int = 8, few: int | None = None
+) -> Path:
     """Phantom radiographs of ``side`` pixels, all to train on, stored with ``stored`` pixels as JPEG, or as PNG of 16
-    ``bits``; those of 8 also in FFCV's form where FFCV is installed. They are drawn by ``workers`` processes.
+    ``bits``; those of 8 also in FFCV's form where FFCV is installed. They are drawn by ``workers`` processes, the first
+    ``few`` of them; the others are these, shifted.
 
     They come from PNGs, as ChestX-ray14 has them, rather than from the DICOM files of `recipe=phantom_cxr`:
     these are compressed with pylibjpeg, which GPU containers lack.
@@ -65,10 +68,10 @@ def make_shards(folder: Path, images: int, side: int, stored: int, workers: int,
         UserError: they could not be sharded, as was said.
     """
     out, codec = folder / "shards", "jpg" if bits == 8 else "png"
-    words = [
-        f"recipe.images={draw(folder / 'png', images, side, workers, bits)[0].parent}",
-        f"recipe.max_side={stored}",
-    ]
+    drawn = draw(folder / "png", min(images, few or images), side, workers, bits)
+    others = ((drawn[n % len(drawn)], folder / "png" / f"{n:05d}.png", n) for n in range(len(drawn), images))
+    list(parallel_map(shift, others, workers))
+    words = [f"recipe.images={folder / 'png'}", f"recipe.max_side={stored}"]
     words += [f"recipe.codec={codec}", f"recipe.bits={bits}", "recipe.secret=false", "recipe.burned_in=keep"]
     code = shard(["recipe=folder", f"out={out}", *words, "recipe.splits={train: 1, val: 0, test: 0}"])
     if code == 0 and bits == 8 and find_spec("ffcv"):
@@ -94,3 +97,7 @@ def draw_one(path: Path, number: int, side: int, bits: int) -> None:
     if bits == 8:
         levels = (levels.astype(np.float32) * (255 / WHITE)).round().clip(0, 255).astype(np.uint8)
     write_atomic(path, codecs.encode(levels, "png"))
+
+
+def shift(drawn: Path, path: Path, number: int) -> None:
+    write_atomic(path, codecs.encode(np.roll(codecs.decode(drawn.read_bytes(), "png"), number, (0, 1)), "png"))

@@ -48,12 +48,7 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     # ------------------------------------------------------------------ which sample, which view
-    Mutation(
-        "order-without-the-epochs-offset",
-        "train/data/order.py",
-        "start = epoch * self._used",
-        "start = 0",
-    ),
+    Mutation("order-without-the-epochs-offset", "train/data/order.py", "start = epoch * self._used", "start = 0"),
     Mutation(
         "view-without-the-epoch",
         "train/data/views/distortion.py",
@@ -78,7 +73,7 @@ MUTATIONS = (
     Mutation(
         "steps-drawn-together-have-one-epoch",
         "train/data/requests.py",
-        "epoch = np.repeat(epochs, [len(part.index) for part in parts])",
+        "epoch = np.repeat(epochs, sizes)",
         "epoch = np.repeat(epochs[:1], len(index))",
     ),
     # ------------------------------------------------------------------ loaders

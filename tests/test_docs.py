@@ -135,7 +135,7 @@ def test_readmes_figures_are_those_of_the_evidence() -> None:
         means, gains = [cell.split()[0] for cell in evidence[name][:3]], evidence[name][3:5]
         ahead = [False, *(float(gain.partition("[")[2].partition(",")[0]) > 0 for gain in gains)]
         assert shown[name] == [f"**{mean}**" if bold else mean for mean, bold in zip(means, ahead, strict=True)], name
-    speeds = {"two crops": "performance", "crops of 96³": "performance", "a step of DiRA": "scale"}
+    speeds = {"two crops": "performance", "crops of 96³": "performance", "DiRA's step alone": "scale"}
     for start, page in (speeds | {"lesions' Dice": "learning"}).items():
         (cells,) = [cells for name, cells in shown.items() if name.startswith(start)]
         figures = re.findall(r"(?<!\S)\d[\d,.]*(?= ms| \(|;|$)", "; ".join(cells))

@@ -56,7 +56,7 @@ class LoaderSetting:
             [dataset], "train", order, ViewSpec(size=self.size), seed=0, workers=self.workers,
             prefetch=self.prefetch, device=self.device,
         )  # fmt: skip
-        return choice.in_processes(choice.processes(self.helper, self.device, self.workers)).build(spec)
+        return choice.build(spec, choice.processes(self.helper, self.device, self.workers))
 
     def reads(self, dataset: ShardedDataset) -> bool:
         try:

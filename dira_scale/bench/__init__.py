@@ -14,6 +14,7 @@ BENCHMARKS = {
     "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI, medrs and torchio, one core each",
     "step": "the training loop, against a bare PyTorch loop",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
+    "feed": "a pretended device on a CPU: does a loader feed it, and leave its launches alone",
     "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
     "shard": "speed of sharding, against bare decoding and encoding",
     "scaling": "a simulation of many GPUs",

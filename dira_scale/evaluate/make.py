@@ -181,7 +181,8 @@ def _split(
         **supervision.loader_arguments,
     )  # fmt: skip
     with at("data.shards"):
-        held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
+        loader = choose_loader(AUTO, [dataset], device)
+        held_out = HeldOutBatches(loader.build(spec, loader.processes(None, device, workers)), order)
     predicted = trained.predictor(device, channels_last=None)  # as runs have it, by default
     with bar("evaluating", UNITS[views.dimensions]) as shown:
         task = shown.add_task("", total=size)

@@ -1,6 +1,6 @@
 """The view of a network on a label in an image: its map, the boxes around the map's regions, and a picture of both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -18,9 +18,10 @@ from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.codecs import DecodeError
 from dira_scale.judge.evaluation.config import CENTRE
 from dira_scale.judge.evaluation.finetuned_network import TrainedRun
-from dira_scale.judge.evaluation.inference import Stored, held_out_crops
+from dira_scale.judge.evaluation.inference import Stored, held_out_crops, read_ahead
 from dira_scale.localize.cases import BoxedImage
 from dira_scale.localize.results import LocatedBox
+from dira_scale.train.data.geometry.fixed import FixedCrop
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.distributed.precision import set_fp32
@@ -129,19 +130,26 @@ class Localizer:
         moved(network := trained.network, self.device, trained.faster_last(self.device))
         self.cam = GradCam(network, input_of(trained.size, trained.about["normalise"]), trained.supervision.predicted)
 
-    def view(self, case: BoxedImage) -> tuple[Stored, Tensor]:
-        """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
-        stored = Stored.of(self.reader, case.sample).seen(**self.trained.stored)
-        try:
-            return stored, stored.view(self.crop, self.trained.size)
-        except DecodeError as error:
-            raise self.reader.samples.damaged(case.sample, error) from error
+    def views(self, cases: Iterable[BoxedImage], workers: int) -> Iterator[tuple[BoxedImage, Stored, Tensor]]:
+        """Images, and as the network sees them, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
+        read = partial(view_of, self.reader, self.trained.stored, self.crop, self.trained.size)
+        yield from read_ahead(read, cases, workers, self.device)
 
     def look(self, stored: Stored, view: Tensor, label: str) -> LocatedLabel:
         map, probability = self.cam.of(view.to(self.device), self.trained.supervision.outputs.index(label))
         step = None if stored.step is None else np.array([stored.step])
         crop = self.crop.of(np.array([stored.sides]), step).box[0].astype(float)
         return LocatedLabel(map, probability, crop, {each: boxes_above(each, map, crop) for each in self.intensities})
+
+
+def view_of(
+    reader: SampleReader, seen: Mapping[str, Any], crop: FixedCrop, size: tuple[int, ...], case: BoxedImage
+) -> tuple[BoxedImage, Stored, Tensor]:
+    stored = Stored.of(reader, case.sample).seen(**seen)
+    try:
+        return case, stored, stored.view(crop, size)
+    except DecodeError as error:
+        raise reader.samples.damaged(case.sample, error) from error
 
 
 def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[LocatedBox]) -> bytes:

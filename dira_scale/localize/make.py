@@ -20,7 +20,6 @@ from dira_scale.base.storage.atomic import write_atomic, write_json
 from dira_scale.base.storage.owned import own
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.judge.evaluation.finetuned_network import TrainedRun
-from dira_scale.judge.evaluation.inference import read_ahead
 from dira_scale.judge.evaluation.journal import FILE as UNFINISHED
 from dira_scale.judge.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.judge.evaluation.leak import Part, check_leak, sources_of
@@ -76,7 +75,7 @@ def _look(config: Localize, localizer: Localizer, cases: BoxedImages, rows: Jour
     workers = config.data.workers or default_workers(localizer.device)
     with bar("localizing", UNITS[len(localizer.trained.size)]) as shown:
         task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
-        for case, (stored, view) in read_ahead(lambda case: (case, localizer.view(case)), todo, workers):
+        for case, stored, view in localizer.views(todo, workers):
             made: list[LocatedBox] = []
             for label, boxes in case.boxes.items():
                 seen = localizer.look(stored, view, label)

@@ -1,6 +1,7 @@
 """The images that are predicted, one after another: of a sharded dataset."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from dira_scale.dataset.pixels.codecs import DecodeError
 from dira_scale.judge.evaluation.features import ALL, rows_of
 from dira_scale.judge.evaluation.inference import Stored
 from dira_scale.predict.geometry import ImageGeometry, SourceGeometry, Space
+from dira_scale.train.data.geometry.fixed import FixedCrop
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 
@@ -77,3 +79,36 @@ class DatasetImages:
 
     def name(self, number: int) -> str | None:
         return None
+
+
+@dataclass(frozen=True)
+class CroppedImage:
+    """``crops`` [n, C, *size], of stored values; ``low`` and ``high`` become 0 and 1."""
+
+    crops: np.ndarray
+    low: np.ndarray | float
+    high: np.ndarray | float
+
+
+def read_image(
+    images: PredictedImages,
+    seen: Mapping[str, Any],
+    takes: Collection[int],
+    crops: Sequence[FixedCrop] | None,
+    size: tuple[int, ...],
+    number: int,
+) -> Loaded | CroppedImage | ImageRow:
+    """Return image ``number`` with one of the channels that a network ``takes``; or its crops; or why it has none."""
+    try:
+        loaded = images.load(number)
+        stored = loaded.stored.seen(**seen)
+        if stored.channels not in takes:
+            wanted = " or ".join(map(str, sorted(takes)))
+            raise QuarantinedError("check", f"{stored.channels} channels, and the network takes {wanted}")
+        if crops is None:
+            return replace(loaded, stored=stored)
+        return CroppedImage(np.stack([stored.cropped(crop, size) for crop in crops]), stored.low, stored.high)
+    except QuarantinedError as error:
+        return {"stage": error.stage, "reason": error.reason}
+    except DecodeError as error:
+        return {"stage": "decode", "reason": str(error)}

@@ -16,7 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale import __version__
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.output import check_output
-from dira_scale.archive.reading import QuarantinedError
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.atomic import write_atomic
@@ -43,7 +42,7 @@ from dira_scale.judge.evaluation.rounds import on_processes, own_parts, rounds
 from dira_scale.predict.config import ABOUT, DICOMSEG, KEYS, MASKS, PROBABILITIES, Predict, check_format, require_format
 from dira_scale.predict.dicomseg import DicomImages
 from dira_scale.predict.folder import FolderImages, conversion_of
-from dira_scale.predict.images import DatasetImages, ImageRow, Loaded, PredictedImages
+from dira_scale.predict.images import CroppedImage, DatasetImages, ImageRow, Loaded, PredictedImages, read_image
 from dira_scale.predict.tables import finish
 from dira_scale.train.data.batch import UNITS, unit_interval
 from dira_scale.train.distributed.config import AUTO
@@ -54,15 +53,6 @@ from dira_scale.train.runs.exit_codes import DONE, INTERRUPTED
 
 logger = logging.getLogger(__name__)
 KIND = "predictions"  # of the folder
-
-
-@dataclass(frozen=True)
-class CroppedImage:
-    """``crops`` [n, C, *size], of stored values; ``low`` and ``high`` become 0 and 1."""
-
-    crops: np.ndarray
-    low: np.ndarray | float
-    high: np.ndarray | float
 
 
 def make(cfg: DictConfig) -> int:
@@ -184,25 +174,10 @@ class Prediction:
         """The images ``numbers``, ahead: as they are stored for masks, else their crops; the row of one that cannot be
         used."""
         trained = self.trained
-
-        def read(number: int) -> Loaded | CroppedImage | ImageRow:
-            try:
-                loaded = self.images.load(number)
-                stored = loaded.stored.seen(**trained.stored)
-                takes = {trained.channels, *([] if trained.about.get("channel_names") or trained.colour else [1])}
-                if stored.channels not in takes:
-                    wanted = " or ".join(map(str, sorted(takes)))
-                    raise QuarantinedError("check", f"{stored.channels} channels, and the network takes {wanted}")
-                if self.masks:
-                    return replace(loaded, stored=stored)
-                crops = [stored.cropped(crop, trained.size) for crop in trained.crops]
-                return CroppedImage(np.stack(crops), stored.low, stored.high)
-            except QuarantinedError as error:
-                return {"stage": error.stage, "reason": error.reason}
-            except DecodeError as error:
-                return {"stage": "decode", "reason": str(error)}
-
-        return read_ahead(read, numbers, self.workers)
+        takes = {trained.channels, *([] if trained.about.get("channel_names") or trained.colour else [1])}
+        crops = None if self.masks else trained.crops
+        read = partial(read_image, self.images, trained.stored, takes, crops, trained.size)
+        return read_ahead(read, numbers, self.workers, self.device)
 
     def part(self, part: range, read: Iterator[Loaded | CroppedImage | ImageRow]) -> list[tuple[int, ImageRow]]:
         """The rows of a part; writes its masks. Raises UserError."""

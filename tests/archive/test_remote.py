@@ -90,11 +90,7 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
 
 
 def test_a_slice_that_comes_late_does_no_harm(
-    bucket: s3.Bucket,
-    png_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """It is at work when others join the dataset; then it goes on, and may even leave states behind."""
     monkeypatch.chdir(tmp_path)

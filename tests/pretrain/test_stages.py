@@ -138,10 +138,7 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            ["stages.dira.batch=7"],
-            "stage dira: model.bn_groups=2: expected one of 1, groups of at least 2",
-        ),
+        (["stages.dira.batch=7"], "stage dira: model.bn_groups=2: expected one of 1, groups of at least 2"),
         (["stages.dira.batch=12"], r"method\.base\.queue=64: expected a multiple of the batch of 12, such as 60"),
         (["stages.dira.batch=48"], r"data\.batch=48: expected 32 .* 40 samples do not fill one global batch of 48"),
         (["data.lanes=8"], "data.lanes=8: expected a divisor of the global batch of 4"),

@@ -54,10 +54,7 @@ def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Pa
     ("overrides", "message"),
     [
         (["data.loader=cup"], "data.loader=cup: expected auto, cpu, .* or .* did you mean 'cpu'"),
-        (
-            ["data.shards=volumes"],
-            "volumes holds volumes, and this training reads images: .* recipe.slices=axial",
-        ),
+        (["data.shards=volumes"], "volumes holds volumes, and this training reads images: .* recipe.slices=axial"),
     ],
 )
 def test_what_cannot_be_read_leaves_no_run_folder(

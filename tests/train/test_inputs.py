@@ -19,19 +19,20 @@ from dira_scale.train.data.geometry.fixed import centre, ten_crops
 from dira_scale.train.data.labels import LabelChoice
 from dira_scale.train.data.selection import stratified
 from dira_scale.train.data.views import ViewSpec, fixed_views
-from dira_scale.train.inputs import Inputs, _paths
+from dira_scale.train.inputs import Inputs
 from dira_scale.train.methods import views_of
+from dira_scale.train.opened import weights_of
 
 NAN = float("nan")
 
 
 def test_shards_are_one_several_or_weighted() -> None:
-    assert [_paths(shards) for shards in ("a", ["a", "b"], {"a": 2, "b": 0.5})] == [
+    assert [weights_of(shards) for shards in ("a", ["a", "b"], {"a": 2, "b": 0.5})] == [
         {"a": 1.0}, {"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 0.5},
     ]  # fmt: skip
     for wrong in ({"a": 0}, {"a": "much"}, 7):
         with pytest.raises(UserError, match=r"data\.shards="):
-            _paths(wrong)
+            weights_of(wrong)
 
 
 def inputs(shards: list[Path], **keys: Any) -> Inputs:

@@ -8,12 +8,7 @@ from dira_scale.base.errors import UserError
 
 # These errors are caused by the file or its name and are permanent. Any other system failure (a disk or network that
 # drops out, too many open files, no memory) stops the run, which can be resumed later.
-OUT_OF_REACH = {
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-}  # if it was just listed: mount or permissions
+OUT_OF_REACH = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR}  # if it was just listed: mount or permissions
 OF_THE_FILE = OUT_OF_REACH | {
     errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EINVAL, errno.EOVERFLOW,  # seeking to an offset from a damaged header; not a regular file

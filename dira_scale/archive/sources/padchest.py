@@ -36,11 +36,7 @@ class PadChest(ListedNames):
     endings = (".png",)
 
     def __init__(
-        self,
-        images: PathStr,
-        findings: Sequence[str] | None = None,
-        least: int = 100,
-        attributes: Sequence[str] = (),
+        self, images: PathStr, findings: Sequence[str] | None = None, least: int = 100, attributes: Sequence[str] = ()
     ):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, f"{TABLE}.gz", TABLE)

@@ -61,6 +61,7 @@ def _start_worker(environment: dict[str, str], prepare: Callable[..., None] | No
     os.environ.clear()  # the server's environment may be from an earlier call
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # a loader's server blocks it; a broken pool sends it
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -35,10 +35,7 @@ class StoppedError(Exception):
 
 
 def retry(
-    action: Callable[[], T],
-    name: str,
-    stop: threading.Event | None = None,
-    progress: Callable[[], int] = lambda: 0,
+    action: Callable[[], T], name: str, stop: threading.Event | None = None, progress: Callable[[], int] = lambda: 0
 ) -> T:
     """Return the result of ``action``, retried after pauses when it raises OSError.
 

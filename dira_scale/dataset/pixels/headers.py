@@ -89,8 +89,5 @@ def check(payload: Payload, codec: str, shape: tuple[int, ...]) -> None:
     """Raises ValueError or RuntimeError unless the payload claims to have this shape."""
     claimed = SHAPES[codec](payload)
     if claimed != shape:
-        raise ValueError(f"its header says {_times(claimed)}, expected {_times(shape)}")
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) + (" pixels" if math.prod(shape) != 1 else " pixel")
+        said, expected = (f"{' x '.join(map(str, one))} pixel{'s' * (math.prod(one) != 1)}" for one in (claimed, shape))
+        raise ValueError(f"its header says {said}, expected {expected}")

@@ -1,10 +1,9 @@
 """Frozen features: whole images through encoders in evaluation mode; levels averaged over space, or tokens."""
 
 import copy
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -19,6 +18,7 @@ from dira_scale.dataset.pixels.boxes import Crop
 from dira_scale.dataset.pixels.codecs import DecodeError
 from dira_scale.dataset.pixels.crops import fill
 from dira_scale.judge.evaluation.config import PIXELS
+from dira_scale.judge.evaluation.inference import read_ahead
 from dira_scale.train.data.batch import CHANNELS_LAST, unit_interval
 from dira_scale.train.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.train.distributed.precision import set_fp32
@@ -35,7 +35,6 @@ PATCHES = "patches"  # of maps: all patch tokens of a transformer
 POOLS: Mapping[int, Callable[..., Tensor]] = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}
 
 CPU = torch.device("cpu")
-AHEAD = 2  # batches that are decoded while another is computed
 ALL = "all"  # the value of ``data.split`` for every split
 
 
@@ -113,43 +112,39 @@ class Images:
         yield from copies.beside(self._decoded(groups, copies.pinned))
 
     def _decoded(self, groups: Iterable[np.ndarray], pinned: bool) -> Generator[StoredImages, None, None]:
-        column, dims = self.dataset.column, self.dataset.info.dims
-        ahead: deque[tuple[StoredImages, list[Future[None]]]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            for rows in groups:
-                kind = torch.int16 if dims == 3 else torch.uint8 if column("bits")[rows].max() == 8 else torch.uint16
-                shape = len(rows), int(column("channels")[rows[0]]), *self.size
-                stored = torch.empty(shape, dtype=kind, pin_memory=pinned)
-                low, high = map(torch.from_numpy, self.dataset.range(rows, self.window))
-                slots = zip(stored.numpy(), rows, strict=True)
-                ahead.append((StoredImages(stored, low, high), [pool.submit(self._fill, *slot) for slot in slots]))
-                if len(ahead) > AHEAD:
-                    yield _readable(*ahead.popleft())
-            while ahead:
-                yield _readable(*ahead.popleft())
+        column, groups = self.dataset.column, [*groups]
+        rows = (int(row) for group in groups for row in group)
+        images = read_ahead(partial(whole_image, self.dataset, tuple(self.size)), rows, self.workers, self.device)
+        for group in groups:
+            decoded = [(row, next(images)) for row in group]
+            messages = tuple(image for _, image in decoded if isinstance(image, str))
+            read = [(row, image) for row, image in decoded if not isinstance(image, str)]
+            good = np.array([row for row, _ in read], group.dtype)
+            shape = len(good), int(column("channels")[group[0]]), *self.size
+            stored = torch.empty(shape, dtype=self._kind(group), pin_memory=pinned)
+            for slot, (_, image) in zip(stored.numpy(), read, strict=True):
+                slot[...] = image
+            low, high = map(torch.from_numpy, self.dataset.range(good, self.window))
+            yield StoredImages(stored, low, high, messages)
 
-    def _fill(self, image: np.ndarray, row: int) -> None:
-        """Write the image of ``row`` into ``image`` [C, *size]."""
-        column, payload = self.dataset.column, self.dataset.read(row)
-        sides = [float(column(name)[row]) for name in SIDES[self.dataset.info.dims]]
-        whole = Crop((*len(sides) * [0.0], *sides), len(sides) * (False,))
-        try:
-            fill(payload, column("codec")[row], [whole], [image], self.dataset.shape(row))
-        except DecodeError as error:
-            raise self.dataset.damaged(row, error) from error
+    def _kind(self, rows: np.ndarray) -> torch.dtype:
+        if self.dataset.info.dims == 3:
+            return torch.int16
+        return torch.uint8 if self.dataset.column("bits")[rows].max() == 8 else torch.uint16
 
 
-def _readable(images: StoredImages, filled: Sequence[Future[None]]) -> StoredImages:
-    """``images`` without those that were not ``filled``."""
-    errors = [each.exception() for each in filled]
-    for error in errors:
-        if error is not None and not isinstance(error, UserError):
-            raise error
-    messages = tuple(str(error) for error in errors if error is not None)
-    if not messages:
-        return images
-    good = [number for number, error in enumerate(errors) if error is None]
-    return StoredImages(images.stored[good], images.low[good], images.high[good], messages)
+def whole_image(dataset: ShardedDataset, size: tuple[int, ...], row: int) -> np.ndarray | str:
+    """Return the image of a row, uncropped, [C, *size]; or why it cannot be read."""
+    column = dataset.column
+    sides = [float(column(name)[row]) for name in SIDES[dataset.info.dims]]
+    whole = Crop((*len(sides) * [0.0], *sides), len(sides) * (False,))
+    kind = np.int16 if dataset.info.dims == 3 else np.uint8 if column("bits")[row] == 8 else np.uint16
+    image = np.empty((int(column("channels")[row]), *size), kind)
+    try:
+        fill(dataset.read(row), column("codec")[row], [whole], [image], dataset.shape(row))
+        return image
+    except (DecodeError, UserError) as error:
+        return str(dataset.damaged(row, error) if isinstance(error, DecodeError) else error)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,19 +71,11 @@ class HeldOutSplit:
                 self.advance(count)
 
     def whole(self) -> Iterator[Whole]:
-        samples = Samples(self.datasets, self.about.split)
-        reader = SampleReader(samples)
-
-        def read(sample: int) -> tuple[int, Stored, Tensor] | None:
-            mask = reader.mask(sample)
-            if mask is None:
-                return None
-            return sample, Stored.of(reader, sample).seen(**self.stored), torch.from_numpy(mask).long()
-
-        order = self.held_out.order
+        samples, order = Samples(self.datasets, self.about.split), self.held_out.order
+        read = partial(with_mask, SampleReader(samples), self.stored)
         mine = [n for step in range(order.steps) if order.counts(step) for n in order.batch_at(step).index.tolist()]
         shown = {mine[int(n)] for n in np.linspace(0, len(mine) - 1, SHOWN)} if mine and self.shows else set()
-        for item in read_ahead(read, mine, self.workers):
+        for item in read_ahead(read, mine, self.workers, self.device):
             alive()
             self.advance(1)
             if item is None:
@@ -95,10 +88,17 @@ class HeldOutSplit:
             number, row = samples.locate(np.array([sample]))
             spacing = self.datasets[int(number[0])].cell("spacing", int(row[0]))
             picture = stored.shown if sample in shown else None
-            yield Whole(torch.tensor([sample]), mask[None], predicted[None], spacing, picture)
+            target = torch.from_numpy(mask).long()
+            yield Whole(torch.tensor([sample]), target[None], predicted[None], spacing, picture)
 
     @property
     def samples(self) -> int:
         """The number of samples that all processes see together."""
         order = self.held_out.order
         return min(order.batches * order.batch, order.size)
+
+
+def with_mask(reader: SampleReader, seen: Mapping[str, Any], sample: int) -> tuple[int, Stored, np.ndarray] | None:
+    """Return a sample as it is ``seen``, with its mask; None without one."""
+    mask = reader.mask(sample)
+    return None if mask is None else (sample, Stored.of(reader, sample).seen(**seen), mask)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from dira_scale.judge.evaluation.config import CENTRE, SLIDING
 from dira_scale.train.data.batch import unit_interval
 from dira_scale.train.data.geometry.fixed import FixedCrop, centre, ten_crops
 from dira_scale.train.data.reader import SampleReader
+from dira_scale.train.data.workers import shared
 
 with lazy_imports():
     from monai import inferers
@@ -74,10 +75,7 @@ class Stored:
         return cls(reader.payload(sample), *about, low, high, spacing, bits=bits)
 
     def seen(
-        self,
-        spacing: float | Sequence[float] | None = None,
-        range: Sequence[float] | None = None,
-        pad: bool = False,
+        self, spacing: float | Sequence[float] | None = None, range: Sequence[float] | None = None, pad: bool = False
     ) -> "Stored":
         """Return it as such views (``ViewSpec``) see it. Raises UserError for ``spacing`` if its own is unknown."""
         low, high = self.low, self.high
@@ -91,6 +89,9 @@ class Stored:
             if np.prod(np.array(self.sides) / step) > MAX_VOXELS:
                 raise UserError(f"data.spacing={spacing}: a volume would have more than {MAX_VOXELS:,} voxels")
         return replace(self, low=low, high=high, step=step, pad=pad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"payload": bytes(self.payload)}  # crosses processes
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -183,8 +184,14 @@ def resized(probabilities: Tensor, sides: Sequence[int]) -> Tensor:
     return F.interpolate(probabilities[None], tuple(sides), mode=LINEAR[len(sides)], align_corners=False)[0]
 
 
-def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], workers: int) -> Iterator[Read]:
-    """``read`` of each item, in their order, by threads that are at most ``workers`` items ahead."""
+def read_ahead(
+    read: Callable[[Item], Read], items: Iterable[Item], workers: int, device: torch.device = CPU
+) -> Iterator[Read]:
+    """``read`` of each item, in their order, by threads that are at most ``workers`` items ahead; beside a GPU by
+    processes, which leave the interpreter to what launches: all is pickled then."""
+    if device.type == "cuda":
+        yield from shared(workers).map(read, items)
+        return
     with ThreadPoolExecutor(workers) as pool:
         waiting = deque[Future[Read]]()
         for item in items:

@@ -19,12 +19,13 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.store import as_os_error, locate
 from dira_scale.dataset.manifest import DatasetError, ShardedDataset
 from dira_scale.train.data.selection import Selection
-from dira_scale.train.inputs import Inputs, selected
+from dira_scale.train.inputs import Inputs
 from dira_scale.train.models.hub import is_hub
 from dira_scale.train.models.precheck import starts
 from dira_scale.train.models.start import RANDOM
 from dira_scale.train.runs.description import Dataset
 from dira_scale.train.runs.reader import RunReader
+from dira_scale.train.sampling import selected
 
 NO_LEAK, UNKNOWN = "no leak", "not checkable"
 FILE = "a file does not say on which patients its weights were trained (of an export, name the run's folder instead)"

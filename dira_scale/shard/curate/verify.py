@@ -44,10 +44,7 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
     dataset = ShardedDataset.open(path, check_shards=False)
     shards = list(dataset.info.shards)
     result: dict[str, list[Damage]] = {}
-    with (
-        bar("verifying", "samples") as progress,
-        worker_pool(min(workers, len(shards)), __name__) as pool,
-    ):
+    with bar("verifying", "samples") as progress, worker_pool(min(workers, len(shards)), __name__) as pool:
         task = progress.add_task("", total=dataset.table.num_rows)
         waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
         for done in as_completed(waiting):

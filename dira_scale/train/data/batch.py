@@ -78,6 +78,21 @@ class Batch:
         parts = (itemgetter(slice(i * size, (i + 1) * size)) for i in range(n))
         return [self._each(part, part) for part in parts]
 
+    def each_tensor(self, change: Callable[[Tensor], Tensor], **others: Any) -> Self:
+        """Return the batch with each tensor changed, always in one order, and with ``others``."""
+        return replace(self._each(change, lambda distortion: distortion.each(change)), **others)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in that order."""
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.each_tensor(keep)
+        return found
+
     def _each(self, tensor: Callable[[Tensor], Tensor], distortion: Callable[[Distortion], Distortion]) -> Self:
         """Return the batch with each tensor and each distortion changed by these."""
 

@@ -25,7 +25,7 @@ With :class:`~dira_scale.train.data.repeats.Repeats` the rows above are *draws*:
 looked up in the prefix sum of the samples' repeats.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -95,7 +95,8 @@ class Order:
         if self.weights is not None and len(self.weights) != len(self.sizes):
             raise ArgumentError("weights", self.weights, f"one for each of {len(self.sizes)} datasets")
         if self.batch % self._lanes:
-            expected = f"a divisor of the global batch of {self.batch}: one of {_divisors(self.batch)}"
+            divisors = replace(self, lanes=None).admissible_worlds()
+            expected = f"a divisor of the global batch of {self.batch}: one of {divisors}"
             raise ArgumentError("lanes", self._lanes, expected)
         # Of a dataset whose images are all others' near-duplicates, weights draw none.
         drawn_by_weights = self.repeats is not None and sum(self.sizes) > 0
@@ -139,7 +140,7 @@ class Order:
 
     def admissible_worlds(self) -> list[int]:
         """Return the numbers of ranks that divide the lanes."""
-        return _divisors(self._lanes)
+        return [d for d in range(1, self._lanes + 1) if self._lanes % d == 0]
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
         """Samples of optimizer step ``step`` (counted from 0 over all epochs) on ``rank``: B / world of them.
@@ -247,7 +248,3 @@ class EvalOrder:
 
     def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[StepSamples]:
         return [self.batch_at(step, rank, world) for step in steps]
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,6 +1,6 @@
 """Requests to a loader for one step: which images, crops and flips. They are the same for every loader."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from dira_scale.base.errors import DatasetError
 from dira_scale.train.data import random
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.foreground import Foreground
-from dira_scale.train.data.order import EvalOrder, Order
+from dira_scale.train.data.order import EvalOrder, Order, StepSamples
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.sizes import require_fit
 from dira_scale.train.data.views import Distortion, Geometry, ViewSpec, draw
@@ -21,6 +21,8 @@ from dira_scale.train.data.views.distortion import Stream
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
 # 10.7 ms in turn). With a helper other processes do.
 TOGETHER = 256
+FEW = 8  # steps, of which a share draws the views at once
+Positions = Callable[[range, int, int], list[StepSamples]]
 COLUMNS = {"session": "study", "patient": "patient"}  # by ``pair``: what the images of a sample's views share
 
 
@@ -84,6 +86,7 @@ class Requests:
 
     Attributes:
         together: of how many steps ``of`` draws the views at once.
+        share: which of how many parts of this rank's samples the requests have.
 
     Raises as :func:`~dira_scale.train.data.sizes.require_fit`, and DatasetError if ``pair`` makes no pair in training.
     """
@@ -98,14 +101,16 @@ class Requests:
         world: int = 1,
         fixed_epoch: int | None = None,
         classes: Collection[int] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         size = order.size if isinstance(order, EvalOrder) else order.split_size
         assert len(samples) == size, "order of other data"
         require_fit(samples, views)
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
-        self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
+        self.rank, self.world, self.fixed_epoch, self.share = rank, world, fixed_epoch, share
         self._foreground = Foreground(samples, classes) if views.around_foreground else None
-        self.together = max(1, TOGETHER * world // order.batch)
+        most = FEW if share[1] > 1 else TOGETHER
+        self.together = max(1, min(TOGETHER * world * share[1] // order.batch, most))
         self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
         if self._groups and isinstance(order, Order) and not self._groups.several:
             roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
@@ -115,18 +120,16 @@ class Requests:
                 lacks=views.pair,
             )
 
-    def at(self, step: int) -> Request:
-        """This rank's part of ``step``."""
-        return next(self.of(range(step, step + 1)))
-
-    def of(self, steps: range) -> Iterator[Request]:
-        """This rank's parts of ``steps``, in order."""
+    def of(self, steps: range, positions: Positions | None = None) -> Iterator[Request]:
+        """This rank's parts of ``steps``, in order; of other ``positions`` than the order's."""
         for together in (steps[first : first + self.together] for first in range(0, len(steps), self.together)):
-            parts = self.order.positions(together, self.rank, self.world)
-            index = np.concatenate([part.index for part in parts])
-            occurrence = np.concatenate([part.occurrence for part in parts])
+            parts = (positions or self.order.positions)(together, self.rank, self.world)
+            own = [self.shared(len(part.index)) for part in parts]
+            index = np.concatenate([part.index[rows] for part, rows in zip(parts, own, strict=True)])
+            occurrence = np.concatenate([part.occurrence[rows] for part, rows in zip(parts, own, strict=True)])
             epochs = [part.epoch if self.fixed_epoch is None else self.fixed_epoch for part in parts]
-            epoch = np.repeat(epochs, [len(part.index) for part in parts])
+            sizes = [rows.stop - rows.start for rows in own]
+            epoch = np.repeat(epochs, sizes)
             images = [self._images(epoch, index, occurrence, view) for view in self.views.drawn_as]
             drawn = [
                 draw(
@@ -138,13 +141,24 @@ class Requests:
             ]  # fmt: skip
             low, high = (np.stack(ends, 1) for ends in zip(*map(self.samples.range, images), strict=True))
             labels, first = self.samples.labels(index), 0
-            for step, part, views_epoch in zip(together, parts, epochs, strict=True):
-                span = slice(first, first := first + len(part.index))
+            for step, size, views_epoch in zip(together, sizes, epochs, strict=True):
+                span = slice(first, first := first + size)
                 geometries, distortions = zip(*((box[span], values[span]) for box, values in drawn), strict=True)
                 yield Request(
                     step, views_epoch, index[span], occurrence[span], tuple(of_view[span] for of_view in images),
                     geometries, distortions, low[span], high[span], None if labels is None else labels[span],
                 )  # fmt: skip
+
+    def shared(self, samples: int) -> slice:
+        """Return which of so many samples of this rank the share has."""
+        part, parts = self.share
+        return slice(samples * part // parts, samples * (part + 1) // parts)
+
+    def example(self, masks: bool) -> Batch:
+        """Return a batch of the first sample, for what its arrays are like."""
+        request = next(self.of(range(1), lambda *_: [StepSamples(0, *np.zeros((2, self.share[1]), np.int64))]))
+        mask = self.empty_mask(request, pinned=False) if masks else None
+        return self.batch(request, self.empty_views(request, pinned=False), mask)
 
     def _images(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
         """Return whose image ``view`` of each sample shows: its own, or another one of its group."""

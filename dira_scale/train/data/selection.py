@@ -67,12 +67,7 @@ def nested_draws(
 
 
 def stratified(
-    patients: np.ndarray,
-    positive: np.ndarray,
-    names: Sequence[str],
-    fraction: float,
-    seed: int,
-    from_end: bool = False,
+    patients: np.ndarray, positive: np.ndarray, names: Sequence[str], fraction: float, seed: int, from_end: bool = False
 ) -> np.ndarray:
     """Return a mask of a share of the ``patients`` [n], in which every label has its share of positive patients.
 

@@ -69,8 +69,6 @@ class BarlowTwins(Method):
         dim: width of the projector's three layers, the embedding's length; at least 1.
         off_diagonal: weight of the off-diagonal sum, the paper's lambda; at least 0.
         scale: of the whole loss, which is of the order of dim, to balance it with other terms; above 0.
-
-    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector",)

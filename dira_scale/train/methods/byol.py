@@ -31,8 +31,6 @@ class BYOL(Method):
         hidden: width of the hidden layers of projector and predictor, at least 1.
         dim: the embedding's length, at least 1.
         momentum: of the target network at a stage's first step, 0 to 1.
-
-    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector", "predictor")

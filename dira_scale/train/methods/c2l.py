@@ -43,7 +43,7 @@ class C2L(MoCo):
         alpha: of the distribution of μ; 1 is uniform.
         batch_norm: whether the projector has a hidden layer, with BatchNorm; otherwise it is linear.
 
-    All others are MoCo's. Raises ArgumentError for settings outside their range.
+    All others are MoCo's.
     """
 
     corrupted = True  # cutouts are a part of its views

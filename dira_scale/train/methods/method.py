@@ -50,7 +50,8 @@ class Method(nn.Module):
 
     A subclass declares its loss terms in ``weights`` (each term's factor in the total) and needs nothing else from the
     loop. It may communicate only through ``dira_scale.train.distributed.collectives`` and only in training: there every
-    process calls ``forward`` for its part of every batch; in evaluation each process has its own batches.
+    process calls ``forward`` for its part of every batch; in evaluation each process has its own batches. Constructors
+    raise ArgumentError for settings outside their range.
     """
 
     gradient_views: ClassVar[int] = 1  # number of views whose pyramids ``forward`` returns

@@ -45,8 +45,6 @@ class MoCo(Method):
             on small batches need it to learn.
         shuffle: of the images before the key encoder, if there are several BatchNorm groups: within ``blocks`` of 8
             groups, or over the whole ``batch`` (``dira_scale.train.methods.shuffle``).
-
-    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di: ClassVar[tuple[str, ...]] = ("projector",)

@@ -67,8 +67,6 @@ class PCRL(C2L):
             decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images.
         shuffle: as MoCo's.
         bounded: whether the decoder's image goes through a sigmoid (the released code's, of volumes).
-
-    Raises ArgumentError for settings outside their range.
     """
 
     corrupted = False
@@ -145,10 +143,7 @@ class PCRL(C2L):
             return terms
 
         first, second = (self.oriented(distortion.orientations).unbind(1) for distortion in batch.distortions)
-        branches = {
-            "ordinary": (ordinary, clean[0], first[0]),
-            "momentum": (momentum, clean[1], second[0]),
-        }
+        branches = {"ordinary": (ordinary, clean[0], first[0]), "momentum": (momentum, clean[1], second[0])}
         if hybrid:
             branches["hybrid"] = hybrid, blend(clean[0], clean[1], share), first[1]
         errors = self.compare({

@@ -30,8 +30,6 @@ class SimCLR(Method):
     Args:
         dim: the embedding's length; the hidden layer has the encoder's channels (sec. 2.1) and, ours, BatchNorm.
         temperature: of the similarities, above 0.
-
-    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector",)

@@ -27,8 +27,6 @@ class SimSiam(Method):
     Args:
         dim: width of the projector's three layers, the embedding's length; at least 1.
         bottleneck: the predictor's hidden width, at least 1.
-
-    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector", "predictor")

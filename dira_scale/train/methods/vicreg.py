@@ -27,8 +27,6 @@ class VICReg(Method):
     Args:
         dim: width of the expander's three layers, the embedding's length; at least 1.
         invariance, variance, covariance: factors of the loss's parts, at least 0.
-
-    Raises ArgumentError for settings outside their range.
     """
 
     trained_by_di = ("projector",)

@@ -103,6 +103,14 @@ def test_reading_ahead_keeps_the_order_and_a_bound() -> None:
     assert results == [n * n for n in range(20)]
 
 
+def test_beside_a_gpu_processes_read_what_threads_do() -> None:
+    """Also an image, its payload a view of a buffer."""
+    _, stored = volume(11, 9, 20)
+    items = [replace(stored, payload=memoryview(stored.payload), low=low) for low in (0.0, 1.0, 2.0)]
+    for a, b in zip(*(read_ahead(Stored.image, items, 2, torch.device(kind)) for kind in ("cpu", "cuda")), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_volume_is_seen_as_training_has_seen_it() -> None:
     """In a spacing of its own, from other values, padded; the probabilities are of the stored voxels again."""
     voxels, stored = volume(11, 9, 20)

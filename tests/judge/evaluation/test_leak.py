@@ -20,7 +20,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.finetune import main
 from dira_scale.judge.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, WeightsOrigin, check_leak, sources_of
-from dira_scale.train.inputs import selected
+from dira_scale.train.sampling import selected
 
 __all__ = ["make_dataset"]
 KEY = {"hash_key": "12345678", "archive": "ours"}

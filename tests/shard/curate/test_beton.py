@@ -83,10 +83,7 @@ def test_a_beton_that_is_not_of_the_dataset_is_not_replaced(
 
 
 def test_the_size_is_reported_before_and_a_full_disk_is_refused(
-    tmp_path: Path,
-    png_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, png_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "ds", workers=1)
     full = SimpleNamespace(free=2**20)  # less than a page

@@ -155,12 +155,7 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ([[1, 3], [0, 0]], {}, True, r"toy, split 'train': label 'b' has the value 3: need 0, 1, -1"),
         ([[1, -1], [0, NAN]], {}, True, r"label 'b' is unknown or uncertain, which is ignored in all 2 samples"),
         ([[1, 0], [0, -1]], {"uncertain": "zeros"}, True, r"label 'b' has no positive among 2 samples$"),
-        (
-            [[1, 0, 0], [0, 0, 0]],
-            {},
-            True,
-            "label 'b' has no positive .*, label 'c' has no positive among 2 samples$",
-        ),
+        ([[1, 0, 0], [0, 0, 0]], {}, True, "label 'b' has no positive .*, label 'c' has no positive among 2 samples$"),
         ([[1, 0], [1, 0]], {"exclusive": True}, False, r"label 'b' has no positive among 2 samples"),
         ([[1, 0], [1, 1]], {"exclusive": True}, True, r"1 of 2 samples have none or several of the labels a, b:"),
         (

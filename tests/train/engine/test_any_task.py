@@ -112,11 +112,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     ("strategy", "accumulate", "stops"),
-    [
-        ("ddp", 2, [STEPS]),
-        pytest.param("zero2", 1, [41, STEPS], marks=pytest.mark.system),
-        ("fsdp2", 2, [41, STEPS]),
-    ],
+    [("ddp", 2, [STEPS]), pytest.param("zero2", 1, [41, STEPS], marks=pytest.mark.system), ("fsdp2", 2, [41, STEPS])],
 )
 def test_two_processes_learn_what_one_does(
     whole: Path, tmp_path: Path, strategy: str, accumulate: int, stops: list[int]

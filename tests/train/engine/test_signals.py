@@ -138,12 +138,7 @@ def lines_of_three(life: str, folder: Path, codes: tuple[int, ...] = (0, 0, 0)) 
 
 @pytest.mark.parametrize(
     ("life", "name", "step"),
-    [
-        ("one", "SIGUSR2", 4),
-        ("all", "SIGTERM", 4),
-        ("last", "SIGUSR2", 6),
-        ("rarely", "SIGUSR2", 4),
-    ],
+    [("one", "SIGUSR2", 4), ("all", "SIGTERM", 4), ("last", "SIGUSR2", 6), ("rarely", "SIGUSR2", 4)],
 )
 def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
     tmp_path: Path, life: str, name: str, step: int

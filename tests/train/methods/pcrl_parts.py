@@ -141,10 +141,7 @@ def _released(model, whole):
         "ordinary": (decoded(model, o), target1),
         "hybrid": (decoded(model, mixed(o, m, share)), share * target1 + (1 - share) * target2),
         "mixed": (decoded(model, o2), clean1),
-        "mixed_hybrid": (
-            decoded(model, mixed(o2, m2, mixed_share)),
-            mixed_share * clean1 + (1 - mixed_share) * clean2,
-        ),
+        "mixed_hybrid": (decoded(model, mixed(o2, m2, mixed_share)), mixed_share * clean1 + (1 - mixed_share) * clean2),
     }
     return Expected(contrast, images, torch.stack([k, k2, k3], dim=1), normaliser)
 

@@ -191,11 +191,7 @@ def test_views_of_another_size_that_a_network_does_not_take():
 
 @pytest.mark.parametrize(
     ("patch", "channels"),
-    [
-        (8, [3, 0, 96, 192, 192, 192]),
-        (14, [3, 0, 48, 96, 192, 192]),
-        (32, [3, 0, 24, 48, 96, 192]),
-    ],
+    [(8, [3, 0, 96, 192, 192, 192]), (14, [3, 0, 48, 96, 192, 192]), (32, [3, 0, 24, 48, 96, 192])],
 )
 def test_patch_sizes(patch, channels):
     name, extra = ("eva02_tiny_patch14_224", {}) if patch == 14 else ("vit_tiny_patch16_224", {"patch_size": patch})
@@ -226,10 +222,7 @@ def test_zero_initialised_residual_branches():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *(pytest.param(name, marks=pytest.mark.system if name in FULL else ()) for name in FAMILIES),
-        "hiera_tiny_224",
-    ],
+    [*(pytest.param(name, marks=pytest.mark.system if name in FULL else ()) for name in FAMILIES), "hiera_tiny_224"],
 )
 def test_names_are_timms(name):
     """Each entry of the pyramid has its own of timm's, with the same shape."""

@@ -37,11 +37,7 @@ def trained(name: str, recompute: bool, channels_last: bool) -> tuple[dict[str, 
 
 @pytest.mark.parametrize(
     ("name", "channels_last"),
-    [
-        ("unet3d", True),
-        ("resenc_l", True),
-        pytest.param("swinunetr", True, marks=pytest.mark.torture),
-    ],
+    [("unet3d", True), ("resenc_l", True), pytest.param("swinunetr", True, marks=pytest.mark.torture)],
 )
 def test_the_finest_blocks_are_computed_twice_and_gradients_are_the_same(name: str, channels_last: bool) -> None:
     (plain, once), (recomputed, twice) = (trained(name, recompute, channels_last) for recompute in (False, True))

@@ -179,11 +179,7 @@ def test_an_exported_encoder_says_which_volumes_it_takes(model: str, tmp_path: P
         known = stored.metadata()
     huge = '{"size": [65536, 65536, 65536]}'
     none = '{"size": [0]}'
-    for written, printed in (
-        ("[", "is damaged"),
-        (none, "size[0]: expected a whole number from "),
-        (huge, "larger"),
-    ):
+    for written, printed in (("[", "is damaged"), (none, "size[0]: expected a whole number from "), (huge, "larger")):
         if written == huge and model == "unet3d":  # whose weights do not depend on it
             continue
         save_file(load_file(path), path, known | {"input": written})

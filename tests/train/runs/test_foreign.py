@@ -120,15 +120,7 @@ def test_weights_are_not_loaded_from_an_address_that_only_the_run_names(
 TAG = "!!python/object/apply:os.system ['touch HARM']\n"
 ALIASES = "a: &a [0, 0]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 DAMAGES = {
-    "config.yaml": [
-        TAG,
-        f"data: {TAG}",
-        "- a\n- list\n",
-        "a: [1\n",
-        "[" * 3000,
-        "a: \udcff",
-        "",
-    ],
+    "config.yaml": [TAG, f"data: {TAG}", "- a\n- list\n", "a: [1\n", "[" * 3000, "a: \udcff", ""],
     "status.json": ["{", "[]", "7", '{"step": 1e400}', '{"reason": 7}', "[" * 100_000],
     "environment.json": ["{", '"text"'],
     "pictures/restoration.json": ["{", "{}"],

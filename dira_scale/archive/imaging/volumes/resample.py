@@ -72,11 +72,7 @@ def weights(count: int, at: np.ndarray, sigma: float = 0.0) -> scipy.sparse.csr_
 
 
 def apply(
-    voxels: np.ndarray,
-    z: scipy.sparse.csr_array,
-    y: scipy.sparse.csr_array,
-    x: scipy.sparse.csr_array,
-    fill: int = 0,
+    voxels: np.ndarray, z: scipy.sparse.csr_array, y: scipy.sparse.csr_array, x: scipy.sparse.csr_array, fill: int = 0
 ) -> np.ndarray:
     """int16 [..., Z, Y, X] multiplied by a matrix along each axis, in float32, rounded once.
 

@@ -14,7 +14,7 @@ from dira_scale.train.data.cache.folder import GB, MB
 from dira_scale.train.data.cache.shards import Shard, ShardCache, Shards
 from dira_scale.train.data.order import EvalOrder, Order
 
-DOWNLOADS = 4  # at once, per process
+DOWNLOADS = 16  # at once, which a loader's processes share; at least one each
 PLACES = 4  # of an epoch that are looked at
 MOST_STEPS = 256  # fetched ahead
 MORE_SHARDS = 8  # than are read at once are enough to fetch ahead
@@ -76,24 +76,23 @@ class Ahead:
 
     Args:
         needed: the shards of a step.
-        start_step, stop_step: as of ``Loader.iterate``.
+        steps: as of ``Loader.iterate``; ``downloads``: at once.
     """
 
     def __init__(
-        self, cache: ShardCache, needed: Callable[[int], list[Shard]], start_step: int, stop_step: int, window: int
+        self, cache: ShardCache, needed: Callable[[int], list[Shard]], steps: range, window: int, downloads: int
     ) -> None:
         self.cache, self.needed, self.window = cache, needed, window
-        self._now, self._closed, self._news = start_step, False, threading.Condition()
+        self._now, self._closed, self._news = steps.start, False, threading.Condition()
         self._under_way: set[str] = set()
-        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="loader-fetch")
-        steps = range(start_step, stop_step)
+        self._pool = ThreadPoolExecutor(downloads, thread_name_prefix="loader-fetch")
         self._walker = threading.Thread(target=self._walk, args=[steps], name="loader-ahead", daemon=True)
         self._walker.start()
 
     def advance(self, step: int) -> None:
         """``step`` is the next to be trained on."""
         with self._news:
-            self._now = step
+            self._now = max(self._now, step)
             self._news.notify_all()
 
     def close(self) -> None:

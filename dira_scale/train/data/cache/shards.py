@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -36,6 +37,9 @@ class MissingShardError(UserError):
             f"{self.why}: see whether it can be read from here, and is what was sharded; or train without it, in a new "
             "run whose cache skips missing shards"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses processes
+        return UserError, (str(self),)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class LoaderSpec:
         classes: the values in masks around whose voxels crops are drawn (``ViewSpec.foreground``); None: all.
         labels: those that batches have; None: all, where the datasets have the same.
         device: where the batches are wanted; a loader may leave them on the host.
-        stride: from a batch's step to the next one's; above 1 only for the loaders of this package
-            (``loaders.helper``).
+        share: which of how many parts of this rank's samples are wanted; one of several only of the loaders of this
+            package (``loaders.helper``).
     """
 
     datasets: Sequence["ShardedDataset"]
@@ -53,7 +53,7 @@ class LoaderSpec:
     classes: Collection[int] | None = None
     labels: Columns | None = None
     device: torch.device | str = "cpu"
-    stride: int = 1
+    share: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if self.masks and not self.views.one_size:

@@ -31,7 +31,6 @@ LOADERS = {
     "stream": "dira_scale.train.data.loaders.stream.StreamLoader",
 }
 HELPER = "dira_scale.train.data.loaders.helper.HelperLoader"
-THREADS = 4  # of a process at most: with 8 it reads fewer images than with 4, as they wait for the interpreter's lock
 OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
 
 
@@ -47,11 +46,13 @@ class LoaderChoice:
     def __str__(self) -> str:
         return f"loader: {self.name} ({self.why})"
 
-    def build(self, spec: LoaderSpec) -> Loader:
-        """Return the loader built for ``spec``.
+    def build(self, spec: LoaderSpec, processes: int = 0) -> Loader:
+        """Return the loader built for ``spec``, in so many processes of its own.
 
         Raises ValueError if it does not take it and its settings, is not a loader, or cannot read these datasets.
         """
+        if processes:
+            return _imported(HELPER)(spec, self, processes)
         factory = _imported(self.target)
         try:
             inspect.signature(factory).bind(spec, **self.settings)
@@ -71,7 +72,7 @@ class LoaderChoice:
         """Return the number of processes of its own in which so many ``workers`` load; 0: in the training process.
 
         ``helper``: whether it does; None: beside a GPU, unless the loader decodes there or is your own. Your own has
-        one process: it need not know ``LoaderSpec.stride``. Raises ArgumentError for one that needs the GPU, and where
+        one process: it need not know ``LoaderSpec.share``. Raises ArgumentError for one that needs the GPU, and where
         the system cannot share memory so.
         """
         decodes_here = self.name in LOADERS and self.name != "dali"
@@ -81,11 +82,7 @@ class LoaderChoice:
             raise ArgumentError("helper", True, "false: dali decodes on the GPU, which is the training process's")
         if not hasattr(os, "memfd_create"):
             raise ArgumentError("helper", helper, "false: processes of its own need Linux")
-        return -(-workers // THREADS) if decodes_here else 1
-
-    def in_processes(self, count: int) -> "LoaderChoice":
-        """Return the loader, but in so many processes of its own; with 0 as it is."""
-        return LoaderChoice(self.name, self.why, HELPER, {"inner": self, "processes": count}) if count else self
+        return workers if decodes_here else 1
 
 
 def choose(

@@ -6,8 +6,9 @@ batch.
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import reduce
 from itertools import islice
 from time import perf_counter
@@ -42,10 +43,9 @@ class CpuLoader:
         self.samples = Samples(spec.datasets, spec.split, spec.labels, spec.views)
         if spec.masks:
             self.samples.require_masks()
-        self.requests = Requests(
-            self.samples, spec.order, spec.views, spec.seed, spec.rank, spec.world, spec.fixed_epoch, spec.classes
-        )
-        self.workers, self.prefetch, self.stride, self.masks = spec.workers, spec.prefetch, spec.stride, spec.masks
+        given = spec.rank, spec.world, spec.fixed_epoch, spec.classes, spec.share
+        self.requests = Requests(self.samples, spec.order, spec.views, spec.seed, *given)
+        self.workers, self.prefetch, self.masks = spec.workers, spec.prefetch, spec.masks
         self.seconds = StageSeconds(*self.sums)
         self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
         self.reader = SampleReader(self.samples, self.storage())
@@ -55,37 +55,42 @@ class CpuLoader:
         return ShardFiles(self.samples.datasets)
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        """This rank's batches of steps ``start_step`` to ``stop_step - 1``, one each ``stride``."""
+        """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
         yield from self.copies.beside(self._host_batches(start_step, stop_step))
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
-        steps = range(start_step, stop_step, self.stride)
-        requests = self.requests.of(steps)
+        steps = range(start_step, stop_step)
         try:
-            for _ in steps:
-                began = perf_counter()
-                for request in islice(requests, self.prefetch + 1 - len(pending)):
-                    views = self.requests.empty_views(request, pinned=self.copies.pinned)
-                    slots = [view.numpy() for view in views]
-                    mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
-                    parts = [pool.submit(self._fill, slots, mask, request, task) for task in self._tasks(request)]
-                    pending.append((self.requests.batch(request, views, mask), parts))
-                batch, parts = pending.popleft()
-                for part in parts:
-                    part.result()
-                self.seconds.add(wait=perf_counter() - began)
-                yield batch
+            with self.requested(steps) as requests:  # its end stops what the threads wait for
+                for _ in steps:
+                    began = perf_counter()
+                    for request in islice(requests, self.prefetch + 1 - len(pending)):
+                        views = self.requests.empty_views(request, pinned=self.copies.pinned)
+                        mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
+                        slots = [view.numpy() for view in views]
+                        parts = [pool.submit(self.fill, slots, mask, request, task) for task in self._tasks(request)]
+                        pending.append((self.requests.batch(request, views, mask), parts))
+                    batch, parts = pending.popleft()
+                    for part in parts:
+                        part.result()
+                    self.seconds.add(wait=perf_counter() - began)
+                    yield batch
         finally:
             pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def requested(self, steps: range) -> Iterator[Iterator[Request]]:
+        """The requests of ``steps``, each asked for when there is room for its batch."""
+        yield self.requests.of(steps)
 
     def _tasks(self, request: Request) -> list[range]:
         """Its samples in parts: several samples per task, several tasks per thread."""
         part = -(-len(request) // (4 * self.workers)) or 1
         return [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
 
-    def _fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
+    def fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
         """Fill the ``slots``, per view [b, C, *size], of some samples; views of one image share its decoding."""
         for i in samples:
             views = range(len(slots))

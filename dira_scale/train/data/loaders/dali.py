@@ -33,6 +33,7 @@ try:
 except ImportError as error:
     raise UserError(f"the loader dali needs NVIDIA DALI ({error}): {install_command(dali_extra())}") from error
 
+READERS = 4  # threads that wait for the interpreter's lock, as the step's launches do
 logger = logging.getLogger(__name__)
 
 CODECS = {"jpg", "jp2", "png"}
@@ -163,7 +164,7 @@ class DaliLoader(CpuLoader):
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """Batches whose views are where they are wanted; ``copies`` brings the rest."""
-        readers = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        readers = ThreadPoolExecutor(min(self.workers, READERS), thread_name_prefix="loader")
         maker = ThreadPoolExecutor(1, thread_name_prefix="loader-dali")
         kept, self._views = self._views, None  # one thread at a time may use them
         views = kept or DaliViews(self.samples, self.requests.views, self.copies.device, self.workers, self.seconds)

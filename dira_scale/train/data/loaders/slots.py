@@ -1,75 +1,81 @@
-"""Memory that processes share, for the large tensors of batches; only small ones (labels, parameters) are pickled.
-
-On a GPU the training process pins it, and batches are copied to the device straight from it.
-"""
+"""Batches in memory that processes share: a slot is a batch, whose arrays lie one after another."""
 
 import mmap
 import os
-from dataclasses import replace
-from multiprocessing.reduction import DupFd
-from typing import Any
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from dira_scale.train.data.batch import Batch
 
-ALIGNED = 16  # bytes; slots begin at multiples of it
+ALIGNED = 16  # bytes, at whose multiples arrays begin
+
+
+class Layout:
+    """Where the arrays of a batch lie. ``example``: a batch of one sample."""
+
+    def __init__(self, example: Batch) -> None:
+        self.example = example.each_tensor(lambda tensor: tensor.to("meta"))  # pickled, too, whatever its type
+        self._parts = self.example.tensors()
+
+    def starts(self, samples: int) -> list[int]:
+        """Where each array of so many samples begins; and where the last one ends."""
+        return [0, *accumulate(-(-samples * part.nbytes // ALIGNED) * ALIGNED for part in self._parts)]
+
+    def batch(self, memory: Tensor, samples: int, step: int = 0, epoch: int = 0) -> Batch:
+        """The batch that lies in ``memory``, uint8."""
+        arrays = (
+            memory[start : start + samples * part.nbytes].view(part.dtype).view(samples, *part.shape[1:])
+            for start, part in zip(self.starts(samples), self._parts, strict=False)
+        )
+        return self.example.each_tensor(lambda _: next(arrays), step=step, epoch=epoch)
+
+
+@dataclass(frozen=True)
+class SlotBatch:
+    """A batch of so many samples in a slot's ``memory``, until that is filled again."""
+
+    layout: Layout
+    memory: Tensor
+    samples: int
+    step: int
+    epoch: int = 0
+
+    def copy_to(self, device: torch.device | str) -> Batch:
+        """The batch on ``device``, by one copy, without waiting; on a CPU in memory of its own."""
+        copied = self.memory[: self.layout.starts(self.samples)[-1]].to(device, non_blocking=True, copy=True)
+        return self.layout.batch(copied, self.samples, self.step, self.epoch)
 
 
 class Slots:
-    """``count`` pieces of memory of at least ``size`` bytes; pickled to another process, both map the same."""
+    """``count`` pieces of memory of ``size`` bytes, and ``now``, the number of the iterator that they are filled for.
 
-    def __init__(self, count: int, size: int, shared: Any = None) -> None:
-        self.count, self.pinned = count, False
-        self.size = size = -(-size // ALIGNED) * ALIGNED
-        self._descriptor = os.memfd_create("slots") if shared is None else shared.detach()  # of a DupFd
-        if shared is None:
-            os.ftruncate(self._descriptor, count * size)
-        self._memory = torch.frombuffer(mmap.mmap(self._descriptor, count * size), dtype=torch.uint8)
+    On a GPU the training process pins them.
+    """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Slots, (self.count, self.size, DupFd(self._descriptor))
+    def __init__(self, count: int, size: int, descriptor: int | None = None) -> None:
+        self.count, self.size, self._pinned = count, size, False
+        self.descriptor = os.memfd_create("slots") if descriptor is None else descriptor
+        length = ALIGNED + count * size
+        if descriptor is None:
+            os.ftruncate(self.descriptor, length)
+        self._memory = torch.frombuffer(mmap.mmap(self.descriptor, length), dtype=torch.uint8)
+        if descriptor is not None:
+            os.close(descriptor)  # what is mapped keeps the memory
+        self.now = self._memory[:8].view(torch.int64)
+
+    def __getitem__(self, slot: int) -> Tensor:
+        start = ALIGNED + slot * self.size
+        return self._memory[start : start + self.size]
 
     def pin(self) -> None:
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._memory.nbytes, 0))
-        self.pinned = True
-
-    def fill(self, slot: int, batch: Batch) -> Batch:
-        """Copy a batch's views and masks into a slot; returns what is left to send, with tensors without memory in
-        their places and distortions that are no part of larger memory."""
-        large = _large(batch)
-        for part, tensor in zip(self._parts(slot, large), large, strict=True):
-            part.copy_(tensor)
-        left = _with_large(batch, [tensor.to("meta") for tensor in large])
-        return replace(left, distortions=tuple(values.clone() for values in batch.distortions))
-
-    def batch(self, slot: int, batch: Batch) -> Batch:
-        """``batch``, as ``fill`` left it, with the views and masks of a slot: on a CPU, where nothing is copied on,
-        copies of them."""
-        parts = self._parts(slot, _large(batch))
-        return _with_large(batch, parts if self.pinned else [part.clone() for part in parts])
-
-    def _parts(self, slot: int, large: list[Tensor]) -> list[Tensor]:
-        parts, start = [], slot * self.size
-        for tensor in large:
-            parts.append(self._memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
-            start += tensor.nbytes
-        return parts
+        self._pinned = True
 
     def close(self) -> None:
-        if self.pinned:
+        if self._pinned:
             torch.cuda.synchronize()  # the last copies
             torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr()))
-        os.close(self._descriptor)
-
-
-def _large(batch: Batch) -> list[Tensor]:
-    """Return the tensors that are not pickled. Masks come first: their values have two bytes and must begin at even
-    addresses; those of views may have one."""
-    return [*([] if batch.mask is None else [batch.mask]), *batch.views]
-
-
-def _with_large(batch: Batch, large: list[Tensor]) -> Batch:
-    mask, views = (None, large) if batch.mask is None else (large[0], large[1:])
-    return replace(batch, mask=mask, views=tuple(views))
+        os.close(self.descriptor)

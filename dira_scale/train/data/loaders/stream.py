@@ -3,17 +3,18 @@
 import logging
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
 
 from dira_scale.base.arguments import ArgumentError, inside
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import StoppedError
 from dira_scale.train.data import random
-from dira_scale.train.data.batch import Batch
-from dira_scale.train.data.cache.ahead import Ahead, Window, in_gb, in_order
+from dira_scale.train.data.cache.ahead import DOWNLOADS, Ahead, Window, in_gb, in_order
 from dira_scale.train.data.cache.folder import GB, open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
@@ -21,6 +22,7 @@ from dira_scale.train.data.cache.storage import CachedShards
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.order import EvalOrder, Order, StepSamples
+from dira_scale.train.data.requests import Request
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ class StreamLoader(CpuLoader):
         self.order, settings = self.requests.order, self.settings  # without substitutes
         rank, world = self.requests.rank, self.requests.world
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        at_once = self.stride * (self.prefetch + 1)
+        at_once = self.prefetch + 1
         with inside("cache"):
             folder = open_cache(settings)
             self.shards = Shards(self.samples, folder.folder)
@@ -124,27 +126,37 @@ class StreamLoader(CpuLoader):
         self.cache = ShardCache(folder, threading.Event(), self.seconds)
         return CachedShards(self.shards, self.cache)
 
-    def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        self._tell()
-        self._open, batches = self._open + 1, super()._host_batches(start_step, stop_step)
+    @contextmanager
+    def requested(self, steps: range) -> Iterator[Iterator[Request]]:
+        if self.requests.share[0] == 0:
+            self._tell()
+        self._open += 1
         self.cache.stop.clear()
-        ahead = Ahead(self.cache, self._needed, start_step, stop_step, self.window.steps)
+        ahead = Ahead(self.cache, self._needed, steps, self.window.steps, max(1, DOWNLOADS // self.requests.share[1]))
+
+        def advancing() -> Iterator[Request]:
+            for request in self.requests.of(steps):
+                ahead.advance(request.step - self.prefetch)  # trained on meanwhile
+                yield request
+
         try:
-            for batch in batches:
-                ahead.advance(batch.step + 1)
-                yield batch
-        except StoppedError:  # a part of the batch that waited while another failed
-            raise next(iter(self.cache.failed.values())) from None
+            yield advancing()
         finally:
             self._open -= 1
             if not self._open:  # a second iterator may be inside a first one
                 self.cache.stop.set()
-            batches.close()
             ahead.close()
+
+    def fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
+        try:
+            super().fill(slots, mask, request, samples)
+        except StoppedError as stopped:  # waited while another failed
+            raise next(iter(self.cache.failed.values()), stopped) from None
 
     def _needed(self, step: int) -> list[Shard]:
         """Return the shards of a step that go through the cache."""
         index = self.order.batch_at(step, self.requests.rank, self.requests.world).index
+        index = index[self.requests.shared(len(index))]
         return [self.shards.all[number] for number in in_order(self.shards.of(index)) if self.shards.kept[number]]
 
     def _tell(self) -> None:

@@ -98,14 +98,10 @@ class Distortion:
         return cls(**tensors, corruptions=nested)
 
     def to(self, device: torch.device | str) -> Self:
-        return self._each(lambda values: values.to(device, non_blocking=True))
+        return self.each(lambda values: values.to(device, non_blocking=True))
 
     def __getitem__(self, samples: slice) -> Self:
-        return self._each(lambda values: values[samples])
-
-    def clone(self) -> Self:
-        """Return it in memory of its own: another process gets these samples, not all that they were sliced from."""
-        return self._each(Tensor.clone)
+        return self.each(lambda values: values[samples])
 
     def tensors(self) -> dict[str, Tensor]:
         """All parameters by name, those of a corruption by ``corruptions.NAME.PARAMETER``."""
@@ -117,7 +113,8 @@ class Distortion:
         }
         return plain | nested
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return it with each tensor changed."""
         corruptions = {name: {key: change(v) for key, v in params.items()} for name, params in self.corruptions.items()}
         plain: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "corruptions"}
         return replace(self, **plain, corruptions=corruptions)

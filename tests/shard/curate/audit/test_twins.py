@@ -124,10 +124,7 @@ def test_the_command_names_copies_and_shared_patients(
 
 
 def test_hashes_of_two_keys_or_archives_prove_nothing(
-    two: SimpleNamespace,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    two: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And what was not searched for is not called absent."""
     keys = {"labels": str(tmp_path / "b.csv"), "images": str(tmp_path / "b_images")}

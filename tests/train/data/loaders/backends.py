@@ -13,7 +13,7 @@ from dira_scale.train.data.loaders.build import choose
 BACKENDS: dict[str, Callable[..., Loader]] = {
     "cpu": lambda **arguments: choose("cpu").build(LoaderSpec(**arguments)),
     "threads": lambda **arguments: choose("cpu").build(LoaderSpec(**{"workers": 3, "prefetch": 2} | arguments)),
-    "helper": lambda **arguments: choose("cpu").in_processes(2).build(LoaderSpec(**arguments)),
+    "helper": lambda **arguments: choose("cpu").build(LoaderSpec(**arguments), 2),
     "stream": lambda **arguments: choose("stream").build(LoaderSpec(**arguments)),
     "dali": lambda **arguments: choose("dali").build(LoaderSpec(**arguments)),
 }

@@ -88,7 +88,7 @@ def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
     dataset = make(codec, channels, grow=3)  # every crop is larger than its view
     requests = Requests(Samples([dataset], "train"), ORDER, SPEC, seed=0)
     for step, batch in zip((1, 2), ffcv(dataset).iterate(1, 3), strict=True):
-        for view, geometry in zip(batch.views, requests.at(step).geometries, strict=True):
+        for view, geometry in zip(batch.views, next(requests.of(range(step, step + 1))).geometries, strict=True):
             assert view.shape == (4, channels, 24, 24) and view.dtype == torch.uint8
             for i, sample in enumerate(batch.index.tolist()):
                 y, x, h, w = geometry.box[i]
