@@ -7,6 +7,9 @@ batch of the shards repeatedly (steps alone), nothing while a loader runs at ful
 batches (with steps). Each turn of a loader begins with untimed batches that fill its queue. Ratios are those of medians
 over --rounds rounds; in brackets the rounds' lowest and highest. "ms of waiting": of a step, for its batch.
 
+--headline: `pretrain` and the released loop, each as its user starts it (benchmarks/headline.py); on a CPU a rehearsal
+at 64 pixels.
+
 --loaders: by default every one of cpu (with data.helper=false), helper (cpu with data.helper=true), dali, ffcv and
 stream (with a cache of its own); one that cannot read these shards here says why.
 
@@ -199,8 +202,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="of a turn")
     parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--headline", action="store_true", help="images/s of pretrain, and of the released loop")
+    parser.add_argument("--batch", type=int, default=256, help="of --headline")
     parser.add_argument("--keys", nargs="+", default=GPU if torch.cuda.is_available() else CPU, help="KEY=VALUE …")
     args = parser.parse_args(argv)
+    if args.headline:
+        from benchmarks import headline  # needs torchvision
+
+        found = headline.measure(("cpu", "dali"), args.batch, not torch.cuda.is_available(), min(args.rounds, 2))
+        print(*headline.text(found), sep="\n")
+        return write_json(args.json, {"environment": environment(), "headline": found}) if args.json else None
     with tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):
             side = 512 if torch.cuda.is_available() else 256

@@ -36,6 +36,7 @@ MAY_NEED = {
     "triton": {
         ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in (ROOT / "dira_scale").rglob("*_triton.py")
     },
+    "torchvision": {"benchmarks.headline"},
     "litdata": {"benchmarks.loader.peers"},
     "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},

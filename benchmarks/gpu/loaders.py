@@ -1,9 +1,9 @@
 """What feeds a step on the GPU: images/s of training from shards by each loader.
 
-`cpu`: decoding threads in the training process (data.helper=false), whose Python also launches the step. `helper`: in
-processes of their own, which fill pinned slots of shared memory. `dali`: decoded on the GPU, where DALI is installed.
-The network and settings of the ladder's first rung, at the paper's batch per GPU, whose steps are short; the images
-are a few phantoms, gone through again and again. How it is measured: benchmarks/end_to_end.py.
+`helper`: decoded in processes of their own, which fill pinned slots of shared memory. `dali`: decoded on the GPU, where
+DALI is installed. The network and settings of the ladder's first rung, at the paper's batch per GPU, whose steps are
+short; the images are a few phantoms, gone through again and again. How it is measured: benchmarks/end_to_end.py. On a
+GPU, beside them, what torchvision decodes there by nvJPEG, a batch at once and with nothing else.
 """
 
 import tempfile
@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.gpu import items
+from benchmarks.gpu.basics import seconds
 from benchmarks.gpu.evaluation import make
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import PAPER
-from benchmarks.turns import turn_of
+from dira_scale.dataset.pixels import codecs
 
-COMPARED = ("cpu", "helper", "dali")
+COMPARED = ("helper", "dali")
 STORED = {"JPEG 512": (512, 8), "JPEG 1024": (1024, 8), "PNG 512, 16 bits": (512, 16)}  # pixels of a side; bits
 IMAGES = 64  # a batch
-FEW = (1, 4)  # threads of `cpu`, which reads JPEG 512 by so many alone, too
 
 
 def compare(rehearse: bool, side: int, bits: int) -> dict[str, Any]:
@@ -34,8 +36,7 @@ def compare(rehearse: bool, side: int, bits: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         shards = make(Path(name), rehearse, IMAGES, side, bits)
         found = measure(shards, *turns, keys, COMPARED)
-        few = by_threads(shards, rehearse) if (side, bits) == STORED["JPEG 512"] else {}
-    figures, broken = {"steps alone": figure(found["step"], "images/s")} | few, list[str]()
+    figures, broken = {"steps alone": figure(found["step"], "images/s")}, list[str]()
     for loader, row in found["loaders"].items():
         if "both" in row:
             expected, note = min(row["loader"], found["step"]), f"{row['wait_ms']:.1f} ms of waiting a step"
@@ -46,19 +47,24 @@ def compare(rehearse: bool, side: int, bits: int) -> dict[str, Any]:
     return {"figures": figures} | ({"failed": "; ".join(broken)} if broken else {})
 
 
-def by_threads(shards: Path, rehearse: bool) -> dict[str, Any]:
-    """The rates of `cpu` alone by a few threads; some three seconds."""
-    from benchmarks.loader.tune import BATCH, LoaderSetting
-    from dira_scale.dataset.manifest import ShardedDataset
+def decoded() -> dict[str, Any]:
+    """Images/s of torchvision's decoder alone."""
+    from torchvision.io import decode_jpeg
 
-    dataset, figures = ShardedDataset.open(shards), {}
-    for threads in FEW:
-        loader = LoaderSetting("cpu", False, threads, 4, 32 if rehearse else 224, "cpu").build(dataset)
-        turn = turn_of(partial(loader.iterate, 0), BATCH)
-        figures[f"cpu alone, {threads} thread(s)"] = figure(turn(0.1 if rehearse else 0.5).rate, "images/s")
-    return figures
+    from benchmarks.backends import draw  # needs pyarrow
+    from benchmarks.end_to_end import CORES
+
+    device = torch.device("cuda")
+    with tempfile.TemporaryDirectory() as name:
+        drawn = [codecs.decode(path.read_bytes(), "png") for path in draw(Path(name), IMAGES, 512, CORES)]
+    payloads = [torch.frombuffer(bytearray(codecs.encode(pixels, "jpg")), dtype=torch.uint8) for pixels in drawn]
+    taken = seconds(lambda: decode_jpeg(payloads, device=device), device)
+    return {"figures": {"alone": figure(IMAGES / taken, "images/s", note="JPEGs of 512 pixels a side")}}
 
 
 def run(job: Job) -> bool:
     """All of it; whether all that could be measured was."""
-    return items.run(job, {name: partial(compare, job.rehearse, *stored) for name, stored in STORED.items()}, 0.7)
+    each: dict[str, items.Item] = {name: partial(compare, job.rehearse, *stored) for name, stored in STORED.items()}
+    if torch.cuda.is_available():
+        each["torchvision's nvJPEG"] = decoded
+    return items.run(job, each, 0.7)
