@@ -3,9 +3,9 @@
     python -m dira_scale.bench feed [--host 79] [--device 139] [--batch 128] [--loaders 0x2 1 2] [--steps 20]
 
 Launching is small operations with Python between them, as a step's are; at most one step is ahead of the device.
---loaders: so many processes, or 0xN: N threads of this process. "launching": what it takes while the loader works
-(run and blocked time of its thread, without waiting for a core), beside alone; "ratio": of the slower of loader alone
-and device. The last column is of processor time, of all processes.
+--loaders: so many processes, or 0xN: N threads of this process. "launching": the time that launching a step takes
+while the loader works (its thread runs or is blocked; waiting for a core does not count), and its ratio to that alone.
+"ratio": fed images/s to those of the slower of loader and device. The last column divides by all processes' time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from dira_scale.train.data.loaders.build import choose
 from dira_scale.train.data.order import Order
 from dira_scale.train.data.views import ViewSpec
 
-OPERATIONS = 2600  # of a step of dira_moco
+OPERATIONS = 2600  # as many as a step of dira_moco launches
 
 
 def launch(spins: int, operations: int = OPERATIONS) -> float:
@@ -39,12 +39,12 @@ def launch(spins: int, operations: int = OPERATIONS) -> float:
 
 
 def queued() -> float:
-    """The seconds that this thread has waited for a core."""
+    """Return the seconds that this thread has waited for a core."""
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 def spins_of(seconds: float) -> int:
-    """How often Python counts between operations, so that launching takes so long."""
+    """Return how often Python counts between operations, so that launching takes so long."""
     return max(1, round(100 * seconds / min(launch(100) for _ in range(3))))
 
 

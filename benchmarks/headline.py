@@ -47,7 +47,7 @@ TINY = (
 
 
 class Released(Dataset[tuple[Tensor, ...]]):
-    """What the released transformation.py makes of an image: two views, and the first one before its distortion."""
+    """Images through the released transformation.py: two views of each, and the first one before its distortion."""
 
     def __init__(self, files: Sequence[Path], size: int) -> None:
         jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
@@ -87,7 +87,7 @@ class Released(Dataset[tuple[Tensor, ...]]):
 
 
 def released(files: Path, rows: Path, workers: int, steps: int, words: Sequence[str]) -> None:
-    """The released loop, in this process; a row of ``rows`` every few steps."""
+    """Train by the released loop in this process, and write a row of ``rows`` every few steps."""
     composed, config = synthetic.configuration(*words)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
@@ -133,7 +133,7 @@ def watched(command: Sequence[str], rows: Path, batch: int, first: int, last: in
 
 
 def usage(pid: int) -> tuple[float, int]:
-    """Processor seconds so far and bytes (PSS) of a process and its descendants."""
+    """Return the processor seconds so far, and the bytes (PSS), of a process and its descendants."""
     cores, memory = 0.0, 0
     for process in [first := psutil.Process(pid), *first.children(recursive=True)]:
         try:
@@ -145,7 +145,7 @@ def usage(pid: int) -> tuple[float, int]:
 
 
 def measure(loaders: Sequence[str], batch: int, rehearse: bool, rounds: int = 1) -> dict[str, list[dict[str, float]]]:
-    """By name, one of each round; those that are not installed are left out."""
+    """Return the figures of each round by the side's name; loaders that are not installed are left out."""
     first, last, images, size = (EVERY, 2 * EVERY, 32, 64) if rehearse else (FIRST, LAST, IMAGES, 224)
     keys = [*(TINY if rehearse else ("experiment=dira_moco", f"data.batch={batch}")), *ALONE, f"data.size={size}"]
     batch, found = 8 if rehearse else batch, dict[str, list[dict[str, float]]]()
@@ -171,7 +171,7 @@ def measure(loaders: Sequence[str], batch: int, rehearse: bool, rounds: int = 1)
 
 
 def text(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
-    """The table."""
+    """Yield the lines of the table."""
     names = [*found["released"][0]]
     yield f"{'':<12}" + "".join(f"{name:>21}" for name in names)
     for side, rows in found.items():

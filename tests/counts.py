@@ -16,7 +16,7 @@ from walks import returns, walk
 CEILINGS = Path(__file__).with_name("ceilings.yaml")
 LONG = 60  # lines of a function, without its docstring
 LIBRARIES = ("train.losses", "train.models", "train.methods", "train.data", "archive.imaging", "dataset")
-KEY = re.compile(r"\b[a-z_]+(\.[a-z_]+)*=")  # of the command line, which a library does not know
+KEY = re.compile(r"\b[a-z_]+(\.[a-z_]+)*=")  # a key of the command line, which a library does not know
 WALKS = {
     "run_task": ("train.engine.run:run_task",),
     "DICOM to shard": ("shard.convert:convert",),

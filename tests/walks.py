@@ -1,9 +1,9 @@
 """A reader's walk: the functions of ours in the order in which a named one calls them, each entered once.
 
-Read from the sources alone. A call is followed where its function's name is imported or defined in the file, or its
-object's class is annotated, or is that of the constructor or function that made it; a method that subclasses define is
-the annotated class's. Arguments come before the call; a function that is handed to another is entered there, and a
-nested one where it is defined.
+Read from the sources alone. A call is followed where the file imports or defines its function's name, and where the
+class of its object is annotated or known from what made the object. Of a method that subclasses define, the annotated
+class's is entered. Arguments come before the call; a function that is handed to another is entered there, and a nested
+one where it is defined.
 """
 
 import ast
@@ -17,7 +17,7 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 
 class Found(NamedTuple):
-    """A function or a class; ``owner``: of a method, the class that it was found by."""
+    """A function or a class. ``owner``: the class by which a method was found."""
 
     module: str
     node: Definition
@@ -150,7 +150,7 @@ def _attributes(owner: Found, name: str) -> Iterator[Found | None]:
                 for inner in ast.walk(node):
                     if isinstance(inner, ast.Assign) and len(inner.targets) == 1:
                         sides = [getattr(side, "elts", [side]) for side in (inner.targets[0], inner.value)]
-                        for target, value in zip(*sides, strict=False):  # of a, b = c, d one by one
+                        for target, value in zip(*sides, strict=False):  # a, b = c, d is taken one by one
                             if ast.unparse(target) == f"self.{name}":
                                 yield scope.kind(value)
 

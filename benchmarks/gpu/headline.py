@@ -23,6 +23,6 @@ def compare(rehearse: bool, batch: int) -> dict[str, Any]:
 
 
 def run(job: Job) -> bool:
-    """By both batches; whether all that could be measured was."""
+    """Measure with both batches; return whether all that could be measured was."""
     batches = BATCHES[: 1 if job.rehearse else None]
     return items.run(job, {f"batch {batch}": partial(compare, job.rehearse, batch) for batch in batches}, 0.7)

@@ -48,7 +48,7 @@ def compare(rehearse: bool, side: int, bits: int) -> dict[str, Any]:
 
 
 def decoded() -> dict[str, Any]:
-    """Images/s of torchvision's decoder alone."""
+    """Return the images/s of torchvision's decoder alone."""
     from torchvision.io import decode_jpeg
 
     from benchmarks.backends import draw  # needs pyarrow

@@ -1,4 +1,4 @@
-"""What a part is given, and ``gpu.json``, which is updated with every figure."""
+"""A part's job, and ``gpu.json``, which is updated with every figure."""
 
 import json
 from dataclasses import dataclass

@@ -62,7 +62,7 @@ def kernels(name: str, dearest: list[tuple[float, float, int, str, str]]) -> Ite
 
 
 def cells(row: dict[str, Any], content: dict[str, Any], last: float | None, card: str | None) -> str:
-    """What was measured beside what was expected and what it was last, on ``card``; it may be far off either."""
+    """Return a figure beside its expectation and its last value, on ``card``; it may be far off either."""
     expected, value = row["expected"], row["value"]
     if isinstance(expected, list | tuple):
         expected = content.get("expected", {}).get(expected[0], {}).get(expected[1])

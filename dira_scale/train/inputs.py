@@ -85,7 +85,7 @@ class Inputs:
         self.labels = labels.of(self.datasets) if labels else None
         opened.check_labels(self, data.split, sampling.samples)
         self.order, self.orders = sampling.orders(data, self.datasets, seed, batches or (data.batch,), ranks)
-        # Of what cannot be read the loaders know; before there is a run folder.
+        # A loader refuses what it cannot read when it is built: before there is a run folder.
         self._first: dict[tuple[int, int | None], Loader] = {}
         first = next(iter(self.orders))
         self._first[first, None] = self.train(first)
@@ -205,7 +205,7 @@ class Inputs:
         save_batch(folder, batch, self.datasets, str(split), row)
 
     def _loader(self, split: str, views: ViewSpec, order: Order | EvalOrder) -> Loader:
-        """Training's is of this rank's part of the order; the other orders are of this rank's share already."""
+        """Build a loader. Training's order is the whole, of which it takes this rank's part; others are this rank's."""
         rank, world, epoch = (self.rank, self.ranks, None) if isinstance(order, Order) else (0, 1, 0)
         with at("data.loader", KEYS):
             spec = LoaderSpec(

@@ -31,7 +31,7 @@ class Sampling:
     """The samples that a run is trained on.
 
     Attributes:
-        parts: how many there are, of each dataset or part of a selection; ``weights``: of these in an epoch.
+        parts: the number of samples in each dataset or part of a selection; ``weights``: how often an epoch has each.
         selection: which; None: the whole split. ``repeats``: how often each; None: once.
         chosen_by: the keys that choose some of them, as typed; empty: all are trained on.
     """
@@ -44,7 +44,7 @@ class Sampling:
 
     @classmethod
     def of(cls, data: Data, datasets: Sequence[ShardedDataset]) -> "Sampling":
-        """Raises UserError, naming the key, for samples that cannot be chosen."""
+        """Choose them. Raises UserError, naming the key, for samples that cannot be chosen."""
         of_split = sizes(datasets, data.split, "data.split")
         weights = tuple(data.crops * weight for weight in weights_of(data.shards).values())
         selection = selected(data, datasets, weights)

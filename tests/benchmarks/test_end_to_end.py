@@ -56,7 +56,7 @@ def test_turns_share_no_batch_and_warm_up_untimed(monkeypatch: pytest.MonkeyPatc
         clock[0] += 1
         seen.append(batch)
     assert len(seen) == turns.length + 1
-    first, second = ([*range(5, 10)] * 2, [*range(15, 20)] * 2)  # of five, two to warm up; five were read alone before
+    first, second = ([*range(5, 10)] * 2, [*range(15, 20)] * 2)  # two of five warm up; five were read alone before
     assert seen == [0, 0, 0, 0, 0, 0, *first, 0, 0, 0, *second, 0]
     assert item.requested == [(0, 1), (0, 10), (10, 20)] and two.requested == [(0, 10), (10, 20)]
     assert (item.closed, two.closed) == (3, 2)

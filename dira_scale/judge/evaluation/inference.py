@@ -187,8 +187,8 @@ def resized(probabilities: Tensor, sides: Sequence[int]) -> Tensor:
 def read_ahead(
     read: Callable[[Item], Read], items: Iterable[Item], workers: int, device: torch.device = CPU
 ) -> Iterator[Read]:
-    """``read`` of each item, in their order, by threads that are at most ``workers`` items ahead; beside a GPU by
-    processes, which leave the interpreter to what launches: all is pickled then."""
+    """Yield ``read`` of each item, in their order, by threads at most ``workers`` items ahead; beside a GPU by
+    processes, which leave the interpreter to what launches. What they read and return is pickled."""
     if device.type == "cuda":
         yield from shared(workers).map(read, items)
         return

@@ -52,7 +52,7 @@ class Worker:
                 send_handle(self._connection, descriptor, self.process.pid)
 
     def call(self, job: int, *arguments: Any) -> "Future[Any]":
-        """What the job returns, once :meth:`result` has waited for it."""
+        """Ask for what the job returns of ``arguments``; :meth:`result` waits for it."""
         self.send("call", job, arguments)
         self._asked.append(call := Future[Any]())
         return call
@@ -128,7 +128,7 @@ class Workers:
             worker.closed.append(job)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """What ``function`` returns of each item, in their order; each process has at most two to do."""
+        """Yield what ``function`` returns of each item, in their order; each process has at most two to do."""
         job, waiting = self.open(function), deque[tuple[Worker, Future[Any]]]()
         try:
             for worker, item in zip(cycle(self), items, strict=False):

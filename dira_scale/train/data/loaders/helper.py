@@ -39,7 +39,7 @@ class HelperLoader:
         self.layout = Layout(requests.example(spec.masks))
         self.most = -(-spec.order.batch // spec.world)  # samples of a batch of this rank
         self.workers = shared(processes)
-        self._idle: list[Station] = []  # of iterators that have come to their end
+        self._idle: list[Station] = []  # whose iterators have come to their end
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""

@@ -14,18 +14,18 @@ ALIGNED = 16  # bytes, at whose multiples arrays begin
 
 
 class Layout:
-    """Where the arrays of a batch lie. ``example``: a batch of one sample."""
+    """The places of a batch's arrays in a slot. ``example``: a batch of one sample."""
 
     def __init__(self, example: Batch) -> None:
         self.example = example.each_tensor(lambda tensor: tensor.to("meta"))  # pickled, too, whatever its type
         self._parts = self.example.tensors()
 
     def starts(self, samples: int) -> list[int]:
-        """Where each array of so many samples begins; and where the last one ends."""
+        """Return the byte at which each array of so many samples begins, and that at which the last one ends."""
         return [0, *accumulate(-(-samples * part.nbytes // ALIGNED) * ALIGNED for part in self._parts)]
 
     def batch(self, memory: Tensor, samples: int, step: int = 0, epoch: int = 0) -> Batch:
-        """The batch that lies in ``memory``, uint8."""
+        """Return the batch that lies in ``memory``, uint8."""
         arrays = (
             memory[start : start + samples * part.nbytes].view(part.dtype).view(samples, *part.shape[1:])
             for start, part in zip(self.starts(samples), self._parts, strict=False)
@@ -44,7 +44,7 @@ class SlotBatch:
     epoch: int = 0
 
     def copy_to(self, device: torch.device | str) -> Batch:
-        """The batch on ``device``, by one copy, without waiting; on a CPU in memory of its own."""
+        """Return the batch on ``device``, by one copy, without waiting; on a CPU in memory of its own."""
         copied = self.memory[: self.layout.starts(self.samples)[-1]].to(device, non_blocking=True, copy=True)
         return self.layout.batch(copied, self.samples, self.step, self.epoch)
 

@@ -89,7 +89,7 @@ def test_batches_are_those_of_the_loader_itself(arguments, changed, processes, m
     """Every array of them, through more steps than there are slots; kept batches stay what they were; the last, short
     one is whole, and shares may be empty. Also of one rank of two, and of several sizes of crops."""
     given = arguments | changed
-    if processes > 2:  # of 16 bits
+    if processes > 2:  # images of 16 bits
         images = [radiograph(60 + i, 80, seed=i).astype(np.uint16) * 257 for i in range(10)]
         given["datasets"] = [make_dataset(images, name="deep")]
     steps = (1, 9) if not changed else (0, 3)
