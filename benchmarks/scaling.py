@@ -56,10 +56,10 @@ def gpus(experiment: str, keys: Sequence[str], images: int) -> tuple[Workload, d
 
     few, more = (step_of(arguments(ranks), ranks, images) for ranks in REHEARSED)
     machine: Any = OmegaConf.to_object(compose("plan", arguments(8)).plan)
-    forward, backward = arithmetic(machine, few.forward), arithmetic(machine, few.backward)
+    forward, backward, beside = (arithmetic(machine, work) for work in (few.forward, few.backward, few.beside))
     work = Workload(
         Links.of(machine, 8),
-        StepTimes(forward, backward, host=few.operations * machine.dispatch, jitter=JITTER),
+        StepTimes(forward, backward, beside, host=few.operations * machine.dispatch, jitter=JITTER),
         traffic("ddp", few, 1),
         messages=lambda ranks: messages(few.collectives, more.collectives, ranks),
         control=machine.control,

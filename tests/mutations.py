@@ -179,15 +179,15 @@ MUTATIONS = (
     Mutation(
         "gradients-summed-over-ranks",
         "train/engine/parallel/model.py",
-        "    flat /= processes()\n",
+        ".div_(processes())",
         "",
         ("train/engine/test_parallel.py",),
     ),
     Mutation(
         "a-fused-optimizer-that-is-not-told",
         "train/engine/nan_guard.py",
-        "optimizer.found_inf = self._broken.float()",
-        "optimizer.found_inf = self._broken.new_zeros((), dtype=torch.float32)",
+        "optimizer.found_inf = skips.copy_(self._broken)",
+        "optimizer.found_inf = skips",
     ),
     Mutation(
         "gradients-summed-over-micro-batches",

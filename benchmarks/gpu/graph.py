@@ -1,16 +1,13 @@
-"""Can a whole step be one CUDA graph, and what does it save? Forward and backward pass and all optimizers' steps.
+"""What do steps gain as CUDA graphs (``parallel.graph=true``), and are they the launched ones bit for bit?
 
-A graph replays the step that it has captured, on that step's batch: it shows what a host that launches nothing would
-gain, not how to train. Its weights must be those of the same step launched one kernel at a time. Where capturing fails,
-the reason is the figure. Without a GPU a step takes the replay's place.
+Of each recipe ms of launched and of replayed steps, the host's ms of a replayed one, GiB, seconds of recording, and
+whether 20 launched and 20 replayed steps from one state end with equal weights, statistics, momentum networks and
+states of optimizers, while a method's progress moves. Without a GPU steps take the replays' place.
 """
 
-import traceback
-from collections.abc import Callable
-from functools import cache, partial
-from types import SimpleNamespace
+import time
+from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -19,69 +16,74 @@ from benchmarks.gpu.loops import Ours, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import CHECKED, PAPER, TURN
-from dira_scale.train.models import norm
+from benchmarks.synthetic import wait
+from dira_scale.train.engine import graph
+from dira_scale.train.methods import Method
 
-RECIPES = {"dira_moco, batch 64": ("dira_moco", *PAPER, "data.batch=64"), "labels": ("labels",)}
-NEAR = 1e-2  # of how far a step moves the weights: another order of sums
+COMPARED = 20  # steps
+RECIPES = {
+    "dira_moco, batch 64": ("dira_moco", *PAPER, "data.batch=64"),
+    "dira_moco": ("dira_moco", *PAPER),
+    "labels": ("labels",),
+    "dinov2_vitb14, batch 64": ("dinov2_vitb14",),
+    "dinov2_vitb14, batch 128": ("dinov2_vitb14", "data.batch=128"),
+    "dino_vit3d": ("dino_vit3d",),
+    "mae_vit3d": ("mae_vit3d",),
+    "mae3d": ("mae3d",),
+}
 
 
-def replayed(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
-    """A step as it is launched, and as it is replayed."""
-    given = words(recipe, rehearse, *keys)
-    loop, steps = Ours(*given), 1 if rehearse else TURN
-    for optimizer in (loop.model.optimizer, *[side.optimizer for side in loop.task.side_modules]):
-        for group in optimizer.param_groups:
-            group |= {"capturable": loop.device.type == "cuda"} if "capturable" in group else {}
+def step(loop: Ours, number: int) -> None:
+    """One of ``COMPARED`` and some before."""
+    method = loop.model.module
+    if isinstance(method, Method):
+        method.steps, method.progress = 2 * COMPARED, number / (2 * COMPARED)
+        method.before_step()
+    loop.step(number)
+
+
+def measured(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
+    """Figures of launched and replayed steps."""
+    given, steps, compared = words(recipe, rehearse, *keys), 1 if rehearse else TURN, 2 if rehearse else COMPARED
+    loop, cuda, told = Ours(*given), torch.cuda.is_available(), list[str]()
     for number in range(CHECKED):
-        loop.step(number)
+        step(loop, number)
     launched = 1e3 * turn(loop, CHECKED, steps)
     figures = {"launched": figure(launched, "ms", (" ".join(given), "ms"))}
-    try:
-        replay = captured(loop) if loop.device.type == "cuda" else partial(loop.step, CHECKED)
-    except RuntimeError as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "dira_scale" in frame.filename]
-        where = f"{frames[-1].filename.rpartition('dira_scale/')[2]}:{frames[-1].lineno}" if frames else "torch"
-        return {"figures": figures, "left_out": f"{where} is not captured: {' '.join(str(error).split())[:300]}"}
-    off = deviation(loop, replay)
-    shown: Any = SimpleNamespace(device=loop.device, step=lambda *_: replay())
-    graph = 1e3 * turn(shown, 0, steps)
-    note = f"x launched {launched / graph:.2f}, weights off by {off:.0e}"
-    return {"figures": figures | {"one graph": figure(graph, "ms", None, note, off <= NEAR)}}
-
-
-def captured(loop: Ours) -> Callable[[], None]:
-    """Return what replays step ``CHECKED`` of ``loop``. A graph cannot set seeds, so none are set, nor copy from the
-    host: what layers of BatchNorm are of is copied before."""
-    known = mock.patch.object(norm, "_on_device", cache(norm._on_device))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with known:
-        with torch.cuda.stream(stream):  # memory of a capture's own stream is made ready
-            for _ in range(CHECKED):
-                loop.step(CHECKED)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with mock.patch.object(torch, "manual_seed"), torch.cuda.graph(graph):
-            loop.step(CHECKED)
-    return graph.replay
-
-
-def deviation(loop: Ours, replay: Callable[[], None]) -> float:
-    """Return how far the weights of ``replay`` are from a launched step's, as a share of how far a step moves them."""
-    before = loop.copied()
-    replay()
-    ours = loop.copied()
-    loop.restore(before)
-    loop.step(CHECKED)
+    start = loop.copied()
+    for number in range(CHECKED, CHECKED + compared):
+        step(loop, number)
     right = loop.copied()
-    weights = [name for name, weight in loop.model.module.named_parameters() if weight.requires_grad]
-    off, moved = (
-        torch.stack([(right[name] - other[name]).double().square().sum() for name in weights]).sum().sqrt()
-        for other in (ours, before)
-    )
-    return float(off / moved)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        loop.take.recorder = graph.Recorder(loop.device, loop.model.module, lambda line, **_: told.append(line))
+    began = time.perf_counter()
+    for number in range(1, graph.LAUNCHED + 2):  # none with monitors but the first
+        step(loop, number)
+    wait(loop.device)()
+    recording = time.perf_counter() - began
+    loop.restore(start)
+    for number in range(CHECKED, CHECKED + compared):
+        step(loop, number)
+    same = all(torch.equal(x, right[name]) for name, x in loop.copied().items())
+    if told:
+        return {"figures": figures, "left_out": told[0]}
+    replayed = 1e3 * turn(loop, CHECKED, steps)
+    wait(loop.device)()
+    began = time.perf_counter()
+    step(loop, CHECKED)
+    host = 1e3 * (time.perf_counter() - began)
+    note = f"x launched {launched / replayed:.2f}, {'equal' if same else 'NOT EQUAL'} bit for bit"
+    figures |= {
+        "replayed": figure(replayed, "ms", (" ".join(given), "graph ms"), note, same),
+        "host": figure(host, "ms"),
+        "recording": figure(recording, "s", note=f"with {graph.LAUNCHED} launched steps"),
+    }
+    if cuda:
+        figures["memory"] = figure(torch.cuda.max_memory_reserved() / 2**30, "GiB")
+    return {"figures": figures}
 
 
 def run(job: Job) -> bool:
-    """Both recipes."""
-    return items.run(job, {name: partial(replayed, *given, rehearse=job.rehearse) for name, given in RECIPES.items()})
+    """All recipes."""
+    return items.run(job, {name: partial(measured, *given, rehearse=job.rehearse) for name, given in RECIPES.items()})

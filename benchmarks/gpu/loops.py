@@ -64,12 +64,13 @@ class Ours:
         self.take(number, self.few if few else self.batches[number % BATCHES])
 
     def state(self) -> dict[str, Tensor]:
-        """All that a step moves: module, side modules, the module's optimizer."""
-        tensors = dict(self.model.module.state_dict())
-        for side in self.task.side_modules:
+        """All that a step moves: module, side modules, their optimizers."""
+        tensors, sides = dict(self.model.module.state_dict()), self.task.side_modules
+        for side in sides:
             tensors |= side.module.state_dict(prefix=f"{side.name}.")
-        for i, states in enumerate(self.model.optimizer.state.values()):
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, Tensor)}
+        for number, optimizer in enumerate([self.model.optimizer, *(side.optimizer for side in sides)]):
+            for i, states in enumerate(optimizer.state.values()):
+                tensors |= {f"optimizer {number}.{i}.{k}": v for k, v in states.items() if isinstance(v, Tensor)}
         return tensors
 
     def copied(self) -> dict[str, Tensor]:

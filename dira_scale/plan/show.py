@@ -88,7 +88,7 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
         figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
         for key in ("collectives", "blocks"):
             figures[key] = [item._asdict() for item in figures[key]]
-        for key in ("forward", "backward"):
+        for key in ("forward", "backward", "beside"):
             work = figures[key]
             parts = {"norms": work.norms, "idle": work.idle, "others": work.others}
             figures[key] = {"flops": work.flops, "moved": work.moved} | parts

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.base.errors import UserError
+from dira_scale.base.machine.graphs import launch
 from dira_scale.dataset.metrics.ssim import WINDOW, ssim
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.objective import Forward, Objective, PretrainLosses
@@ -111,7 +112,9 @@ def effective_rank(x: Tensor) -> Tensor:
     """
     x = x.double().nan_to_num(0.0, 0.0, 0.0)  # the NaN guard reports these; the eigenvalues would raise
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    values = gram.new_empty(len(gram))
+    launch(lambda: values.copy_(torch.linalg.eigvalsh(gram)))  # the host asks whether it has found them
+    singular = values.clamp(min=0).sqrt()
     shares = singular / singular.sum().clamp(min=torch.finfo(x.dtype).tiny)
     return torch.special.entr(shares).sum().exp().float()
 

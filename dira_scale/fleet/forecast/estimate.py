@@ -201,10 +201,12 @@ def seconds(
     """Seconds of one optimizer step: arithmetic, ``factor`` times as long as ``machine`` has it, and the communication
     that it does not hide; or the host's work, which a measured speed has in it."""
     host = step.operations * machine.dispatch if machine.images_per_second is None else 0.0
-    forward, backward = (factor * arithmetic(machine, work) for work in (step.forward, step.backward))
+    forward, backward, beside = (
+        factor * arithmetic(machine, work) for work in (step.forward, step.backward, step.beside)
+    )
     work = Workload(
         Links.of(machine, machine.gpus),
-        StepTimes(forward, backward, host=host, jitter=JITTER),
+        StepTimes(forward, backward, beside, host=host, jitter=JITTER),
         strategies.traffic(strategy, step, accumulate),
         messages=lambda ranks: step.collectives,
         control=machine.control,

@@ -94,6 +94,7 @@ class StepTimes:
 
     forward: float  # a rank's arithmetic, of all micro-batches
     backward: float  # the same, and the optimizer's
+    beside: float | None = None  # of that, what follows gradients that are all reduced at once; None: by bucket, as DDP
     blocking: float = 0.0  # blocking collectives (BatchNorm statistics, the discriminator's gradients)
     asynchronous: float = 0.0  # collectives that start with the backward pass and are awaited at its end (keys)
     ahead: float = 0.0  # collectives that the forward pass can hide: parameters gathered while earlier layers compute
@@ -153,12 +154,14 @@ class Workload:
         def own(asynchronous: bool) -> float:
             return sum(self.links.seconds(message) for message in messages if message.asynchronous == asynchronous)
 
+        reduced, beside = total(traffic.reduced, reduce), self.alone.beside
+        late = 0.0 if beside is None else max(0.0, reduced - beside)
         return replace(
             self.alone,
-            blocking=own(asynchronous=False) + total(traffic.after, gather),
+            blocking=own(asynchronous=False) + total(traffic.after, gather) + late,
             asynchronous=own(asynchronous=True),
             ahead=total(traffic.ahead, gather),
-            behind=total(traffic.behind, gather) + total(traffic.reduced, reduce),
+            behind=total(traffic.behind, gather) + (reduced if beside is None else 0.0),
             buckets=traffic.messages,
             control=2 * (ranks - 1) * self.control / interval(ranks),  # a ring, however small the message
         )

@@ -1,6 +1,7 @@
 """The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, work and messages."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Rehearsal:
     live_in_update: list[LiveBytes]  # the same while the optimizer steps
     forward: Work  # the device's
     backward: Work  # the same, with the discriminator's step and the update
+    beside: Work  # of that, what computes while replicas' gradients are sent: the discriminator's passes
     operations: int  # that torch dispatches
     collectives: list[CollectiveMessage]  # of method and BatchNorm, and for the discriminator's gradients
     blocks: list[NetworkBlock]  # of all networks
@@ -98,6 +100,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         live_in_update=ledger.live_bytes[model.update_start : model.update_end],
         forward=task.forward,
         backward=ledger.work - task.forward - task.monitoring,
+        beside=model.beside,
         operations=ledger.operations - task.monitored,
         collectives=ledger.collectives,
         blocks=[NetworkBlock(size(block.parameters()), count[True], count[False]) for block, count in passes.items()],
@@ -109,10 +112,17 @@ class _Model(StageModel):
 
     ledger: Ledger
     update_start = update_end = 0
+    beside = Work()
 
-    def gradients(self) -> list[Tensor]:
-        self.update_start = len(self.ledger.live_bytes)
-        return super().gradients()
+    def averaging(self) -> Callable[[], list[Tensor]]:
+        """Of gradients; not sent, which ``strategies`` counts. Notes what computes meanwhile."""
+        before = self.ledger.work
+
+        def averaged() -> list[Tensor]:
+            self.beside, self.update_start = self.ledger.work - before, len(self.ledger.live_bytes)
+            return [p.grad for p in self.module.parameters() if p.grad is not None]
+
+        return averaged
 
     def step(self) -> None:
         super().step()

@@ -20,7 +20,6 @@ SHARDED: dict[str, tuple[str, ...]] = {
 }
 STRATEGIES = tuple(SHARDED)
 FLOAT = 4  # parameters, gradients and states are fp32 under every precision
-BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time
 DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # always allocated in full
 
 
@@ -98,10 +97,10 @@ def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[di
         "adversary": float(step.adversary),
         "communication": buffers[strategy],
     }
-    if strategy == "ddp" and ranks > 1:  # in the buckets that are sent, which stay
-        parts["gradients"], gradients = float(step.trained), 0.0
     passes, update = (np.array(live, float).reshape(-1, 2) for live in (step.live_in_passes, step.live_in_update))
     live = np.concatenate([passes @ (gradients, 1.0), update @ (gradients, states)])
+    if strategy == "ddp" and ranks > 1:  # gradients beside what is sent of them
+        live = np.append(live, 2.0 * step.trained)
     return {"gradients": gradients * step.trained} | parts, sum(parts.values()) + live
 
 
@@ -116,7 +115,7 @@ def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
     gradients, everything = step.trained, step.trained + step.idle + step.momentum
     messages = max(1, round(gradients / DEEPSPEED_BUCKET))
     if strategy == "ddp":
-        return Traffic(reduced=gradients, messages=max(1, round(gradients / BUCKET)))
+        return Traffic(reduced=gradients)
     if strategy == "fsdp2":
         learning = [block for block in step.blocks if block.learning]
         again = sum(block.size * block.learning for block in learning)

@@ -18,6 +18,7 @@ from dira_scale.judge.tasks.classes import Classes, check_classes, regions_of, v
 from dira_scale.judge.tasks.images import gathered
 from dira_scale.judge.tasks.labels import CE
 from dira_scale.judge.tasks.task import ELSEWHERE, AllReduce, Chosen, Supervision, TaskConfig
+from dira_scale.train.data.batch import per_sample
 from dira_scale.train.data.labels import IGNORE
 from dira_scale.train.runs.description import Best, Metric, Output, Term
 
@@ -103,7 +104,8 @@ def dice_and_cross_entropy(
         losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
     else:
         numbers = targets.clamp(min=0)
-        truth = F.one_hot(numbers, logits.shape[1]).movedim(-1, 1).float()
+        classes = torch.arange(logits.shape[1], device=logits.device)
+        truth = (numbers[:, None] == per_sample(classes[None], logits)).float()
         probabilities = torch.softmax(logits, 1)
         losses = F.cross_entropy(logits, numbers, reduction="none")
     axes = [0, *range(2, logits.dim())]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -81,6 +81,18 @@ class Batch:
     def each_tensor(self, change: Callable[[Tensor], Tensor], **others: Any) -> Self:
         """Return the batch with each tensor changed, always in one order, and with ``others``."""
         return replace(self._each(change, lambda distortion: distortion.each(change)), **others)
+
+    def held(self, device: torch.device) -> Self:
+        """Return a copy with memory of its own on ``device``, also of step and epoch, for others to :meth:`fill`."""
+        numbers: Any = {name: torch.tensor(getattr(self, name), device=device) for name in ("step", "epoch")}
+        return self.each_tensor(lambda x: x.to(device, copy=True), **numbers)
+
+    def fill(self, batch: Self) -> None:
+        """Make this one, which is ``held``, another ``batch`` of the same shapes."""
+        for mine, other in zip(replace(self, step=0, epoch=0).tensors(), batch.tensors(), strict=True):
+            mine.copy_(other, non_blocking=True)
+        cast(Tensor, self.step).fill_(batch.step)
+        cast(Tensor, self.epoch).fill_(batch.epoch)
 
     def tensors(self) -> list[Tensor]:
         """All tensors, in that order."""

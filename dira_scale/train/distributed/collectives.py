@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from dira_scale.base.machine.graphs import launch
 
 IntArray = npt.NDArray[np.int64]
 
@@ -74,7 +76,7 @@ def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
     if world() == 1:
         return x.detach()
     total = x.detach().clone()
-    dist.all_reduce(total, group=group)
+    launch(lambda: dist.all_reduce(total, group=group))
     return total / dist.get_world_size(group)
 
 
@@ -90,16 +92,19 @@ class Gathering:
     """
 
     def __init__(self, x: Tensor) -> None:
-        self._own, self._work = x.detach().contiguous(), None
+        self._own, self._work = x.detach().contiguous(), cast(Any, None)
         if world() > 1:
             self._all = x.new_empty(world() * len(x), *x.shape[1:])
-            self._work = _all_gather(self._all, self._own, async_op=True)
+            launch(self._send)
+
+    def _send(self) -> None:
+        self._work = _all_gather(self._all, self._own, async_op=True)
 
     def wait(self) -> Tensor:
         """[W·b, ...] in rank order. On a GPU its stream waits, not the host."""
-        if self._work is None:
+        if world() == 1:
             return self._own
-        self._work.wait()
+        launch(lambda: self._work.wait())
         return self._all
 
 
@@ -143,8 +148,8 @@ class Exchange:
 
 
 def _all_to_all(x: Tensor, receives: list[int], sends: list[int]) -> Tensor:
-    received = torch.empty_like(x, memory_format=torch.contiguous_format)
-    dist.all_to_all_single(received, x.contiguous(), receives, sends)
+    received, sent = torch.empty_like(x, memory_format=torch.contiguous_format), x.contiguous()
+    launch(lambda: dist.all_to_all_single(received, sent, receives, sends))
     return received
 
 
@@ -153,7 +158,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.world = dist.get_world_size(group)
         total = x.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
+        launch(lambda: dist.all_reduce(total, group=group))
         return total
 
     @staticmethod
@@ -166,7 +171,8 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.group, ctx.shape = group, x.shape
         gathered = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
-        _all_gather(gathered, x.contiguous(), group=group)
+        sent = x.contiguous()
+        launch(lambda: _all_gather(gathered, sent, group=group))
         return gathered
 
     @staticmethod
@@ -181,7 +187,8 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: Any, shape: torch.Size) -> Tensor:
         ctx.group = group
         summed = x.new_empty(shape)
-        _reduce_scatter(summed, x.contiguous(), group=group)
+        sent = x.contiguous()
+        launch(lambda: _reduce_scatter(summed, sent, group=group))
         return summed
 
     @staticmethod

@@ -25,7 +25,7 @@ class Parallel(Schema):
     offload: bool = MISSING
     timeout: int = setting(AtLeast(1))
     device: str | None = setting(one_of("cpu"), None)
-    cuda_graphs: bool = MISSING
+    graph: Any = setting(Literal["auto"] | bool)
     attention: str = setting(one_of(EXACT, FAST))
 
     def __post_init__(self) -> None:
@@ -35,13 +35,5 @@ class Parallel(Schema):
             raise ArgumentError(
                 "compile", True, f"false with strategy {self.strategy}: compiled blocks are tested with ddp and fsdp2"
             )
-        if self.cuda_graphs is True and (self.compile is False or self.strategy == "fsdp2"):
-            raise ArgumentError(
-                "cuda_graphs", True, "false, or compile true and strategy ddp: it captures compiled blocks"
-            )
-        if self.cuda_graphs is True and self.accumulate not in (1, MISSING):
-            # Gradients of the first micro-batches lie in memory that the next replay writes over (pytorch #96693).
-            wrong = "torch may add up wrong gradients, without an error"
-            raise ArgumentError("cuda_graphs", True, f"false, or accumulate 1, not {self.accumulate}: {wrong}")
         if self.offload is True and not zero:
             raise ArgumentError("offload", True, f"false with strategy {self.strategy}: zero1, zero2 and zero3 offload")

@@ -12,7 +12,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
 from dira_scale.base.errors import UserError, local_rank
 from dira_scale.base.machine.device import compute_device
@@ -87,14 +87,7 @@ def start(parallel: Parallel, precision: str) -> World:
         cpu=not cuda and not zero,  # ignored with a DeepSpeed plug-in
         deepspeed_plugin=plugin(int(parallel.strategy.removeprefix("zero")), parallel.offload, cuda) if zero else None,
         mixed_precision="no",  # the task enters autocast, the same way under every strategy
-        kwargs_handlers=[
-            # Queue and statistics are equal by construction. Looking for unused parameters keeps DDP from rearranging
-            # its buckets after the first step, after which a resumed run would add gradients in another order.
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
-            ),
-            InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout)],
     )
     return World(accelerator, precision, idle)
 

@@ -12,7 +12,7 @@ from dira_scale.train.distributed.control import broadcast_from_main, raise_on_a
 from dira_scale.train.distributed.long_work import gather_beside_training
 from dira_scale.train.distributed.precision import LossScale
 from dira_scale.train.distributed.world import World
-from dira_scale.train.engine import optim, parallel
+from dira_scale.train.engine import graph, optim, parallel
 from dira_scale.train.engine.config import PLATEAU, Training
 from dira_scale.train.engine.garbage import Garbage
 from dira_scale.train.engine.metrics_log import MetricsLog
@@ -138,8 +138,9 @@ class Loop:
             self._optimizer_state,
         )
         guard, means, seed, settings = NaNGuard(device), self.log.means, self.config.seed, self.config.parallel
-        step = Step(task, plan, model, guard, self.scale, means, seed, settings.accumulate, device, settings.attention)
-        return StageRun(plan, model, loader, guard, step)
+        given = self.scale, means, seed, settings.accumulate, device, settings.attention
+        recorder = graph.recorder(settings, self.world, model.module, self._tell)
+        return StageRun(plan, model, loader, guard, Step(task, plan, model, guard, *given, recorder))
 
     def _steps(self, stage: StageRun, signals: Signals) -> str:
         state, last = self.state, self.state.stage_start + stage.plan.steps
@@ -238,11 +239,12 @@ class Loop:
         self._tell(f"validation at step {self.state.step}: {figures}; {best}")
         return improved
 
-    def _tell(self, line: str) -> None:
-        """On the main process: a line for screen and log.txt."""
+    def _tell(self, line: str, detail: bool = False) -> None:
+        """On the main process: a line for screen and log.txt; a ``detail`` is for log.txt alone."""
         if self.run is not None:
             self.run.log(line)
-            self.bar.print_line(line)
+            if not detail:
+                self.bar.print_line(line)
 
     # ------------------------------------------------------------------ checkpoints
 

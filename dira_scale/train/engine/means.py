@@ -1,7 +1,8 @@
 """Means of metrics, summed on the device: one collective and one copy to the host per row of metrics.jsonl."""
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -14,24 +15,29 @@ class Means:
     """Weighted means of named 0-dim tensors over steps, micro-batches and ranks."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, float] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # of values that are added together
+        self._weights: dict[tuple[str, ...], float] = {}
 
-    def add(self, values: dict[str, Tensor], weight: float = 1.0) -> None:
+    def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Add values to the means, without synchronisation."""
-        for name, value in values.items():
-            value = value.detach().float() * weight
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._weights[name] = self._weights.get(name, 0.0) + weight
+        if names := tuple(values):
+            row = torch.stack([value.detach().float() for value in values.values()]) * weight
+            self._sums[names] = self._sums[names] + row if names in self._sums else row
+            self._weights[names] = self._weights.get(names, 0.0) + weight
 
     def shared(self) -> tuple[list[str], Tensor]:
         """Names, and on the device the means so far, equal on all ranks, which must all have added the same names.
         Collective."""
-        names = sorted(self._sums)
+        by_name, weight = dict[str, Tensor](), defaultdict[str, float](float)
+        for group, row in self._sums.items():
+            for name, value in zip(group, row.unbind(), strict=True):
+                by_name[name] = by_name[name] + value if name in by_name else value
+                weight[name] += self._weights[group]
+        names = sorted(by_name)
         if not names:
             return [], torch.zeros(0)
-        sums = torch.stack([self._sums[n] for n in names])
-        weights = torch.tensor([self._weights[n] for n in names]).to(sums.device, non_blocking=True)
+        sums = torch.stack([by_name[n] for n in names])
+        weights = torch.tensor([weight[n] for n in names]).to(sums.device, non_blocking=True)
         shared_sums, shared_weights = reduce_mean(torch.stack([sums, weights]))
         return names, shared_sums / shared_weights
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dira_scale.base.machine.graphs import recording
 from dira_scale.train.distributed.collectives import gather, world
 from dira_scale.train.distributed.control import RunEndedError
 from dira_scale.train.engine import optim
@@ -59,8 +60,9 @@ class NaNGuard:
         self._first: dict[tuple[str, ...], Tensor] = {}  # first bad step of each name, int64
         self._values: dict[tuple[str, ...], Tensor] = {}  # the values of the step in which the first broke
         self._broken = torch.zeros((), dtype=torch.bool, device=device)  # a gradient was bad; the same on all ranks
+        self._skips: dict[str, Tensor] = {}  # 1 for an optimizer from then on, by the name of its norm
 
-    def losses(self, step: int, losses: dict[str, Tensor]) -> Tensor:
+    def losses(self, step: int | Tensor, losses: dict[str, Tensor]) -> Tensor:
         """Record losses (0-dim). Returns a factor for the loss: 1, or NaN if one of them is not finite.
 
         Through the averaged gradients, it tells all ranks of a bad loss on one of them.
@@ -69,7 +71,7 @@ class NaNGuard:
 
     def gradients(
         self,
-        step: int,
+        step: int | Tensor,
         gradients: Sequence[Tensor],
         norm: Tensor,
         optimizer: Optimizer | None = None,
@@ -83,7 +85,8 @@ class NaNGuard:
         """
         self._broken |= ~self._note(step, {name: norm})
         if optimizer is not None and optim.is_fused(optimizer):
-            optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
+            skips = self._skips.setdefault(name, torch.zeros((), device=self.device))
+            optimizer.found_inf = skips.copy_(self._broken)  # type: ignore[attr-defined]
         elif gradients and self._must_clear():
             broken = self._broken.to(gradients[0].device)  # once: each offloaded gradient would wait for the device
             for gradient in gradients:
@@ -91,7 +94,7 @@ class NaNGuard:
 
     def _must_clear(self) -> bool:
         """Masking all gradients costs nothing on a GPU, but 1-2 % of a step on a CPU, where checking first is free."""
-        return self.device.type != "cpu" or bool(self._broken)
+        return self.device.type != "cpu" or recording() or bool(self._broken)
 
     def read(self) -> NotFinite | None:
         """The first bad step so far over all ranks, if any. Collective; waits for the device."""
@@ -120,17 +123,17 @@ class NaNGuard:
         losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
         return NotFinite(step, terms, losses)
 
-    def _note(self, step: int, values: dict[str, Tensor]) -> Tensor:
-        """Record ``values``; returns, on the device, whether all of them are finite."""
+    def _note(self, step: int | Tensor, values: dict[str, Tensor]) -> Tensor:
+        """Record ``values``, in place; returns, on the device, whether all of them are finite."""
         group = tuple(values)
         numbers = torch.stack([value.detach().float() for value in values.values()])
         fine = numbers.isfinite()
-        before = self._first.get(group)
-        if before is None:
-            before = torch.full((len(group),), NO_STEP, device=self.device)
-            self._values[group] = numbers
-        self._values[group] = torch.where(self._broken | (before < NO_STEP).any(), self._values[group], numbers)
-        self._first[group] = torch.minimum(before, torch.where(fine, NO_STEP, step))
+        if group not in self._first:
+            self._first[group] = torch.full((len(group),), NO_STEP, device=self.device)
+            self._values[group] = numbers.clone()
+        first, kept = self._first[group], self._values[group]
+        kept.copy_(torch.where(self._broken | (first < NO_STEP).any(), kept, numbers))
+        first.copy_(torch.minimum(first, torch.where(fine, NO_STEP, step)))
         return fine.all()
 
 

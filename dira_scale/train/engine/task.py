@@ -27,6 +27,15 @@ class TaskBatch(Protocol):
     def to(self, device: torch.device) -> Self:
         """Return the batch as the task computes with it: on the device, and in floating point."""
 
+    def tensors(self) -> Sequence[Tensor]:
+        """All of them, always in one order."""
+
+    def held(self, device: torch.device) -> Self:
+        """Return a copy with memory of its own on the device, numbers too, whose content :meth:`fill` replaces."""
+
+    def fill(self, batch: Self) -> None:
+        """Copy another ``batch`` of the same shapes into this one."""
+
 
 class TaskLoader(Protocol):
     """Batches by step."""

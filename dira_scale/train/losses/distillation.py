@@ -3,7 +3,7 @@
 A student's softmax is to be that of a teacher, which is centred or balanced against collapse. KoLeo spreads features.
 
 ``total``, where a function takes it, sums a tensor over all processes (``train.distributed.collectives.reduce_sum``);
-by default there is one process.
+by default there is one process. A ``temperature`` of a teacher may be a 0-dim tensor.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def cross_entropy(teacher: Tensor | Targets, student: Tensor, temperature: float
         return -(teacher.detach() * F.log_softmax(at_least_float32(student) / temperature, dim=1)).sum(1)
 
 
-def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Targets:
+def centred_softmax(logits: Tensor, centre: Tensor, temperature: float | Tensor) -> Targets:
     """Return softmax((logits - centre) / temperature) of ``logits`` [n, K]: the centre [K], a moving average of the
     teacher's logits, keeps one prototype from taking all, a low temperature keeps them from being alike (DINO, sec.
     3.1)."""
@@ -52,7 +52,11 @@ def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Targe
 
 @torch.no_grad()
 def sinkhorn_knopp(
-    logits: Tensor, temperature: float, present: Tensor | None = None, total: Total = one_process, iterations: int = 3
+    logits: Tensor,
+    temperature: float | Tensor,
+    present: Tensor | None = None,
+    total: Total = one_process,
+    iterations: int = 3,
 ) -> Targets:
     """Return ``logits`` [n, K] as probabilities of which each prototype gets nearly the same share of all processes'
     rows (SwAV: Caron et al., NeurIPS 2020; DINOv2, sec. 4): from exp(logits / temperature), in turn every column and
@@ -71,7 +75,7 @@ def sinkhorn_knopp(
         >>> shares.sum(1).allclose(torch.ones(8))
         True
     """
-    columns = at_least_float32(logits[:1]).new_full((logits.shape[1],), -1 / temperature)
+    columns = at_least_float32(logits[:1]).new_zeros(logits.shape[1]) - 1 / temperature
     weights = None if present is None else present.to(columns.dtype)
     for i in range(iterations):
         sums = total(Targets(logits, temperature, columns).sums(weights, normalised=i > 0))

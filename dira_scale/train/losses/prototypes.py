@@ -28,8 +28,8 @@ class Targets:
         tensor([[0.5000, 0.5000]])
     """
 
-    def __init__(self, logits: Tensor, temperature: float, columns: Tensor) -> None:
-        self.logits, self.temperature = logits.detach().contiguous(), temperature
+    def __init__(self, logits: Tensor, temperature: float | Tensor, columns: Tensor) -> None:
+        self.logits, self.temperature = logits.detach().contiguous(), temperature_of(temperature, logits.device)
         self.columns = columns.detach().to(torch.promote_types(columns.dtype, at_least_float32(logits[:0]).dtype))
 
     @torch.no_grad()
@@ -48,9 +48,9 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, temperature: float, targets: Targets) -> Tensor:
-        student, *teacher = student.contiguous(), targets.logits, targets.columns
-        ctx.temperatures = temperature, targets.temperature
-        losses, norms = _ops(student).prototype_losses(student, *teacher, *ctx.temperatures)
+        student, *teacher = student.contiguous(), targets.logits, targets.columns, targets.temperature
+        ctx.temperature = temperature
+        losses, norms = _ops(student).prototype_losses(student, *teacher, temperature)
         ctx.save_for_backward(student, *teacher, norms)
         return losses
 
@@ -58,12 +58,12 @@ class CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         ops = _ops(gradient)
-        return ops.prototype_gradient(gradient.contiguous(), *ctx.saved_tensors, *ctx.temperatures), None, None
+        return ops.prototype_gradient(gradient.contiguous(), *ctx.saved_tensors, ctx.temperature), None, None
 
 
 @torch.library.custom_op("dira_scale::prototype_sums", mutates_args=())
 def prototype_sums(
-    logits: Tensor, temperature: float, columns: Tensor, weights: Tensor | None, normalised: bool
+    logits: Tensor, temperature: Tensor, columns: Tensor, weights: Tensor | None, normalised: bool
 ) -> Tensor:
     """See :meth:`Targets.sums`."""
     total = torch.zeros_like(columns)
@@ -76,7 +76,7 @@ def prototype_sums(
 
 @torch.library.custom_op("dira_scale::prototype_losses", mutates_args=())
 def prototype_losses(
-    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, teacher_temperature: float
+    student: Tensor, logits: Tensor, columns: Tensor, teacher_temperature: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropies [n], and what softmaxes subtract from the student's rows and the teacher's [2, n]."""
     losses, norms = columns.new_empty(len(student)), columns.new_empty(2, len(student))
@@ -90,8 +90,8 @@ def prototype_losses(
 
 @torch.library.custom_op("dira_scale::prototype_gradient", mutates_args=())
 def prototype_gradient(
-    gradient: Tensor, student: Tensor, logits: Tensor, columns: Tensor, norms: Tensor, temperature: float,
-    teacher_temperature: float,
+    gradient: Tensor, student: Tensor, logits: Tensor, columns: Tensor, teacher_temperature: Tensor, norms: Tensor,
+    temperature: float,
 ) -> Tensor:  # fmt: skip
     """The gradient of the student's logits [n, K] by that of the losses [n], in their type."""
     result = torch.empty_like(student)
@@ -103,13 +103,13 @@ def prototype_gradient(
 
 
 @prototype_sums.register_fake
-def _(logits: Tensor, temperature: float, columns: Tensor, weights: Tensor | None, normalised: bool) -> Tensor:
+def _(logits: Tensor, temperature: Tensor, columns: Tensor, weights: Tensor | None, normalised: bool) -> Tensor:
     return torch.empty_like(columns)
 
 
 @prototype_losses.register_fake
 def _(
-    student: Tensor, logits: Tensor, columns: Tensor, temperature: float, teacher_temperature: float
+    student: Tensor, logits: Tensor, columns: Tensor, teacher_temperature: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     return columns.new_empty(len(student)), columns.new_empty(2, len(student))
 
@@ -124,7 +124,11 @@ def _parts(x: Tensor) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(x), step))
 
 
-def _scaled(logits: Tensor, temperature: float, columns: Tensor | None = None) -> Tensor:
+def temperature_of(value: float | Tensor, device: torch.device) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64, device=device)
+
+
+def _scaled(logits: Tensor, temperature: float | Tensor, columns: Tensor | None = None) -> Tensor:
     x = at_least_float32(logits) / temperature
     return x if columns is None else x.add_(columns)
 
@@ -149,11 +153,11 @@ def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
 
     generator = torch.Generator().manual_seed(0)
     student, logits = torch.randn(2, 70, 5000, generator=generator).to(device, torch.bfloat16)
-    columns, weights = logits[0].float(), logits[:, 0].float().abs()
+    columns, weights, teacher = logits[0].float(), logits[:, 0].float().abs(), temperature_of(0.8, device)
     results = []
     for ops in (prototypes_triton, torch.ops.dira_scale):
-        losses, norms = ops.prototype_losses(student, logits, columns, 0.5, 0.8)
-        sums = [ops.prototype_sums(logits, 0.8, columns, weights, whether) for whether in (False, True)]
-        dx = ops.prototype_gradient(weights, student.float(), logits, columns, norms, 0.5, 0.8)
+        losses, norms = ops.prototype_losses(student, logits, columns, teacher, 0.5)
+        sums = [ops.prototype_sums(logits, teacher, columns, weights, whether) for whether in (False, True)]
+        dx = ops.prototype_gradient(weights, student.float(), logits, columns, teacher, norms, 0.5)
         results.append([losses, norms, *sums, dx])
     yield from zip(*results, strict=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.base.arguments import AtLeast, Within, checked
+from dira_scale.base.machine.graphs import launch
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.losses.cosine import negative_cosine
@@ -69,4 +70,4 @@ class BYOL(Method):
         assert self.training, "after_step follows a training step"
         online = [*self.encoder.parameters(), *self.projector.parameters()]
         target = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
-        ema_update(target, online, 1.0 - rising(self.momentum, self.progress))
+        launch(lambda: ema_update(target, online, 1.0 - rising(self.momentum, self.progress)))

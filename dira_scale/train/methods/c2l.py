@@ -66,6 +66,7 @@ class C2L(MoCo):
     ) -> None:
         super().__init__(encoder, views, dim, queue, temperature, momentum, batch_norm, shuffle)
         self.alpha, self.seed = alpha, torch.initial_seed()  # of shares: the run's
+        self.launched = "shares of mixtures are drawn on the host"
         # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
         self.register_buffer("normaliser", torch.zeros(()) if self.normalised else None)
 

@@ -54,6 +54,7 @@ class CPC(Method):
 
     trained_by_di = ("code", "reader", "predictor")
     gradient_views = 0  # patches, no views
+    launched = "other volumes are drawn on the host"
     corrupted = True
     lesson = "tell the patches that follow others from those that do not"
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.base.arguments import UNSHOWN, Above, ArgumentError, AtLeast, Within, checked
+from dira_scale.base.machine.graphs import launch, number
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.views import ViewSpec
 from dira_scale.train.distributed.collectives import Gathering, reduce_sum
@@ -154,13 +155,14 @@ class DINO(Method):
         """The teacher's probabilities by its ``logits`` [n, K], of which the rows that are ``present`` count: for the
         buffer ``name``, their centre, or, with Sinkhorn-Knopp, among those of all processes in training."""
         centre: Tensor | None = getattr(self, name)
+        temperature = number(lambda: self.temperature, logits.device)
         if centre is None:
-            return sinkhorn_knopp(logits, self.temperature, present, reduce_sum if self.training else one_process)
+            return sinkhorn_knopp(logits, temperature, present, reduce_sum if self.training else one_process)
         if self.training:
             kept = logits if present is None else logits.masked_fill(~present[:, None], 0.0)
             count = centre.new_full((1,), len(logits)) if present is None else present.sum()[None].to(centre)
             self._logit_sums.setdefault(name, []).append(torch.cat([kept.sum(0, dtype=centre.dtype), count]))
-        return centred_softmax(logits, centre, self.temperature)
+        return centred_softmax(logits, centre, temperature)
 
     @torch.no_grad()
     def note_teacher(self, terms: Terms, targets: Tensor) -> None:
@@ -178,7 +180,7 @@ class DINO(Method):
         student, teacher = (
             [p for part in parts for p in part.parameters()] for parts in zip(*self.averaged, strict=True)
         )
-        ema_update(teacher, student, 1.0 - rising(self.momentum, self.progress))
+        launch(lambda: ema_update(teacher, student, 1.0 - rising(self.momentum, self.progress)))
         for name, sums in self._logit_sums.items():
             total, centre = reduce_sum(torch.stack(sums).sum(0)), self.get_buffer(name)
             mean = torch.where(total[-1] > 0, total[:-1] / total[-1], centre)

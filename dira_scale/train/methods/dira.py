@@ -114,7 +114,6 @@ class DiRA(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         if self._of_base(self.active):
-            self.base.progress = self.progress
             terms = self.base(clean, distorted, batch)
         else:
             terms = Terms({}, pyramids=self.base.pyramids(distorted[: self.restored_views], batch))

@@ -83,12 +83,13 @@ class LeJEPA(Method):
         return tuple(map(pyramid, encoded(self.encoder, distorted)))
 
 
-def directions(dim: int, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+def directions(dim: int, count: int, seed: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Return ``count`` directions of unit length [dim, count], which depend on ``seed`` alone: float32, up to rounding.
 
     Made on the ``device``, by normal numbers (Box and Muller 1958) of hashed places: nothing is copied to it.
     """
-    key = torch.full((), seed * 0x9E3779B97F4A7C15 % 2**48, dtype=torch.int64, device=device)
+    key = torch.zeros((), dtype=torch.int64, device=device) + seed
+    key = key * (0x9E3779B97F4A7C15 - 2**64) % 2**48  # which divides 2^64, modulo which int64 multiplies
     places = torch.arange(dim * count + dim * count % 2, dtype=torch.int32, device=device)
     length, angle = unit(hashed(key, places)).view(2, -1)
     length, angle = (-2 * (1 - length).log()).sqrt(), 2 * math.pi * angle

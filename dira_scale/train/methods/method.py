@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import nearest
+from dira_scale.base.machine.graphs import recording
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.views import ViewSpec
 
@@ -64,6 +65,7 @@ class Method(nn.Module):
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
     resizes: ClassVar[bool] = False  # whether stages may have views of another size (``ViewSpec.resized``)
+    launched: str = ""  # why its steps cannot be recorded (``parallel.graph``), if they cannot
     hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws
     finer: bool = False  # whether a method around it reads maps of its pyramids beside the last
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
@@ -72,7 +74,6 @@ class Method(nn.Module):
     encoder: nn.Module
     decoder: nn.Module | None
     start: "Start | None" = None  # the weights that it starts from; None: random ones
-    progress: float  # completed share of the stage, 0 to 1; the loop sets it before every step
     steps: int = 1  # of the stage, likewise
     repeating: int = 0  # how many of its last views repeat others, in another size (``ViewSpec.repeating``)
 
@@ -126,6 +127,18 @@ class Method(nn.Module):
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
         """The pyramids of these first views as ``forward`` makes them, while this method idles."""
         return tuple(self.encoder(view) for view in distorted)
+
+    @property
+    def progress(self) -> float:
+        """The completed share of the stage, 0 to 1; the loop sets it before every step. A number of the host: a forward
+        pass reads it in ``graphs.number``, ``after_step`` in what it ``launch``es."""
+        if recording():
+            raise RuntimeError("progress is read while the step is recorded: read it in graphs.number or graphs.launch")
+        return self._progress
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._progress = share
 
     def before_step(self) -> None:
         """Called before each optimizer step, outside a forward pass, when ``progress`` has been set."""

@@ -70,6 +70,7 @@ class MoCo(Method):
         super().__init__(views, weights={"di": 1.0})
         check_pair("MoCo", views)
         self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle)
+        self.launched = "shuffle=batch draws on the host" if shuffle == "batch" else ""
         self.encoder = encoder
         self.projector = self.new_projector(encoder.channels[-1], dim, batch_norm)
         self.key_encoder, self.key_projector = momentum_copy(self.encoder), momentum_copy(self.projector)

@@ -78,6 +78,7 @@ class SwAV(Method):
         super().__init__(views, weights={"di": 1.0})
         check_global("SwAV", views)
         self.temperature, self.epsilon, self.queue_start = temperature, epsilon, queue_start
+        self.launched = "SwAV's queue begins within a stage" if queue else ""
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], hidden, dim)
         self.prototypes = nn.Parameter(F.normalize(nn.Linear(dim, prototypes, bias=False).weight.detach(), dim=1))

@@ -11,7 +11,7 @@ Running statistics are updated once per optimizer step, in ``commit_statistics``
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.train.distributed.collectives import new_group, rank, reduce_mean, world
@@ -94,6 +94,12 @@ def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
     return next((layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), None)
 
 
+def spans_ranks(module: nn.Module) -> bool:
+    """Return whether a converted module's groups span processes."""
+    layer = first_layer(module)
+    return layer is not None and layer.ranks > 1
+
+
 def takes_statistics(module: nn.Module) -> bool:
     """Return whether a converted module, in training mode, normalises by batch statistics: frozen parts do not."""
     return any(isinstance(layer, GroupedBatchNorm) and layer.training for layer in module.modules())
@@ -118,35 +124,45 @@ def spanning_lines(module: nn.Module, groups: Mapping[int, int]) -> list[str]:
     return lines
 
 
-@torch.no_grad()
-def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
-    """Update the running statistics by the mean over all passes since the last call, groups and processes.
+class RunningStatistics:
+    """Those of all BatchNorms in ``module``, on its device. Handles all layers at once: a few operations for each of a
+    hundred would be hundreds of launches on a GPU.
 
-    Call once per optimizer step on every process; one small all-reduce. Layers without passes stay unchanged. Handles
-    all layers at once: a few operations for each of a hundred would be hundreds of launches on a GPU.
-
-    ``momentum``: of all layers; None: each one's own; 1: the statistics are that mean.
+    ``momentum``: of all layers; None: each one's own; 1: the statistics are the mean that is committed.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
-    if not layers:
-        return
-    noted = [layer.pending for layer in layers]
-    sizes = [len(pending) for pending in noted]
-    sums = reduce_mean(torch.cat(noted))
-    by_layer = tuple(layer.momentum if momentum is None else momentum for layer in layers)
-    lengths, momenta = _on_device(tuple(sizes), sums.device), _on_device(by_layer, sums.device, sums.dtype)
-    # By layer its number of passes, and whether there were any. Computed on the device, as a frozen decoder must not
-    # cost a synchronisation.
-    passes = sums[lengths.cumsum(0) - 1]
-    some = passes > 0
-    shares, rates = (x.repeat_interleave(lengths, output_size=len(sums)) for x in (passes, some * momenta))
-    counters = sums.new_zeros(COUNT)  # of no use where the statistics go
-    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, counters)]
-    moved = torch.lerp(torch.cat(running), sums / shares.clamp(min=1), rates)
-    torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))
-    torch._foreach_zero_(noted)
-    torch._foreach_add_([layer.num_batches_tracked for layer in layers], some.long().unbind())
+
+    def __init__(self, module: nn.Module, momentum: float | None = None) -> None:
+        layers = self.layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
+        if layers:
+            like, self.sizes = layers[0].running_mean, [len(layer.pending) for layer in layers]
+            by_layer = [layer.momentum if momentum is None else momentum for layer in layers]
+            self.momenta = torch.tensor(by_layer, dtype=like.dtype).to(like.device)
+            self.lengths = torch.tensor(self.sizes).to(like.device)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Update them by the mean over all passes since the last call, groups and processes.
+
+        Call once per optimizer step on every process; one small all-reduce. Layers without passes stay unchanged.
+        """
+        if not self.layers:
+            return
+        noted = [layer.pending for layer in self.layers]
+        sums = reduce_mean(torch.cat(noted))
+        # By layer its number of passes, and whether there were any. Computed on the device, as a frozen decoder must
+        # not cost a synchronisation.
+        passes = sums[self.lengths.cumsum(0) - 1]
+        some = passes > 0
+        by_channel = (x.repeat_interleave(self.lengths, output_size=len(sums)) for x in (passes, some * self.momenta))
+        shares, rates = by_channel
+        counters = sums.new_zeros(COUNT)  # of no use where the statistics go
+        running = [buffer for layer in self.layers for buffer in (layer.running_mean, layer.running_var, counters)]
+        moved = torch.lerp(torch.cat(running), sums / shares.clamp(min=1), rates)
+        torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))
+        torch._foreach_zero_(noted)
+        torch._foreach_add_([layer.num_batches_tracked for layer in self.layers], some.long().unbind())
 
 
-def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
+    """:meth:`RunningStatistics.commit` once."""
+    RunningStatistics(module, momentum).commit()

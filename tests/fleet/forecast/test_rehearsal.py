@@ -261,10 +261,10 @@ def regression() -> FakeTask:
 
 
 def test_fused_optimizers_of_a_gpu_are_planned_without_clearing_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients are of weight, bias and the side module; by unfused ones each is cleared."""
+    """Gradients are of the side module, weight and bias; by unfused ones each is cleared."""
     cleared = list[int]()
     monkeypatch.setattr(torch.Tensor, "masked_fill_", lambda self, *_: cleared.append(self.numel()))
-    for gpu, expected in ((True, []), (False, [FEATURES, 1, 1])):
+    for gpu, expected in ((True, []), (False, [1, FEATURES, 1])):
         fake = regression()
         cleared.clear()
         rehearse(fake, STAGES[1], BATCH, gpu=gpu)

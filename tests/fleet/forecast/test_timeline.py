@@ -82,3 +82,5 @@ def test_a_step_by_hand() -> None:
     messages = 2 * (2 * (100 / 2 / 100 + 0.5))  # two all-reduces of 100 bytes
     assert work.seconds(2) == pytest.approx(3.0 + (100 / 2 / 100 + 0.5) + messages - 2.0 / 2)
     assert work.seconds(1) == 3.0
+    at_once = replace(work, alone=replace(work.alone, beside=0.5))  # which hides as much
+    assert at_once.seconds(2) == pytest.approx(3.0 + (100 / 2 / 100 + 0.5) + messages - 0.5)

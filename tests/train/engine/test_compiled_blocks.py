@@ -13,9 +13,7 @@ from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_map
 from train.models.volumes import network
 
-from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.compose import compose
-from dira_scale.base.errors import UserError
 from dira_scale.fleet.forecast.network import fake_world
 from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.distributed.config import Parallel
@@ -165,23 +163,6 @@ def test_a_compiled_block_learns_as_the_plain_one() -> None:
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     off = [max(map(abs, map(operator.sub, losses, exact))) for losses in (plain, compiled)]
     assert max(off) <= 32 * torch.finfo(torch.float32).eps * exact[0]
-
-
-def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU has none; there the mode changes nothing, and the mark is a counter."""
-    modes, marks = list[Any](), list[int]()
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: modes.append(options["mode"]))
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
-    module, x = built("test_resnet")
-    parallel = Parallel(compile=True, cuda_graphs=True, checkpoint_activations=False)
-    on_device(module, fake_world("fp32"), parallel, channels_last=False)
-    for _ in range(2):
-        module(x)
-    assert set(modes) == {"reduce-overhead"} and len(modes) >= 4 and len(marks) == 2
-    with pytest.raises(UserError, match=r"parallel\.cuda_graphs=true: expected false, or compile true"):
-        compose("pretrain", ["data.shards=any", "parallel=fsdp2", "parallel.compile=true", "parallel.cuda_graphs=true"])
-    with pytest.raises(ArgumentError, match="cuda_graphs: expected false, or accumulate 1, not 2"):
-        Parallel("ddp", 2, compile=True, cuda_graphs=True)
 
 
 @torch._dynamo.config.patch(recompile_limit=1)  # monkeypatch would leave it deleted

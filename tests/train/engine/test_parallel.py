@@ -107,7 +107,7 @@ def averaged(rank: int, ranks: int) -> Tensor:
     """The gradient of a module replicated on all ranks, where each found its own number, once they have agreed."""
     module = nn.Linear(2, 1, bias=False)
     module.weight.grad = torch.full((1, 2), rank + 1.0)
-    parallel.average_gradients(module)
+    parallel.GradientMeans(module).wait()
     return module.weight.grad
 
 

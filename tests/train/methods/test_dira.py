@@ -105,7 +105,7 @@ def test_both_views_are_restored_and_their_losses_averaged(base, terms):
 def test_share_of_the_stage_reaches_the_base():
     dira = build("byol")
     dira.progress = 0.5
-    forward(dira)
+    dira.before_step()
     assert rising(dira.base.momentum, dira.base.progress) == pytest.approx(0.998)
 
 

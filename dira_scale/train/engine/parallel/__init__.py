@@ -1,15 +1,15 @@
 """Distribution of a task's module over the processes: replicated or sharded."""
 
 from dira_scale.train.engine.parallel.compiled import take_uncompiled
-from dira_scale.train.engine.parallel.model import StageModel, average_gradients
+from dira_scale.train.engine.parallel.model import GradientMeans, StageModel
 from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.train.engine.parallel.strategy import Strategy, build
 from dira_scale.train.engine.parallel.zero import refuse_layerwise
 
 __all__ = [
+    "GradientMeans",
     "StageModel",
     "Strategy",
-    "average_gradients",
     "blocks",
     "build",
     "checkpoint_activations",

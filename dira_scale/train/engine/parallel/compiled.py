@@ -9,7 +9,6 @@ import torch._functorch.config
 from torch import nn
 from torch._dynamo.utils import counters
 
-from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.engine.parallel.recompute import blocks
 from dira_scale.train.models.grouped_norm import GroupedBatchNorm
 
@@ -18,13 +17,13 @@ from dira_scale.train.models.grouped_norm import GroupedBatchNorm
 LIMIT = 64
 
 
-def compile_module(module: nn.Module, parallel: Parallel) -> None:
-    """Compile the regions of ``module`` as ``parallel`` has it."""
+def compile_module(module: nn.Module) -> None:
+    """Compile the regions of ``module``."""
     torch._dynamo.config.recompile_limit = LIMIT
     # Monitors differentiate a step's losses twice, so a backward pass must not reuse its input buffers.
     torch._functorch.config.donated_buffer = False
     # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
-    compile_regions(module, dynamic=False, mode="reduce-overhead" if parallel.cuda_graphs is True else None)
+    compile_regions(module, dynamic=False)
 
 
 def compile_regions(module: nn.Module, **options: Any) -> None:

@@ -3,22 +3,18 @@
 It is created when a stage begins and released when it ends. ``sharded.py`` is the base of the sharded kinds.
 """
 
-import os
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from dira_scale.base.machine.graphs import launch
 from dira_scale.train.distributed.collectives import world as processes
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
@@ -29,23 +25,6 @@ Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 # Prefixes of names: the module's tensors, and its optimizer's states. Checkpoints have the task's names (``state.py``).
 MODULE, OPTIMIZER = "module", "optimizer"
-
-
-@cache
-def spend_ddp_warning(device: torch.device) -> None:
-    """DDP warns, once per process, that looking for unused parameters found none. We look for another reason
-    (``train/distributed/processes.py``). The warning is C++'s, which no Python filter reaches, so a tiny module draws
-    it while stderr is away. Collective; takes no random numbers.
-    """
-    tiny = DistributedDataParallel(nn.PReLU().to(device), find_unused_parameters=True)
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        tiny(torch.zeros(1, device=device))  # waits for no other process, so nothing else is hidden for long
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 class StageModel:
@@ -74,30 +53,25 @@ class StageModel:
         self, world: World, module: nn.Module, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]
     ) -> None:
         self.world, self.module = world, module
-        wrapped = prepare(module)
-        if world.ranks > 1:
-            world.accelerator.free_memory()  # release the previous stage
-            spend_ddp_warning(world.device)
-            with warnings.catch_warnings():  # Accelerate and older torch do not know its replacement
-                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-                wrapped = world.accelerator.prepare_model(wrapped)
-        self.wrapped = wrapped.train()
+        if world.ranks > 1:  # other processors may have drawn other weights
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.detach(), 0)
+        self.wrapped = prepare(module).train()
         self.optimizer = make(module)
         optim.load_by_name(self.optimizer, module, OPTIMIZER, state)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward pass of a micro-batch: average gradients over ranks only in the last one."""
-        if last or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        return self.wrapped.no_sync()
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` to those of the step's earlier micro-batches."""
         loss.backward()
 
-    def gradients(self) -> list[Tensor]:
-        """This process's parts of the step's gradients, after the last micro-batch; may be changed in place."""
-        return [p.grad for p in self.module.parameters() if p.grad is not None]
+    def averaging(self) -> Callable[[], list[Tensor]]:
+        """Begin to average the step's gradients over ranks, after the last micro-batch. Returns what waits for them:
+        this process's parts, which may be changed in place. Collective."""
+        return GradientMeans(self.module, beside=True).wait
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         """Norm of the total gradient, the same on all ranks."""
@@ -132,16 +106,33 @@ class StageModel:
         return self.module
 
 
-def average_gradients(module: nn.Module) -> None:
-    """Average the gradients of a small replicated module over ranks, in one collective."""
-    if processes() == 1:
-        return
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(flat)
-    flat /= processes()
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
+class GradientMeans:
+    """The gradients of a replicated module, averaged over ranks by one collective: as DDP does, but after the backward
+    pass, which can so be a graph, and always in one order.
+
+    ``beside``: whether the collective is only begun, and what follows computes meanwhile.
+    """
+
+    def __init__(self, module: nn.Module, beside: bool = False) -> None:
+        self.gradients, self.beside = [p.grad for p in module.parameters() if p.grad is not None], beside
+        if processes() > 1 and self.gradients:
+            self._flat = torch.cat([gradient.reshape(-1) for gradient in self.gradients]).div_(processes())
+
+            def send() -> None:
+                self._work = dist.all_reduce(self._flat, async_op=beside)
+
+            launch(send)
+
+    @torch.no_grad()
+    def wait(self) -> list[Tensor]:
+        """The gradients, in place. On a GPU its stream waits, not the host."""
+        if processes() > 1 and self.gradients:
+            if self.beside:
+                launch(lambda: self._work.wait())
+            parts = self._flat.split([gradient.numel() for gradient in self.gradients])
+            of_each = [part.view_as(x) for part, x in zip(parts, self.gradients, strict=True)]
+            torch._foreach_copy_(self.gradients, of_each)
+        return self.gradients
 
 
 def piece(tensor: Tensor) -> CheckpointTensor:

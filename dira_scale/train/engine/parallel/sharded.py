@@ -1,6 +1,7 @@
 """The base of the sharded strategies: each process holds parts of the module, which is sharded anew for every stage."""
 
 import copy
+from collections.abc import Callable
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -28,6 +29,13 @@ class ShardedModel(StageModel):
         self.world, self.module, self._original, self._prepare = world, module, original, prepare
         self._shard(prepare(module), make)
         self._load(state)
+
+    def averaging(self) -> Callable[[], list[Tensor]]:
+        return self.gradients
+
+    def gradients(self) -> list[Tensor]:
+        """This process's parts, which the backward pass has averaged."""
+        raise NotImplementedError
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         total = get_total_norm(gradients).square().to(self.world.device)

@@ -35,7 +35,7 @@ class FullyShardedModel(ShardedModel):
         return nullcontext()
 
     def gradients(self) -> list[Tensor]:
-        return [local_shard(gradient) for gradient in super().gradients()]
+        return [local_shard(p.grad) for p in self.module.parameters() if p.grad is not None]
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         mesh = init_device_mesh(self.world.device.type, (dist.get_world_size(),))
@@ -93,7 +93,7 @@ def build(world: World, parallel: Parallel, module: nn.Module, sides: Iterable[n
     device, which stay whole and are compiled too if configured."""
     take_uncompiled()  # of an earlier run of this process
     for side in sides if parallel.compile is True else ():
-        compile_module(side, parallel)
+        compile_module(side)
     match parallel.strategy:
         case "fsdp2":
             return Sharded(world, parallel, module, FullyShardedModel)
@@ -109,7 +109,5 @@ def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last
     if parallel.checkpoint_activations:
         checkpoint_activations(module)
     if parallel.compile:
-        compile_module(module, parallel)
-        if parallel.cuda_graphs is True:  # a pass may write over what the graphs of the one before have returned
-            module.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+        compile_module(module)
     return module

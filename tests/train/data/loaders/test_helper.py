@@ -24,7 +24,7 @@ import torch
 
 from benchmarks import feed
 from dira_scale.base.errors import UserError
-from dira_scale.base.machine.workers import parallel_map
+from dira_scale.base.machine.workers import worker_pool
 from dira_scale.train.data import workers
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.build import choose
@@ -50,7 +50,7 @@ def new_server():
     workers._SHARED.clear()
     state.update(vars(forkserver.ForkServer()))
     yield
-    forkserver._forkserver._stop()
+    os.close(state["_forkserver_alive_fd"])  # it ends with the last that it forked
     state.update(before)
 
 
@@ -252,13 +252,16 @@ if __name__ == "__main__":
 
 @pytest.mark.system
 @pytest.mark.timeout(SECONDS)
-def test_a_pool_beside_a_loader_ends_when_one_of_its_processes_does(arguments):
+def test_a_pool_beside_a_loader_ends_when_one_of_its_processes_does(arguments, new_server):
     batches = batches_of(arguments)
     next(batches)
-    with pytest.raises(BrokenProcessPool):
-        list(parallel_map(os._exit, ((0,) for _ in range(2)), 2))
+    with pytest.raises(BrokenProcessPool), worker_pool(2, "time") as pool:  # it sends SIGTERM to the sleeping one
+        jobs = [pool.submit(time.sleep, 10 * SECONDS), pool.submit(os._exit, 1)]
+        pool.submit(abs, 0)  # a pool sees the end of those processes that it has when a job is sent
+        jobs[1].result()
 
 
+@pytest.mark.timeout(SECONDS)
 def test_what_processes_map_is_in_order_and_may_be_left(arguments):
     """Answers longer than a pipe, which nobody has read when the next job is sent, are no deadlock."""
     both = workers.shared(2)

@@ -1,0 +1,160 @@
+"""``parallel.graph``: the steps of a stage recorded and replayed, so that the host launches some graphs instead of
+thousands of kernels. Weights are those of launched steps bit for bit.
+
+Recorded are forward and backward passes, the guard, norms and statistics, momentum networks and queues. Optimizers,
+whose rates are numbers, and messages to other processes are launched between.
+"""
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.base.machine.graphs import CudaGraphs, DeviceOnly, Graphs, Recording, recording
+from dira_scale.train.distributed.config import AUTO, Parallel
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.task import TaskBatch
+from dira_scale.train.models.norm import spans_ranks
+
+LAUNCHED = 3  # steps of a stage before the first that is recorded: libraries choose kernels, optimizers make states
+GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}
+# GPU and torch by which `pytest -m gpu tests/train/engine/test_graph.py` has passed: there ``auto`` records.
+PASSED: frozenset[tuple[str, str]] = frozenset()
+Values = Sequence[Mapping[str, Tensor]]
+
+
+class Recorder:
+    """The steps of a stage on one process.
+
+    Args:
+        module: whose attributes a recording that fails leaves as they were.
+        tell: of a recording that fails.
+        compiled: whether parts of ``module`` are; nothing may then look at operations one by one.
+    """
+
+    def __init__(
+        self, device: torch.device, module: nn.Module, tell: Callable[[str], None], compiled: bool = False
+    ) -> None:
+        self.device, self.module, self.tell, self.compiled = device, module, tell, compiled
+        self.graphs: Graphs | None = GRAPHS[device.type](device)
+        self._taken = Counter[Any]()
+        self._recorded: dict[Any, tuple[TaskBatch, Recording, Values]] = {}
+
+    @property
+    def begins(self) -> bool:
+        """Whether this is the first step: with monitors, so that a step with them need not be launched once its memory
+        is that of graphs."""
+        return not self._taken
+
+    def __call__(self, batch: TaskBatch, watched: bool, take: Callable[[Any], Values]) -> Values:
+        """Take a step on ``batch``, with monitors if it is ``watched``: by ``take``, or by a recording of it. Return
+        its values, for now."""
+        kind = watched, *((x.shape, x.dtype) for x in batch.tensors())
+        if self.graphs is None or torch.autograd._profiler_enabled():  # a trace is to name what is done
+            return take(batch)
+        if kind in self._recorded:
+            held, recording, values = self._recorded[kind]
+            held.fill(batch)
+            recording.replay()
+            return values
+        if self._taken.total() < LAUNCHED or not self._taken[kind]:
+            self._taken[kind] += 1
+            return take(batch)
+        return self._record(self.graphs, kind, batch, take)
+
+    def _record(self, graphs: Graphs, kind: Any, batch: TaskBatch, take: Callable[[Any], Values]) -> Values:
+        attributes = [vars(part) for part in self.module.modules()]
+        before = [
+            {k: copy(v) if isinstance(v, list | dict) else v for k, v in of_part.items()} for of_part in attributes
+        ]
+        held, recording = batch.held(self.device), Recording(graphs)
+        try:
+            with nullcontext() if self.compiled else DeviceOnly():
+                values = recording.of(lambda: take(held))
+        except Exception as error:  # whatever a method does that no graph can
+            for part, values_before in zip(attributes, before, strict=True):
+                part.update(values_before)
+            self.module.zero_grad(set_to_none=True)
+            self.graphs, self._recorded = None, {}
+            self.tell(f"parallel.graph: steps are launched, as recording one has failed at {_place(error)}")
+            return take(batch)
+        self._recorded[kind] = held, recording, values
+        return values
+
+
+def updating(module: nn.Module, step: Callable[[], None]) -> Callable[[], None]:
+    """Return an optimizer's ``step`` on ``module``. Of a recording it finds the gradients, where a replay writes them,
+    that a step before has taken from the parameters."""
+    if not recording():
+        return step
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
+
+    def update() -> None:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        step()
+
+    return update
+
+
+def recorder(parallel: Parallel, world: World, module: nn.Module, tell: Callable[..., None]) -> Recorder | None:
+    """Return what records a stage's steps, or None if all are launched; then ``tell`` gets the reason, unless nothing
+    else could be expected.
+
+    Args:
+        module: of the stage, prepared for it.
+        tell: gets a line, and ``detail=True`` if it is for log.txt alone.
+    """
+    if parallel.graph is False or (parallel.graph == AUTO and world.device.type not in GRAPHS):
+        return None
+    if reason := obstacle(parallel, world, module):
+        tell(f"parallel.graph: steps are launched: {reason}", detail=True)
+        return None
+    if parallel.graph == AUTO and not passed(world.device):
+        tell("parallel.graph=true replays steps as CUDA graphs: faster where the host bounds, some 64 images a GPU and "
+             f"fewer; auto does so where its tests have passed, not yet on {' with torch '.join(kind(world.device))}",
+             detail=True)  # fmt: skip
+        return None
+    return Recorder(world.device, module, tell, parallel.compile)
+
+
+def obstacle(parallel: Parallel, world: World, module: nn.Module) -> str:
+    """Return why steps of ``module`` cannot be recorded; empty if they can."""
+    if world.device.type not in GRAPHS:
+        return "a CPU has no graphs"
+    if parallel.strategy != "ddp":
+        return f"strategy {parallel.strategy} gathers parameters layer by layer"
+    if world.precision == "fp16":
+        return "fp16 decides by each step's gradients whether weights move"
+    if parallel.accumulate > 1:
+        return f"parallel.accumulate={parallel.accumulate}"
+    if parallel.checkpoint_activations:
+        return "parallel.checkpoint_activations=true reads the state of random numbers"
+    if spans_ranks(module):
+        return "BatchNorm groups span processes"
+    reasons = (getattr(part, "launched", "") for part in module.modules())
+    return next(filter(None, reasons), "")
+
+
+def kind(device: torch.device) -> tuple[str, str]:
+    """GPU and torch, as in ``PASSED``."""
+    return torch.cuda.get_device_name(device), torch.__version__.partition("+")[0]
+
+
+def passed(device: torch.device) -> bool:
+    return device.type != "cuda" or kind(device) in PASSED
+
+
+def _place(error: Exception) -> str:
+    """Return where code that is no library's raised ``error``, called by whom, and what it says."""
+    libraries = Path(torch.__file__).parents[1]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if libraries not in Path(frame.filename).parents]
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{', '.join(f'{frame.filename}:{frame.lineno}' for frame in own[:-3:-1])} ({what})"
