@@ -59,7 +59,7 @@ def gpus(experiment: str, keys: Sequence[str], images: int) -> tuple[Workload, d
     forward, backward, beside = (arithmetic(machine, work) for work in (few.forward, few.backward, few.beside))
     work = Workload(
         Links.of(machine, 8),
-        StepTimes(forward, backward, beside, host=few.operations * machine.dispatch, jitter=JITTER),
+        StepTimes(forward, backward, beside, jitter=JITTER),
         traffic("ddp", few, 1),
         messages=lambda ranks: messages(few.collectives, more.collectives, ranks),
         control=machine.control,

@@ -28,8 +28,8 @@ def machine() -> str:
 
 
 def of(command: str, *overrides: str) -> dict[str, float]:
-    """A step's ``ms``, ``host ms``, ``forward ms``, ``GiB`` and ``TFLOP``."""
-    from dira_scale.fleet.forecast.estimate import arithmetic, prepared, seconds  # need pyarrow
+    """A step's ``ms``, ``graph ms``, ``host ms``, ``forward ms``, ``GiB`` and ``TFLOP``."""
+    from dira_scale.fleet.forecast.estimate import arithmetic, prepared, workload  # need pyarrow
     from dira_scale.fleet.forecast.network import fake_task
     from dira_scale.fleet.forecast.rehearsal import rehearse
 
@@ -43,8 +43,9 @@ def of(command: str, *overrides: str) -> dict[str, float]:
     if config.precision == "fp32" and (most := peak(machine().upper(), "fp32")):
         config.plan.tflops = 2 * REACHED * most  # the planner takes fp32 for half as fast as this
     return {
-        "ms": 1e3 * seconds(config.plan, step, strategy, ranks, accumulate),
-        "host ms": 1e3 * step.operations * config.plan.dispatch,
+        "ms": 1e3 * workload(config.plan, step, strategy, accumulate).seconds(ranks),
+        "graph ms": 1e3 * workload(config.plan, step, strategy, accumulate, captured=True).seconds(ranks),
+        "host ms": 1e3 * strategies.operations(strategy, step) * config.plan.dispatch,
         "forward ms": 1e3 * arithmetic(config.plan, step.forward),
         "GiB": strategies.memory(strategy, ranks, step).peak / 2**30,
         "TFLOP": (step.forward + step.backward).flops / 1e12,

@@ -55,8 +55,9 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     nodes = f"{machine.nodes} node{'s' * (machine.nodes > 1)} of {machine.gpus} GPU{'s' * (machine.gpus > 1)}"
     console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
     console.print(_strategies(config, rows))
-    launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
-    host = "" if machine.images_per_second else launching
+    operation = f"{1e6 * machine.dispatch:g} µs an operation"
+    launching = f"; h: as long as the host takes to launch it, {operation}; parallel.graph=true replays it"
+    host = launching * any(row.launching for row in rows)
     norms = machine.norm_bandwidth or machine.bandwidth
     moving = f", memory at {machine.bandwidth:g} TB/s, of norms {norms:g}" if machine.bandwidth else ""
     figures = f"products at {machine.tflops:g} TFLOP/s{moving} (plan.tflops, plan.bandwidth, plan.norm_bandwidth)"
@@ -139,7 +140,7 @@ def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
                     f"[{'green' if row.fits else 'red'}]{memory.peak / GB:.2f}[/]",
                     f"{row.largest}" if row.largest else "[red]none[/]",
                     f"{row.sent / 1e6:,.0f}",
-                    f"{1000 * row.step:,.1f}",
+                    f"{1000 * row.step:,.1f}{' h' * row.launching}",
                     f"{row.images_per_second:,.0f}",
                     f"{row.hours:,.1f}",
                     f"{row.price:,.0f}",

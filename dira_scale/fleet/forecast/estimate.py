@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import nn
 
 from dira_scale.base.config.compose import compose
 from dira_scale.dataset.manifest import ShardedDataset
@@ -22,6 +23,7 @@ from dira_scale.train.data.config import Data
 from dira_scale.train.data.loaders.build import AUTO
 from dira_scale.train.data.samples import stored_codecs
 from dira_scale.train.data.views import PlaneViews, ViewSpec
+from dira_scale.train.engine.graph import obstacle
 from dira_scale.train.engine.parallel import checkpoint_activations
 from dira_scale.train.engine.task import StagePlan
 from dira_scale.train.inputs import Inputs
@@ -77,6 +79,7 @@ class Estimate:
     largest: int  # images of the largest micro-batch that fits; 0 if none does
     sent: float  # bytes per rank and step, including the method's own collectives
     step: float  # seconds per step of that stage
+    launching: bool  # whether that is how long its host takes to launch it
     images_per_second: float  # of that stage, on all GPUs
     hours: float
     price: float
@@ -93,7 +96,8 @@ class Rehearsals:
     heaviest: str
     few: Rehearsal
     many: Rehearsal
-    remarks: Sequence[str] = ()  # of what is trained
+    module: nn.Module | None = None  # what is trained
+    remarks: Sequence[str] = ()  # of it
 
 
 def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float]:
@@ -134,7 +138,8 @@ def rehearse_run(
         many = rehearsed(heaviest, 2 * few.images)
         if len(few.live_in_passes) != len(many.live_in_passes):  # a first step makes tables that later ones find
             few = rehearse(fake, heaviest, few.images, blueprint.config.parallel.accumulate)
-        return Rehearsals(ranks, stages, heaviest.name, few, many, blueprint.remarks((fake.task.module,)))
+        module = fake.task.module
+        return Rehearsals(ranks, stages, heaviest.name, few, many, module, blueprint.remarks((module,)))
 
 
 def estimate(
@@ -150,9 +155,12 @@ def estimate(
     usable = USABLE * machine.memory * GB
     most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable, offload, loading)
     factor = measured_factor(machine, plain)
-    times = {
-        name: seconds(machine, step, strategy, ranks, accumulate, factor) for name, step in rehearsed.stages.items()
+    parallel = replace(config.parallel, strategy=strategy, checkpoint_activations=rehearsed is not plain)
+    captured = parallel.graph is True and not obstacle(parallel, config.precision, rehearsed.module or nn.Module())
+    works = {
+        name: workload(machine, step, strategy, accumulate, factor, captured) for name, step in rehearsed.stages.items()
     }
+    times = {name: work.seconds(ranks) for name, work in works.items()}
     plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
     hours = sum(plan.steps * times[plan.name] for plan in plans) / 3600
     # The method's own collectives, as rings.
@@ -165,6 +173,7 @@ def estimate(
         largest=most // accumulate,
         sent=strategies.traffic(strategy, stage, accumulate).sent(ranks) + sum(own),
         step=times[rehearsed.heaviest],
+        launching=works[rehearsed.heaviest].step(ranks).parts(ranks)["host"] > 0,
         images_per_second=stage.images * ranks / times[rehearsed.heaviest],
         hours=hours,
         price=hours * ranks * machine.price,
@@ -195,23 +204,23 @@ def measured_factor(machine: Machine, plain: Rehearsals) -> float:
     return last.images / machine.images_per_second / arithmetic(machine, last.forward + last.backward)
 
 
-def seconds(
-    machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, factor: float = 1.0
-) -> float:
-    """Seconds of one optimizer step: arithmetic, ``factor`` times as long as ``machine`` has it, and the communication
-    that it does not hide; or the host's work, which a measured speed has in it."""
-    host = step.operations * machine.dispatch if machine.images_per_second is None else 0.0
+def workload(
+    machine: Machine, step: Rehearsal, strategy: str, accumulate: int, factor: float = 1.0, captured: bool = False
+) -> Workload:
+    """One optimizer step: arithmetic, ``factor`` times as long as ``machine`` has it, and the communication that this
+    does not hide; or the host's work, none where the step is ``captured``, and which a measured speed has in it."""
+    launched = machine.images_per_second is None and not captured
+    host = strategies.operations(strategy, step) * machine.dispatch if launched else 0.0
     forward, backward, beside = (
         factor * arithmetic(machine, work) for work in (step.forward, step.backward, step.beside)
     )
-    work = Workload(
+    return Workload(
         Links.of(machine, machine.gpus),
         StepTimes(forward, backward, beside, host=host, jitter=JITTER),
         strategies.traffic(strategy, step, accumulate),
         messages=lambda ranks: step.collectives,
         control=machine.control,
     )
-    return work.seconds(ranks)
 
 
 @dataclass(frozen=True)

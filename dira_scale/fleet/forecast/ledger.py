@@ -11,6 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from dira_scale.fleet.forecast.work import Work, arguments_of, work_of
 
+# As how many of torch's operations one takes the host: Triton's launches take longer (docs/evidence/scale.md); those of
+# prim are of tensors without memory alone.
+HOST = {"dira_scale": 4, "prim": 0}
+
 
 class CollectiveMessage(NamedTuple):
     """One message of a method or a layer to the other ranks."""
@@ -44,7 +48,7 @@ class Ledger(TorchDispatchMode):
         self.live_bytes: list[LiveBytes] = []
         self.collectives: list[CollectiveMessage] = []
         self.work = Work()
-        self.operations = 0  # that torch dispatches, views too: each takes the host some time
+        self.operations = 0  # that torch dispatches, views too: each takes the host some time, ours as HOST says
         self._bytes: dict[int, int] = {}  # by live storage
         self._gradients: set[int] = set()  # storages that hold gradients
         self._ignored: set[int] = set()  # storages that existed before
@@ -68,7 +72,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs := kwargs or {}))
         self.work += work_of(func, args, kwargs, out)  # FlopCounterMode would keep recomputed graphs alive
-        self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
+        self.operations += HOST.get(func.namespace, 1)
         if func.namespace == "c10d":
             by_name = arguments_of(func, args, kwargs)
             outputs = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]

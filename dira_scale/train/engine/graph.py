@@ -113,7 +113,7 @@ def recorder(parallel: Parallel, world: World, module: nn.Module, tell: Callable
     """
     if parallel.graph is False or (parallel.graph == AUTO and world.device.type not in GRAPHS):
         return None
-    if reason := obstacle(parallel, world, module):
+    if reason := obstacle(parallel, world.precision, module) if world.device.type in GRAPHS else "a CPU has no graphs":
         tell(f"parallel.graph: steps are launched: {reason}", detail=True)
         return None
     if parallel.graph == AUTO and not passed(world.device):
@@ -124,13 +124,11 @@ def recorder(parallel: Parallel, world: World, module: nn.Module, tell: Callable
     return Recorder(world.device, module, tell, parallel.compile)
 
 
-def obstacle(parallel: Parallel, world: World, module: nn.Module) -> str:
+def obstacle(parallel: Parallel, precision: str, module: nn.Module) -> str:
     """Return why steps of ``module`` cannot be recorded; empty if they can."""
-    if world.device.type not in GRAPHS:
-        return "a CPU has no graphs"
     if parallel.strategy != "ddp":
         return f"strategy {parallel.strategy} gathers parameters layer by layer"
-    if world.precision == "fp16":
+    if precision == "fp16":
         return "fp16 decides by each step's gradients whether weights move"
     if parallel.accumulate > 1:
         return f"parallel.accumulate={parallel.accumulate}"

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from dira_scale.base.config.compose import compose
 from dira_scale.fleet.forecast import estimate
-from dira_scale.fleet.forecast.estimate import Rehearsals, decoding_bytes, measured_factor, seconds
+from dira_scale.fleet.forecast.estimate import Rehearsals, decoding_bytes, measured_factor, workload
 from dira_scale.fleet.forecast.ledger import LiveBytes
 from dira_scale.fleet.forecast.links import JITTER
 from dira_scale.fleet.forecast.rehearsal import NetworkBlock, Rehearsal
@@ -136,17 +136,22 @@ def test_a_step_takes_no_less_than_its_host() -> None:
     step = replace(STEP, forward=Work(Counter(bound), others=3), backward=Work(idle=1), operations=500)
     words = ["plan.dispatch=1e-3", "plan.tflops=1e-11", "plan.bandwidth=6e-11", "plan.norm_bandwidth=2e-11"]
     machine: Any = OmegaConf.to_object(compose("plan", words).plan)
-    assert seconds(machine, step, "ddp", 1, 1) == pytest.approx(0.5)
-    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 1, 1) == pytest.approx(0.3)
-    assert seconds(replace(machine, dispatch=1e-4, bandwidth=None), step, "ddp", 1, 1) == pytest.approx(0.1)
+
+    def seconds(machine: Any, step: Rehearsal, ranks: int = 1, factor: float = 1.0, **given: Any) -> float:
+        return workload(machine, step, given.pop("strategy", "ddp"), 1, factor, **given).seconds(ranks)
+
+    assert seconds(machine, step) == pytest.approx(0.5) and seconds(machine, step, captured=True) == pytest.approx(0.3)
+    assert seconds(machine, step, strategy="fsdp2") == pytest.approx(0.5 + 2 * 34e-3)  # a block is a group
+    assert seconds(replace(machine, dispatch=1e-4), step) == pytest.approx(0.3)
+    assert seconds(replace(machine, dispatch=1e-4, bandwidth=None), step) == pytest.approx(0.1)
     slowest = 1 + JITTER * 1.4236  # the expected largest of eight standard normal draws
-    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 8, 1) == pytest.approx(0.3 * slowest, rel=1e-3)
+    assert seconds(replace(machine, dispatch=1e-4), step, 8) == pytest.approx(0.3 * slowest, rel=1e-3)
     in_fp32 = replace(step, forward=Work(Counter({Product(1, 5, single=True): 1})))  # tf32
-    assert seconds(replace(machine, dispatch=1e-4), in_fp32, "ddp", 1, 1) == pytest.approx(0.25)
+    assert seconds(replace(machine, dispatch=1e-4), in_fp32) == pytest.approx(0.25)
     measured = replace(machine, images_per_second=2.0)
     alone = Rehearsals(1, {"di": STEP, "dira": replace(step, images=1)}, "dira", step, step)
     assert measured_factor(machine, alone) == 1 and measured_factor(measured, alone) == pytest.approx(0.5 / 0.3)
-    assert seconds(measured, step, "ddp", 1, 1, measured_factor(measured, alone)) == pytest.approx(0.5)
+    assert seconds(measured, step, 1, measured_factor(measured, alone)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
