@@ -1,5 +1,5 @@
 """Primus, a plain transformer of volumes with a light decoder (Wald et al., "Primus: Enforcing attention usage for 3D
-medical image segmentation", 2025), by timm's EVA-02 blocks."""
+medical image segmentation", 2025), by timm's EVA-02 blocks (``eva_block.py``)."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -10,17 +10,15 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from timm.layers import build_rotary_pos_embed
-from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from dira_scale.train.models.linear import resized
 from dira_scale.train.models.network import Encoder, Network, samples, taken
 from dira_scale.train.models.translations import VIT3D, Rules
+from dira_scale.train.models.volume.eva_block import FusedBlock
 
 PATCH = 8  # voxels of a patch's side: three doublings lead back
 SLOPE = 0.01  # of the LeakyReLU that convolutions are drawn for (their code)
-MLP_RATIO = 4 * 2 / 3  # SwiGLU has three matrices where an MLP of four times the width has two
-LAYER_SCALE = 0.1  # at the start (sec. 4)
 
 
 class Transformer(nn.Module):
@@ -39,13 +37,7 @@ class Transformer(nn.Module):
         self.register_tokens: nn.Parameter | None = None
         if registers:
             self.register_tokens = nn.Parameter(nn.init.normal_(torch.empty(1, registers, dim), std=1e-6))
-        self.blocks = nn.ModuleList(
-            EvaBlock(
-                dim, heads, qkv_fused=False, mlp_ratio=MLP_RATIO, swiglu_mlp=True, scale_mlp=True,
-                scale_attn_inner=True, num_prefix_tokens=registers, init_values=LAYER_SCALE, norm_layer=nn.LayerNorm,
-            )
-            for _ in range(depth)
-        )  # fmt: skip
+        self.blocks = nn.ModuleList(FusedBlock(dim, heads, registers) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self._initialise()
 
@@ -58,7 +50,7 @@ class Transformer(nn.Module):
         if self.register_tokens is not None:
             tokens = torch.cat([self.register_tokens.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
-            tokens = block(tokens, rope=rope)
+            tokens = block(tokens, rope)
         return self.norm(tokens)
 
     def _initialise(self) -> None:
