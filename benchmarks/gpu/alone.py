@@ -10,10 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import build_rotary_pos_embed
+from timm.models.eva import EvaBlock
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.gpu import items
-from benchmarks.gpu.basics import NEAR, expected_ms, seconds
+from benchmarks.gpu.basics import BANDWIDTH, NEAR, SUSTAINED, expected_ms, seconds
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import TOLERANCE
@@ -105,6 +108,36 @@ def normalised(device: torch.device, shape: tuple[int, ...], groups: int, last: 
     return {"figures": figures}
 
 
+def transformed(device: torch.device, dim: int, side: int) -> dict[str, Any]:
+    """A transformer's block of 12 heads on 16 volumes of ``side``³ patches: its products and all between them."""
+    from dira_scale.train.models.volume.eva_block import FusedBlock
+
+    def drawn() -> tuple[Any, Tensor, Tensor]:
+        with device:
+            rope = torch.cat(build_rotary_pos_embed([side] * 3, dim=dim // 18, in_pixels=False), -1)
+            return FusedBlock(dim, 12, 0), torch.randn(16, side**3, dim, requires_grad=True), rope
+
+    def passes(by: Any, block: nn.Module, x: Tensor, rope: Tensor, narrow: bool = True) -> list[Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
+            y = by.forward(block, x, rope)
+        return [y.detach(), *torch.autograd.grad(y, (x, *block.parameters()), x.detach())]
+
+    torch.manual_seed(0)
+    given, figures = drawn(), {}
+    right = passes(EvaBlock, *given, narrow=False)
+    for name, by in {"torch's, bf16": EvaBlock, "ours, bf16": FusedBlock}.items():
+        with FakeTensorMode(), Ledger([]) as ledger:
+            passes(by, *drawn())
+        expected = (ledger.work.norms + ledger.work.others) / BANDWIDTH
+        for product, count in ledger.work.products.items():
+            expected += count * max(product.flops / SUSTAINED, product.moved / BANDWIDTH)
+        pairs = zip(passes(by, *given)[:2], right[:2], strict=True)  # of q and k little is left in 16 bits
+        off = max(float((a - b).norm() / b.norm()) for a, b in pairs)
+        taken = seconds(partial(passes, by, *given), device, most=0.3)
+        figures[name] = figure(1e3 * taken, "ms", 1e3 * expected, f"off by {off:.0e}", off <= NEAR)
+    return {"figures": figures}
+
+
 def run(job: Job) -> bool:
     """All of it, by algorithms that repeat, as in training."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -115,4 +148,5 @@ def run(job: Job) -> bool:
     for name, (shape, groups, last, slope) in NORMS.items():
         tiny = (shape[0] if len(shape) > 4 else 8, 8, *[8] * (len(shape) - 2))
         each[name] = partial(normalised, device, tiny if job.rehearse else shape, groups, last, slope)
+    each["a block of Primus"] = partial(transformed, device, *((72, 2) if job.rehearse else (864, 12)))
     return items.run(job, each)

@@ -1,10 +1,12 @@
-"""Rungs of one network's step, each of which compiles a part more than those before it: what does each gain?
+"""Rungs of one network's step, each of which compiles a part more than those before it: what does each gain? Then steps
+of transformers, whose blocks share a graph, with all parts compiled.
 
-One batch size, as shapes are static. Each rung leaves the seconds that its first step took, most of which is compiling,
+One batch size each, as shapes are static. Each leaves the seconds that its first step took, most of which is compiling,
 and a step's ms. From one state all of them must come to the losses of the step that is not compiled. A rehearsal traces
 and differentiates its parts, but makes no machine code, which takes a CPU minutes.
 """
 
+import gc
 import re
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from torch import nn
 from torch._inductor.async_compile import AsyncCompile
 
 from benchmarks.gpu import caches, items
-from benchmarks.gpu.loops import Ours, turn
+from benchmarks.gpu.loops import Ours, alone, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import CHECKED, PAPER, TOLERANCE, TURN, deviation
@@ -25,14 +27,15 @@ from dira_scale.train.engine.parallel.compiled import LIMIT, regions
 
 NOTHING = "nothing"
 RUNGS = {NOTHING: r"$^", "D": r"D$", "decoder": r"decoder\.", "layers 1 and 2": r"layer[12]\.", "the rest": r""}
+TRANSFORMERS = {"dinov2_vitb14": ("data.batch=128",), "dino_vit3d": (), "mae_vit3d": ()}  # recipes and their words
 MEASURED = 2  # turns
 
 
 class Ladder:
     """A loop, of which each rung compiles more; made anew in the process that goes on after one that was lost."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.given = job, words("dira_moco", job.rehearse, *PAPER)
+    def __init__(self, job: Job, recipe: str, *keys: str) -> None:
+        self.job, self.given = job, words(recipe, job.rehearse, *keys)
         torch._dynamo.config.recompile_limit, torch._functorch.config.donated_buffer = LIMIT, False
         if torch.cuda.is_available():  # the compiler's processes start while the network is built
             AsyncCompile.warm_pool()
@@ -48,8 +51,8 @@ class Ladder:
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield by name what ``parallel.compile`` compiles."""
-        adversary: Any = self.loop.task.side_modules[0].module
-        yield "D", adversary.discriminator
+        sides: Any = self.loop.task.side_modules
+        yield from (("D", side.module.discriminator) for side in sides)
         method = self.loop.model.module
         names = {module: name for name, module in method.named_modules()}
         yield from ((names[region], region) for region in regions(method))
@@ -95,7 +98,14 @@ def run(job: Job) -> bool:
 
     def rung(name: str) -> dict[str, Any]:
         if not made:
-            made.append(Ladder(job))
+            made.append(Ladder(job, "dira_moco", *PAPER))
         return made[0].rung(name)
 
-    return items.run(job, {name: partial(rung, name) for name in RUNGS}, apart=False)
+    def whole(recipe: str) -> dict[str, Any]:
+        made.clear()
+        gc.collect()
+        with alone():
+            return Ladder(job, recipe, *TRANSFORMERS[recipe]).rung([*RUNGS][-1])
+
+    each = {name: partial(rung, name) for name in RUNGS} | {name: partial(whole, name) for name in TRANSFORMERS}
+    return items.run(job, each, apart=False)

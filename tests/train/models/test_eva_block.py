@@ -103,6 +103,13 @@ def test_a_gpu_uses_the_kernels_and_they_repeat(monkeypatch):
         assert float((a - b).abs().max() / b.abs().max()) < 0.03
 
 
+def test_a_device_without_the_kernels_is_told_once(caplog):
+    eva_block.usable.cache_clear()
+    assert not eva_block.usable(torch.device("cpu")) and not eva_block.usable(torch.device("cpu"))
+    assert caplog.text.count("transformers of volumes: torch's own operations are used") == 1
+    eva_block.usable.cache_clear()
+
+
 def test_elsewhere_it_is_timms_forward_bit_for_bit():
     ours, timms, rope = pair(36, 3, 3)
     x, dy = torch.randn(2, 2, 9, 36)
