@@ -13,7 +13,6 @@ from harness import SECONDS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.gpu.compiling import RUNGS
 from benchmarks.gpu.machine import CARRIED, REQUIRED
 from benchmarks.gpu.parts import SECONDS as ONE_CALL
 from benchmarks.gpu.steps import PARTS as LADDERS
@@ -27,7 +26,7 @@ PRESENT = (
     "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "pip",
 )  # fmt: skip
 # The others run what these do, of other recipes.
-REHEARSED = (*[part for part in ONE_CALL if part != "ladder"], "basics", "nccl", "evaluation", "compile", "tests")
+REHEARSED = (*[part for part in ONE_CALL if part != "ladder"], "basics", "nccl", "evaluation", "tests")
 SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
 
 
@@ -119,10 +118,9 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
         "ZeRO-3": "deepspeed", "test_dali.py": "nvidia"
     }  # fmt: skip
     rungs = {part: [rung.name for rung in each] for part, each in LADDERS.items() if part in REHEARSED}
-    assert all(set(names) <= measured[part].keys() for part, names in (rungs | {"compile": RUNGS}).items())
+    assert all(set(names) <= measured[part].keys() for part, names in rungs.items())
     traced = [item["figures"]["first step"]["note"] for item in measured["compile"].values()]
-    graphs = [int(note.split(" graphs")[0].split()[-1]) for note in traced]
-    assert graphs[0] == 0 and graphs == sorted(set(graphs))  # each rung traces some
+    assert len(traced) == 3 and not any(" 0 graphs" in note for note in traced)
     assert all(len(item["kernels"]) == DEAREST for item in measured["profile"].values())
     rows = [row for each in measured.values() for item in each.values() for row in item.get("figures", {}).values()]
     assert all(row["value"] >= 0 and row["fine"] for row in rows) and len(rows) > 100

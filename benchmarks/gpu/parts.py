@@ -1,20 +1,21 @@
 """On a machine with a CUDA GPU: what is not known of its speed, in one call; by name what is known, and the tests.
 
-    python -m dira_scale.bench gpu [--out DIR] [--seconds 590] [--caches FOLDER] [--rehearse]
+    python -m dira_scale.bench gpu [--out DIR] [--seconds 590] [--rehearse]
     python -m dira_scale.bench gpu --parts tests --tests tests/train/models/test_norm_act.py      by name
 
 Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
-was no time for is named. In this order: `profile` (which kernels take a step's time), `alone` (D, norms), `ladder`
-(DiRA on MoCo, one change at a time), `transformers` (DINOv2, MAE: speed, waits, two runs alike), `sharded` (ZeRO-3 and
-FSDP2 of one process), `loaders` (a step fed by each), `mended` (what changed since it was measured), `graph` (a whole
-step as a CUDA graph). By name: `known` (more of the ladder), `volumes`, `basics` (a product, layers of volumes),
-`steady` (waits of every recipe, views distorted as on a CPU, two runs alike), `nccl` (collectives in a group of one),
-`evaluation` (fine-tuning, sliding windows, embeddings), `compile` (part by part), `segmentation` (ours and nnU-Net for
-equal minutes: all of --seconds), `tests` (those marked gpu, or of --tests).
+was no time for is named. In this order: `headline` (images/s of pretrain, beside the released loop), `loaders` (a step
+fed by each), `mended` (what changed since it was measured, and its host), `graph` (steps as CUDA graphs: equal, ms,
+GiB), `profile` (which kernels take a step's time), `compile` (transformers' blocks), `transformers` (DINOv2, DINO and
+MAE of volumes), `alone` (D, norms, a block), `sharded` (FSDP2 and ZeRO-3 of one process). By name: `ladder` (DiRA on
+MoCo, one change at a time), `known` (more of it), `volumes`, `basics` (a product, layers of volumes), `steady` (waits
+of every recipe, views distorted as on a CPU, two runs alike), `nccl` (collectives in a group of one), `evaluation`
+(fine-tuning, sliding windows, embeddings), `segmentation` (ours and nnU-Net for equal minutes: all of --seconds),
+`tests` (those marked gpu, or of --tests).
 DIR (by default $OUT, or out/gpu where that is not set) gets gpu.json, which is updated with every figure; gpu.txt, a
-table of all, each beside what the planner expects on a CPU and beside the last one; logs.tar.gz; and what was compiled,
-caches-*, which --caches reads from a FOLDER the next time. --rehearse runs everything at tiny sizes, on a CPU too; its
-figures are meaningless. `python3 setup/gpu.py check` calls this on a plain checkout without network.
+table of all, each beside what the planner expects on a CPU and beside the last one; and logs.tar.gz. --rehearse runs
+everything at tiny sizes, on a CPU too; its figures are meaningless. `python3 setup/gpu.py check` calls this on a plain
+checkout without network.
 """
 
 import argparse
@@ -35,10 +36,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import bounded, caches, expected
+from benchmarks.gpu import bounded, expected
 from benchmarks.gpu.basics import machine
 from benchmarks.gpu.report import EXPECTED, Job, Report
-from benchmarks.gpu.table import text
+from benchmarks.gpu.table import code, text
 from dira_scale.base.errors import UserError
 from dira_scale.base.machine.hardware import CPUS_PER_TASK
 from dira_scale.base.storage.atomic import write_atomic, write_json
@@ -46,11 +47,11 @@ from dira_scale.base.storage.atomic import write_atomic, write_json
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
 SECONDS = {
-    "headline": 110, "profile": 60, "alone": 30, "ladder": 60, "transformers": 75, "sharded": 25, "loaders": 90,
-    "mended": 60, "graph": 20,
+    "headline": 110, "loaders": 60, "mended": 60, "graph": 85, "profile": 70, "compile": 90, "transformers": 50,
+    "alone": 35, "sharded": 30,
 }  # fmt: skip
 SECOND_CALL = {
-    "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "compile": 195,
+    "ladder": 60, "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50,
     "segmentation": 590, "tests": 330,
 }  # fmt: skip
 PARTS = (*SECONDS, *SECOND_CALL)
@@ -84,7 +85,7 @@ def run(command: Sequence[str], job: Job) -> tuple[bool, str]:
         words = [*command, "--alone", job.part, "--seconds", f"{left - ENDING}", "--logs", str(job.logs)]
         words += ["--tests", *map(str, job.tests)] if job.tests else []
         shown = ["bash", "-o", "pipefail", "-c", f'"$@" 2>&1 | tee -a "{log}.log"', job.part, *words]
-        ended = bounded.run(shown, left, env=environment(job.logs, job.rehearse), start_new_session=True)
+        ended = bounded.run(shown, left, env=environment(job.rehearse), start_new_session=True)
         if ended is None:
             return False, "stopped, its time was up"
         code = code or ended
@@ -95,10 +96,10 @@ def run(command: Sequence[str], job: Job) -> tuple[bool, str]:
         ahead = waiting
 
 
-def environment(logs: Path, rehearse: bool) -> dict[str, str]:
+def environment(rehearse: bool) -> dict[str, str]:
     """That a part runs in."""
     result = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])}
-    result |= caches.folders(logs) | ({CPUS_PER_TASK: "1"} if rehearse else {})  # tiny steps want one core
+    result |= {CPUS_PER_TASK: "1"} if rehearse else {}  # tiny steps want one core
     result.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo looks a host's name up, which a sandbox may not know
     return result
 
@@ -115,7 +116,7 @@ def expecting(command: Sequence[str], chosen: Sequence[str], logs: Path, rehears
     with (logs / f"{EXPECTING}.log").open("wb") as log:
         return subprocess.Popen(
             words if rehearse else ["nice", "-n", "19", *words],  # a rehearsal times nothing
-            env=environment(logs, rehearse) | {"OMP_NUM_THREADS": "1"},
+            env=environment(rehearse) | {"OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,
         )
@@ -135,9 +136,9 @@ def begin(report: Report, chosen: Sequence[str], rehearse: bool) -> None:
     if before.get("rehearsal") != rehearse:
         before = {}
     ended = {part: how for part, how in before.get("parts", {}).items() if part not in chosen}
-    kept = {name: value for name, value in before.items() if name not in (*chosen, "environment", "device", "caches")}
+    kept = {name: value for name, value in before.items() if name not in (*chosen, "environment", "device")}
     about = {"rehearsal": rehearse, "parts": ended, "expectation": f"by the planner, of {expected.machine()}"}
-    about |= {"date": f"{datetime.date.today():%d %B %Y}"}
+    about |= {"date": f"{datetime.date.today():%d %B %Y}", "code": code()}
     write_json(report.file, kept | about)
 
 
@@ -157,7 +158,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=tuple(SECONDS))
     parser.add_argument("--seconds", type=float, default=590, help="of everything, at most")
     parser.add_argument("--tests", nargs="+", type=Path, default=(), help="files or folders of the part `tests`")
-    parser.add_argument("--caches", type=Path, help="folder with an earlier call's caches-*")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, no GPU needed")
     # In this process, by the other one.
     parser.add_argument("--alone", choices=(*PARTS, EXPECTING), help=argparse.SUPPRESS)
@@ -186,8 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
-        if args.caches is not None:
-            report.add(caches=caches.read(args.caches, logs))
         beside = expecting(command, chosen, logs, args.rehearse)
         try:
             while waiting:

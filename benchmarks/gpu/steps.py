@@ -32,7 +32,7 @@ TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "bf16": 1e-2}
 LATER = 10
 EXACT = ("fp32", "tf32", "bf16")
 NCHW, NHWC = "parallel.channels_last=false", "parallel.channels_last=true"
-FP32_D = "adversary.precision=fp32"
+FP32_D, FAST = "adversary.precision=fp32", "parallel.attention=fast"
 PLAIN = "precision=fp32", NCHW, FP32_D, "model.bn_groups=1", "data.batch=256"
 PAPER = NHWC, "adversary.precision=bf16", "model.bn_groups=1", "data.batch=256"
 SHARDED = tuple((*PAPER, "data.batch=64", f"parallel={kind}") for kind in ("zero3", "fsdp2"))
@@ -63,23 +63,24 @@ PARTS = {
         Rung("authors' loop", keys=PLAIN, kind="tf32", authors=True, alike=True),
     ),
     "transformers": (
-        Rung("dinov2_vitb14, batch 64", "dinov2_vitb14"),
         Rung("dinov2_vitb14, batch 128", "dinov2_vitb14", ("data.batch=128",)),
+        Rung("dinov2_vitb14, batch 128, any attention", "dinov2_vitb14", ("data.batch=128", FAST)),
         Rung("dino_vit3d", "dino_vit3d"),
+        Rung("dino_vit3d, any attention", "dino_vit3d", (FAST,)),
         Rung("mae_vit3d", "mae_vit3d"),
-        Rung("mae_vit3d, any attention", "mae_vit3d", ("parallel.attention=fast",)),
     ),
     "sharded": (
         Rung("neither", keys=(*PAPER, "data.batch=64"), alike=True),
-        Rung("ZeRO-3", keys=SHARDED[0], alike=True),
         Rung("FSDP2", keys=SHARDED[1], alike=True),
+        Rung("ZeRO-3", keys=SHARDED[0], alike=True),  # last: it has run on no GPU
     ),
     "mended": (
+        Rung("dira_moco", keys=PAPER, alike=True),
+        Rung("dira_moco, torch's norms", keys=PAPER, plain=True, alike=True),
         Rung("labels", "labels"),
         Rung("labels, torch's norms", "labels", plain=True),
         Rung("mae3d", "mae3d"),
         Rung("mae3d, channels last", "mae3d", (NHWC,)),
-        Rung("models_genesis", "models_genesis"),
     ),
     "known": (
         Rung("IEEE fp32", keys=PLAIN, kind="fp32", alike=True),

@@ -1,7 +1,12 @@
 """The table of a call's results, ``gpu.txt``: each figure stands beside what the planner expects of it and beside the
-last one: ``last.json``, a ``gpu.json`` of an earlier time, or what is known of it."""
+last one: ``last.json``, a ``gpu.json`` of an earlier time, or what is known of it.
 
+    python -m benchmarks.gpu.table GPU_JSON      keeps its figures in last.json, its kernels in kernels.txt beside it
+"""
+
+import hashlib
 import json
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +18,29 @@ SURPRISE = 2.0  # times as much as was expected, or as little
 EVEN = 1.03  # times as fast as the last one, or as slow, is no difference
 FASTER = {"ms": False, "s": False, "images/s": True, "TFLOP/s": True}  # unit -> whether more of it is
 LAST = Path(__file__).with_name("last.json")
+KEPT = 20  # kernels of a step
+
+
+def code() -> str:
+    """What is measured: a digest of the sources of training."""
+    sources = sorted((LAST.parents[2] / "dira_scale" / "train").rglob("*.py"))
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=6).hexdigest()
+
+
+def keep(content: dict[str, Any]) -> None:
+    """Put the figures of these parts into ``last.json``, in the place of theirs, and the kernels into their file."""
+    last = json.loads(LAST.read_text()) | {key: content[key] for key in ("device", "date")}
+    last["environment"] = {"torch": content["environment"]["torch"]}
+    for part in content["parts"]:
+        figures = {name: item.get("figures", {}) for name, item in content[part]["items"].items()}
+        values = {
+            name: {k: {"value": float(f"{v['value']:.3g}")} for k, v in of.items()} for name, of in figures.items()
+        }
+        last[part] = {"code": content["code"], "items": {name: {"figures": of} for name, of in values.items()}}
+    LAST.write_text(json.dumps(last) + "\n")
+    if traced := content.get("profile", {}).get("items"):
+        tables = [line for name, item in traced.items() for line in kernels(name, item.get("kernels", [])[:KEPT])]
+        LAST.with_name("kernels.txt").write_text("\n".join([f"{content['device']}, {content['date']}", *tables]) + "\n")
 
 
 def text(content: dict[str, Any], last: dict[str, Any] | None = None, tables: bool = True) -> str:
@@ -23,13 +51,14 @@ def text(content: dict[str, Any], last: dict[str, Any] | None = None, tables: bo
         last = {}
     lines = ["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal"))
     lines += [f"{key}: {value}" for key, value in content.get("environment", {}).items()]
-    lines += [f"{key}: {content[key]}" for key in ("expectation", "caches") if key in content]
+    lines += [f"{key}: {content[key]}" for key in ("expectation",) if key in content]
     if last:
         lines.append(f"last: {last['device']}, torch {last['environment']['torch']}, {last['date']}")
     lines += ["", f"{'':<58}{'measured':>12}{'expected':>11}{'ratio':>9}{'last':>11}"]
     for part, ended in content.get("parts", {}).items():
         state, before = content.get(part, {}), last.get(part, {}).get("items", {})
-        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s")
+        older = ", last: of other code" * bool(before and last[part].get("code") != content.get("code"))
+        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s{older}")
         for name, item in steps.finished(state.get("items", {}), content).items():
             lines += rows(name, item, content, before.get(name, {}).get("figures", {}), last.get("device"))
         lines += [f"  {name}: not run, the time was up" for name in state.get("not_run", [])]
@@ -84,3 +113,7 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    keep(json.loads(Path(sys.argv[1]).read_text()))

@@ -17,7 +17,7 @@ from benchmarks.gpu import items
 from benchmarks.gpu.loops import Ours, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
-from benchmarks.gpu.steps import CHECKED, FP32_D, PAPER, TURN
+from benchmarks.gpu.steps import CHECKED, PAPER, TURN
 from dira_scale.train.engine.profiler import SPANS
 
 DEAREST = 40  # kernels of the table
@@ -35,9 +35,9 @@ KINDS = {
     r"|^_(norms|sums|losses|gradient)$|triton_|random|distribution|aten::",
 }
 RECIPES = {
-    "dira_moco, D in fp32": ("dira_moco", *PAPER, FP32_D),
     "dira_moco": ("dira_moco", *PAPER),
-    "labels": ("labels",),
+    "dinov2_vitb14, batch 128": ("dinov2_vitb14", "data.batch=128"),
+    "dino_vit3d": ("dino_vit3d",),
     "mae3d": ("mae3d",),
 }
 

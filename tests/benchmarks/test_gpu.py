@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.gpu import basics, bounded, caches, checks, expected, graph, items, parts, steps, table, traces
+from benchmarks.gpu import basics, bounded, checks, expected, graph, items, parts, steps, table, traces
 from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.parts import SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
@@ -78,6 +78,22 @@ def test_the_table_has_every_figure_beside_its_expectation_and_marks_what_is_far
     assert "SURPRISE" not in rehearsed and "NOT FINE" in rehearsed and "faster" not in rehearsed
 
 
+def test_figures_are_kept_with_the_code_that_they_are_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(table, "LAST", tmp_path / "last.json")
+    table.LAST.write_text('{"nccl": {"items": {}}}')
+    item = {"figures": {"a step": figure(123.456, "ms", 9.0)}, "kernels": [[1.0, 0.5, 3, "product", "mm"]] * 40}
+    content: dict[str, Any] = {
+        "parts": {"profile": {"why": "done", "seconds": 1.0}}, "profile": {"items": {"moco": item}}, "code": "abc",
+        "device": "B200", "date": "May", "environment": {"torch": "3.0", "machine": "x"},
+    }  # fmt: skip
+    table.keep(content)
+    last = json.loads(table.LAST.read_text())
+    assert last["profile"] == {"code": "abc", "items": {"moco": {"figures": {"a step": {"value": 123.0}}}}}
+    assert "nccl" in last and (tmp_path / "kernels.txt").read_text().count("mm") == table.KEPT
+    assert "profile: done, 1 s\n" in table.text(content, last)
+    assert "profile: done, 1 s, last: of other code\n" in table.text(content | {"code": "def"}, last)
+
+
 KERNELS = {  # as torch and its libraries name them: one of each kind
     "void cudnn::ops::nchwToNhwcKernel<float, float, float, false, true, (cudnnKernelDataType_t)2>(int)": "layout",
     "void cudnn::bn_fw_tr_1C11_kernel_NHWC<float, float, int, 512, true, 1, false>(cudnnTensorStruct)": "norm",
@@ -95,28 +111,6 @@ def test_kernels_are_told_apart_and_summed() -> None:
     x = torch.rand(300, 300)
     found = traces.summed(traces.kernels(lambda: (x @ x).relu_(), torch.device("cpu")))
     assert {row[4]: row[2] for row in found}["aten::mm"] == 1 and found[0][3:] == ("product", "aten::mm")
-
-
-def test_caches_come_back_in_parts_for_the_same_gpu_and_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made, out, again = tmp_path / "made" / "logs", tmp_path / "out", tmp_path / "again" / "logs"
-    kernel = Path(caches.folders(made)["TRITON_CACHE_DIR"]) / "hash" / "kernel.cubin"
-    for folder in (kernel.parent, out, again):
-        folder.mkdir(parents=True)
-    assert caches.write(again, out) == 0 and not [*out.iterdir()]
-    kernel.write_bytes(content := os.urandom(5000))
-    monkeypatch.setattr(caches, "PART", 1500)
-    size = caches.write(made, out)
-    files = sorted(out.iterdir())
-    assert [file.stat().st_size for file in files] == [1500, 1500, 1500, size - 4500]
-    assert "none in" in caches.read(tmp_path, again)
-    assert f"MiB of {out}" in caches.read(out, again)
-    assert (Path(caches.folders(again)["TRITON_CACHE_DIR"]) / "hash" / "kernel.cubin").read_bytes() == content
-    files[1].unlink()
-    assert "cannot be read" in caches.read(out, again)
-    monkeypatch.setattr(torch, "__version__", "9.9")
-    assert f"there is {files[0].name}" in caches.read(out, again)
-    monkeypatch.setattr(caches, "PARTS", 3)
-    assert caches.write(made, out) == 0  # more than come back
 
 
 @pytest.mark.system
