@@ -24,9 +24,7 @@ def restores(terms: Sequence[str]) -> bool:
 
 class Forward(nn.Module):
     """The method as training calls it: returns only the encoder's output, or what the method has as ``features``,
-    instead of complete feature pyramids.
-
-    DDP waits for the gradient of every returned tensor, and a feature map that no loss of the stage uses has none.
+    instead of complete feature pyramids, whose maps are released before the backward pass.
     """
 
     def __init__(self, method: Method) -> None:

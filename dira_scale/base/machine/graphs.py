@@ -120,8 +120,17 @@ class CudaGraphs:
         torch.cuda.synchronize(self.device)
         gc.collect()
         torch.cuda.empty_cache()  # memory that launched steps took, which the pool takes now
-        with torch.cuda.stream(self.stream):  # the default stream cannot be captured
-            yield
+        number = torch.cuda.current_device()
+        generator = torch.cuda.default_generators[number]
+        before = generator.clone_state()
+        try:
+            with torch.cuda.stream(self.stream):  # the default stream cannot be captured
+                yield
+        except BaseException:  # torch leaves generator and allocator as within a capture (pytorch #171263)
+            generator.graphsafe_set_state(before)
+            with suppress(RuntimeError):  # unless it has ended that
+                torch._C._cuda_endAllocateToPool(number, self.pool)
+            raise
 
     def begin(self) -> None:
         self._graph = torch.cuda.CUDAGraph()

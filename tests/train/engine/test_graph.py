@@ -122,13 +122,18 @@ def batch(x: Tensor) -> Any:
     )
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("work", [
-    lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: MOVING.progress,
+    lambda x: float(x.sum() + torch.rand_like(x).sum()), lambda x: x[x > 0], lambda x: MOVING.progress,
 ])  # fmt: skip
-def test_a_step_that_reads_the_host_is_named_and_launched(work: Callable[[Tensor], Any], taped: None) -> None:
+def test_a_step_that_reads_the_host_is_named_and_launched(
+    work: Callable[[Tensor], Any], device: str, taped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(graph.GRAPHS, "cuda", graphs.CudaGraphs)
     told, module = list[str](), Counting(work)
-    recorder = graph.Recorder(torch.device("cpu"), module, lambda line, **_: told.append(line))
-    sums = [float(recorder(batch(torch.full((2,), float(i))), False, module.take)[0]["sum"]) for i in range(6)]
+    recorder = graph.Recorder(torch.device(device), module, lambda line, **_: told.append(line))
+    batches = (batch(torch.full((2,), float(i), device=device)) for i in range(6))
+    sums = [float(recorder(each, False, module.take)[0]["sum"]) for each in batches]
     assert sums == [2.0 * i for i in range(6)] and len(told) == 1
     assert told[0].startswith("parallel.graph: steps are launched, as recording one has failed at /")
     assert "/test_graph.py:" in told[0]
