@@ -87,7 +87,7 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
     stages = {}
     for name, step in plain.stages.items():
         figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
-        for key in ("collectives", "blocks"):
+        for key in ("collectives", "groups"):
             figures[key] = [item._asdict() for item in figures[key]]
         for key in ("forward", "backward", "beside"):
             work = figures[key]

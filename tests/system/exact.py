@@ -17,6 +17,7 @@ from dira_scale import pretrain
 from dira_scale.pretrain import task as training
 from dira_scale.pretrain.task import PretrainTask
 from dira_scale.train.data.batch import Batch
+from dira_scale.train.engine.parallel import recompute
 
 to, init = Batch.to, PretrainTask.__init__
 
@@ -46,6 +47,7 @@ def batch_to(self: Batch, device: torch.device | str) -> Batch:
 def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: Any, *more: Any) -> None:
     """From here on float64; what was made before, weights above all, was made as ever."""
     torch.set_default_dtype(torch.float64)
+    recompute.GROUP = 1_200_000  # so that FSDP2 has groups of one block and of two, and blocks that are in none
     Tensor.float, nn.Module.float = Tensor.double, nn.Module.double  # type: ignore[method-assign, assignment]
     if config.parallel.strategy.startswith("zero"):
         for name in ("engine", "zero.stage_1_and_2", "zero.stage3"):

@@ -17,15 +17,15 @@ from dira_scale.train.distributed.precision import LossScale
 from dira_scale.train.engine import optim
 from dira_scale.train.engine.means import Means
 from dira_scale.train.engine.nan_guard import NaNGuard
-from dira_scale.train.engine.parallel import StageModel, blocks
+from dira_scale.train.engine.parallel import StageModel, blocks, groups
 from dira_scale.train.engine.step import Step
 from dira_scale.train.engine.task import Losses, StagePlan, StepTask
 
 
-class NetworkBlock(NamedTuple):
-    """One of the blocks that ``fsdp2`` shards and activation checkpointing recomputes."""
+class NetworkGroup(NamedTuple):
+    """Blocks that ``fsdp2`` gathers together."""
 
-    size: int  # bytes of its parameters
+    size: int  # bytes of their parameters
     learning: int  # forward passes with gradient per step
     looking: int  # forward passes without gradient per step, as of a momentum network
 
@@ -50,7 +50,8 @@ class Rehearsal:
     beside: Work  # of that, what computes while replicas' gradients are sent: the discriminator's passes
     operations: int  # that torch dispatches
     collectives: list[CollectiveMessage]  # of method and BatchNorm, and for the discriminator's gradients
-    blocks: list[NetworkBlock]  # of all networks
+    blocks: int  # of all networks
+    groups: list[NetworkGroup]
 
     @property
     def activations(self) -> float:
@@ -66,8 +67,8 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
     """
     module, world = fake.task.module, fake.world
     ever_trained, batch = fake.ever_trained(), fake.batch(samples, stage.size)
-    passes = {block: Counter[bool]() for block in blocks(module)}  # forward passes, with gradient or without
-    hooks = [block.register_forward_pre_hook(partial(_count, counter)) for block, counter in passes.items()]
+    gathered = [(group, Counter[bool]()) for group in groups(module)]  # forward passes, with gradient or without
+    hooks = [group[0].register_forward_pre_hook(partial(_count, counter)) for group, counter in gathered]
     with fake.mode:
         task = _CountedTask(fake.task)
 
@@ -103,7 +104,11 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         beside=model.beside,
         operations=ledger.operations - task.monitored,
         collectives=ledger.collectives,
-        blocks=[NetworkBlock(size(block.parameters()), count[True], count[False]) for block, count in passes.items()],
+        blocks=len(blocks(module)),
+        groups=[
+            NetworkGroup(size(p for block in group for p in block.parameters()), count[True], count[False])
+            for group, count in gathered
+        ],
     )
 
 

@@ -81,12 +81,12 @@ def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[di
     """The parts of ``Memory`` that stay, and the bytes of everything after each operation."""
     share = {part: 1 / ranks if part in SHARDED[strategy] else 1.0 for part in SHARDED["fsdp2"]}
     networks, gradients, states = share["networks"], share["gradients"], share["states"]
-    zero, blocks = strategy.startswith("zero"), [block.size for block in step.blocks]
+    zero, groups = strategy.startswith("zero"), [group.size for group in step.groups]
     everything = step.trained + step.idle + step.momentum
     buffers: dict[str, float] = {
         "ddp": 0,
-        # What is in no block; the current block, the next one, and gradients being sent.
-        "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
+        # What is in no group; the current group, the next one, and gradients being sent.
+        "fsdp2": everything - sum(groups) + 3 * max(groups, default=0),
         "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent
         "zero2": 2 * DEEPSPEED_BUCKET,
         "zero3": everything + DEEPSPEED_BUCKET,  # gathered parameters stay if they are reused within 10^9 parameters
@@ -98,23 +98,26 @@ def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[di
         "adversary": float(step.adversary),
         "communication": buffers[strategy],
     }
+    grouped = sum(group.size for group in step.groups if group.learning)
+    late = max(0, step.trained - grouped) if strategy == "fsdp2" else 0  # whole until the backward pass ends
+    peak = gradients * (step.trained - late) + late
     passes, update = (np.array(live, float).reshape(-1, 2) for live in (step.live_in_passes, step.live_in_update))
-    live = np.concatenate([passes @ (gradients, 1.0), update @ (gradients, states)])
+    live = np.concatenate([passes @ (peak / max(1, step.trained), 1.0), update @ (gradients, states)])
     if strategy == "ddp" and ranks > 1:  # gradients beside what is sent of them
         live = np.append(live, 2.0 * step.trained)
-    return {"gradients": gradients * step.trained} | parts, sum(parts.values()) + live
+    return {"gradients": peak} | parts, sum(parts.values()) + live
 
 
 def operations(strategy: str, step: Rehearsal) -> int:
     """Return what the host launches in a step, as a number of torch's operations."""
-    return step.operations + (GROUP * len(step.blocks) if strategy == "fsdp2" else 0)
+    return step.operations + (GROUP * (1 + len(step.groups)) if strategy == "fsdp2" else 0)
 
 
 def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
     """Return the bytes that ``strategy`` moves in a step of ``accumulate`` micro-batches.
 
     ``ddp`` and ``zero1`` reduce after the last micro-batch; ``zero2`` and ``zero3`` after each, since they keep only
-    sharded gradients. ``fsdp2`` gathers a block for every pass through it and scatters its gradients after every pass
+    sharded gradients. ``fsdp2`` gathers a group for every pass through it and scatters its gradients after every pass
     of the last micro-batch. ``zero3`` gathers every parameter for the forward passes of a micro-batch and again for its
     backward pass, momentum networks for the forward pass only.
     """
@@ -123,14 +126,14 @@ def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
     if strategy == "ddp":
         return Traffic(reduced=gradients)
     if strategy == "fsdp2":
-        learning = [block for block in step.blocks if block.learning]
-        again = sum(block.size * block.learning for block in learning)
-        looked = sum(block.size * block.looking for block in step.blocks)
-        root = (everything - sum(block.size for block in step.blocks)) * accumulate  # gathered once a micro-batch
-        scattered = again / accumulate + gradients - sum(block.size for block in learning)
+        learning = [group for group in step.groups if group.learning]
+        again = sum(group.size * group.learning for group in learning)
+        looked = sum(group.size * group.looking for group in step.groups)
+        root = (everything - sum(group.size for group in step.groups)) * accumulate  # gathered once a micro-batch
+        scattered = again / accumulate + gradients - sum(group.size for group in learning)
         return Traffic(ahead=root + again + looked, behind=again + scattered, messages=max(1, len(learning)))
     if strategy == "zero3":
         behind = 2 * gradients * accumulate
-        return Traffic(ahead=everything * accumulate, behind=behind, messages=max(1, len(step.blocks)))
+        return Traffic(ahead=everything * accumulate, behind=behind, messages=max(1, step.blocks))
     reductions = accumulate if strategy == "zero2" else 1
     return Traffic(behind=gradients * reductions, after=gradients, messages=messages)

@@ -15,9 +15,12 @@ from dira_scale.base.config.border import at, constructed
 from dira_scale.base.config.registry import imported
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.train.engine.config import PLATEAU, Optim
+from dira_scale.train.models.momentum import local_shard
 
-# torch's that have fused kernels on GPUs, and whether these take FSDP2's parameters.
-FUSED = {torch.optim.SGD: False, torch.optim.Adam: True, torch.optim.AdamW: True}
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # those of torch's that have fused kernels on GPUs
+# Optimizers that update each value independently, so flat partitions do not change them. Others need complete layers
+# (LARS), or are replaced by DeepSpeed (Adagrad).
+ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Lion")
 OWN_CLIP = "max_grad_norm"  # an argument by which an optimizer clips gradients itself: timm's Lamb, at 1 by default
 
 
@@ -68,8 +71,7 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bo
     ours: dict[str, Any] = {OWN_CLIP: None} if OWN_CLIP in arguments else {}
     if fuses and has_fused(target, config):
         tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
-        on_gpu = bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
-        if on_gpu and (FUSED[target] or not any(isinstance(tensor, DTensor) for tensor in tensors)):
+        if tensors and all(tensor.device.type != "cpu" for tensor in tensors):
             ours["fused"] = True
     optimizer = constructed(key, {**config, **ours}, positional=[parameters])
     if not isinstance(optimizer, Optimizer):
@@ -105,6 +107,9 @@ def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
     for name in fixed:
         if name not in parts:
             raise UserError(f"optim.fixed_rate: no module is named '{name}'{nearest(name, sorted(parts))}")
+    target = imported("optim.optimizer._target_", config.optimizer.get("_target_"))
+    elementwise = getattr(target, "__name__", "") in ELEMENTWISE
+    elementwise &= not config.optimizer.get("caution")  # timm's then takes a mean of each layer
     groups: dict[tuple[bool, bool, float, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -115,8 +120,23 @@ def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
             kind = one_dim, not set(fixed).isdisjoint(name.split(".")), factors.get(name, 1.0), frozen
             group: dict[str, Any] = {"params": [], "fixed_rate": kind[1], "factor": kind[2], "frozen": frozen}
             group |= dict(one_dimensional) if one_dim else {}
-            groups.setdefault(kind, group)["params"].append(parameter)
+            groups.setdefault(kind, group)["params"].append(part_of(parameter) if elementwise else parameter)
     return list(groups.values())
+
+
+def part_of(parameter: nn.Parameter) -> nn.Parameter:
+    """Return what an elementwise optimizer steps: ``parameter``, or, as operations on DTensors take the processor long,
+    the part of FSDP2's that this process has, which shares its memory and keeps it as ``whole``."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    part = nn.Parameter(local_shard(parameter))
+    part.whole = parameter  # type: ignore[attr-defined]
+    return part
+
+
+def whole(part: Tensor) -> Tensor:
+    """Return the parameter that an optimizer steps, or of which it steps a part."""
+    return getattr(part, "whole", part)
 
 
 def learning_rate(
@@ -157,11 +177,15 @@ def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[
     Raises UserError if the optimizer keeps state other than tensors, which would be lost on resume.
     """
     names = {id(p): name for name, p in module.named_parameters()}
-    return {
-        f"{prefix}.{names[id(parameter)]}.{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state_tensors(state, optimizer, prefix).items()
-    }
+    tensors = dict[str, Tensor]()
+    for part, state in optimizer.state.items():
+        parameter = whole(part)
+        for key, value in state_tensors(state, optimizer, prefix).items():
+            if isinstance(parameter, DTensor) and not isinstance(value, DTensor) and value.ndim:
+                mesh, placements, shape = parameter.device_mesh, parameter.placements, parameter.shape
+                value = DTensor.from_local(value, mesh, placements, shape=shape, stride=parameter.stride())
+            tensors[f"{prefix}.{names[id(parameter)]}.{key}"] = value
+    return tensors
 
 
 def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
@@ -178,17 +202,19 @@ def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -
 
 def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
     """The inverse of :func:`state_by_name`, by copies with the parameters' placement; ignores other prefixes."""
+    parts = {id(whole(part)): part for group in optimizer.param_groups for part in group["params"]}
     for name, parameter in module.named_parameters():
-        start = f"{prefix}.{name}."
+        part, start = parts.get(id(parameter), parameter), f"{prefix}.{name}."
         for key, tensor in tensors.items():
             if not key.startswith(start) or "." in key.removeprefix(start):
                 continue
             if isinstance(parameter, DTensor) and tensor.ndim:  # every process takes its shard of the complete tensor
                 complete, placements = tensor.to(parameter.device), parameter.placements
-                value: Tensor = distribute_tensor(complete, parameter.device_mesh, placements, src_data_rank=None)
+                shard = distribute_tensor(complete, parameter.device_mesh, placements, src_data_rank=None)
+                value: Tensor = shard if part is parameter else shard.to_local().clone()
             elif tensor.ndim and tensor.shape == parameter.shape:
                 value = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
             else:  # scalars (Adam's step count) on the CPU unless the kernel needs them
                 on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
                 value = tensor.to(parameter.device if on_device else "cpu", copy=True)
-            optimizer.state[parameter][key.removeprefix(start)] = value
+            optimizer.state[part][key.removeprefix(start)] = value

@@ -23,7 +23,7 @@ from dira_scale.fleet.forecast.strategies import largest, memory
 from dira_scale.fleet.forecast.work import work_of
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
-from dira_scale.train.engine.parallel import checkpoint_activations
+from dira_scale.train.engine.parallel import checkpoint_activations, recompute
 from dira_scale.train.models import norm
 
 
@@ -182,8 +182,9 @@ def test_a_group_of_batch_norm_over_ranks_costs_two_messages_and_few_operations_
     assert peak[1] <= 1.05 * peak[0]
 
 
-def test_collectives_of_moco_by_hand() -> None:
+def test_collectives_of_moco_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank's images change places, their keys come back and go to all, statistics and a term are averaged."""
+    monkeypatch.setattr(recompute, "GROUP", 1)
     step = rehearsed("data.size=32", ranks=2)
     images, keys = 4 * 32 * 32 * 4, 8 * 128 * 4
     assert [c for c in step.collectives if c.kind == "all_to_all"] == [
@@ -194,8 +195,8 @@ def test_collectives_of_moco_by_hand() -> None:
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
     statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
     assert CollectiveMessage("all_reduce", statistics, 2) in step.collectives
-    # A block of the encoder is passed with gradient, its momentum network's without, the decoder's by nobody.
-    assert {(block.learning, block.looking) for block in step.blocks} == {(1, 0), (0, 1), (0, 0)}
+    # A group of the encoder is passed with gradient, its momentum network's without, the decoder's by nobody.
+    assert {(group.learning, group.looking) for group in step.groups} == {(1, 0), (0, 1), (0, 0)}
 
 
 def test_messages_of_eight_ranks_by_hand() -> None:
@@ -284,7 +285,7 @@ def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:
     assert [step.optimizer for step in (weights, everything)] == [4 * FEATURES, 4 * FEATURES + 4]  # momentum
     assert weights.adversary == everything.adversary == 4
     assert max(live.gradients for live in everything.live_in_passes) == everything.trained
-    assert weights.collectives == [] and weights.blocks == []
+    assert weights.collectives == [] and weights.blocks == 0
 
 
 def test_cudnns_norm_moves_what_torchs_does() -> None:

@@ -14,12 +14,12 @@ from dira_scale.fleet.forecast import estimate
 from dira_scale.fleet.forecast.estimate import Rehearsals, decoding_bytes, measured_factor, workload
 from dira_scale.fleet.forecast.ledger import LiveBytes
 from dira_scale.fleet.forecast.links import JITTER
-from dira_scale.fleet.forecast.rehearsal import NetworkBlock, Rehearsal
+from dira_scale.fleet.forecast.rehearsal import NetworkGroup, Rehearsal
 from dira_scale.fleet.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, largest, memory, traffic
 from dira_scale.fleet.forecast.work import Product, Work
 from dira_scale.train.data.views import ViewSpec
 
-# 100 bytes are trained (60 of them in a block that two views pass), 40 follow (30 in a block that one view passes).
+# 100 bytes are trained (60 of them in a group that two views pass), 40 follow (30 in a group that one view passes).
 STEP = Rehearsal(
     images=4,
     trained=100,
@@ -36,7 +36,8 @@ STEP = Rehearsal(
     beside=Work(),
     operations=0,
     collectives=[],
-    blocks=[NetworkBlock(60, learning=2, looking=0), NetworkBlock(30, learning=0, looking=1)],
+    blocks=2,
+    groups=[NetworkGroup(60, learning=2, looking=0), NetworkGroup(30, learning=0, looking=1)],
 )
 
 
@@ -74,7 +75,7 @@ def test_memory_of_ranks_with_one_image_is_computed_from_two_and_four(
 @pytest.mark.parametrize(
     ("strategy", "parameters", "momentum", "gradients", "optimizer"),
     [
-        ("fsdp2", 30, 18, 25, 50),
+        ("fsdp2", 30, 18, 60 / 4 + 40, 50),
         ("zero1", 120, 48, 100, 50 + 25),
         ("zero2", 120, 48, 25, 50 + 25),
         ("zero3", 30, 18, 25, 50 + 25),
@@ -117,7 +118,7 @@ def test_accumulation_costs_replicas_nothing_and_sharded_gradients_much() -> Non
     assert traffic("zero1", STEP, 4) == traffic("zero1", STEP, 1)
     assert traffic("zero2", STEP, 4).sent(4) == 0.75 * (4 * 100 + 100)
     assert traffic("zero3", STEP, 4).sent(4) == 4 * traffic("zero3", STEP, 1).sent(4)
-    # A block's two passes are then of two micro-batches: it scatters gradients once; the rest is gathered twice.
+    # A group's two passes are then of two micro-batches: it scatters gradients once; the rest is gathered twice.
     assert traffic("fsdp2", STEP, 2).sent(4) == 0.75 * (2 * 70 + 2 * 60 + 30 + 2 * 60 + 100)
 
 
@@ -141,7 +142,7 @@ def test_a_step_takes_no_less_than_its_host() -> None:
         return workload(machine, step, given.pop("strategy", "ddp"), 1, factor, **given).seconds(ranks)
 
     assert seconds(machine, step) == pytest.approx(0.5) and seconds(machine, step, captured=True) == pytest.approx(0.3)
-    assert seconds(machine, step, strategy="fsdp2") == pytest.approx(0.5 + 2 * 34e-3)  # a block is a group
+    assert seconds(machine, step, strategy="fsdp2") == pytest.approx(0.5 + 3 * 34e-3)  # two groups, and the rest
     assert seconds(replace(machine, dispatch=1e-4), step) == pytest.approx(0.3)
     assert seconds(replace(machine, dispatch=1e-4, bandwidth=None), step) == pytest.approx(0.1)
     slowest = 1 + JITTER * 1.4236  # the expected largest of eight standard normal draws

@@ -106,6 +106,7 @@ def held(network: nn.Module, optimizer: Optimizer) -> list[Tensor]:
         ({"_target_": "torch.optim.Adam", "weight_decay": 0.1}, False),
         ({"_target_": "torch.optim.AdamW", "amsgrad": True}, False),
         ({"_target_": "torch.optim.AdamW"}, True),
+        ({"_target_": "torch.optim.SGD", "momentum": 0.9}, True),
     ],
 )
 def test_a_fused_optimizer_stays_where_the_last_good_step_has_left_it(
@@ -114,14 +115,17 @@ def test_a_fused_optimizer_stays_where_the_last_good_step_has_left_it(
     """torch's kernels for CPUs obey as those for GPUs. No gradient is touched."""
     guard = NaNGuard(torch.device("cpu"))
     with sharded(module()) if shards else nullcontext(module()) as network:
-        optimizer = optim.build(given | {"lr": 0.1, "fused": True}, [*network.parameters()], "optim.optimizer")
+        parts = [*map(optim.part_of, network.parameters())]
+        optimizer = optim.build(given | {"lr": 0.1, "fused": True}, parts, "optim.optimizer")
         for step in range(4):
             before = held(network, optimizer)
-            optimizer.zero_grad()
+            network.zero_grad()
             (network(torch.ones(2, 3)).square().mean() * (math.nan if step == bad else 1.0)).backward()
             gradients = [local_shard(p.grad) for p in network.parameters() if p.grad is not None]
             guard.gradients(step, gradients, get_total_norm(gradients), optimizer)
             assert all(gradient.isnan().all() == (step == bad) for gradient in gradients)
+            for part, gradient in zip(parts, gradients, strict=True):
+                part.grad = gradient
             optimizer.step()
             after = held(network, optimizer)
             same = [torch.equal(old, new) for old, new in zip(before, after, strict=False)]

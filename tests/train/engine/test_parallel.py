@@ -7,6 +7,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from torch.distributed.tensor import distribute_tensor
 
 from dira_scale.base.config.compose import compose
 from dira_scale.train.engine import optim, parallel
+from dira_scale.train.engine.parallel import recompute
 from dira_scale.train.models.encoder import build_encoder
 from dira_scale.train.models.momentum import ema_update
 from dira_scale.train.models.norm import commit_statistics, convert
@@ -103,6 +105,26 @@ def after_lars(cut: bool) -> dict[str, Tensor]:
     return {name: p.full_tensor() if cut else p for name, p in module.named_parameters()}
 
 
+def after_adamw(strategy: str, stages: int = 1) -> dict[str, Tensor]:
+    """Weights and states after four steps of two micro-batches, in ``stages`` that go on from each other."""
+    torch.manual_seed(0)
+    blocks, state = [nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(5)], dict[str, Tensor]()
+    world: Any = SimpleNamespace(device=torch.device("cpu"), ranks=1)
+    config: Any = OmegaConf.to_object(compose("pretrain", ["optim=adamw", "data.shards=none", f"parallel={strategy}"]))
+    chosen = parallel.build(world, config.parallel, nn.Sequential(*blocks))
+    for steps in torch.arange(4.0).chunk(stages):
+        model = chosen.begin(lambda part: part, lambda part: optim.stage_optimizer(config.optim, part, 32), state)
+        for x in steps:
+            for micro in range(2):
+                with model.accumulating(micro == 1):
+                    model.backward(model.wrapped((x - micro).expand(1, 4)).square().sum())
+            model.step()
+        state = {name: part.whole().clone() for name, part in model.pieces().items()}
+        assert model.local_tensors().keys() == state.keys()
+        chosen.end(model)
+    return state
+
+
 def averaged(rank: int, ranks: int) -> Tensor:
     """The gradient of a module replicated on all ranks, where each found its own number, once they have agreed."""
     module = nn.Linear(2, 1, bias=False)
@@ -139,6 +161,22 @@ def test_lars_on_parts_of_layers_is_lars_on_layers(ended: list[dict[str, Any]]) 
             torch.testing.assert_close(tensor, expected[name].data, rtol=1e-6, atol=1e-8, msg=f"{name}: {{}}".format)
 
 
+def test_adamw_on_parts_is_adamw_on_layers(ended: list[dict[str, Any]]) -> None:
+    """fsdp2: two groups of two blocks, one in none; of each tensor 2, 2 and 0 rows. Stages resume bit for bit."""
+    expected = after_adamw("ddp")
+    for tensors in ended:
+        unbroken, resumed = tensors["adamw"]
+        torch.testing.assert_close(resumed, unbroken, rtol=0, atol=0)
+        torch.testing.assert_close(unbroken, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_fsdp_gathers_at_least_50_mb_of_a_sequence_at_once() -> None:
+    """A ViT-B's blocks in pairs, a ResNet-50's last three; its others have 33 MB."""
+    for encoder, expected in (("vit_base_patch16_224", [2] * 6), ("resnet50", [3])):
+        with torch.device("meta"):
+            assert [len(group) for group in recompute.groups(build_encoder(encoder))] == expected
+
+
 def test_gradients_are_averaged_over_ranks(ended: list[dict[str, Any]]) -> None:
     """The discriminator's; of 1 … n it is (n + 1) / 2."""
     for tensors in ended:
@@ -157,7 +195,9 @@ if __name__ == "__main__":
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks, timeout=limit)
     lars = {name: tensor.data for name, tensor in after_lars(cut=True).items()}
-    found = {"lars": lars, "averaged": averaged(rank, ranks), "copied": copied_after_validation()}
+    recompute.GROUP = 160  # bytes of two blocks
+    adamw = [after_adamw("fsdp2", stages) for stages in (1, 2)]
+    found = {"lars": lars, "adamw": adamw, "averaged": averaged(rank, ranks), "copied": copied_after_validation()}
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)

@@ -2,7 +2,7 @@
 
 from dira_scale.train.engine.parallel.compiled import take_uncompiled
 from dira_scale.train.engine.parallel.model import GradientMeans, StageModel
-from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
+from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations, groups
 from dira_scale.train.engine.parallel.strategy import Strategy, build
 from dira_scale.train.engine.parallel.zero import refuse_layerwise
 
@@ -13,6 +13,7 @@ __all__ = [
     "blocks",
     "build",
     "checkpoint_activations",
+    "groups",
     "refuse_layerwise",
     "take_uncompiled",
 ]

@@ -95,7 +95,7 @@ class StageModel:
         tensors = {f"{MODULE}.{name}": local_shard(t) for name, t in self.module.state_dict(keep_vars=True).items()}
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for i, (parameter, state) in enumerate(self.optimizer.state.items()):
-            name = f"{OPTIMIZER}.{names.get(id(parameter), f'partition {i}')}"
+            name = f"{OPTIMIZER}.{names.get(id(optim.whole(parameter)), f'partition {i}')}"
             tensors |= {
                 f"{name}.{key}": local_shard(value) for key, value in state.items() if isinstance(value, Tensor)
             }

@@ -13,9 +13,10 @@ from torch.torch_version import TorchVersion
 
 from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.distributed.world import World
+from dira_scale.train.engine import optim
 from dira_scale.train.engine.parallel.compiled import compile_module, take_uncompiled
 from dira_scale.train.engine.parallel.model import MakeOptimizer, Prepare, StageModel
-from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations
+from dira_scale.train.engine.parallel.recompute import checkpoint_activations, groups
 from dira_scale.train.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.train.engine.parallel.zero import ZeROModel
 from dira_scale.train.models.momentum import local_shard
@@ -34,13 +35,27 @@ class FullyShardedModel(ShardedModel):
         self.module.set_requires_gradient_sync(last)
         return nullcontext()
 
+    def backward(self, loss: Tensor) -> None:
+        """After the last micro-batch FSDP2's parameters have gradients: hand them to the parts that are stepped."""
+        super().backward(loss)
+        with torch.no_grad():
+            for part in self._stepped():
+                parameter = optim.whole(part)
+                if parameter is not part and parameter.grad is not None:
+                    part.data = local_shard(parameter)  # torch 2.9 moves those that it pads, in the first pass
+                    part.grad, parameter.grad = local_shard(parameter.grad), None
+
+    @torch.no_grad()
     def gradients(self) -> list[Tensor]:
-        return [local_shard(p.grad) for p in self.module.parameters() if p.grad is not None]
+        return [local_shard(part.grad) for part in self._stepped() if part.grad is not None]
+
+    def _stepped(self) -> list[nn.Parameter]:
+        return [part for group in self.optimizer.param_groups for part in group["params"]]
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         mesh = init_device_mesh(self.world.device.type, (dist.get_world_size(),))
-        for block in blocks(self.module):
-            fully_shard(block, mesh=mesh)
+        for group in groups(self.module):
+            fully_shard(group, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
         self.wrapped = forward.train()
         self.optimizer = make(self.module)

@@ -20,10 +20,6 @@ from dira_scale.train.engine.parallel.sharded import ShardedModel
 from dira_scale.train.models.momentum import local_shard
 from dira_scale.train.runs.checkpoint import CheckpointTensor
 
-# Optimizers that update each value independently, so flat partitions do not change them. Others need complete layers
-# (LARS), or are replaced by DeepSpeed (Adagrad).
-ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Lion")
-
 
 class ZeROModel(ShardedModel):
     """Stage 1 shards optimizer states, 2 also gradients, 3 also parameters, including those of momentum networks."""
@@ -205,10 +201,10 @@ def refuse_layerwise(optimizer: Optimizer, module: nn.Module) -> None:
                 "parallel=fsdp2 or parallel=ddp"
             )
     name = type(optimizer).__name__
-    if name not in ELEMENTWISE:
+    if name not in optim.ELEMENTWISE:
         raise UserError(
             f"optim.optimizer: {name} may need complete layers, and ZeRO splits them: use parallel=fsdp2 "
-            f"or parallel=ddp; or one of {', '.join(ELEMENTWISE)} (optim=sgd_simsiam, optim=adamw)"
+            f"or parallel=ddp; or one of {', '.join(optim.ELEMENTWISE)} (optim=sgd_simsiam, optim=adamw)"
         )
 
 
