@@ -1,7 +1,9 @@
-"""D and normalisations alone: DiRA's largest part in three layouts and two precisions, and norms of both kinds of maps.
+"""D, normalisations and drop path alone: DiRA's largest part in three layouts and two precisions, norms of both kinds
+of maps, and what is before and after a transformer's branch.
 
-Each is timed forward and backward, with torch's own operations and with ours (``train/models/norm_act.py``). What a
-layer would take at the planner's rates is expected; all must agree with IEEE fp32 as far as their bits go.
+Each is timed forward and backward, with torch's own operations and with ours (``train/models/norm_act.py``,
+``kept_rows.py``). What a layer would take at the planner's rates is expected; all must agree with IEEE fp32 as far as
+their bits go.
 """
 
 from collections.abc import Callable, Iterable
@@ -138,6 +140,30 @@ def transformed(device: torch.device, dim: int, side: int) -> dict[str, Any]:
     return {"figures": figures}
 
 
+def branched(device: torch.device, shape: tuple[int, ...]) -> dict[str, Any]:
+    """LayerNorm of 11 of 16 samples, in 32 bits, before a branch of 16 bits; scaling and addition after it."""
+    from dira_scale.train.models.kept_rows import added
+
+    torch.manual_seed(0)
+    (x, dy), norm = torch.randn(2, *shape, device=device), nn.LayerNorm(shape[-1], device=device)
+    gamma, order = nn.Parameter(torch.ones(shape[-1], device=device)), torch.arange(len(x), device=device).view(-1, 16)
+
+    def passes(fused: bool | None, narrow: torch.dtype = torch.bfloat16) -> list[Tensor]:
+        given = x.detach().requires_grad_()
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow is torch.bfloat16):
+            y = added(given, norm, partial(Tensor.to, dtype=narrow), gamma, order, 11, fused=fused)
+        return [y.detach(), *torch.autograd.grad(y, (given, gamma, *norm.parameters()), dy)]
+
+    right, figures = passes(False, torch.float32), {}
+    moved = (5.5 * 11 / 16 + 4) * x.nbytes  # at least
+    for name, fused in {"torch's": False, "ours": None}.items():
+        off = max(float((a - b).norm() / b.norm()) for a, b in zip(passes(fused), right, strict=True))
+        taken = seconds(partial(passes, fused), device, most=0.3)
+        note = f"{moved / taken / 1e12:.2f} TB/s, off by {off:.0e}"
+        figures[name] = figure(1e3 * taken, "ms", 1e3 * moved / BANDWIDTH, note, off <= NEAR)
+    return {"figures": figures}
+
+
 def run(job: Job) -> bool:
     """All of it, by algorithms that repeat, as in training."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -149,4 +175,5 @@ def run(job: Job) -> bool:
         tiny = (shape[0] if len(shape) > 4 else 8, 8, *[8] * (len(shape) - 2))
         each[name] = partial(normalised, device, tiny if job.rehearse else shape, groups, last, slope)
     each["a block of Primus"] = partial(transformed, device, *((72, 2) if job.rehearse else (864, 12)))
+    each["drop path of a ViT-B's branch"] = partial(branched, device, (32, 5, 8) if job.rehearse else (256, 257, 768))
     return items.run(job, each)

@@ -1,7 +1,7 @@
 """The arithmetic and traffic of an operation on a GPU, as torch's kernels do it: by shapes, so without data."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,6 +68,8 @@ def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     """The work of a dispatched operation that returned ``out``."""
     read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
     name = func._schema.name
+    if name == "dira_scale::kept_rows":
+        return Work(others=_of_kept_rows(**arguments_of(func, args, kwargs)))
     if func._schema.is_mutable:
         written = written or read  # several tensors at once are changed in place, and nothing is returned
     moved = sum(map(size, (*read, *written)))
@@ -109,6 +111,17 @@ def _of_norm(name: str, arguments: Mapping[str, Any], moved: int) -> tuple[int, 
     if "group_norm" in name:
         return again, idle(again, arguments["N"] * arguments["C" if backward else "group"])
     return (again if backward and arguments["output_mask"][1] else 0), 0
+
+
+def _of_kept_rows(read: Sequence[Tensor], written: Sequence[Tensor], kept: int, everything: bool, **_: Any) -> int:
+    """Bytes of a kernel of ``train/models/kept_rows.py``: of maps of all samples, those of samples that are kept; where
+    it copies everything, all of its first map and of its result."""
+
+    def of_kept(x: Tensor) -> int:
+        return size(x) * kept // read[1].shape[1] if x.shape == read[0].shape else size(x)
+
+    first = size if everything else of_kept
+    return first(read[0]) + first(written[0]) + sum(map(of_kept, (*read[1:], *written[1:])))
 
 
 def size(tensor: Tensor) -> int:

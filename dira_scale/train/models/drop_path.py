@@ -5,16 +5,17 @@ Every process draws for all rows of a layer's global input from torch's generato
 takes its own. Activation checkpointing restores the generator, and so draws the same again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from timm.layers import DropPath as TimmDropPath
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from dira_scale.train.models.kept_rows import Branch, added
 
 GROUP = 16  # successive rows
 LOWEST = 0.1  # a block of a higher rate computes a part of each group (DINOv2's code); of others gathering costs more
@@ -50,55 +51,20 @@ class GroupedDropPath(DropPath):
     dropping, as the others are divided by the share that is kept.
     """
 
-    def around(self, x: Tensor, branch: Callable[[Tensor], Tensor], gamma: Tensor | None) -> Tensor:
-        """``x`` [b, n, dim] + ``gamma`` [dim] · ``branch(x)`` of the rows that are kept. No others are computed
-        (released code of DINOv2), unless another process or micro-batch has the rest of a group."""
+    def around(self, x: Tensor, norm: nn.Module, branch: Branch, gamma: Tensor | None, own: bool = False) -> Tensor:
+        """``x`` [b, n, dim] + ``gamma`` [dim] · ``branch(norm(x))`` of the rows that are kept. No others are computed
+        (released code of DINOv2), unless another process or micro-batch has the rest of a group. ``own``: see
+        :func:`added`."""
         count = len(x)
         if not self.training or not self.drop_prob or count * _parts % GROUP:
-            return x + self(_scaled(branch(x), gamma))
+            return x + self(_scaled(branch(norm(x)), gamma))
         kept = max(round(GROUP * (1 - self.drop_prob)), 1)
         order = torch.rand(count * _parts // GROUP, GROUP, device=x.device).argsort(stable=True)
         if count % GROUP:
             mask = _own((order.argsort() < kept).flatten(), count)
-            return x + _masked(_scaled(branch(x), gamma), mask, kept / GROUP)
-        first = torch.arange(0, count, GROUP, device=x.device)[:, None]
-        rows = (_own(order, count // GROUP)[:, :kept] + first).flatten()
-        scale = x.new_full((1,), GROUP / kept) if gamma is None else gamma * (GROUP / kept)
-        x, taken = _Take.apply(x.to(torch.promote_types(x.dtype, scale.dtype)), rows)
-        return _Put.apply(x, branch(taken), rows, scale)
-
-
-class _Take(torch.autograd.Function):
-    """``x`` and its ``rows``, no row twice: one pass over the gradient, not three."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(rows)
-        return x.view_as(x), x.index_select(0, rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dx: Tensor, dtaken: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return dx.index_add(0, rows, dtaken), None
-
-
-class _Put(torch.autograd.Function):
-    """``x``, to whose ``rows`` are added ``scale`` · ``y``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(y, rows, scale)
-        return x.index_add(0, rows, (y * scale).to(x.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor | None, ...]:
-        y, rows, scale = ctx.saved_tensors
-        taken = dx.index_select(0, rows)
-        dy = torch.mul(taken, scale, out=torch.empty_like(y))
-        dscale = taken.mul_(y).flatten(0, -2).sum(0).to(scale.dtype) if ctx.needs_input_grad[3] else None
-        return dx, dy, None, dscale
+            return x + _masked(_scaled(branch(norm(x)), gamma), mask, kept / GROUP)
+        order = _own(order, count // GROUP) + torch.arange(0, count, GROUP, device=x.device)[:, None]
+        return added(x, norm, branch, gamma, order, kept, own)
 
 
 @torch.compiler.disable  # its part is a constant to a compiler, which would compile each micro-batch anew
@@ -116,25 +82,26 @@ def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
     return x if gamma is None else x * gamma
 
 
-def _added(x: Tensor, drop: nn.Module, branch: Callable[[Tensor], Tensor], gamma: Tensor | None) -> Tensor:
+def _added(
+    x: Tensor, drop: nn.Module, norm: nn.Module, branch: Branch, gamma: Tensor | None, own: bool = False
+) -> Tensor:
     drops = isinstance(drop, TimmDropPath) and drop.training and drop.drop_prob
     if gamma is not None and not drops:
-        return torch.addcmul(x, branch(x), gamma)
+        return torch.addcmul(x, branch(norm(x)), gamma)
     if isinstance(drop, GroupedDropPath):
-        return drop.around(x, branch, gamma)
-    y: Tensor = drop(_scaled(branch(x), gamma))
+        return drop.around(x, norm, branch, gamma, own)
+    y: Tensor = drop(_scaled(branch(norm(x)), gamma))
     return x + y
 
 
+# What is between a block's branches is the block's alone, and so is its gradient (``own``).
 class _Block(Block):
     """timm's, with fewer rows in a branch."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        def attended(x: Tensor) -> Tensor:
-            return self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
-
-        x = _added(x, self.drop_path1, attended, getattr(self.ls1, "gamma", None))
-        return _added(x, self.drop_path2, lambda x: self.mlp(self.norm2(x)), getattr(self.ls2, "gamma", None))
+        attn = partial(self.attn, attn_mask=attn_mask, is_causal=is_causal)
+        x = _added(x, self.drop_path1, self.norm1, attn, getattr(self.ls1, "gamma", None), own=True)
+        return _added(x, self.drop_path2, self.norm2, self.mlp, getattr(self.ls2, "gamma", None))
 
 
 class _EvaBlock(EvaBlock):
@@ -143,11 +110,9 @@ class _EvaBlock(EvaBlock):
     def forward(
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        def attended(x: Tensor) -> Tensor:
-            return self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask, is_causal=is_causal)
-
-        x = _added(x, self.drop_path1, attended, self.gamma_1)
-        return _added(x, self.drop_path2, lambda x: self.mlp(self.norm2(x)), self.gamma_2)
+        attn = partial(self.attn, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
+        x = _added(x, self.drop_path1, self.norm1, attn, self.gamma_1, own=True)
+        return _added(x, self.drop_path2, self.norm2, self.mlp, self.gamma_2)
 
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {Block: _Block, EvaBlock: _EvaBlock}

@@ -111,11 +111,12 @@ def test_rows_are_dropped_as_often_as_the_rate_says_and_the_mean_stays() -> None
     grouped = GroupedDropPath(RATE).train()
     count = torch.zeros(GROUP)
     for _ in range(2000):
-        y = grouped.around(torch.zeros(GROUP, 1, 1), torch.ones_like, None).flatten()
+        y = grouped.around(torch.zeros(GROUP, 1, 1), nn.Identity(), torch.ones_like, None).flatten()
         assert (y == 0).sum() == 5 and y.max().item() == pytest.approx(16 / 11)
         count += y
     torch.testing.assert_close(count / 2000, torch.ones(GROUP), rtol=0, atol=0.06)  # 4 standard errors
-    odd = torch.stack([grouped.around(torch.zeros(6, 1, 1), torch.ones_like, None).flatten() for _ in range(3000)])
+    given = torch.zeros(6, 1, 1), nn.Identity(), torch.ones_like, None
+    odd = torch.stack([grouped.around(*given).flatten() for _ in range(3000)])
     assert (odd == 0).float().mean().item() == pytest.approx(RATE, abs=0.015)  # no whole groups: each by itself
 
 
