@@ -67,6 +67,7 @@ def arguments_of(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     """The work of a dispatched operation that returned ``out``."""
     read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
+    read = [*{id(x): x for x in read}.values()]  # what is given twice is read once
     name = func._schema.name
     if name == "dira_scale::kept_rows":
         return Work(others=_of_kept_rows(**arguments_of(func, args, kwargs)))
@@ -76,10 +77,14 @@ def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     if not func._schema.is_mutable and ("empty" in name or {*map(_storage, written)} <= {*map(_storage, read)}):
         moved = 0  # memory, or a view
     if formula := FORMULAS.get(func._overloadpacket):
-        flops = formula(*args, **kwargs, out_val=out)
-        if name == "aten::convolution_backward" and all(arguments_of(func, args, kwargs)["output_mask"][:2]):
-            moved += size(args[0])  # the output's gradient is read for the input's and for the weights'
-        return Work(Counter({Product(flops, moved, read[0].dtype == torch.float32): 1}))
+        flops, by_name, biased = formula(*args, **kwargs, out_val=out), arguments_of(func, args, kwargs), 0
+        if name == "aten::convolution" and by_name["bias"] is not None:
+            biased = 2 * size(out)  # a kernel of its own adds the bias
+        if name == "aten::convolution_backward":
+            *of_both, of_bias = by_name["output_mask"]
+            moved += size(args[0]) * all(of_both)  # the output's gradient is read for the input's and for the weights'
+            biased = size(args[0]) * of_bias  # and summed
+        return Work(Counter({Product(flops, moved, read[0].dtype == torch.float32): 1}), others=biased)
     if func.namespace == "aten" and any(norm in name for norm in NORMS):
         again, idle = _of_norm(name, arguments_of(func, args, kwargs), moved)
         return Work(norms=moved + again, idle=idle)
