@@ -28,7 +28,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
     pending: Tensor  # sums since the last commit: C means, C unbiased variances, COUNT times the number of passes
-    noted: Tensor  # what the kernels wrote in the last pass: the same, with COUNT ones; a row for each group of several
+    noted: Tensor  # what torch's kernels wrote in the last pass: the same, with COUNT ones; a row for each of several
 
     groups = local = ranks = 1
     process_group: Any = None
@@ -58,7 +58,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self._fused(x, residual)
         else:
             y, sums = self._normalised(x)
-            self._note(sums)
+            if not _recomputing:
+                self.pending += sums
         y = self.drop(y)
         if residual is not None:
             y += residual
@@ -68,16 +69,12 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Groups within this process, with what follows, in one operation where the activation is a LeakyReLU."""
         slope = slope_of(self.act) if isinstance(self.drop, nn.Identity) else None
         arguments = x, self.weight, self.bias, residual if slope is not None else None, self.local
-        y: Tensor = NormAct.apply(*arguments, 1.0 if slope is None else slope, self.eps, self.noted)
-        self._note(self.noted if self.local == 1 else self.noted.mean(0))
+        pending = None if _recomputing else self.pending
+        y: Tensor = NormAct.apply(*arguments, 1.0 if slope is None else slope, self.eps, pending)
         if slope is not None:
             return y
         y = self.drop(y)
         return self.act(y if residual is None else y + residual)
-
-    def _note(self, sums: Tensor) -> None:
-        if not _recomputing:
-            self.pending += sums
 
     def _normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``x`` normalised, by operations that torch has or that span processes, and what to add to

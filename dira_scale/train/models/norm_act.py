@@ -115,13 +115,14 @@ class InstanceNormAct(nn.modules.instancenorm._InstanceNorm):
 
 
 class NormAct(torch.autograd.Function):
-    """:func:`norm_act` by kernels, differentiable once. ``noted`` [G, 2 C or more], if given, gets each group's means
-    and unbiased variances, of which running statistics are made; of one group it may be a vector."""
+    """:func:`norm_act` by kernels, differentiable once. If ``pending`` [2 C or more] is given, for running statistics,
+    the groups' average means and unbiased variances are added to it, and 1 to its other elements. If ``constant``
+    means and variances [G, 2, C] are given, they replace those of the map."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, groups: int,
-        slope: float, eps: float, noted: Tensor | None = None,
+        slope: float, eps: float, pending: Tensor | None = None, constant: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         kernels, layout = _kernels(x), torch.contiguous_format
         if not x.is_contiguous():
@@ -129,11 +130,12 @@ class NormAct(torch.autograd.Function):
             if not x.is_contiguous(memory_format=layout):
                 layout = torch._prims_common.suggest_memory_format(x)
         x = x.contiguous(memory_format=layout)
-        stats = kernels.norm_act_stats(x, groups, noted)
+        stats = kernels.norm_act_stats(x, groups, pending) if constant is None else constant
         added = None if residual is None else residual.contiguous(memory_format=layout)
         y: Tensor = kernels.norm_act_apply(x, stats, weight, bias, added, slope, eps)
-        # Where something was added, only the result tells which values were negative.
-        ctx.save_for_backward(x, y if added is not None and slope != 1 else None, stats, weight, bias)
+        # Where something was added, only the result tells which values were negative. By constants it suffices.
+        by_result = (added is not None and slope != 1) or constant is not None
+        ctx.save_for_backward(x if constant is None else None, y if by_result else None, stats, weight, bias)
         ctx.about = layout, slope, eps, added is not None
         return y
 
@@ -142,6 +144,7 @@ class NormAct(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *about = ctx.saved_tensors
         layout, slope, eps, added = ctx.about
+        constant, x = x is None, y if x is None else x
         kernels, dy = _kernels(x), dy.contiguous(memory_format=layout)
         dz = None if y is None else torch.empty_like(x)
         sums = kernels.norm_act_sums(dy, x, y, dz, *about, slope, eps)
@@ -149,12 +152,22 @@ class NormAct(torch.autograd.Function):
             dz, left = dy, slope
         else:
             left = 1.0
-        dx = kernels.norm_act_gradient(dz, x, *about, sums, left, eps) if ctx.needs_input_grad[0] else None
+        own = ctx.needs_input_grad[0] and not constant
+        dx = kernels.norm_act_gradient(dz, x, *about, sums, left, eps) if own else dz
         dbias = dweight = None
         if (weight := about[1]) is not None:
             over_groups = sums.view(2, -1) if sums.shape[0] == 1 else sums.sum(0)
             dbias, dweight = over_groups.to(weight.dtype).unbind()
-        return dx, dweight, dbias, dz if added else None, None, None, None, None
+        return dx, dweight, dbias, dz if added else None, *[None] * 5
+
+
+def bias_act(x: Tensor, bias: Tensor, slope: float) -> Tensor:
+    """Return leaky_relu(x + bias, slope) of a map [b, C, *size] that :func:`fuses`, with ``slope`` > 0: by the kernels,
+    in one pass forward and one backward, as a normalisation whose mean is 0 and variance 1."""
+    ones = torch.ones_like(bias)
+    constant = torch.stack([torch.zeros_like(bias), ones])[None].to(torch.promote_types(x.dtype, torch.float32))
+    y: Tensor = NormAct.apply(x, ones, bias, None, 1, slope, 0.0, None, constant)
+    return y
 
 
 def _kernels(x: Tensor) -> Any:
@@ -184,4 +197,7 @@ def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
             ours: Tensor = NormAct.apply(x.to(dtype), weight, bias, residual.to(dtype), 2, 0.1, 1e-5)
             right = _by_torch(x, weight, bias, 2, 0.1, residual, 1e-5)
             ends = [(y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))) for y in (ours, right)]
-            yield from ((a.detach().to(dtype), b.detach().to(dtype)) for a, b in zip(*ends, strict=True))
+            ours, right = bias_act(x.to(dtype), bias, 0.1), F.leaky_relu(x + bias[:, None, None], 0.1)
+            more = [(y, *torch.autograd.grad(y, (x, bias), dy.to(y.dtype))) for y in (ours, right)]
+            pairs = zip(ends[0] + more[0], ends[1] + more[1], strict=True)
+            yield from ((a.detach().to(dtype), b.detach().to(dtype)) for a, b in pairs)

@@ -8,14 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@torch.library.custom_op("dira_scale::norm_act_stats", mutates_args=("noted",))
-def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
-    """Return mean and biased variance [G, 2, C]; ``noted`` [G, 2 C or more] gets mean and unbiased variance."""
+@torch.library.custom_op("dira_scale::norm_act_stats", mutates_args=("pending",))
+def norm_act_stats(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
+    """Return mean and biased variance [G, 2, C]. If ``pending`` [2 C or more] is given, the groups' average means and
+    unbiased variances are added to it, and 1 to its other elements."""
     voxels = _grouped(x, groups)
     var, mean = torch.var_mean(voxels, dim=(1, 3), correction=0)
-    if noted is not None:
+    if pending is not None:
         count = voxels[0, :, 0].numel()
-        noted.view(groups, -1)[:, : 2 * x.shape[1]].copy_(torch.cat([mean, var * (count / (count - 1))], 1))
+        means = torch.cat([mean, var * (count / (count - 1))], 1).mean(0)
+        pending += F.pad(means, (0, len(pending) - len(means)), value=1.0)
     return torch.stack([mean, var], 1)
 
 
@@ -60,7 +62,7 @@ def norm_act_gradient(
 
 
 @norm_act_stats.register_fake
-def _(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
+def _(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
     return x.new_empty(groups, 2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
 
 

@@ -17,13 +17,16 @@ from torch import Tensor
 
 from dira_scale.base.machine.kernels import KernelLaunch
 
-PROGRAMS = {"sums": 768, "map": 8192}  # that a kernel is cut into at most; on any GPU, so that sums are the same
-TILE, MOST = 4096, 64  # values of a tile, and its channels at most, where channels are last
-ROW = 2048  # values of a tile of one channel, where they are not
+# On any GPU a kernel has at most so many programs, so that sums are the same. An H200 runs 528 that sum at once: four
+# on a multiprocessor, if a thread has 128 registers. The assembler is told this limit, and then loads early.
+PROGRAMS = {"_moments": 512, "_summed": 512, "map": 8192}
+REGISTERS = 128
+TILES = {"_moments": (8192, 8192), "_summed": (4096, 4096), "map": (8192, 4096)}  # bytes: channels last, or not
+MOST = 64  # channels of a tile, where channels are last
 PARTS, COLUMNS = 128, 8  # of a tile of partial sums
 KINDS = 4096  # of maps whose launches are kept
 # Counts whose divisors a kernel has no use for: by these no other machine code is made.
-ANY = {"do_not_specialize": ["chunks", "tiles", "chunk", "per_group", "values", "stride"]}
+ANY = {"do_not_specialize": ["chunks", "tiles", "chunk", "per_group", "values", "groups", "length"]}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class MapDivision:
         units = groups if last else samples
         rows = samples * torch.Size(size).numel() // units
         columns = min(MOST, triton.next_power_of_2(channels)) if last else 1
-        tile = TILE // columns if last else ROW
+        tile = TILES[purpose][not last] // dtype.itemsize // columns
         chunks = max(1, PROGRAMS[purpose] // (units * -(-channels // columns)))
         tiles = -(-rows // (chunks * tile))
         wide = tl.float64 if dtype == torch.float64 else tl.float32
@@ -66,23 +69,26 @@ class MapDivision:
     def sizes(self) -> tuple[int, int, int, int]:
         return self.rows, self.channels, self.chunks, self.tiles
 
-    def merged(self, groups: int, stride: int = 0, **more: bool) -> KernelLaunch:
-        """Return the launch that merges the two values of each chunk into a group's."""
-        grid, chunk = (groups, -(-self.channels // COLUMNS)), self.tiles * self.tile[0]
-        counts = self.rows, self.channels, self.chunks, chunk, self.units // groups, stride
-        return KernelLaunch(_merged, grid, *counts, PARTS=PARTS, COLUMNS=COLUMNS, **more)
+    def merged(self, groups: int, length: int = 0, **more: bool) -> KernelLaunch:
+        """Return the launch that merges the two values of each chunk into a group's. If a vector of ``length`` notes
+        their averages, a program takes all groups."""
+        together = triton.next_power_of_2(groups) if length else 1
+        grid, chunk = (1 if length else groups, -(-self.channels // COLUMNS)), self.tiles * self.tile[0]
+        counts = self.rows, self.channels, self.chunks, chunk, self.units // groups, groups, length
+        shape = {"GROUPS": together, "PARTS": min(PARTS, max(1, 8 * PARTS // together)), "COLUMNS": COLUMNS}
+        return KernelLaunch(_merged, grid, *counts, **shape, NOTED=length > 0, **more)
 
 
 MapKind = tuple[torch.Size, torch.dtype, torch.device, bool]  # of a map; whether channels are last
 
 
-def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
-    notes = None if noted is None else (noted.stride(0), noted.dtype)
-    programs, wide, moments, merged = _stats(_kind(x), groups, notes)
+def norm_act_stats(x: Tensor, groups: int, pending: Tensor | None) -> Tensor:
+    notes = (None, 0) if pending is None else (pending.dtype, len(pending))
+    programs, wide, moments, merged = _sums("_moments", _kind(x), groups, *notes)
     parts = x.new_empty(programs, 2, x.shape[1], dtype=wide)
     moments(x, parts)
     stats = x.new_empty(groups, 2, x.shape[1], dtype=wide)
-    merged(parts, stats, stats if noted is None else noted)
+    merged(parts, stats, stats if pending is None else pending)
     return stats
 
 
@@ -101,9 +107,10 @@ def norm_act_sums(
     dy: Tensor, x: Tensor, y: Tensor | None, dz: Tensor | None, stats: Tensor, weight: Tensor | None,
     bias: Tensor | None, slope: float, eps: float,
 ) -> Tensor:  # fmt: skip
+    fixed = {"slope": slope, "eps": eps, "AFFINE": weight is not None, "RESIDUAL": y is not None}
     affine = None if weight is None else weight.dtype
-    programs, summed, merged = _sums(_kind(x), len(stats), affine, slope, eps, y is not None)
-    parts = stats.new_empty(programs, 2, x.shape[1])
+    programs, wide, summed, merged = _sums("_summed", _kind(x), len(stats), affine, **fixed)
+    parts = x.new_empty(programs, 2, x.shape[1], dtype=wide)
     maps = dy, x, x if y is None else y, x if dz is None else dz
     summed(*maps, parts, *_given(stats, weight, bias))
     sums = torch.empty_like(stats)
@@ -122,23 +129,13 @@ def norm_act_gradient(
 
 
 @lru_cache(KINDS)
-def _stats(
-    kind: MapKind, groups: int, notes: tuple[int, torch.dtype] | None
-) -> tuple[int, torch.dtype, KernelLaunch, KernelLaunch]:
-    cut = MapDivision.of(kind, groups, "sums")
-    merged = cut.merged(groups, notes[0] if notes else 0, MOMENTS=True, NOTED=notes is not None)
-    wide = torch.promote_types(kind[1], torch.float32)
-    return cut.grid[0], wide, KernelLaunch(_moments, cut.grid, *cut.sizes, **cut.shape), merged
-
-
-@lru_cache(KINDS)
 def _sums(
-    kind: MapKind, groups: int, affine: torch.dtype | None, slope: float, eps: float, residual: bool
-) -> tuple[int, KernelLaunch, KernelLaunch]:
-    cut = MapDivision.of(kind, groups, "sums")
-    fixed = {"slope": slope, "eps": eps, **cut.shape, "AFFINE": affine is not None, "RESIDUAL": residual}
-    summed = KernelLaunch(_summed, cut.grid, *cut.sizes, cut.units // groups, **fixed)
-    return cut.grid[0], summed, cut.merged(groups, MOMENTS=False, NOTED=False)
+    name: str, kind: MapKind, groups: int, other: torch.dtype | None, length: int = 0, **fixed: Any
+) -> tuple[int, torch.dtype, KernelLaunch, KernelLaunch]:
+    cut, wide = MapDivision.of(kind, groups, name), torch.promote_types(kind[1], torch.float32)
+    counts = *cut.sizes, cut.units // groups
+    launch = KernelLaunch(globals()[name], cut.grid, *counts, **cut.shape, **fixed, maxnreg=REGISTERS)
+    return cut.grid[0], wide, launch, cut.merged(groups, length, MOMENTS=name == "_moments")
 
 
 @lru_cache(KINDS)
@@ -175,7 +172,7 @@ def _first(rows, channels, chunks, tiles, LAST: tl.constexpr, ROWS: tl.constexpr
 
 @triton.jit
 def _norm(stats, weight, bias, group, channel, channels, eps: tl.constexpr, WIDE: tl.constexpr, AFFINE: tl.constexpr):
-    """Mean, 1 / deviation, weight and bias of a tile's channels [1, COLUMNS]."""
+    """Mean, 1 / deviation, this times the weight, and bias of a tile's channels [1, COLUMNS]."""
     inside = channel < channels
     place = stats + group * 2 * channels + channel
     m, s = tl.load(place, inside, 0.0), 1 / tl.sqrt(tl.load(place + channels, inside, 1.0) + eps)
@@ -184,32 +181,32 @@ def _norm(stats, weight, bias, group, channel, channels, eps: tl.constexpr, WIDE
         b = tl.load(bias + channel, inside, 0.0).to(WIDE)
     else:
         w, b = tl.full(m.shape, 1.0, WIDE), tl.full(m.shape, 0.0, WIDE)
-    return m[None, :], s[None, :], w[None, :], b[None, :]
+    return m[None, :], s[None, :], (s * w)[None, :], b[None, :]
 
 
 @triton.jit(**ANY)
 def _moments(
-    x, parts, rows, channels, chunks, tiles,
+    x, parts, rows, channels, chunks, tiles, per_group,
     LAST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared deviations of each chunk: tiles combined as Chan et al. do."""
+    """Mean and sum of squared deviations of each chunk. Sums are of differences from the first tile's mean, so that a
+    large mean costs no accuracy. Each place of a tile has its own; reductions, for which a block's threads wait for one
+    another, come at the end."""
     _, at, step, channel, begin, end = _first(rows, channels, chunks, tiles, LAST, ROWS, COLUMNS)
-    inside, row = channel < channels, tl.arange(0, ROWS)
-    mean, squares = tl.zeros([COLUMNS], WIDE), tl.zeros([COLUMNS], WIDE)
+    inside, row, count = channel < channels, tl.arange(0, ROWS), end - begin
+    first = tl.load(x + at, (begin + row < end)[:, None] & inside[None, :], 0.0).to(WIDE)
+    near = tl.sum(first, 0) / tl.minimum(count, ROWS)
+    of_values, of_squares = tl.zeros([ROWS, COLUMNS], WIDE), tl.zeros([ROWS, COLUMNS], WIDE)
     for start in range(begin, end, ROWS):
         mask = (start + row < end)[:, None] & inside[None, :]
-        values = tl.load(x + at, mask, 0.0).to(WIDE)
-        done = start - begin + tl.zeros([COLUMNS], WIDE)
-        count = tl.minimum(end - start, ROWS) + tl.zeros([COLUMNS], WIDE)
-        tile_mean = tl.sum(values, 0) / count
-        centred = tl.where(mask, values - tile_mean[None, :], 0.0)
-        shift = tile_mean - mean
-        mean += shift * (count / (done + count))
-        squares += tl.sum(centred * centred, 0) + shift * shift * (done * count / (done + count))
+        shifted = tl.where(mask, tl.load(x + at, mask, 0.0).to(WIDE) - near[None, :], 0.0)
+        of_values += shifted
+        of_squares += shifted * shifted
         at += step
+    total = tl.sum(of_values, 0)
     place = parts + tl.program_id(0) * 2 * channels + channel
-    tl.store(place, mean, inside)
-    tl.store(place + channels, squares, inside)
+    tl.store(place, near + total / count, inside)
+    tl.store(place + channels, tl.sum(of_squares, 0) - total * (total / count), inside)
 
 
 @triton.jit(**ANY)
@@ -221,57 +218,65 @@ def _summed(
     """Sums over each chunk of dz and dz times the normalised map; dz itself where a residual is."""
     unit, at, step, channel, begin, end = _first(rows, channels, chunks, tiles, LAST, ROWS, COLUMNS)
     inside, row = channel < channels, tl.arange(0, ROWS)
-    m, s, w, b = _norm(stats, weight, bias, unit // per_group, channel, channels, eps, WIDE, AFFINE)
-    of_dz, of_both = tl.zeros([COLUMNS], WIDE), tl.zeros([COLUMNS], WIDE)
+    m, s, scale, b = _norm(stats, weight, bias, unit // per_group, channel, channels, eps, WIDE, AFFINE)
+    of_dz, of_both = tl.zeros([ROWS, COLUMNS], WIDE), tl.zeros([ROWS, COLUMNS], WIDE)  # reduced once, at the end
     for start in range(begin, end, ROWS):
         mask = (start + row < end)[:, None] & inside[None, :]
-        normal = (tl.load(x + at, mask, 0.0).to(WIDE) - m) * s
+        centred = tl.load(x + at, mask, 0.0).to(WIDE) - m
         gradient = tl.load(dy + at, mask, 0.0).to(WIDE)
         if RESIDUAL:
             gradient = tl.where(tl.load(y + at, mask, 0.0) > 0, gradient, gradient * slope)
             tl.store(dz + at, gradient, mask)
         else:
-            gradient = tl.where(normal * w + b > 0, gradient, gradient * slope)
-        of_dz += tl.sum(gradient, 0)
-        of_both += tl.sum(gradient * normal, 0)
+            gradient = tl.where(centred * scale + b > 0, gradient, gradient * slope)
+        of_dz += gradient
+        of_both += gradient * centred
         at += step
     place = parts + tl.program_id(0) * 2 * channels + channel
-    tl.store(place, of_dz, inside)
-    tl.store(place + channels, of_both, inside)
+    tl.store(place, tl.sum(of_dz, 0), inside)
+    tl.store(place + channels, tl.sum(of_both * s, 0), inside)
 
 
 @triton.jit(**ANY)
 def _merged(
-    parts, merged, noted, rows, channels, chunks, chunk, per_group, stride,
+    parts, merged, pending, rows, channels, chunks, chunk, per_group, groups, length, GROUPS: tl.constexpr,
     PARTS: tl.constexpr, COLUMNS: tl.constexpr, MOMENTS: tl.constexpr, NOTED: tl.constexpr,
 ):  # fmt: skip
-    """Each group's means and variances if these are ``MOMENTS``, else sums; ``noted``: means and unbiased variances."""
-    group, channel = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside, count = channel < channels, per_group * chunks
-    part = tl.arange(0, PARTS)
-    a, b = tl.zeros([COLUMNS], parts.dtype.element_ty), tl.zeros([COLUMNS], parts.dtype.element_ty)
+    """Each group's means and variances if these are ``MOMENTS``, else sums. If ``NOTED``, the groups' averages, of
+    unbiased variances, are added to ``pending``, and 1 to its other elements."""
+    group, part = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS), tl.arange(0, PARTS)
+    channel, count = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), per_group * chunks
+    inside = (group < groups)[:, None] & (channel < channels)[None, :]
+    first = parts + (group[:, None, None] * count + part[None, :, None]) * 2 * channels + channel[None, None, :]
+    values = tl.zeros([GROUPS, PARTS, COLUMNS], parts.dtype.element_ty)
+    squares = tl.zeros([GROUPS, PARTS, COLUMNS], parts.dtype.element_ty)
+    if MOMENTS:  # means count by their differences from the first
+        near = tl.load(parts + group[:, None] * count * 2 * channels + channel[None, :], inside, 0.0)
     for start in range(0, count, PARTS):
-        mask = (start + part < count)[:, None] & inside[None, :]
-        place = parts + (group * count + start + part)[:, None] * 2 * channels + channel[None, :]
-        values = tl.load(place, mask, 0.0)
+        mask, place = (start + part < count)[None, :, None] & inside[:, None, :], first + start * 2 * channels
+        value = tl.load(place, mask, 0.0)
         if MOMENTS:
-            values *= tl.minimum(chunk, rows - (start + part) % chunks * chunk)[:, None].to(values.dtype)
-        a += tl.sum(values, 0)
-        b += tl.sum(tl.load(place + channels, mask, 0.0), 0)
+            held = tl.minimum(chunk, rows - (start + part) % chunks * chunk)[None, :, None].to(value.dtype)
+            shifted = tl.where(mask, value - near[:, None, :], 0.0)
+            value = shifted * held
+            squares += shifted * value
+        values += value
+        squares += tl.load(place + channels, mask, 0.0)
+    a, b = tl.sum(values, 1), tl.sum(squares, 1)
     if MOMENTS:
-        total = rows * per_group + tl.zeros([COLUMNS], a.dtype)
-        a /= total
-        for start in range(0, count, PARTS):
-            mask = (start + part < count)[:, None] & inside[None, :]
-            place = parts + (group * count + start + part)[:, None] * 2 * channels + channel[None, :]
-            centred = tl.where(mask, tl.load(place, mask, 0.0) - a[None, :], 0.0)
-            held = tl.minimum(chunk, rows - (start + part) % chunks * chunk)[:, None].to(a.dtype)
-            b += tl.sum(centred * centred * held, 0)
-        if NOTED:
-            tl.store(noted + group * stride + channel, a, inside)
-            tl.store(noted + group * stride + channels + channel, b / (total - 1), inside)
+        total = rows * per_group + tl.zeros([GROUPS, COLUMNS], a.dtype)
+        b = tl.maximum(b - a * (a / total), 0.0)
+        a = near + a / total
+    if NOTED:
+        some, after = channel < channels, 2 * channels + tl.arange(0, COLUMNS)
+        place, more = pending + channel, (after < length) & (tl.program_id(1) == 0)
+        tl.store(place, tl.load(place, some) + tl.sum(a, 0) / groups, some)
+        place += channels
+        tl.store(place, tl.load(place, some) + tl.sum(b / (total - 1), 0) / groups, some)
+        tl.store(pending + after, tl.load(pending + after, more) + 1, more)
+    if MOMENTS:
         b /= total
-    place = merged + group * 2 * channels + channel
+    place = merged + group[:, None] * 2 * channels + channel[None, :]
     tl.store(place, a, inside)
     tl.store(place + channels, b, inside)
 
@@ -285,10 +290,10 @@ def _applied(
     """The normalised, activated map."""
     unit, at, step, channel, begin, end = _first(rows, channels, chunks, tiles, LAST, ROWS, COLUMNS)
     inside, row = channel < channels, tl.arange(0, ROWS)
-    m, s, w, b = _norm(stats, weight, bias, unit // per_group, channel, channels, eps, WIDE, AFFINE)
+    m, _, scale, b = _norm(stats, weight, bias, unit // per_group, channel, channels, eps, WIDE, AFFINE)
     for start in range(begin, end, ROWS):
         mask = (start + row < end)[:, None] & inside[None, :]
-        z = (tl.load(x + at, mask, 0.0).to(WIDE) - m) * s * w + b
+        z = (tl.load(x + at, mask, 0.0).to(WIDE) - m) * scale + b
         if RESIDUAL:
             z += tl.load(residual + at, mask, 0.0).to(WIDE)
         tl.store(y + at, tl.where(z > 0, z, z * slope), mask)
@@ -305,14 +310,14 @@ def _differentiated(
     unit, at, step, channel, begin, end = _first(rows, channels, chunks, tiles, LAST, ROWS, COLUMNS)
     inside, row = channel < channels, tl.arange(0, ROWS)
     group = unit // per_group
-    m, s, w, b = _norm(stats, weight, bias, group, channel, channels, eps, WIDE, AFFINE)
+    m, s, scale, b = _norm(stats, weight, bias, group, channel, channels, eps, WIDE, AFFINE)
     place = sums + group * 2 * channels + channel
     first = (tl.load(place, inside, 0.0) / values)[None, :]
-    second = (tl.load(place + channels, inside, 0.0) / values)[None, :]
+    second = (tl.load(place + channels, inside, 0.0) / values)[None, :] * s
     for start in range(begin, end, ROWS):
         mask = (start + row < end)[:, None] & inside[None, :]
-        normal = (tl.load(x + at, mask, 0.0).to(WIDE) - m) * s
+        centred = tl.load(x + at, mask, 0.0).to(WIDE) - m
         gradient = tl.load(dz + at, mask, 0.0).to(WIDE)
-        gradient = tl.where(normal * w + b > 0, gradient, gradient * slope)
-        tl.store(dx + at, w * s * (gradient - first - normal * second), mask)
+        gradient = tl.where(centred * scale + b > 0, gradient, gradient * slope)
+        tl.store(dx + at, scale * (gradient - first - centred * second), mask)
         at += step
