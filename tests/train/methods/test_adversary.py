@@ -4,11 +4,16 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.testing import assert_close
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.pretrain.config import AdversaryConfig
+from dira_scale.train.engine.optim import load_by_name, state_by_name
 from dira_scale.train.methods.adversary import Adversary
+from dira_scale.train.models import discriminator, norm_act
 from dira_scale.train.models.discriminator import Discriminator, check_size
+from dira_scale.train.models.network import CONVOLUTIONS
 
 BOTH = pytest.mark.parametrize("adversary", ["lsgan", "minimax"], indirect=True)
 
@@ -75,8 +80,41 @@ def test_discriminator_loss_and_gradient(adversary):
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for ours, reference in zip(adversary.discriminator.parameters(), twin.parameters(), strict=True):
-        # A convolution's bias before InstanceNorm has no effect: its gradient is rounding alone.
+        # A convolution's bias before InstanceNorm has no effect: its gradient is 0.
         assert distance(ours.grad, reference.grad) < 1e-4 or reference.grad.norm() < 1e-12
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_biases_before_norms_change_no_score_and_are_kept_as_they_are(monkeypatch, dimensions, fused):
+    """Against torch's layers with all biases; also as a GPU runs it, by formulas. Optimizer states fit either."""
+    for module in (norm_act, discriminator):
+        monkeypatch.setattr(module, "fuses", lambda *_: fused)
+    ours, norm = Discriminator(dimensions).double(), {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions]
+    first, *others, score = (copy.deepcopy(each) for each in ours if isinstance(each, CONVOLUTIONS[dimensions]))
+    for layer in (first, *others):
+        layer.__class__ = CONVOLUTIONS[dimensions]
+    blocks = [part for layer in others for part in (layer, norm(layer.out_channels), nn.LeakyReLU(0.2))]
+    plain = nn.Sequential(first, nn.LeakyReLU(0.2), *blocks, score)
+    for value in ours.parameters():
+        nn.init.normal_(value, std=0.1)
+    plain.load_state_dict(ours.state_dict())
+    before, ends, states = copy.deepcopy(ours.state_dict()), [], []
+    x = torch.rand(2, 1, *[24] * dimensions, dtype=torch.float64)
+    for network in (ours, plain):
+        image, optimizer = x.clone().requires_grad_(), torch.optim.Adam(network.parameters(), 0.1)
+        scores = network(image)
+        scores.square().sum().backward()
+        ends.append((scores, image.grad, *(p.grad for p in network.parameters())))
+        optimizer.step()
+        states.append(state_by_name(optimizer, network, "d"))
+    for a, b in zip(*ends, strict=True):
+        assert_close(a, b, rtol=1e-9, atol=1e-9)
+    moved = {name for name, value in ours.state_dict().items() if not torch.equal(value, before[name])}
+    assert before.keys() - moved == {"2.bias", "5.bias", "8.bias"} and states[0].keys() == states[1].keys()
+    resumed = torch.optim.Adam(ours.parameters())
+    load_by_name(resumed, ours, "d", states[1])
+    assert state_by_name(resumed, ours, "d").keys() == states[0].keys()
 
 
 @BOTH
