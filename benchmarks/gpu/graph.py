@@ -44,7 +44,8 @@ def step(loop: Ours, number: int) -> None:
 
 def measured(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
     """Figures of launched and replayed steps."""
-    given, steps, compared = words(recipe, rehearse, *keys), 1 if rehearse else TURN, 2 if rehearse else COMPARED
+    seen = ("health.every=10",) if recipe != "labels" else ()  # steps with monitors among those that are compared
+    given, steps, compared = words(recipe, rehearse, *keys, *seen), 1 if rehearse else TURN, 2 if rehearse else COMPARED
     loop, cuda, told = Ours(*given), torch.cuda.is_available(), list[str]()
     for number in range(CHECKED):
         step(loop, number)
@@ -56,7 +57,8 @@ def measured(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
     right = loop.copied()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-        loop.take.recorder = graph.Recorder(loop.device, loop.model.module, lambda line, **_: told.append(line))
+        modules = [loop.model.module, *(side.module for side in loop.task.side_modules)]
+        loop.take.recorder = graph.Recorder(loop.device, modules, lambda line, **_: told.append(line))
     began = time.perf_counter()
     for number in range(1, graph.LAUNCHED + 2):  # none with monitors but the first
         step(loop, number)

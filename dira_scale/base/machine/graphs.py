@@ -41,7 +41,8 @@ class Recording:
         self.graphs, self.parts, self.thread = graphs, list[Callable[[], object]](), get_ident()
 
     def of(self, work: Callable[[], T]) -> T:
-        """Record ``work`` and do it; return its result, whose tensors a replay writes anew."""
+        """Record ``work``; return its result, whose tensors a replay writes anew, or, where ``graphs`` do not run what
+        they record, at all."""
         global _current
         with self.graphs.session():
             self.graphs.begin()
@@ -55,8 +56,6 @@ class Recording:
             finally:
                 _current = None
             self.parts.append(self.graphs.end())
-        if not self.graphs.runs:
-            self.replay()
         return result
 
     def launch(self, work: Callable[[], object]) -> None:

@@ -155,8 +155,8 @@ def estimate(
     usable = USABLE * machine.memory * GB
     most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable, offload, loading)
     factor = measured_factor(machine, plain)
-    parallel = replace(config.parallel, strategy=strategy, checkpoint_activations=rehearsed is not plain)
-    captured = parallel.graph is True and not obstacle(parallel, config.precision, rehearsed.module or nn.Module())
+    given = strategy, accumulate, rehearsed is not plain, config.precision
+    captured = config.parallel.graph is True and not obstacle(*given, rehearsed.module or nn.Module())
     works = {
         name: workload(machine, step, strategy, accumulate, factor, captured) for name, step in rehearsed.stages.items()
     }

@@ -33,15 +33,15 @@ class Recorder:
     """The steps of a stage on one process.
 
     Args:
-        module: whose attributes a recording that fails leaves as they were.
+        modules: whose attributes and gradients a recording that fails leaves as they were.
         tell: of a recording that fails.
-        compiled: whether parts of ``module`` are; nothing may then look at operations one by one.
+        compiled: whether parts of them are; nothing may then look at operations one by one.
     """
 
     def __init__(
-        self, device: torch.device, module: nn.Module, tell: Callable[[str], None], compiled: bool = False
+        self, device: torch.device, modules: Sequence[nn.Module], tell: Callable[[str], None], compiled: bool = False
     ) -> None:
-        self.device, self.module, self.tell, self.compiled = device, module, tell, compiled
+        self.device, self.modules, self.tell, self.compiled = device, modules, tell, compiled
         self.graphs: Graphs | None = GRAPHS[device.type](device)
         self._taken = Counter[Any]()
         self._recorded: dict[Any, tuple[TaskBatch, Recording, Values]] = {}
@@ -69,23 +69,66 @@ class Recorder:
         return self._record(self.graphs, kind, batch, take)
 
     def _record(self, graphs: Graphs, kind: Any, batch: TaskBatch, take: Callable[[Any], Values]) -> Values:
-        attributes = [vars(part) for part in self.module.modules()]
-        before = [
-            {k: copy(v) if isinstance(v, list | dict) else v for k, v in of_part.items()} for of_part in attributes
-        ]
+        recorded = self._attempt(graphs, batch, take)
+        if isinstance(recorded, str):
+            self.graphs, self._recorded = None, {}
+            self.tell(f"parallel.graph: steps are launched, as recording one has failed at {recorded}")
+            return take(batch)
+        self._recorded[kind] = recorded
+        _, recording, values = recorded
+        if not graphs.runs:
+            recording.replay()
+        return values
+
+    def _attempt(
+        self, graphs: Graphs, batch: TaskBatch, take: Callable[[Any], Values]
+    ) -> tuple[TaskBatch, Recording, Values] | str:
+        """Return the recording, or where it has failed; nothing then holds its memory."""
         held, recording = batch.held(self.device), Recording(graphs)
+        parts = [part for module in self.modules for part in module.modules()]
+        before = [{k: copy(v) if isinstance(v, list | dict) else v for k, v in vars(part).items()} for part in parts]
         try:
             with nullcontext() if self.compiled else DeviceOnly():
                 values = recording.of(lambda: take(held))
+            for part, attributes in zip(parts, before, strict=True):
+                _require_same(part, attributes)
+            return held, recording, values
         except Exception as error:  # whatever a method does that no graph can
-            for part, values_before in zip(attributes, before, strict=True):
-                part.update(values_before)
-            self.module.zero_grad(set_to_none=True)
-            self.graphs, self._recorded = None, {}
-            self.tell(f"parallel.graph: steps are launched, as recording one has failed at {_place(error)}")
-            return take(batch)
-        self._recorded[kind] = held, recording, values
-        return values
+            place = _place(error)
+        for part, attributes in zip(parts, before, strict=True):
+            _restore(vars(part), attributes)
+        for module in self.modules:
+            module.zero_grad(set_to_none=True)
+        return place
+
+
+def _require_same(part: nn.Module, before: Mapping[str, Any]) -> None:
+    """Raise RuntimeError if a step has given ``part`` other attributes: a replay would not."""
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, list | dict) and type(a) is type(b):
+            pairs = zip(*((x.values() if isinstance(x, dict) else x) for x in (a, b)), strict=False)
+            return len(a) == len(b) and all(x is y for x, y in pairs)
+        return a is b or (isinstance(a, int | float | str) and a == b)
+
+    after = vars(part)
+    for name in before.keys() | after.keys():
+        if name not in before or name not in after or not same(before[name], after[name]):
+            raise RuntimeError(f"each step sets {type(part).__name__}.{name}: change a tensor in place")
+
+
+def _restore(attributes: dict[str, Any], before: Mapping[str, Any]) -> None:
+    for name in attributes.keys() - before.keys():
+        del attributes[name]
+    for name, value in before.items():
+        now = attributes.get(name)
+        if isinstance(now, dict) and isinstance(value, dict):  # others hold these
+            now.clear()
+            now.update(value)
+        elif isinstance(now, list) and isinstance(value, list):
+            now[:] = value
+        else:
+            attributes[name] = value
 
 
 def updating(module: nn.Module, step: Callable[[], None]) -> Callable[[], None]:
@@ -103,36 +146,41 @@ def updating(module: nn.Module, step: Callable[[], None]) -> Callable[[], None]:
     return update
 
 
-def recorder(parallel: Parallel, world: World, module: nn.Module, tell: Callable[..., None]) -> Recorder | None:
+def recorder(
+    parallel: Parallel, world: World, modules: Sequence[nn.Module], tell: Callable[..., None]
+) -> Recorder | None:
     """Return what records a stage's steps, or None if all are launched; then ``tell`` gets the reason, unless nothing
     else could be expected.
 
     Args:
-        module: of the stage, prepared for it.
+        modules: of the stage, prepared for it, and its side modules.
         tell: gets a line, and ``detail=True`` if it is for log.txt alone.
     """
     if parallel.graph is False or (parallel.graph == AUTO and world.device.type not in GRAPHS):
         return None
-    if reason := obstacle(parallel, world.precision, module) if world.device.type in GRAPHS else "a CPU has no graphs":
+    given = parallel.strategy, parallel.accumulate, parallel.checkpoint_activations, world.precision
+    if reason := obstacle(*given, modules[0]) if world.device.type in GRAPHS else "a CPU has no graphs":
         tell(f"parallel.graph: steps are launched: {reason}", detail=True)
         return None
-    if parallel.graph == AUTO and not passed(world.device):
-        tell("parallel.graph=true replays steps as CUDA graphs: faster where the host bounds, some 64 images a GPU and "
-             f"fewer; auto does so where its tests have passed, not yet on {' with torch '.join(kind(world.device))}",
-             detail=True)  # fmt: skip
+    if parallel.graph == AUTO and (world.ranks > 1 or not passed(world.device)):  # the tests are of one process
+        where = " with torch ".join(kind(world.device))
+        tell(
+            "parallel.graph=true replays steps as CUDA graphs, faster for some 64 images a GPU and fewer; auto does so "
+            f"on one GPU where its tests have passed, not yet on {where}"
+        )
         return None
-    return Recorder(world.device, module, tell, parallel.compile)
+    return Recorder(world.device, modules, tell, parallel.compile)
 
 
-def obstacle(parallel: Parallel, precision: str, module: nn.Module) -> str:
+def obstacle(strategy: str, accumulate: int, recomputes: bool, precision: str, module: nn.Module) -> str:
     """Return why steps of ``module`` cannot be recorded; empty if they can."""
-    if parallel.strategy != "ddp":
-        return f"strategy {parallel.strategy} gathers parameters layer by layer"
+    if strategy != "ddp":
+        return f"strategy {strategy} gathers parameters layer by layer"
     if precision == "fp16":
         return "fp16 decides by each step's gradients whether weights move"
-    if parallel.accumulate > 1:
-        return f"parallel.accumulate={parallel.accumulate}"
-    if parallel.checkpoint_activations:
+    if accumulate > 1:
+        return f"parallel.accumulate={accumulate}"
+    if recomputes:
         return "parallel.checkpoint_activations=true reads the state of random numbers"
     if spans_ranks(module):
         return "BatchNorm groups span processes"

@@ -139,7 +139,8 @@ class Loop:
         )
         guard, means, seed, settings = NaNGuard(device), self.log.means, self.config.seed, self.config.parallel
         given = self.scale, means, seed, settings.accumulate, device, settings.attention
-        recorder = graph.recorder(settings, self.world, model.module, self._tell)
+        modules = [model.module, *(side.module for side in task.side_modules)]
+        recorder = graph.recorder(settings, self.world, modules, self._tell)
         return StageRun(plan, model, loader, guard, Step(task, plan, model, guard, *given, recorder))
 
     def _steps(self, stage: StageRun, signals: Signals) -> str:

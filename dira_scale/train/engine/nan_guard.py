@@ -129,6 +129,8 @@ class NaNGuard:
         numbers = torch.stack([value.detach().float() for value in values.values()])
         fine = numbers.isfinite()
         if group not in self._first:
+            if recording():
+                raise RuntimeError(f"losses or gradients that no step before had: {', '.join(group)}")
             self._first[group] = torch.full((len(group),), NO_STEP, device=self.device)
             self._values[group] = numbers.clone()
         first, kept = self._first[group], self._values[group]

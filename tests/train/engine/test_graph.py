@@ -59,7 +59,7 @@ def test_replayed_steps_are_the_launched_ones(name: str, taped: None, monkeypatc
     """On other batches, while a method's progress moves."""
     command, *given = [word.replace("=resnet18", "=test_resnet") for word in CASES[name]]
     loop = Ours(command, *given, *ONE[: None if command == "pretrain" else -1])
-    why = graph.obstacle(parallel(), WORLD, loop.model.module)
+    why = graph.obstacle("ddp", 1, False, "fp32", loop.model.module)
     assert bool(why) == (name in HOSTS)
     if why:
         return
@@ -69,7 +69,8 @@ def test_replayed_steps_are_the_launched_ones(name: str, taped: None, monkeypatc
     loop.restore(start)
     monkeypatch.setattr(graph, "LAUNCHED", 1)
     told, before = list[str](), Tape.replayed
-    loop.take.recorder = graph.Recorder(loop.device, loop.model.module, lambda line, **_: told.append(line))
+    modules = [loop.model.module, *(side.module for side in loop.task.side_modules)]
+    loop.take.recorder = graph.Recorder(loop.device, modules, lambda line, **_: told.append(line))
     actual = stepped(loop, range(1, 5))
     assert told == [] and Tape.replayed >= before + 2  # two steps of at least a part
     assert actual.keys() == right.keys()
@@ -102,18 +103,21 @@ def test_a_run_that_is_replayed_over_a_change_of_stage_and_a_stop(ranks: int, tm
 
 
 class Counting(nn.Module):
-    """A module with a list, as of keys that wait, which a step fills and empties."""
+    """A module with a list, as of keys that wait, which a step fills and empties, and a gradient."""
 
-    def __init__(self, work: Callable[[Tensor], Any]) -> None:
+    def __init__(self, work: Callable[[nn.Module, Tensor], Any]) -> None:
         super().__init__()
-        self.waiting, self.work = list[Tensor](), work
+        self.waiting, self.work, self.count = list[Tensor](), work, 0
+        self.weight = nn.Parameter(torch.ones(()))
 
     def take(self, batch: Any) -> list[dict[str, Tensor]]:
         self.waiting.append(batch.x)
-        self.work(batch.x)
-        assert len(self.waiting) == 1
+        (self.weight * batch.x.sum()).backward()
+        self.work(self, batch.x)
+        gradient, self.weight.grad = self.weight.grad, None
+        assert len(self.waiting) == 1 and gradient is not None
         self.waiting.clear()
-        return [{"sum": batch.x.sum()}]
+        return [{"sum": gradient}]
 
 
 def batch(x: Tensor) -> Any:
@@ -123,20 +127,23 @@ def batch(x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("work", [
-    lambda x: float(x.sum() + torch.rand_like(x).sum()), lambda x: x[x > 0], lambda x: MOVING.progress,
+@pytest.mark.parametrize(("work", "said"), [
+    (lambda module, x: float(x.sum() + torch.rand_like(x).sum()), "/test_graph.py:"),
+    (lambda module, x: x[x > 0], "/test_graph.py:"),
+    (lambda module, x: MOVING.progress, "progress is read while"),
+    (lambda module, x: setattr(module, "count", module.count + 1), "each step sets Counting.count"),
 ])  # fmt: skip
 def test_a_step_that_reads_the_host_is_named_and_launched(
-    work: Callable[[Tensor], Any], device: str, taped: None, monkeypatch: pytest.MonkeyPatch
+    work: Callable[[nn.Module, Tensor], Any], said: str, device: str, taped: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(graph.GRAPHS, "cuda", graphs.CudaGraphs)
-    told, module = list[str](), Counting(work)
-    recorder = graph.Recorder(torch.device(device), module, lambda line, **_: told.append(line))
+    told, module = list[str](), Counting(work).to(device)
+    recorder = graph.Recorder(torch.device(device), [nn.Module(), module], lambda line, **_: told.append(line))
     batches = (batch(torch.full((2,), float(i), device=device)) for i in range(6))
     sums = [float(recorder(each, False, module.take)[0]["sum"]) for each in batches]
     assert sums == [2.0 * i for i in range(6)] and len(told) == 1
     assert told[0].startswith("parallel.graph: steps are launched, as recording one has failed at /")
-    assert "/test_graph.py:" in told[0]
+    assert said in told[0]
 
 
 MOVING = Method.__new__(Method)
@@ -164,7 +171,7 @@ def parallel(**given: Any) -> Any:
 ])  # fmt: skip
 def test_why_steps_are_launched(given: dict[str, Any], precision: str, said: str, taped: None) -> None:
     told: list[tuple[str, bool]] = []
-    made = graph.recorder(parallel(**given), SimpleNamespace(device=WORLD.device, precision=precision), nn.Module(),  # type: ignore[arg-type]
+    made = graph.recorder(parallel(**given), SimpleNamespace(device=WORLD.device, precision=precision), [nn.Module()],  # type: ignore[arg-type]
                           lambda line, detail=False: told.append((line, detail)))  # fmt: skip
     assert made is None and len(told) == 1 and said in told[0][0] and told[0][1]
 
