@@ -6,6 +6,7 @@ One process, beside those that measure: a step's arithmetic at the speeds of ``p
 
 import torch
 
+from benchmarks.gpu import compiling, graph, traces
 from benchmarks.gpu.basics import peak
 from benchmarks.gpu.items import absent
 from benchmarks.gpu.recipes import words
@@ -61,7 +62,8 @@ def run(job: Job) -> bool:
     found = dict[str, dict[str, float]]()
     wanted = [rungs for part, rungs in PARTS.items() if part not in ("known", "volumes") or part in job.parts]
     each = [(rung.recipe, rung.keys) for rungs in wanted for rung in rungs if not rung.authors]
-    each += [("masks in 3D", ())]
+    each += [(recipe, tuple(keys)) for recipe, *keys in (*graph.RECIPES.values(), *traces.RECIPES.values())]
+    each += [*compiling.RECIPES.items(), ("masks in 3D", ())]
     for given in dict.fromkeys(words(recipe, job.rehearse, *keys) for recipe, keys in each):
         try:
             found[" ".join(given)] = of(*given)

@@ -50,7 +50,8 @@ def measured(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
     for number in range(CHECKED):
         step(loop, number)
     launched = 1e3 * turn(loop, CHECKED, steps)
-    figures = {"launched": figure(launched, "ms", (" ".join(given), "ms"))}
+    expects = " ".join(words(recipe, rehearse, *keys))
+    figures = {"launched": figure(launched, "ms", (expects, "ms"))}
     start = loop.copied()
     for number in range(CHECKED, CHECKED + compared):
         step(loop, number)
@@ -77,7 +78,7 @@ def measured(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
     host = 1e3 * (time.perf_counter() - began)
     note = f"x launched {launched / replayed:.2f}, {'equal' if same else 'NOT EQUAL'} bit for bit"
     figures |= {
-        "replayed": figure(replayed, "ms", (" ".join(given), "graph ms"), note, same),
+        "replayed": figure(replayed, "ms", (expects, "graph ms"), note, same),
         "host": figure(host, "ms"),
         "recording": figure(recording, "s", note=f"with {graph.LAUNCHED} launched steps"),
     }

@@ -12,8 +12,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.gpu import basics, bounded, checks, expected, graph, items, parts, steps, table, traces
-from benchmarks.gpu.loops import Ours
+from benchmarks.gpu import basics, bounded, checks, expected, items, parts, steps, table, traces
 from benchmarks.gpu.parts import SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, Report, figure
@@ -111,15 +110,6 @@ def test_kernels_are_told_apart_and_summed() -> None:
     x = torch.rand(300, 300)
     found = traces.summed(traces.kernels(lambda: (x @ x).relu_(), torch.device("cpu")))
     assert {row[4]: row[2] for row in found}["aten::mm"] == 1 and found[0][3:] == ("product", "aten::mm")
-
-
-@pytest.mark.system
-def test_a_replay_that_is_not_the_step_is_seen() -> None:
-    loop = Ours(*words("labels", True))
-    loop.step(0)
-    assert graph.deviation(loop, lambda: loop.step(steps.CHECKED)) == 0
-    assert graph.deviation(loop, lambda: None) == pytest.approx(1)
-    assert graph.deviation(loop, lambda: loop.step(steps.CHECKED + 1)) > 10 * graph.NEAR
 
 
 @pytest.mark.system

@@ -17,16 +17,17 @@ def compare():
     generator = torch.Generator().manual_seed(0)
     student, logits = torch.randn(2, 7, 41, generator=generator).bfloat16()
     columns, weights = torch.randn(41, generator=generator), torch.rand(7, generator=generator).round()
+    teacher = torch.tensor(0.4, dtype=torch.float64)
     for weight in (weights, None):
         for normalised in (True, False):
-            given = logits, 0.4, columns, weight, normalised
+            given = logits, teacher, columns, weight, normalised
             torch.testing.assert_close(kernels.prototype_sums(*given), prototypes.prototype_sums(*given))
-    losses, norms = kernels.prototype_losses(student, logits, columns, 0.2, 0.4)
-    expected, plain = prototypes.prototype_losses(student, logits, columns, 0.2, 0.4)
+    losses, norms = kernels.prototype_losses(student, logits, columns, teacher, 0.2)
+    expected, plain = prototypes.prototype_losses(student, logits, columns, teacher, 0.2)
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(norms, plain)
     torch.testing.assert_close(norms[1], (logits.float() / 0.4 + columns).logsumexp(1))
-    given = weights - 0.3, student, logits, columns, norms, 0.2, 0.4
+    given = weights - 0.3, student, logits, columns, teacher, norms, 0.2
     torch.testing.assert_close(kernels.prototype_gradient(*given), prototypes.prototype_gradient(*given))
 
 
