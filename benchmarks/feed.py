@@ -5,7 +5,8 @@
 Launching is small operations with Python between them, as a step's are; at most one step is ahead of the device.
 --loaders: so many processes, or 0xN: N threads of this process. "launching": the time that launching a step takes
 while the loader works (its thread runs or is blocked; waiting for a core does not count), and its ratio to that alone.
-"ratio": fed images/s to those of the slower of loader and device. The last column divides by all processes' time.
+"ratio": images/s of the fed device, divided by those of the slower of loader and device alone. The last column divides
+by the time of all processes.
 """
 
 import argparse

@@ -133,7 +133,7 @@ def transformed(device: torch.device, dim: int, side: int) -> dict[str, Any]:
         expected = (ledger.work.norms + ledger.work.others) / BANDWIDTH
         for product, count in ledger.work.products.items():
             expected += count * max(product.flops / SUSTAINED, product.moved / BANDWIDTH)
-        pairs = zip(passes(by, *given)[:2], right[:2], strict=True)  # of q and k little is left in 16 bits
+        pairs = zip(passes(by, *given)[:2], right[:2], strict=True)  # 16 bits round away gradients of q and k
         off = max(float((a - b).norm() / b.norm()) for a, b in pairs)
         taken = seconds(partial(passes, by, *given), device, most=0.3)
         figures[name] = figure(1e3 * taken, "ms", 1e3 * expected, f"off by {off:.0e}", off <= NEAR)

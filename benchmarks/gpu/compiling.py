@@ -1,4 +1,4 @@
-"""What do transformers gain whose blocks are compiled (``parallel.compile=true``), which share a graph?
+"""Measures what transformers gain whose blocks are compiled (``parallel.compile=true``) and share a graph.
 
 Each leaves the seconds that its first compiled step took, and a step's ms. From one state its losses must be those of
 the step that is not compiled. A rehearsal traces and differentiates the parts, but makes no machine code, which takes a

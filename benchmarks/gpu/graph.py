@@ -1,4 +1,4 @@
-"""What do steps gain as CUDA graphs (``parallel.graph=true``), and are they the launched ones bit for bit?
+"""Measures what steps gain as CUDA graphs (``parallel.graph=true``), and compares them with launched ones bit for bit.
 
 Of each recipe ms of launched and of replayed steps, the host's ms of a replayed one, GiB, seconds of recording, and
 whether 20 launched and 20 replayed steps from one state end with equal weights, statistics, momentum networks and

@@ -22,7 +22,7 @@ KEPT = 20  # kernels of a step
 
 
 def code() -> str:
-    """What is measured: a digest of the sources of training."""
+    """Return a digest of the sources of training, which tells old figures from those of today's code."""
     sources = sorted((LAST.parents[2] / "dira_scale" / "train").rglob("*.py"))
     return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=6).hexdigest()
 
@@ -57,8 +57,8 @@ def text(content: dict[str, Any], last: dict[str, Any] | None = None, tables: bo
     lines += ["", f"{'':<58}{'measured':>12}{'expected':>11}{'ratio':>9}{'last':>11}"]
     for part, ended in content.get("parts", {}).items():
         state, before = content.get(part, {}), last.get(part, {}).get("items", {})
-        older = ", last: of other code" * bool(before and last[part].get("code") != content.get("code"))
-        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s{older}")
+        changed = bool(before and last[part].get("code") != content.get("code"))
+        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s{'; the code has changed since last' * changed}")
         for name, item in steps.finished(state.get("items", {}), content).items():
             lines += rows(name, item, content, before.get(name, {}).get("figures", {}), last.get("device"))
         lines += [f"  {name}: not run, the time was up" for name in state.get("not_run", [])]

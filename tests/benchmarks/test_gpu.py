@@ -90,7 +90,7 @@ def test_figures_are_kept_with_the_code_that_they_are_of(monkeypatch: pytest.Mon
     assert last["profile"] == {"code": "abc", "items": {"moco": {"figures": {"a step": {"value": 123.0}}}}}
     assert "nccl" in last and (tmp_path / "kernels.txt").read_text().count("mm") == table.KEPT
     assert "profile: done, 1 s\n" in table.text(content, last)
-    assert "profile: done, 1 s, last: of other code\n" in table.text(content | {"code": "def"}, last)
+    assert "profile: done, 1 s; the code has changed since last\n" in table.text(content | {"code": "def"}, last)
 
 
 KERNELS = {  # as torch and its libraries name them: one of each kind

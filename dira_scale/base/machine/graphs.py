@@ -20,7 +20,7 @@ _current: "Recording | None" = None
 
 
 class Graphs(Protocol):
-    """How parts of the work are recorded."""
+    """Records parts of the work, one after another."""
 
     runs: bool  # whether it is done, too, while it is recorded
 
@@ -41,8 +41,8 @@ class Recording:
         self.graphs, self.parts, self.thread = graphs, list[Callable[[], object]](), get_ident()
 
     def of(self, work: Callable[[], T]) -> T:
-        """Record ``work``; return its result, whose tensors a replay writes anew, or, where ``graphs`` do not run what
-        they record, at all."""
+        """Record ``work`` and return its result. A replay writes the tensors of the result; so does the recording, if
+        ``graphs`` run what they record."""
         global _current
         with self.graphs.session():
             self.graphs.begin()

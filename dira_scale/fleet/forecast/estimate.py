@@ -97,7 +97,7 @@ class Rehearsals:
     few: Rehearsal
     many: Rehearsal
     module: nn.Module | None = None  # what is trained
-    remarks: Sequence[str] = ()  # of it
+    remarks: Sequence[str] = ()  # about its batches
 
 
 def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float]:

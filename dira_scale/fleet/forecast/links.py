@@ -94,7 +94,7 @@ class StepTimes:
 
     forward: float  # a rank's arithmetic, of all micro-batches
     backward: float  # the same, and the optimizer's
-    beside: float | None = None  # of that, what follows gradients that are all reduced at once; None: by bucket, as DDP
+    beside: float | None = None  # the part of ``backward`` after all gradients are sent at once; None: sent by bucket
     blocking: float = 0.0  # blocking collectives (BatchNorm statistics, the discriminator's gradients)
     asynchronous: float = 0.0  # collectives that start with the backward pass and are awaited at its end (keys)
     ahead: float = 0.0  # collectives that the forward pass can hide: parameters gathered while earlier layers compute

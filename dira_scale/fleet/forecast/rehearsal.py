@@ -47,10 +47,10 @@ class Rehearsal:
     live_in_update: list[LiveBytes]  # the same while the optimizer steps
     forward: Work  # the device's
     backward: Work  # the same, with the discriminator's step and the update
-    beside: Work  # of that, what computes while replicas' gradients are sent: the discriminator's passes
+    beside: Work  # the part of ``backward`` during which replicas send gradients: the discriminator's passes
     operations: int  # that torch dispatches
     collectives: list[CollectiveMessage]  # of method and BatchNorm, and for the discriminator's gradients
-    blocks: int  # of all networks
+    blocks: int  # how many all networks have
     groups: list[NetworkGroup]
 
     @property
@@ -120,7 +120,7 @@ class _Model(StageModel):
     beside = Work()
 
     def averaging(self) -> Callable[[], list[Tensor]]:
-        """Of gradients; not sent, which ``strategies`` counts. Notes what computes meanwhile."""
+        """Return what collects gradients unsent (``strategies`` counts sending); note what computes meanwhile."""
         before = self.ledger.work
 
         def averaged() -> list[Tensor]:

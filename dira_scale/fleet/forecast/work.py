@@ -119,8 +119,8 @@ def _of_norm(name: str, arguments: Mapping[str, Any], moved: int) -> tuple[int, 
 
 
 def _of_kept_rows(read: Sequence[Tensor], written: Sequence[Tensor], kept: int, everything: bool, **_: Any) -> int:
-    """Bytes of a kernel of ``train/models/kept_rows.py``: of maps of all samples, those of samples that are kept; where
-    it copies everything, all of its first map and of its result."""
+    """Return the bytes that a kernel of ``train/models/kept_rows.py`` moves: the kept samples of each map; if it copies
+    ``everything``, the whole first map and the whole result."""
 
     def of_kept(x: Tensor) -> int:
         return size(x) * kept // read[1].shape[1] if x.shape == read[0].shape else size(x)

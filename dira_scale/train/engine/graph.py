@@ -34,7 +34,7 @@ class Recorder:
 
     Args:
         modules: whose attributes and gradients a recording that fails leaves as they were.
-        tell: of a recording that fails.
+        tell: gets the line about a recording that fails.
         compiled: whether parts of them are; nothing may then look at operations one by one.
     """
 
@@ -48,13 +48,13 @@ class Recorder:
 
     @property
     def begins(self) -> bool:
-        """Whether this is the first step: with monitors, so that a step with them need not be launched once its memory
-        is that of graphs."""
+        """Return whether this is the first step. It has monitors, so that no later step needs to be launched with them,
+        for whose memory there would be no room beside the graphs'."""
         return not self._taken
 
     def __call__(self, batch: TaskBatch, watched: bool, take: Callable[[Any], Values]) -> Values:
         """Take a step on ``batch``, with monitors if it is ``watched``: by ``take``, or by a recording of it. Return
-        its values, for now."""
+        its values, which the next step may overwrite."""
         kind = watched, *((x.shape, x.dtype) for x in batch.tensors())
         if self.graphs is None or torch.autograd._profiler_enabled():  # a trace is to name what is done
             return take(batch)
@@ -132,8 +132,8 @@ def _restore(attributes: dict[str, Any], before: Mapping[str, Any]) -> None:
 
 
 def updating(module: nn.Module, step: Callable[[], None]) -> Callable[[], None]:
-    """Return an optimizer's ``step`` on ``module``. Of a recording it finds the gradients, where a replay writes them,
-    that a step before has taken from the parameters."""
+    """Return an optimizer's ``step`` on ``module``. If a step is recorded, the result first gives the parameters back
+    the gradients that replays write, which the step before has taken from them."""
     if not recording():
         return step
     gradients = [(parameter, parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
@@ -153,7 +153,7 @@ def recorder(
     else could be expected.
 
     Args:
-        modules: of the stage, prepared for it, and its side modules.
+        modules: the stage's module, prepared for it, then its side modules.
         tell: gets a line, and ``detail=True`` if it is for log.txt alone.
     """
     if parallel.graph is False or (parallel.graph == AUTO and world.device.type not in GRAPHS):

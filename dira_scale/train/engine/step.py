@@ -49,7 +49,7 @@ class Step:
 
     @cached_property
     def number(self) -> Tensor:
-        """Of the step, from 0, on the device."""
+        """Return the step's number, from 0, on the device."""
         return torch.zeros((), dtype=torch.int64, device=self.device)
 
     @cached_property

@@ -37,7 +37,7 @@ def launch(
 
 @triton.jit
 def _places(order, token, tokens, GROUP: tl.constexpr, OF: tl.constexpr, KEPT: tl.constexpr):
-    """Where a token of the first ``OF`` samples of each group is among all, where among those kept, and if it is."""
+    """Return a token's place among all and among those kept, and whether it is. A group counts ``OF`` samples."""
     sample, within = token // tokens, token % tokens
     group, member = sample // OF, sample % OF
     whole = tl.load(order + group * GROUP + member) * tokens + within

@@ -61,7 +61,7 @@ class StageModel:
         optim.load_by_name(self.optimizer, module, OPTIMIZER, state)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward pass of a micro-batch: average gradients over ranks only in the last one."""
+        """Around both passes of a micro-batch. Sharded strategies average over ranks only in the ``last`` one."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
