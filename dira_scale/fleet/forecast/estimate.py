@@ -151,12 +151,15 @@ def estimate(
     """
     ranks, accumulate, offload = rehearsed.ranks, config.parallel.accumulate, config.parallel.offload
     stage = rehearsed.stages[rehearsed.heaviest]
-    memory = strategies.memory(strategy, ranks, stage, offload, loading)
-    usable = USABLE * machine.memory * GB
-    most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable, offload, loading)
-    factor = measured_factor(machine, plain)
     given = strategy, accumulate, rehearsed is not plain, config.precision
     captured = config.parallel.graph is True and not obstacle(*given, rehearsed.module or nn.Module())
+    # Steps with and without monitors are two recordings, each of which keeps its gradients and what is sent of them.
+    kept = captured * (1 + (ranks > 1)) * stage.trained
+    memory = strategies.memory(strategy, ranks, stage, offload, loading)
+    memory = replace(memory, gradients=memory.gradients + kept, peak=memory.peak + kept)
+    usable = USABLE * machine.memory * GB
+    most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable - kept, offload, loading)
+    factor = measured_factor(machine, plain)
     works = {
         name: workload(machine, step, strategy, accumulate, factor, captured) for name, step in rehearsed.stages.items()
     }

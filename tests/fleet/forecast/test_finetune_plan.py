@@ -41,6 +41,17 @@ def test_a_step_is_rehearsed(task: str) -> None:
     assert row.row.memory.optimizer == pytest.approx(2 * row.row.memory.gradients, rel=0.01)
 
 
+def test_a_replayed_step_does_not_wait_for_its_host_and_keeps_its_gradients() -> None:
+    words = [word for word in WORDS if not word.startswith("data.shards")]
+    launched, replayed, halved = (
+        planned("finetune", [*words, "task=labels", "model.bn_groups=2", *more], {"gpus": 2, "nodes": 1}).row
+        for more in (["parallel.graph=false"], ["parallel.graph=true"], ["parallel.graph=true", "precision=fp16"])
+    )
+    assert launched.launching and not replayed.launching and replayed.step < launched.step
+    assert replayed.memory.peak - launched.memory.peak == 2 * launched.memory.gradients  # two processes send a copy
+    assert halved.launching  # fp16 is not recorded
+
+
 @pytest.mark.system
 def test_a_user_plans_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command's row of the configured strategy is the one that a sweep prints."""
