@@ -56,7 +56,7 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
     console.print(_strategies(config, rows))
     operation = f"{1e6 * machine.dispatch:g} µs an operation"
-    launching = f"; h: as long as the host takes to launch it, {operation}; parallel.graph=true replays it"
+    launching = f"; h: as long as the host takes to launch it, {operation}; parallel.graph=true replays it (ddp)"
     host = launching * any(row.launching for row in rows)
     norms = machine.norm_bandwidth or machine.bandwidth
     moving = f", memory at {machine.bandwidth:g} TB/s, of norms {norms:g}" if machine.bandwidth else ""
@@ -140,7 +140,7 @@ def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
                     f"[{'green' if row.fits else 'red'}]{memory.peak / GB:.2f}[/]",
                     f"{row.largest}" if row.largest else "[red]none[/]",
                     f"{row.sent / 1e6:,.0f}",
-                    f"{1000 * row.step:,.1f}{' h' * row.launching}",
+                    f"{1000 * row.step:,.1f}{' h' if row.launching else '  '}",
                     f"{row.images_per_second:,.0f}",
                     f"{row.hours:,.1f}",
                     f"{row.price:,.0f}",
