@@ -64,7 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(fault if isinstance(fault, int) else 404)
         content, start = path.read_bytes(), 0
         if state.ranges and (requested := self.headers["Range"]):
-            start = int(requested.removeprefix("bytes=").partition("-")[0])
+            first, _, last = requested.removeprefix("bytes=").partition("-")
+            start, content = int(first), content[: int(last) + 1 if last else None]
         state.starts[path.name].append(start)
         self._send(content, start, fault or ("plain",), path.name)
 

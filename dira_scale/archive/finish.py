@@ -25,9 +25,18 @@ from dira_scale.base.storage.atomic import open_new, publish
 from dira_scale.base.storage.owned import REJECTED
 from dira_scale.base.storage.store import as_os_error, remove
 from dira_scale.base.storage.tables import harmless
-from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, schema_of
+from dira_scale.dataset.manifest import (
+    INDEX_FILE,
+    INFO_FILE,
+    MANIFEST_FILE,
+    QUARANTINE,
+    QUARANTINE_FILE,
+    DatasetInfo,
+    schema_of,
+)
 from dira_scale.dataset.manifest.croissant import croissant
 from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE
+from dira_scale.dataset.manifest.index_files import write_index
 
 ROWS_AT_ONCE = 2**14  # per row group: about this many rows are in memory at most
 
@@ -135,7 +144,8 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
     (scratch / "croissant.json").write_text(json.dumps(croissant(info, scratch / MANIFEST_FILE), indent=1) + "\n")
     sizes = pq.read_table(scratch / MANIFEST_FILE, columns=["mask_size"])["mask_size"]
     masks = [FOREGROUND_FILE] if info.dims == 3 and sizes.null_count < len(sizes) else []
-    for name in (QUARANTINE_FILE, *masks, "croissant.json", INFO_FILE, MANIFEST_FILE):
+    write_index(scratch / MANIFEST_FILE, info, scratch / INDEX_FILE)
+    for name in (QUARANTINE_FILE, *masks, "croissant.json", INFO_FILE, INDEX_FILE, MANIFEST_FILE):
         publish(scratch / name, out / name)
     remove(out / PARTIAL)
     remove(scratch)

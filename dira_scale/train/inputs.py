@@ -75,7 +75,7 @@ class Inputs:
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
         self.classes, self.held_out_views, self.rank, self.ranks = classes, held_out_views or views, rank, ranks
         self.workers = data.workers or default_workers(self.device, cores)
-        self.datasets = opened.datasets(data.shards, views.dimensions)
+        self.datasets = opened.datasets(data.shards, views.dimensions, rank, ranks)
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         with at("data", KEYS):
             self.loader_choice = choose(data.loader, self.datasets, self.device, cache)

@@ -45,10 +45,11 @@ def weights_of(shards: Any) -> dict[str, float]:
     raise UserError(f"data.shards={shards}: give a folder, a list of folders, or {{folder: weight > 0}}")
 
 
-def datasets(shards: Any, dimensions: int) -> list[ShardedDataset]:
-    """Open the datasets. Shards in a store are checked when they are fetched: one question for each would take long."""
+def datasets(shards: Any, dimensions: int, rank: int = 0, ranks: int = 1) -> list[ShardedDataset]:
+    """Open the datasets. Each of the ``ranks`` looks for its share of the shards, in a store for none: they are checked
+    when they are fetched, as one question for each would take long."""
     paths = weights_of(shards)
-    found = [ShardedDataset.open(path, check_shards=is_local(locate(path, "data.shards"))) for path in paths]
+    found = [ShardedDataset.open(path, is_local(locate(path, "data.shards")) and (rank, ranks)) for path in paths]
     for dataset in found:
         dataset.require(dimensions, "this training")
     return found

@@ -1,6 +1,7 @@
 """From ``data.*`` to datasets, order and loaders, and what is refused at once."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
-from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest import DatasetError, ShardedDataset
 from dira_scale.fleet.forecast.estimate import planned_inputs
 from dira_scale.train.data.config import Data
 from dira_scale.train.data.geometry.fixed import centre, ten_crops
@@ -39,10 +40,36 @@ def inputs(shards: list[Path], **keys: Any) -> Inputs:
     """With the first dataset's only split to train on."""
     rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
     rest |= {"fraction": 1.0, "fraction_seed": 0}
-    requested = {name: keys.pop(name) for name in ("masks", "held_out_views", "labels") if name in keys}
+    requested = {
+        name: keys.pop(name) for name in ("masks", "held_out_views", "labels", "rank", "ranks") if name in keys
+    }
     views = keys.pop("views", None)
     data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
-    return Inputs(data, views or ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **requested)
+    return Inputs(data, views or ViewSpec(size=data.size), seed=0, **({"rank": 0, "ranks": 1} | requested))
+
+
+def test_each_rank_looks_for_its_share_of_the_shards_by_one_question_each(
+    make_dataset: Any, radiograph: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its loader for none: together the ranks find what is missing."""
+    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(12)], per_shard=1)
+    asked, stat = list[str](), os.stat
+
+    def counted(path: Any, *rest: Any, **named: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, *rest, **named)
+
+    monkeypatch.setattr(os, "stat", counted)
+    shares = []
+    for rank in range(4):
+        asked.clear()
+        opened = inputs([dataset.root], batch=4, rank=rank, ranks=4)
+        next(iter(opened.train(4).iterate(0, 1)))
+        shares.append([name for name in asked if name.endswith(".tar")])
+    assert [len(share) for share in shares] == [3] * 4 and len({name for share in shares for name in share}) == 12
+    (dataset.root / "train-000005.tar").unlink()
+    with pytest.raises(DatasetError, match=r"shard .*train-000005.tar is missing"):
+        inputs([dataset.root], batch=4, rank=1, ranks=4)
 
 
 def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:

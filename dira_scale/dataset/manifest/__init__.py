@@ -5,6 +5,7 @@ This format is all that ``archive`` (which writes it) and the loaders (which rea
     NAME/
       dataset.json         DatasetInfo: what the dataset is, how it was made, its shards and their sizes
       manifest.parquet     SCHEMA: one row per sample; ``offset`` and ``size`` are of the payload inside the shard
+      manifest.index       ManifestIndex: what is read of every row, for mapping; made of the manifest where it lacks
       {split}-{000000}.tar KEY.png|jpg|jp2|npy|b2nd, KEY.json, optional KEY.mask.png|b2nd
       quarantine.parquet   QUARANTINE: one row per rejected input
       foreground.parquet   FOREGROUND: of volumes with masks, some voxels of each class
@@ -20,6 +21,7 @@ from dira_scale.dataset.manifest.schema import (
     BOX,
     CHANNELS_VERSION,
     FORMAT_VERSION,
+    INDEX_FILE,
     INFO_FILE,
     MANIFEST_FILE,
     QUARANTINE,
@@ -29,6 +31,6 @@ from dira_scale.dataset.manifest.schema import (
 )
 
 __all__ = [
-    "BOX", "CHANNELS_VERSION", "FORMAT_VERSION", "INFO_FILE", "MANIFEST_FILE", "QUARANTINE", "QUARANTINE_FILE",
-    "SCHEMA", "DatasetError", "DatasetInfo", "ShardedDataset", "schema_of",
+    "BOX", "CHANNELS_VERSION", "FORMAT_VERSION", "INDEX_FILE", "INFO_FILE", "MANIFEST_FILE", "QUARANTINE",
+    "QUARANTINE_FILE", "SCHEMA", "DatasetError", "DatasetInfo", "ShardedDataset", "schema_of",
 ]  # fmt: skip

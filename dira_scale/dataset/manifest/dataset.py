@@ -1,9 +1,9 @@
 """An open dataset: its rows, and the bytes that they point to."""
 
-import os
 import resource
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import xxhash
 
 from dira_scale.base.errors import DatasetError, DimensionsError
-from dira_scale.base.storage.store import as_os_error, is_local, locate
-from dira_scale.dataset.manifest.index import CODEC_NAMES, NO_MASK, SIDES, ManifestIndex, PayloadKind, numbers
+from dira_scale.base.storage.store import is_local, locate
+from dira_scale.dataset.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Codes, ManifestIndex, PayloadKind, numbers
 from dira_scale.dataset.manifest.index_files import index_of
 from dira_scale.dataset.manifest.info import DatasetInfo, as_flags
 from dira_scale.dataset.manifest.parquet import ManifestFile
 from dira_scale.dataset.manifest.schema import INFO_FILE, MANIFEST_FILE
+from dira_scale.dataset.manifest.shard_file import ShardFile, require_shard
 from dira_scale.dataset.pixels.arena import Allocate
 from dira_scale.dataset.pixels.bricks import BrickError, Bricks
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
@@ -47,29 +48,23 @@ class ShardedDataset:
         self.numbers = numbers(info.dims)
         # Opening a shard again is a request to the server of a network file system.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._opened = lru_cache(maxsize=max(256, soft // 8))(lambda shard: _OpenFile(self.file(shard)))
+        self._opened = lru_cache(maxsize=max(256, soft // 8))(lambda shard: ShardFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | Path, check_shards: bool = True) -> "ShardedDataset":
-        """Open the dataset at ``path``; check versions, columns and (``check_shards``) every shard's presence and size.
+    def open(cls, path: str | Path, check_shards: bool | tuple[int, int] = True) -> "ShardedDataset":
+        """Open the dataset at ``path``; check versions, the index and (``check_shards``) every shard's presence and
+        size, or those of one of several ranks: (rank, ranks).
 
         Raises DatasetError naming the file, what is wrong and what to do.
         """
         root = locate(path, "path")
         info = DatasetInfo.read(root / INFO_FILE)
-        manifest = root / MANIFEST_FILE
-        opened = ManifestFile(manifest)
-        dataset = cls(root, info, opened, index_of(opened, info))
-        for shard, size in info.shards.items() if check_shards else ():
-            file = dataset.file(shard)
-            if not file.is_file():
-                raise DatasetError(f"shard {file} is missing: copy it again from its origin, or shard again")
-            if file.stat().st_size != size:
-                raise DatasetError(
-                    f"shard {file} has {file.stat().st_size} bytes instead of {size}: "
-                    "copy it again from its origin, or shard again"
-                )
+        manifest = ManifestFile(root / MANIFEST_FILE, info)
+        dataset = cls(root, info, manifest, index_of(manifest, info))
+        first, step = check_shards if isinstance(check_shards, tuple) else (0, 1)
+        for shard, size in islice(info.shards.items(), first, None, step) if check_shards else ():
+            require_shard(dataset.file(shard), size)
         return dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,9 +142,30 @@ class ShardedDataset:
             if name in self._words:
                 codes, words = self.codes(name)
                 self._columns[name] = np.array(words, object)[codes]
+            elif name == "patient":
+                self._columns[name] = self.patients.names.array().to_numpy(zero_copy_only=False)[self.patients.codes]
             else:
                 self._columns[name] = self.manifest.table([name])[name].to_numpy()
         return self._columns[name]
+
+    @property
+    def patients(self) -> Codes:
+        """Return the patient of each row."""
+        return self.index.patients
+
+    @property
+    def studies(self) -> Codes:
+        """Return the study of each row, if it is known."""
+        return self.index.studies
+
+    def rows_in(self, shard: str) -> np.ndarray:
+        """Return the row numbers of the samples in ``shard``, int64."""
+        number = [*self.info.shards].index(shard)
+        first, count = self.index.spans[number].tolist()
+        rows = np.arange(first, first + count)
+        if first < 0 or (self.index.records["shard"][rows] != number).any():
+            rows = np.flatnonzero(self.index.records["shard"] == number)
+        return rows
 
     def range(self, rows: Any, window: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the stored values that become 0 and 1, float32: [n] of ``rows`` [n], or [n, C] of several channels.
@@ -344,38 +360,10 @@ class ShardedDataset:
             raise self._cut_short(row)
         return payload
 
-    def _file(self, row: int) -> "_OpenFile":
+    def _file(self, row: int) -> ShardFile:
         """Keep a reference while reading: another thread may evict it from the cache."""
         return self._opened(self.cell("shard", row))
 
     def _cut_short(self, row: int) -> DatasetError:
         shard = self.file(self.cell("shard", row))
         return DatasetError(f"shard {shard} ends inside sample {self.cell('key', row)}: copy it again")
-
-
-class _OpenFile:
-    """A file descriptor, closed with its last reference, even after eviction from the cache. In a store nothing is
-    open: each read is a request."""
-
-    def __init__(self, path: Path):
-        self.path, self.descriptor = path, None  # so that __del__ finds it where opening fails
-        self.descriptor = os.open(path, os.O_RDONLY) if is_local(path) else None
-
-    def read(self, count: int, offset: int) -> bytes:
-        """``count`` bytes at ``offset``, or fewer at the file's end."""
-        if self.descriptor is not None:
-            return os.pread(self.descriptor, count, offset)
-        with as_os_error(self.path):
-            return self.path.fs.cat_file(self.path.path, start=offset, end=offset + count)  # type: ignore[attr-defined]
-
-    def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer from ``offset``; returns the number of bytes, fewer than its own at the file's end."""
-        if self.descriptor is not None:
-            return os.preadv(self.descriptor, [buffer], offset)
-        part = self.read(len(buffer), offset)
-        buffer[: len(part)] = part
-        return len(part)
-
-    def __del__(self) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)

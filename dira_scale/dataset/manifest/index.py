@@ -1,35 +1,35 @@
-"""The columns that loaders need of every row, as records of fixed width, mapped from a file or held in memory.
+"""What loaders need of every row, as records of fixed width, and patients and studies as numbers: mapped from a file.
 
-Both come from one pass over the manifest, which also checks every row and computes the dataset's hash.
+The file is ``manifest.index`` of a dataset, or a node's copy of it::
+
+    MAGIC, version
+    records             [rows] of :func:`record_type`
+    by_split            int64 [rows]
+    patient, study      int32 [rows] each: the numbers of their names; -1: none
+    spans               int64 [shards, 2]: each shard's first row, and how many it has; first -1: they are not together
+    ends, text          of the patients' names, then of the studies': int64 [names + 1], and UTF-8
+    facts               JSON: what the file is of, the dataset's hash, the kinds of images, how many names there are
+    length of facts     int64
 """
 
-import hashlib
 import json
-from binascii import unhexlify
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dira_scale.base.errors import DatasetError
-from dira_scale.dataset.manifest.checks import wrong_rows
+from dira_scale.dataset.manifest.checks import checked_kinds, wrong_records
 from dira_scale.dataset.manifest.info import DatasetInfo
-from dira_scale.dataset.manifest.parquet import ManifestFile
-from dira_scale.dataset.manifest.schema import INFO_FILE
 from dira_scale.dataset.pixels.codecs import CODECS
 
-INDEX_VERSION = 3  # raise it when records, checks or the file's layout change
+MAGIC = b"diraidx4"  # raise the number when records, checks or the file's layout change
 CODEC_NAMES = sorted(CODECS)
 SIDES = {2: ("height", "width"), 3: ("depth", "height", "width")}  # columns, in an array's order of axes
-CHECKED = (
-    "key", "split", "patient", "shard", "codec", "xxh3", "labels", "spacing", "affine", "boxes", "mask_offset",
-    "mask_size",
-)  # fmt: skip
 NO_MASK = -1
+NAMED = "patient", "study"  # columns that are numbers of names
+CHECKED = 2**20  # rows at a time
 
 
 def numbers(dims: int) -> tuple[str, ...]:
@@ -56,6 +56,61 @@ class PayloadKind(NamedTuple):
     bits: int
 
 
+class Names(Sequence[str]):
+    """Texts, each once: name i is ``text`` uint8 from ``ends[i]`` to ``ends[i + 1]``."""
+
+    def __init__(self, ends: np.ndarray, text: np.ndarray) -> None:
+        self._ends, self._text = ends, text
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.array(number, number + 1)[0].as_py()
+
+    def array(self, first: int = 0, last: int | None = None) -> pa.LargeStringArray:
+        """Return those from ``first`` to ``last``, without a copy."""
+        ends = self._ends[first : len(self) + 1 if last is None else last + 1]
+        return pa.LargeStringArray.from_buffers(len(ends) - 1, *map(pa.py_buffer, (ends, self._text)))
+
+    def check(self) -> None:
+        """Raise ValueError for names outside their text, or of other letters than UTF-8's."""
+        self.array().validate(full=True)
+
+
+class Codes(NamedTuple):
+    """A column of names: for each row the number of its name, int32 [rows], -1 without one."""
+
+    codes: np.ndarray
+    names: Names
+
+
+class IndexParts:
+    """Where the parts of fixed size lie in an index of ``info``.
+
+    Attributes:
+        size: bytes up to the names.
+    """
+
+    def __init__(self, info: DatasetInfo) -> None:
+        rows = sum(info.counts.values())
+        record = record_type(len(info.label_names), info.dims, len(info.channels))
+        self._parts: list[tuple[np.dtype, tuple[int, ...]]] = [
+            (record, (rows,)), (np.dtype(np.int64), (rows,)), *[(np.dtype(np.int32), (rows,))] * len(NAMED),
+            (np.dtype(np.int64), (len(info.shards), 2)),
+        ]  # fmt: skip
+        self.size = len(MAGIC) + sum(kind.itemsize * int(np.prod(shape)) for kind, shape in self._parts)
+
+    def split(self, content: np.ndarray) -> list[np.ndarray]:
+        """Return views of ``content``, uint8: records, by_split, patient, study, spans."""
+        views, start = [], len(MAGIC)
+        for kind, shape in self._parts:
+            end = start + kind.itemsize * int(np.prod(shape))
+            views.append(content[start:end].view(kind).reshape(shape))
+            start = end
+        return views
+
+
 @dataclass(frozen=True)
 class ManifestIndex:
     """The rows of a manifest.
@@ -63,130 +118,83 @@ class ManifestIndex:
     Attributes:
         records: [rows] of :func:`record_type`.
         by_split: int64 [rows], row numbers: those of the first split, then those of the second …
+        spans: int64 [shards, 2], see above.
+        patients, studies: of each row.
         hash: the dataset's.
         kinds: those of each split's images, sorted.
+        manifest: what identifies the manifest that it is of (``ManifestFile.bond``), and its checksum.
     """
 
     records: np.ndarray
     by_split: np.ndarray
+    spans: np.ndarray
+    patients: Codes
+    studies: Codes
     hash: str
     kinds: dict[str, list[PayloadKind]]
+    manifest: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path, info: DatasetInfo) -> "ManifestIndex":
-        """Map a file that :meth:`Scan.write` has made. Raises OSError, or ValueError if it is not complete."""
-        kind = record_type(len(info.label_names), info.dims, len(info.channels))
-        rows = sum(info.counts.values())
-        content = np.asarray(np.memmap(path, np.uint8, "r"))  # a plain array that shares the map
-        length = int(content[-8:].view(np.int64)[0])
-        facts, arrays = content[-8 - length : -8], content[: -8 - length]
-        if length < 0 or len(arrays) != rows * (kind.itemsize + 8):
-            raise ValueError(f"{path} has another size")
-        records, by_split = np.split(arrays, [rows * kind.itemsize])
-        content = json.loads(facts.tobytes())
-        kinds = {split: [PayloadKind(*fields) for fields in entries] for split, entries in content["kinds"].items()}
-        return cls(records.view(kind), by_split.view(np.int64), content["hash"], kinds)
+    def of(cls, content: np.ndarray, info: DatasetInfo, check: bool = True) -> "ManifestIndex":
+        """Return the index that ``content``, uint8, is. Raises ValueError if it is none of ``info``, or damaged.
+
+        ``check``: every value, as a stranger may have written it; else only what a write that was cut short would
+        leave.
+        """
+        layout = IndexParts(info)
+        if len(content) < layout.size + 8 or content[: len(MAGIC)].tobytes() != MAGIC:
+            raise ValueError("it has another version or size")
+        length = int(content[-8:].view(np.uint8).copy().view(np.int64)[0])
+        if not 0 < length <= min(len(content) - layout.size - 8, 2**26):
+            raise ValueError("it is cut short")
+        facts = json.loads(content[-8 - length : -8].tobytes())
+        try:
+            if facts["described"] != info.described(CODEC_NAMES):
+                raise ValueError("it is of another dataset.json")
+            named = [[int(count) for count in facts["names"][column]] for column in NAMED]
+            hash, kinds, manifest = str(facts["hash"]), checked_kinds(facts["kinds"], info.counts), facts["manifest"]
+            manifest = {"size": int(manifest["size"]), "tail": str(manifest["tail"]), "xxh3": str(manifest["xxh3"])}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"its facts are damaged ({error!r})") from error
+        start, end, names = layout.size, len(content) - 8 - length, list[Names]()
+        for count, size in named:
+            if min(count, size) < 0 or start + 8 * (count + 1) + size > end:
+                raise ValueError("its names are damaged")
+            middle = start + 8 * (count + 1)
+            names.append(Names(content[start:middle].view(np.int64), content[middle : middle + size]))
+            start = middle + size + -size % 8
+        records, by_split, patient, study, spans = layout.split(content)
+        patients, studies = (Codes(*column) for column in zip((patient, study), names, strict=True))
+        kinds_of = {split: [PayloadKind(*fields) for fields in entries] for split, entries in kinds.items()}
+        index = cls(records, by_split, spans, patients, studies, hash, kinds_of, manifest)
+        if check:
+            index._check(info)
+        return index
+
+    def _check(self, info: DatasetInfo) -> None:
+        rows = len(self.records)
+        kinds = {_kind_number(CODEC_NAMES.index(kind.codec), *kind[1:]) for of in self.kinds.values() for kind in of}
+        for first in range(0, rows, CHECKED):
+            part = slice(first, first + CHECKED)
+            columns = (self.records[part][name].astype(np.int64) for name in PayloadKind._fields)
+            if not {*np.unique(_kind_number(*columns)).tolist()} <= kinds:
+                raise ValueError("it has other kinds of images than it says")
+            if fault := wrong_records(self.records[part], info, len(CODEC_NAMES)):
+                raise ValueError(fault)
+            _within(self.by_split[part], 0, rows, "by_split")
+            _within(self.patients.codes[part], 0, len(self.patients.names), "patient")
+            _within(self.studies.codes[part], -1, len(self.studies.names), "study")
+        _within(self.spans[:, 0], -1, max(rows, 1), "spans")
+        _within(self.spans.sum(1), -1, rows + 1, "spans")
+        _within(self.spans[:, 1], 0, rows + 1, "spans")
+        for _, names in (self.patients, self.studies):
+            names.check()
 
 
-class Scan:
-    """One pass over a manifest: makes its index, in memory (:meth:`index`) or as a file (:meth:`write`).
-
-    Both raise DatasetError for a row that the checks refuse, or counts that differ from the description's.
-    """
-
-    def __init__(self, manifest: ManifestFile, info: DatasetInfo) -> None:
-        self.manifest, self.info = manifest, info
-        self._kind = record_type(len(info.label_names), info.dims, len(info.channels))
-        self._numbers = numbers(info.dims)
-        self._splits, self._shards = list(info.counts), pa.array(list(info.shards), pa.string())
-
-    def index(self) -> ManifestIndex:
-        parts = list(self._records())
-        records = np.concatenate([np.empty(0, self._kind), *parts])
-        return ManifestIndex(records, self._by_split(), self._digest.hexdigest(), self._sorted_kinds())
-
-    def write(self, file: BinaryIO) -> None:
-        """Records, row numbers by split, the rest as JSON, and its length (int64)."""
-        for records in self._records():
-            file.write(records.view(np.uint8).data)
-        file.write(self._by_split().data)
-        facts = json.dumps({"hash": self._digest.hexdigest(), "kinds": self._sorted_kinds()}).encode()
-        facts += b" " * (-len(facts) % 8)  # keeps the length aligned
-        file.write(facts + len(facts).to_bytes(8, "little"))
-
-    def _records(self) -> Iterator[np.ndarray]:
-        self._digest = hashlib.sha256()
-        self._split_of: list[np.ndarray] = []
-        self._kinds: dict[str, set[PayloadKind]] = {split: set() for split in self._splits}
-        rows = self.manifest.rows(self.info.schema)
-        if rows != sum(self.info.counts.values()):
-            raise DatasetError(
-                f"{self.manifest.path} has {rows} rows, but {INFO_FILE} counts "
-                f"{sum(self.info.counts.values())} samples: the files do not belong together; shard again"
-            )
-        for batch in self.manifest.batches([*CHECKED, *self._numbers]):
-            try:
-                yield self._of(batch)
-            except ValueError as error:  # pyarrow's errors are too
-                first_line = str(error).splitlines()[0]
-                raise DatasetError(
-                    f"{self.manifest.path} is damaged ({first_line}): copy it again from its origin, or shard again"
-                ) from error
-
-    def _of(self, rows: pa.Table) -> np.ndarray:
-        """Check ``rows`` and make their records. Raises ValueError that says what is wrong with them."""
-        if fault := wrong_rows(rows, self.info.dims, self.info.counts, self.info.shards, len(self.info.channels)):
-            raise ValueError(fault)
-        labels = len(self.info.label_names)
-        if not pc.all(pc.equal(pc.list_value_length(rows["labels"]), labels)).as_py():
-            raise ValueError(f"rows do not have {labels} labels each")
-        records = np.empty(len(rows), self._kind)
-        for name in self._numbers:
-            column = rows[name]
-            if pa.types.is_list(column.type):  # of several channels
-                records[name] = pc.list_flatten(column).to_numpy().reshape(len(rows), -1)
-            else:
-                records[name] = column.to_numpy()
-        for name in ("mask_offset", "mask_size"):
-            records[name] = pc.fill_null(rows[name], NO_MASK).to_numpy()
-        for name, words in (("shard", self._shards), ("codec", pa.array(CODEC_NAMES))):
-            records[name] = pc.index_in(rows[name], words).to_numpy()
-        records["labels"] = pc.list_flatten(rows["labels"]).to_numpy().reshape(len(rows), labels)
-        records["xxh3"] = _numbers(rows["xxh3"].combine_chunks())
-        # The rows are added to the hash, the splits and the kinds.
-        words = pc.binary_join_element_wise(rows["key"], rows["split"], rows["xxh3"], " ")
-        lines = pc.binary_join_element_wise(words, "", "\n")
-        self._digest.update(_text(lines.combine_chunks()))
-        split = pc.index_in(rows["split"], pa.array(self._splits, pa.string())).to_numpy()
-        self._split_of.append(split.astype(np.min_scalar_type(len(self._splits))))
-        for row in rows.group_by(["split", *PayloadKind._fields]).aggregate([]).to_pylist():
-            self._kinds[row["split"]].add(PayloadKind(*(row[name] for name in PayloadKind._fields)))
-        return records
-
-    def _by_split(self) -> np.ndarray:
-        split = np.concatenate([np.empty(0, np.uint8), *self._split_of])
-        counted = np.bincount(split, minlength=len(self._splits)).tolist()
-        for name, count in zip(self._splits, counted, strict=True):
-            if count != self.info.counts[name]:
-                raise DatasetError(
-                    f"{self.manifest.path} has {count} rows of split '{name}', but {INFO_FILE} counts "
-                    f"{self.info.counts[name]}: the files do not belong together; shard again"
-                )
-        return np.argsort(split, kind="stable")
-
-    def _sorted_kinds(self) -> dict[str, list[PayloadKind]]:
-        return {split: sorted(kinds) for split, kinds in self._kinds.items()}
+def _kind_number(codec: Any, channels: Any, bits: Any) -> Any:
+    return codec << 16 | channels << 8 | bits
 
 
-def _numbers(checksums: pa.StringArray) -> np.ndarray:
-    """uint64 [n] of texts of 16 hexadecimal digits."""
-    text = _text(checksums)
-    if len(text) != 16 * len(checksums) or pc.any(pc.not_equal(pc.binary_length(checksums), 16)).as_py():
-        raise ValueError("xxh3 is not 16 hexadecimal digits")
-    return np.frombuffer(unhexlify(text), ">u8")
-
-
-def _text(texts: pa.StringArray) -> memoryview:
-    _, offsets, data = texts.buffers()
-    first, last = np.frombuffer(offsets, np.int32)[[texts.offset, texts.offset + len(texts)]].tolist()
-    return memoryview(data or b"")[first:last]
+def _within(values: np.ndarray, least: int, end: int, what: str) -> None:
+    if len(values) and not (values.min() >= least and values.max() < end):
+        raise ValueError(f"{what} is not from {least} to {end - 1}")

@@ -1,96 +1,125 @@
-"""The index of a large manifest in one file, mapped by all processes of a machine."""
+"""Where a manifest's index comes from: a file of its dataset, or a pass over the manifest; and what a node keeps."""
 
-import fcntl
+import errno
 import json
 import logging
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import xxhash
 
-from dira_scale.base.storage.atomic import publish
-from dira_scale.dataset.manifest.index import CODEC_NAMES, INDEX_VERSION, ManifestIndex, Scan
+from dira_scale.base.errors import DatasetError
+from dira_scale.base.storage.node import made_once
+from dira_scale.base.storage.retry import retry
+from dira_scale.base.storage.store import with_errno
+from dira_scale.base.storage.streams import stream
+from dira_scale.dataset.manifest.checks import LONGEST_TEXT
+from dira_scale.dataset.manifest.index import CODEC_NAMES, MAGIC, IndexParts, ManifestIndex
 from dira_scale.dataset.manifest.info import DatasetInfo
 from dira_scale.dataset.manifest.parquet import ManifestFile
+from dira_scale.dataset.manifest.scan import Scan
+from dira_scale.dataset.manifest.schema import INDEX_FILE
 
 logger = logging.getLogger(__name__)
 
-LARGE = 2**17  # rows from which the index is a file: below, scanning again takes less than half a second
-PATIENCE = 300  # seconds that a process waits for another that makes an index; parallel.timeout is longer
-UNUSED = 30 * 24 * 3600  # seconds without being opened after which an index is removed
+LARGE = 2**15  # rows from which a node's processes share a file: below, each reads a megabyte or two
+HUGE = 10**7  # rows of which no process may hold an index of its own: a gigabyte, in each of a node's
 
 
 def index_of(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
-    """Return the manifest's index: of a large one from a file, which the first process that needs it makes.
+    """Return the manifest's index: a copy of the dataset's own, or made of the manifest if it has none that fits.
 
-    The file is used only for the manifest and the description that it was made of, unchanged.
+    Of a large manifest the copy is a file of this node, which the first process that needs it makes.
 
-    Raises DatasetError if the manifest is damaged or does not fit ``info``.
+    Raises DatasetError if the manifest is damaged or does not fit ``info``, and where an index that is too large for
+    each process's memory cannot be kept.
     """
-    rows, scan = sum(info.counts.values()), Scan(manifest, info)
+    rows = sum(info.counts.values())
     if rows < LARGE:
-        return scan.index()
+        return _in_memory(manifest, info)
     # All that the index depends on names its file.
-    described = [info.dims, list(info.counts.items()), list(info.shards.items()), info.label_names, info.channels]
-    facts = json.dumps([INDEX_VERSION, CODEC_NAMES, manifest.identity, described]).encode()
-    path = index_folder() / f"{xxhash.xxh3_128_hexdigest(facts)}.index"
+    facts = json.dumps([MAGIC.decode(), manifest.identity, info.described(CODEC_NAMES)]).encode()
+    name = f"{xxhash.xxh3_128_hexdigest(facts)}.index"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if index := _read(path, info):
-            return index
-        with _alone(path.parent):
-            if index := _read(path, info):  # another process made it meanwhile
-                return index
-            logger.info(f"{manifest.path}: reading all rows, once; the index is kept in {path.parent}")
-            part = path.with_suffix(".tmp")
-            try:
-                with part.open("wb") as file:
-                    scan.write(file)
-                publish(part, path)
-            finally:
-                part.unlink(missing_ok=True)
-            for old in [*path.parent.glob("*.index"), *path.parent.glob("*.tmp")]:
-                if time.time() - old.stat().st_mtime > UNUSED:
-                    old.unlink(missing_ok=True)
-        return ManifestIndex.read(path, info)
-    except OSError as error:  # of the cache: the manifest's are DatasetErrors
-        logger.warning(
-            f"{manifest.path}: {path.parent} cannot keep its index ({error.strerror or error}), so every process reads "
-            f"all {rows:,} rows and holds them in memory; set XDG_CACHE_HOME to a folder on this machine's disk"
+        path = made_once(name, lambda file: _fill(file, manifest, info))
+        try:
+            return _mapped(path, info)
+        except ValueError:  # the node's disk has lost a part of it
+            path.unlink(missing_ok=True)
+            return _mapped(made_once(name, lambda file: _fill(file, manifest, info)), info)
+    except OSError as error:  # of the node's disks: the dataset's are DatasetErrors
+        why = f"{manifest.path}: no folder of this machine can keep its index ({error.strerror or error})"
+        cure = "set XDG_CACHE_HOME to a folder on this machine's disk"
+        if rows > HUGE:
+            raise DatasetError(f"{why}, {IndexParts(info).size / 1e9:.1f} GB: {cure}") from error
+        logger.warning(f"{why}, so every process holds that of all {rows:,} rows in memory; {cure}")
+        return _in_memory(manifest, info)
+
+
+def write_index(manifest: Path, info: DatasetInfo, path: Path) -> None:
+    """Make the index of a new manifest. Raises as :meth:`Scan.write`."""
+    with path.open("w+b") as file:
+        Scan(ManifestFile(manifest, info), info).write(file)
+
+
+def _in_memory(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
+    with os.fdopen(os.memfd_create("index"), "w+b") as file:
+        _fill(file, manifest, info)
+        return ManifestIndex.of(np.asarray(np.memmap(file, np.uint8, "r")), info, check=False)
+
+
+def _mapped(path: Path, info: DatasetInfo) -> ManifestIndex:
+    return ManifestIndex.of(np.asarray(np.memmap(path, np.uint8, "r")), info, check=False)
+
+
+def _fill(file: BinaryIO, manifest: ManifestFile, info: DatasetInfo) -> None:
+    """Write the index to an empty ``file``."""
+    own = manifest.path.with_name(INDEX_FILE)
+    try:
+        with with_errno(own):
+            size, written = (status := own.stat()).st_size, status.st_mtime
+        if size > IndexParts(info).size + sum(info.counts.values()) * 2 * (LONGEST_TEXT + 8) + 2**26:
+            raise ValueError(f"{size} bytes are too many")
+        _copy(own, size, file)
+        index = ManifestIndex.of(np.asarray(np.memmap(file, np.uint8, "r")), info)
+        bond = manifest.bond()
+        other = any(index.manifest[name] != bond[name] for name in bond)
+        # Who has edited the manifest since may have kept its size and end.
+        if other or (manifest.newer_than(written) and index.manifest["xxh3"] != manifest.checksum()):
+            raise ValueError("it is of another manifest")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DatasetError(f"{own} cannot be read ({error.strerror or error}): copy it again, or delete it") from error
+    except (ValueError, RecursionError) as error:
+        logger.warning("%s is not used: %s; shard verify checks a dataset", own, str(error).splitlines()[0])
+    else:
+        return
+    file.truncate(0)
+    file.seek(0)
+    if (rows := sum(info.counts.values())) >= LARGE:
+        logger.info(
+            "%s: reading all %s rows, once: the dataset has no %s that fits", manifest.path, f"{rows:,}", INDEX_FILE
         )
-        return scan.index()
+    Scan(manifest, info).write(file)
 
 
-def index_folder() -> Path:
-    """``$XDG_CACHE_HOME/dira_scale/manifests``; ``~/.cache`` where the variable is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dira_scale" / "manifests"
+def _copy(source: Path, size: int, file: BinaryIO) -> None:
+    """Copy a file in order, in several attempts if need be. Raises OSError."""
+    os.posix_fallocate(file.fileno(), 0, max(size, 1))
+    stop = threading.Event()
 
+    def attempt() -> None:
+        with stream(source, file.tell(), size, stop) as (first, blocks):
+            file.seek(first)
+            for block in blocks:
+                file.write(block)
+                os.utime(file.fileno())  # a sign of life
+        if file.tell() != size:
+            raise OSError(errno.EIO, f"it has {file.tell()} bytes instead of {size}")
 
-def _read(path: Path, info: DatasetInfo) -> ManifestIndex | None:
-    """None if there is none, or only part of one."""
-    try:
-        index = ManifestIndex.read(path, info)
-    except (FileNotFoundError, ValueError):
-        return None
-    with suppress(PermissionError):  # a cache that is only read: its owner sees to it
-        os.utime(path)
-    return index
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time. Raises TimeoutError after ``PATIENCE``, other OSErrors where files cannot be locked."""
-    deadline = time.monotonic() + PATIENCE
-    with (folder / "lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"another process has held {folder / 'lock'} for {PATIENCE} s") from error
-                time.sleep(0.1)
-        yield
+    retry(attempt, str(source), progress=file.tell)
+    file.flush()

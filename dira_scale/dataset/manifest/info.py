@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from dira_scale.base.errors import DatasetError
 from dira_scale.base.storage.store import is_local
@@ -17,7 +18,7 @@ from dira_scale.dataset.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.dataset.manifest.schema import CHANNELS_VERSION, FORMAT_VERSION, schema_of
 from dira_scale.dataset.pixels.limits import MAX_CHANNELS
 
-LARGEST = 2**26  # bytes of a dataset.json: 500,000 shards
+LARGEST = 2**26  # bytes of a dataset.json: 900,000 shards
 
 
 class Flag(NamedTuple):
@@ -87,6 +88,11 @@ class DatasetInfo:
         if not self.channels:
             del content["channels"]
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    def described(self, *more: Any) -> str:
+        """Return a hash of all here that a row of the manifest is read with, and of ``more``."""
+        facts = [self.dims, [*self.counts.items()], [*self.shards.items()], self.label_names, self.channels, *more]
+        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
     @property
     def schema(self) -> pa.Schema:

@@ -7,6 +7,7 @@ import pyarrow as pa
 FORMAT_VERSION = 3
 CHANNELS_VERSION = 4  # of datasets whose samples have several channels, each with a range of its own
 INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.parquet"
+INDEX_FILE = "manifest.index"
 
 BOX = pa.struct([("label", pa.string()), *[(side, pa.float32()) for side in "yxhwzd"]])  # in 2D z = 0, d = 1
 SCHEMA = pa.schema(

@@ -1,6 +1,7 @@
 """The index of a large manifest: the same as reading the manifest, made once, and never of another manifest."""
 
 import hashlib
+import io
 import logging
 import os
 import time
@@ -15,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
-from dira_scale.dataset.manifest import SCHEMA, DatasetError, DatasetInfo, ShardedDataset, index_files, parquet
-from dira_scale.dataset.manifest.index import Scan
+from dira_scale.base.storage import node
+from dira_scale.dataset.manifest import SCHEMA, DatasetError, DatasetInfo, ShardedDataset, index_files, parquet, scan
+from dira_scale.dataset.manifest.scan import Scan
 
 ROWS, SIZE = 300, 10_000
 SHARDS = ["b.tar", "a.tar", "../beside/c.tar"]
@@ -35,6 +38,7 @@ def rows_of(count: int) -> list[Row]:
         known |= {name: int(rng.integers(1, 99)) for name in ("offset", "size", "height", "width")} | {"depth": 1}
         known |= {"low": float(number), "high": 999.5, "labels": [0.5, None if number % 5 else float(number)]}
         known |= {"mask_offset": 7, "mask_size": number} if number % 4 == 0 else {}
+        known |= {"study": None} if number % 7 == 0 else {"study": f"s{number % 11}"}
         known |= {"xxh3": f"{rng.integers(2**63):016x}", "attributes": [("n", str(number))]}
         rows.append(known)
     return rows
@@ -112,6 +116,12 @@ def check_same(dataset: ShardedDataset, rows: list[Row]) -> None:
     assert dataset.index.records[["mask_offset", "mask_size"]].tolist() == masks
     text = "".join(f"{row['key']} {row['split']} {row['xxh3']}\n" for row in rows)
     assert dataset.hash == hashlib.sha256(text.encode()).hexdigest()
+    for name, (codes, names) in (("patient", dataset.patients), ("study", dataset.studies)):
+        assert [None if code < 0 else names[code] for code in codes.tolist()] == [row[name] for row in rows]
+        assert len(names) == len(set(names.array().to_pylist()))
+    assert dataset.column("patient").tolist() == [row["patient"] for row in rows]
+    for shard in SHARDS:
+        assert dataset.rows_in(shard).tolist() == [number for number, row in enumerate(rows) if row["shard"] == shard]
     assert dataset.table["attributes"].to_pylist() == [row["attributes"] for row in rows]
     assert dataset.cell("attributes", 250) == rows[250]["attributes"]
 
@@ -127,7 +137,7 @@ def test_in_a_file_too_which_is_written_once(tmp_path: Path, filed: None, writes
     location = put(tmp_path, rows)
     for _ in range(3):
         check_same(opened(location), rows)
-    assert len(writes) == 1 and sorted(path.suffix for path in cache.iterdir()) == ["", ".index"]
+    assert len(writes) == 1 and [path.suffix for path in cache.iterdir()] == [".index"]
 
 
 def test_a_changed_manifest_is_read_again(tmp_path: Path, filed: None, writes: list[str]) -> None:
@@ -170,7 +180,7 @@ FAULTS: dict[str, tuple[Row, str]] = {
     "split": ({"split": "nobody"}, "split 'nobody' is not in"),
     "shard": ({"shard": "../secret"}, "shard '../secret' is not in"),
     "outside": ({"offset": SIZE}, "samples outside shard"),
-    "sum too large": ({"offset": 2**62, "size": 2**62}, "overflow"),
+    "sum too large": ({"offset": 2**62, "size": 2**62}, "samples outside shard"),
     "mask outside": ({"mask_offset": SIZE, "mask_size": 1}, "samples outside shard"),
     "labels": ({"labels": [1.0]}, "rows do not have 2 labels each"),
     "checksum": ({"xxh3": "no hex digits :("}, "on-hexadecimal digit"),
@@ -231,14 +241,20 @@ def test_processes_that_open_at_once_make_one_index(tmp_path: Path, filed: None,
     assert len(writes) == 1
 
 
-def test_a_cache_that_cannot_be_written_costs_memory_and_says_so(
-    tmp_path: Path, filed: None, caplog: pytest.LogCaptureFixture
+def test_an_index_that_no_disk_keeps_costs_memory_and_says_so(
+    tmp_path: Path, filed: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a huge manifest each process would take too much."""
     (tmp_path / "cache").write_text("a file")
+    monkeypatch.setattr(node, "_places", lambda: [(tmp_path / "cache", False)])
     rows = rows_of(ROWS)
+    location = put(tmp_path, rows)
     with caplog.at_level(logging.WARNING):
-        check_same(opened(put(tmp_path, rows)), rows)
-    assert "cannot keep its index" in caplog.text and "XDG_CACHE_HOME" in caplog.text
+        check_same(opened(location), rows)
+    assert "can keep its index" in caplog.text and "XDG_CACHE_HOME" in caplog.text
+    monkeypatch.setattr(index_files, "HUGE", ROWS - 1)
+    with pytest.raises(DatasetError, match=r"no folder of this machine can keep its index .* set XDG_CACHE_HOME"):
+        opened(location)
 
 
 def test_an_index_that_nobody_opens_is_removed(
@@ -262,7 +278,7 @@ def test_what_is_read_late_is_of_the_manifest_that_was_opened(tmp_path: Path) ->
     dataset = opened(put(tmp_path, rows))
     assert dataset.cell("key", 290) == "k00290"
     put(tmp_path, rows[::-1])
-    for late in (lambda: dataset.cell("key", 290), lambda: dataset.table, lambda: dataset.column("patient")):
+    for late in (lambda: dataset.cell("key", 290), lambda: dataset.table, lambda: dataset.column("key")):
         with pytest.raises(DatasetError, match="has been written to since it was opened"):
             late()
 
@@ -287,3 +303,101 @@ def test_counts_of_another_manifest_are_refused(tmp_path: Path) -> None:
     rows[0]["split"] = "val"
     with pytest.raises(DatasetError, match=rf"has {counts['train'] - 1} rows of split 'train'.*do not belong together"):
         opened(put(tmp_path, rows, counts=counts))
+
+
+def own(location: Path) -> Path:
+    """The index that a conversion writes."""
+    index_files.write_index(
+        location / "manifest.parquet", ShardedDataset.open(location, False).info, path := location / "manifest.index"
+    )
+    return path
+
+
+@pytest.fixture(params=[False, True], ids=["in memory", "a node's file"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_files, "LARGE", 1 if request.param else ROWS + 1)
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+def test_a_dataset_s_own_index_is_read_instead_of_the_manifest(
+    tmp_path: Path, either: None, writes: list[str], monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """Wherever both are copied to, and in however many parts their names were numbered."""
+    monkeypatch.setattr(scan, "PART_ROWS", ROWS // parts)
+    rows = rows_of(ROWS)
+    location = put(tmp_path, sorted(rows, key=lambda row: row["shard"]) if parts > 1 else rows)
+    own(location)
+    writes.clear()
+    moved = location.rename(tmp_path / "moved")
+    check_same(opened(moved), sorted(rows, key=lambda row: row["shard"]) if parts > 1 else rows)
+    assert not writes
+
+
+def test_in_a_store_only_the_end_of_the_manifest_is_fetched(
+    tmp_path: Path, either: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "TAIL", 100)
+    rows = rows_of(ROWS)
+    own(location := put(tmp_path, rows, times=100))
+    store = fsspec.filesystem("memory")
+    store.put(f"{location}/*", f"/bucket/{tmp_path.name}/")
+    fetched = list[int]()
+
+    def counted(self: MemoryFile, *count: int) -> bytes:
+        content = io.BytesIO.read(self, *count)
+        fetched.append(len(content) if str(self.path).endswith("manifest.parquet") else 0)
+        return content
+
+    monkeypatch.setattr(MemoryFile, "read", counted)
+    dataset = opened(f"memory://bucket/{tmp_path.name}")
+    assert 0 < sum(fetched) < 250
+    assert dataset.hash == opened(location).hash
+    fetched.clear()
+    assert dataset.cell("key", 250) == rows[250]["key"]
+    assert 0 < sum(fetched) < (location / "manifest.parquet").stat().st_size / 2
+
+
+def test_an_index_of_another_manifest_is_not_used(
+    tmp_path: Path, either: None, writes: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one of a manifest that was edited since, whose size and end are the same."""
+    rows = rows_of(ROWS)
+    index = own(put(tmp_path, rows)).read_bytes()
+    for tail in (2**16, 8):
+        monkeypatch.setattr(parquet, "TAIL", tail)
+        rows[5]["xxh3"] = rows[5]["xxh3"][::-1]
+        location = put(tmp_path, rows)
+        (location / "manifest.index").write_bytes(index)
+        os.utime(location / "manifest.index", (0, 0))
+        writes.clear()
+        with caplog.at_level(logging.WARNING):
+            check_same(opened(location), rows)
+        assert len(writes) == 1 and "it is of another manifest" in caplog.text
+
+
+def test_a_stranger_s_index_reads_nothing_outside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Mutants: refused, and then made of the manifest, or with values that every reader can bear."""
+    rows, dice = rows_of(ROWS), np.random.default_rng(3)
+    path = own(put(tmp_path, rows))
+    content, used = path.read_bytes(), 0
+    for trial in range(250):
+        mutant = bytearray(content)
+        for place in dice.integers(len(mutant), size=dice.integers(1, 4)):
+            mutant[place] = dice.integers(256)
+        path.write_bytes(mutant[: dice.integers(len(mutant))] if trial % 10 == 0 else mutant)
+        caplog.clear()
+        dataset = opened(path.parent)
+        used += "is not used" not in caplog.text
+        records = dataset.index.records
+        for offset, size in (("offset", "size"), ("mask_offset", "mask_size")):
+            start, count = records[offset].astype(object), records[size].astype(object)
+            assert ((start + count <= SIZE) & (count >= -1) & (start >= -1)).all()
+        assert set(records["shard"].tolist()) <= set(range(len(SHARDS))) and (records["height"] > 0).all()
+        assert all(((dataset.rows(split) >= 0) & (dataset.rows(split) < ROWS)).all() for split in dataset.splits)
+        for codes, names in (dataset.patients, dataset.studies):
+            assert all(isinstance(names[code], str) for code in codes.tolist() if code >= 0)
+        assert all(
+            (dataset.index.records["shard"][dataset.rows_in(shard)] == number).all()
+            for number, shard in enumerate(SHARDS)
+        )
+    assert 20 < used < 230  # most bytes are of checksums and names

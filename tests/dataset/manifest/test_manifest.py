@@ -92,8 +92,8 @@ def test_threads_that_meet_in_a_cold_cache_read_their_own_sample(
     for rows in ([0] * threads, [0, 2] * (threads // 2)):
         opened = ShardedDataset.open(dataset)
         with monkeypatch.context() as patch, ThreadPoolExecutor(threads) as pool:
-            patch.setattr("dira_scale.dataset.manifest.dataset.os.open", meet)
-            patch.setattr("dira_scale.dataset.manifest.dataset.os.pread", linger)
+            patch.setattr("dira_scale.dataset.manifest.shard_file.os.open", meet)
+            patch.setattr("dira_scale.dataset.manifest.shard_file.os.pread", linger)
             assert list(pool.map(opened.read, rows)) == [PAYLOADS[row] for row in rows]
 
 
