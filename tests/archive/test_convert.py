@@ -41,7 +41,8 @@ def test_plain_tar_webdataset_and_the_manifest_agree(png_folder: Path, tmp_path:
     dataset = ShardedDataset.open(out)
     assert sum(dataset.info.counts.values()) == 24 and set(dataset.splits) == {"train", "val", "test"}
     assert {p.name for p in out.iterdir()} == {
-        "dataset.json", "manifest.parquet", "manifest.index", "quarantine.parquet", "croissant.json", *dataset.info.shards
+        "dataset.json", "manifest.parquet", "manifest.index", "quarantine.parquet", "croissant.json",
+        *dataset.info.shards,
     }  # fmt: skip
     originals = {np.asarray(Image.open(p)).tobytes(): p.stem for p in (png_folder / "images").iterdir()}
     patients: dict[str, set[str]] = {}
