@@ -56,13 +56,14 @@ def plan(config: DictConfig) -> int:
 
 def repair(config: DictConfig) -> int:
     """Rewrite the damaged shards of a dataset from its source."""
-    repairing.repair(_plain(config.recipe), config.path, _workers(config), config.key_file)
+    repairing.repair(_plain(config.recipe), config.path, _workers(config), config.key_file, config.slice)
     return 0
 
 
 def verify(config: DictConfig) -> int:
     """Check every checksum and image of a dataset."""
-    return verification.print_damages(config.path, verification.verify(config.path, _workers(config)))
+    part = claim.ShardSlice.parse(config.slice)
+    return verification.print_damages(config.path, verification.verify(config.path, _workers(config), part), part)
 
 
 def subset(config: DictConfig) -> int:

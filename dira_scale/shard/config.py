@@ -39,6 +39,7 @@ class RepairConfig(RecipeConfig):
 @dataclass
 class Verify(Schema):
     path: str = path_field()
+    slice: str | None = None
     workers: int | None = setting(AtLeast(1), None)
 
 

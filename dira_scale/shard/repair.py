@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dira_scale.archive.claim import ALL, claimed, remove_leftovers
-from dira_scale.archive.output import PARTIAL, check_unchanged, completed, differences
+from dira_scale.archive.claim import ALL, ShardSlice, claimed, remove_leftovers
+from dira_scale.archive.output import check_unchanged, completed, differences
 from dira_scale.archive.plan import planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.writer import WrittenShard, sharding, write_shards
@@ -20,16 +20,18 @@ from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.dataset.manifest.tar import checksum
 
 
-def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:
+def repair(
+    config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None, slice_: str | None = None
+) -> list[str]:
     """Rewrite the damaged shards of the dataset at ``path`` from the source of the recipe ``config``, byte for byte as
-    they were. Returns the repaired shards.
+    they were: all, or those of a slice. Returns the repaired shards.
 
     Raises:
         DatasetError: ``dataset.json`` or the manifest is damaged.
         UserError: another recipe or source, or libraries that no longer produce the same bytes.
     """
     console = Console(soft_wrap=True, highlight=False)
-    folder = locate(path, "path")
+    folder, part = locate(path, "path"), ShardSlice.parse(slice_)
     dataset = ShardedDataset.open(folder, check_shards=False)
     recipe = Recipe.from_config(completed(config, folder))
     hasher, _ = recipe.hasher(key_file)
@@ -37,28 +39,30 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"path={folder} holds the shards of another recipe ({different}): use the recipe that made it")
     try:
-        broken = find_broken(folder, dataset.info, workers)
+        broken = find_broken(folder, dataset.info, workers, part)
+        looked_at = len(range(part.number - 1, len(dataset.info.shards), part.total))
+        what = folder if part == ALL else f"slice {part} of {folder}"
         if not broken:
-            console.print(f"{folder} is intact: {len(dataset.info.shards)} shards, every checksum matches")
+            console.print(f"{what} is intact: {looked_at} shards, every checksum matches")
             return []
         for shard, reason in broken.items():
             console.print(f"{shard}: {reason}")
         planned = planned_from(recipe.make_source(), recipe, hasher, workers)
         check_unchanged(dataset, planned)
         remove_leftovers(folder)  # leftovers of a late slice may be from other images
-        with claimed(folder, identity, planned, ALL) as scratch:
+        with claimed(folder, identity, planned, part) as scratch:
             done = partial(_republish, folder, dataset.info.checksums)
             write_shards(list(broken), planned, sharding(recipe), workers, scratch, done)
-            remove(folder / PARTIAL)
             remove(scratch)
+        remove_leftovers(folder)  # unless another slice uses them
     except OSError as error:
         raise UserError(f"repairing {folder} failed ({error}): fix this, then run the same command again") from error
-    console.print(f"{folder} is repaired: {len(broken)} of {len(dataset.info.shards)} shards were rewritten")
+    console.print(f"{what} is repaired: {len(broken)} of {looked_at} shards were rewritten")
     return list(broken)
 
 
-def find_broken(folder: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
-    """The damaged shards, and what is wrong with each.
+def find_broken(folder: Path, info: DatasetInfo, workers: int, part: ShardSlice = ALL) -> dict[str, str]:
+    """The damaged shards, of all or of a ``part``, and what is wrong with each.
 
     Raises:
         UserError: the dataset points into shards of other datasets, which can only be repaired there.
@@ -78,8 +82,9 @@ def find_broken(folder: Path, info: DatasetInfo, workers: int) -> dict[str, str]
                 return "" if checksum(file) == info.checksums[shard] else "another checksum"
 
     with bar("looking at", "shards") as progress, ThreadPoolExecutor(workers) as pool:
-        reasons = progress.track(pool.map(look, info.shards), total=len(info.shards))
-        return {shard: reason for shard, reason in zip(info.shards, reasons, strict=True) if reason}
+        shards = list(info.shards)[part.number - 1 :: part.total]
+        reasons = progress.track(pool.map(look, shards), total=len(shards))
+        return {shard: reason for shard, reason in zip(shards, reasons, strict=True) if reason}
 
 
 def _republish(folder: Path, checksums: Mapping[str, str], name: str, part: Path, shard: WrittenShard) -> None:

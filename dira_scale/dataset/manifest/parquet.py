@@ -58,6 +58,15 @@ class ManifestFile:
                     if len(rows):
                         yield self._checked(rows).select(columns)
 
+    def at(self, columns: Sequence[str], rows: np.ndarray) -> Iterator[pa.Table]:
+        """Yield some columns of ``rows``, ascending numbers, from the row groups that are near them."""
+        for near in np.split(rows, np.flatnonzero(np.diff(rows) > ROWS) + 1) if len(rows) else ():
+            first = int(near[0])
+            for batch in self.batches(columns, first, int(near[-1]) + 1):
+                inside = slice(*np.searchsorted(near, [first, first + len(batch)]))
+                yield batch.take(pa.array(near[inside] - first))
+                first += len(batch)
+
     def table(self, columns: Sequence[str] | None = None, first: int = 0, last: int | None = None) -> pa.Table:
         """Return the rows from ``first`` to ``last`` of some columns, by default of all."""
         columns = self.info.schema.names if columns is None else [*columns]

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import as_completed
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
+from dira_scale.archive.claim import ALL, ShardSlice
 from dira_scale.archive.foreground import foreground_of
-from dira_scale.base.errors import print_line
+from dira_scale.base.errors import counted, print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import worker_pool
 from dira_scale.base.storage.store import open_file
@@ -24,8 +24,13 @@ from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foregro
 from dira_scale.dataset.manifest.tar import checksum, members
 from dira_scale.dataset.pixels.bricks import BrickError, Bricks
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
+from dira_scale.shard.curate.notes import Notes
 
 SHOWN = 20  # damages that are printed individually
+COLUMNS = (
+    "key", "offset", "size", "codec", "channels", "height", "width", "depth", "bits", "affine", "mask_offset",
+    "mask_size", "xxh3",
+)  # fmt: skip
 
 
 class Damage(NamedTuple):
@@ -36,28 +41,43 @@ class Damage(NamedTuple):
     reason: str
 
 
-def verify(path: str | Path, workers: int) -> list[Damage]:
-    """All damage in the dataset at ``path``, in manifest order; empty if it is intact.
+def verify(path: str | Path, workers: int, part: ShardSlice = ALL) -> list[Damage]:
+    """All damage in the dataset at ``path``, or in a ``part`` of its shards, in manifest order; empty if it is intact.
+    Shards that an interrupted call or a slice has found intact are not read again.
 
     Raises DatasetError if ``dataset.json`` or the manifest cannot be read.
     """
     dataset = ShardedDataset.open(path, check_shards=False)
-    shards = list(dataset.info.shards)
+    notes, shards = Notes(dataset), list(dataset.info.shards)[part.number - 1 :: part.total]
+    left = [shard for shard in shards if shard not in notes.intact]
+    if len(left) < len(shards):
+        before = f"{len(shards) - len(left)} of {counted(len(shards), 'shard')}"
+        print_line(f"{before} were intact in earlier calls; to verify them again, delete {notes.folder}")
     result: dict[str, list[Damage]] = {}
-    with bar("verifying", "samples") as progress, worker_pool(min(workers, len(shards)), __name__) as pool:
-        task = progress.add_task("", total=dataset.table.num_rows)
-        waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
+    with (
+        bar("verifying", "shards") as progress,
+        notes.writer(part) as note,
+        worker_pool(max(1, min(workers, len(left))), __name__) as pool,
+    ):
+        task = progress.add_task("", total=len(shards), completed=len(shards) - len(left))
+        waiting = {pool.submit(verify_shard, path, shard, notes.of): shard for shard in left}
         for done in as_completed(waiting):
             shard = waiting[done]
-            result[shard] = done.result()
-            progress.advance(task, len(rows_of(dataset, shard)))
-    return [damage for shard in shards for damage in result[shard]]
+            if damages := done.result():
+                result[shard] = damages
+            else:
+                note(shard)
+            progress.advance(task)
+    if part == ALL:
+        notes.remove()
+    return [damage for shard in left for damage in result.get(shard, ())]
 
 
-def print_damages(path: str | Path, damages: list[Damage]) -> int:
+def print_damages(path: str | Path, damages: list[Damage], part: ShardSlice = ALL) -> int:
     """Print the damage. Returns the exit code: 0 if intact, 1 if damaged."""
     if not damages:
-        print_line(f"{path} is intact: every checksum matches, every image and mask was decoded")
+        what = path if part == ALL else f"slice {part} of {path}"
+        print_line(f"{what} is intact: every checksum matches, every image and mask was decoded")
         return 0
     for damage in damages[:SHOWN]:
         print_line(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
@@ -71,16 +91,18 @@ def print_damages(path: str | Path, damages: list[Damage]) -> int:
     return 1
 
 
-def rows_of(dataset: ShardedDataset, shard: str) -> np.ndarray:
-    """Row numbers of the samples in ``shard``."""
-    return np.flatnonzero(pc.equal(dataset.table["shard"], shard).to_numpy())
+@lru_cache(maxsize=1)
+def _opened(path: str | Path, of: str) -> ShardedDataset:
+    """Open it once in each worker: to read a description of 100,000 shards takes longer than a shard."""
+    return ShardedDataset.open(path, check_shards=False)
 
 
-def verify_shard(path: str | Path, shard: str) -> list[Damage]:
-    """The damage in one shard."""
-    dataset = ShardedDataset.open(path, check_shards=False)
+def verify_shard(path: str | Path, shard: str, of: str) -> list[Damage]:
+    """The damage in one shard of the dataset that :attr:`Notes.of` identifies."""
+    dataset = _opened(path, of)
     file = dataset.file(shard)
-    rows = sorted(dataset.table.take(rows_of(dataset, shard)).to_pylist(), key=itemgetter("offset"))
+    tables = dataset.manifest.at(COLUMNS, dataset.rows_in(shard))
+    rows = sorted((row for table in tables for row in table.to_pylist()), key=itemgetter("offset"))
     if not file.is_file():
         return [Damage(shard, "", "missing")]
     if (size := file.stat().st_size) != dataset.info.shards[shard]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archive import ingest
+from here import Here
 
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
@@ -88,6 +89,38 @@ def test_a_mask_of_another_sample(dataset: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, table.schema), dataset / "manifest.parquet")
     reason = "its offset in the tar differs from the manifest's"
     assert verify(dataset, 1) == [Damage(row["shard"], row["key"], reason) for row in (one, two)]
+
+
+def test_slices_and_a_stopped_call_add_up(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is intact is read once, what is damaged again; of another manifest nothing is known."""
+    table, command = ShardedDataset.open(dataset).table.to_pylist(), ["verify", f"path={dataset}", "workers=1"]
+    shards = sorted({row["shard"] for row in table}, key=[row["shard"] for row in table].index)
+    row = next(row for row in table if row["shard"] == shards[1])
+    flip(dataset / row["shard"], row["offset"] + row["size"] // 2)
+    assert [main([*command, f"slice={n}/3"]) for n in (1, 2)] == [0, 1]
+    printed = capsys.readouterr().out
+    assert f"slice 1/3 of {dataset} is intact" in printed and f"{shards[1]}, sample {row['key']}" in printed
+    notes, known = dataset.with_name("ds.verified"), {*shards[0::3], *shards[1::3]} - {shards[1]}
+    assert known == {line for file in notes.glob("*.txt") for line in file.read_text().split()[1:]}
+    (notes / "3-of-3.txt").write_text((notes / "1-of-3.txt").read_text() + shards[2])  # torn, before its line's end
+    asked, submit = [], Here.submit
+    monkeypatch.setattr(Here, "submit", lambda *words: asked.append(words[3]) or submit(*words))
+    flip(dataset / row["shard"], row["offset"] + row["size"] // 2)
+    assert main(command) == 0 and sorted(asked) == sorted({*shards} - known)
+    assert f"{len(known)} of {len(shards)} shards were intact in earlier calls" in capsys.readouterr().out
+    assert not notes.exists() and main([*command, "slice=1/3"]) == 0
+    manifest = pq.read_table(dataset / "manifest.parquet")
+    pq.write_table(manifest, dataset / "manifest.parquet", compression="gzip")
+    asked.clear()
+    assert main(command) == 0 and sorted(asked) == sorted(shards)
+    assert main([*command, "slice=4/3"]) == 2 and "slice=4/3: give K/N" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_noted_all_is_verified(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset.with_name("ds.verified").touch()
+    assert main(["verify", f"path={dataset}"]) == 2 and "is a file" in capsys.readouterr().err
 
 
 def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
