@@ -8,7 +8,7 @@ COMMAND = Command(
     function="dira_scale.embed.compute:compute",
     look=("dira_scale.train.runs.complete:check_runs", "dira_scale.train.data.precheck:check_present",
           "dira_scale.train.models.precheck:check_network"),
-    processes=True, output="out", in_sweeps=True, gpu=True, reads_run=True, parts=True,
+    processes=True, output="out", in_sweeps=True, gpu=True, reads_run=True, parts=True, slices=True,
     execution=("data.workers", "threads", "timeout", "trust", "reach"),
     check="dira_scale.judge.evaluation.feature_source:check",
     results="dira_scale.judge.evaluation.embeddings:about_rows",

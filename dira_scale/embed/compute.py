@@ -5,10 +5,12 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dira_scale.archive.claim import ShardSlice
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.atomic import as_user_error
@@ -69,6 +71,7 @@ class EmbeddingJob:
                 f"{source.encoder.channels[0]}, the same in all: shard again with one number of channels"
             )
         self.cfg, self.world, self.dataset, self.source, self.out = cfg, world, dataset, source, Path(cfg.out)
+        self.slice = ShardSlice.parse(cfg.slice)
         self.rows = rows_of(dataset, cfg.data.split)
         info, input, level = dataset.info, source.input, source.level
         sides = map_sides(source.encoder, level, input.size) if cfg.what == MAP else []
@@ -92,30 +95,36 @@ class EmbeddingJob:
                 return folder.claim(self.out, self.about)
 
         about = raise_on_all(claim if self.world.main else lambda: self.about)
-        self.about, missing = broadcast_from_main((about, folder.missing_parts(self.out, about)))
+        everywhere = folder.missing_parts(self.out, about) if self.world.main else []
+        self.about, missing = broadcast_from_main((about, everywhere))
+        mine = [part for part in missing if part % self.slice.total == self.slice.number - 1]
         # No batch has images of two parts: what is computed at once is the same for any number of processes, and after
         # a stop.
         size, workers, window = self.cfg.batch, self.cfg.data.workers, self.source.input.window
         images = Images(self.dataset, self.rows, self.about.size, workers, window, self.world.device)
-        spans = [self.rows[self.about.span(part)] for part in own_parts(self.world, missing)]
+        spans = [self.rows[self.about.span(part)] for part in own_parts(self.world, mine)]
         batches = images.loaded(rows[i : i + size] for rows in spans for i in range(0, len(rows), size))
         moved(self.source.encoder, self.world.device)
         done = self.about.rows - sum(len(self.rows[self.about.span(part)]) for part in missing)
+        end = done + sum(len(self.rows[self.about.span(part)]) for part in mine)
         unreadable: list[str] = []
         progress = bar("embedding", UNITS[self.dataset.info.dims])
         progress.disable = not self.world.main
         with progress:
             task = progress.add_task("", total=self.about.rows, completed=done)
-            for outcomes, stopped in rounds(self.world, missing, lambda part, got: self._part(part, batches, got)):
+            for outcomes, stopped in rounds(self.world, mine, lambda part, got: self._part(part, batches, got)):
                 done += sum(written for written, _ in outcomes)
                 progress.update(task, completed=done)
                 unreadable += [message for _, messages in outcomes for message in messages]
-                if stopped and done < (rows := self.about.rows):
+                if stopped and done < end:
+                    rows = self.about.rows
                     logger.info("%s: %d of %d rows are kept; the same command continues", stopped, done, rows)
                     return INTERRUPTED
         if unreadable:
             raise AgreedError(f"{UnreadableImagesError(unreadable)}; the parts without them are kept")
-        if self.world.main:
+        if self.world.main and len(mine) < len(missing):
+            print_line(f"slice {self.slice} of {self.out} is made; the command without slice=… makes what is missing")
+        elif self.world.main:
             kind, shape = "maps" if self.about.sides else "embeddings", " x ".join(map(str, self.about.shape))
             print_line(f"{self.about.rows} {kind} of {shape} numbers in {self.out}")
         return DONE
@@ -139,7 +148,7 @@ class EmbeddingJob:
                         values.append(pooled(source.encoder, images.scaled(), [source.level])[0])
         if unreadable:
             return 0, unreadable
-        about = self.dataset.manifest.table(["key", "patient", "split"]).take(rows)
+        about = pa.concat_tables(self.dataset.manifest.at(["key", "patient", "split"], rows))
         with as_user_error(self.out, "out"):
             computed = torch.cat(values).cpu().numpy()
             where = folder.places(self.dataset, rows, self.about.sides) if self.about.sides else {}

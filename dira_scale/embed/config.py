@@ -30,6 +30,7 @@ class Embed(Schema):
     run: str | None = path_field(None)
     init: str | None = path_field(None)
     out: str = path_field()
+    slice: str | None = None
     trust: Any = setting(several(str), None)
     reach: Any = paths_field()
     stage: str | None = None

@@ -91,7 +91,7 @@ class Phase(Schema):
                 raise ArgumentError(f"grid.{key}", values, "a list of values; one value for all goes to set")
         if self.slices and not COMMANDS[self.command].slices:
             able = " and ".join(row.name for row in COMMANDS.values() if row.slices and row.in_sweeps)
-            raise ArgumentError("slices", self.slices, f"null: only {able} has slices, not {self.command}")
+            raise ArgumentError("slices", self.slices, f"null: only {able} have slices, not {self.command}")
 
 
 @dataclass

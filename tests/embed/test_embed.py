@@ -26,6 +26,7 @@ from dira_scale import api
 from dira_scale.base.storage.atomic import machine_tag
 from dira_scale.base.storage.owned import MARK
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.parquet import ManifestFile
 from dira_scale.embed import main
 from dira_scale.judge.evaluation import embeddings as folder
 from dira_scale.judge.evaluation.embeddings import Embeddings, part_rows
@@ -150,6 +151,22 @@ def test_a_signal_keeps_finished_parts_and_the_same_command_makes_the_others(
     (out / f".part-000001.parquet.{machine_tag()}.{2**22 + 1}.2.tmp").touch()  # of a process that was killed
     assert main(words) == 0
     assert files(out) == files(unbroken)
+
+
+def test_slices_make_every_nth_part_and_read_only_its_rows(
+    unbroken: Path, run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    words, read = [f"run={run}", f"data.shards={shards}", f"out={tmp_path / 'out'}", *ONE], []
+    at = ManifestFile.at
+    monkeypatch.setattr(
+        ManifestFile, "at", lambda self, columns, rows: read.append(len(rows)) or at(self, columns, rows)
+    )
+    monkeypatch.setattr(ManifestFile, "table", None)
+    assert main([*words, "slice=2/3"]) == 0
+    assert f"slice 2/3 of {tmp_path / 'out'} is made" in capsys.readouterr().out
+    assert [*(tmp_path / "out").glob("part*")] == [tmp_path / "out" / "part-000001.parquet"] and read == [44]
+    assert main([*words, "slice=3/3"]) == 0 and read == [44]  # there are two parts
+    assert main(words) == 0 and read == [44, 64] and files(tmp_path / "out") == files(unbroken)
 
 
 def test_a_folder_of_other_rows_is_refused_by_name(unbroken: Path, run: Path, shards: Path, tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_a_phase_is_named_that_does_not_exist_is_read_in_two_ways_or_has_no_name
         ("{command: prob}", r"sweep\.phases\.p\.command=prob: expected .*did you mean 'probe'"),
         ("{command: probe, list: []}", r"list=\[\]: expected a list of mappings"),
         ("{command: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
-        ("{command: probe, slices: 2}", "slices=2: expected null: only shard has slices, not probe"),
+        ("{command: probe, slices: 2}", "slices=2: expected null: only shard and embed have slices, not probe"),
         ("{command: probe, set: [a]}", r"sweep\.phases\.p\.set=\[a\]: expected a mapping, NAME: VALUE"),
         ("{command: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
     ],

@@ -196,7 +196,7 @@ def places(dataset: ShardedDataset, rows: np.ndarray, sides: Sequence[int]) -> d
         return {"scale": scale, "offset": offset}
     cells = np.tile(np.eye(4), (len(rows), 1, 1))
     cells[:, [0, 1, 2], [0, 1, 2]], cells[:, :3, 3] = scale[:, ::-1], offset[:, ::-1]
-    affines = (dataset.cell("affine", int(row)) for row in rows)
+    affines = (affine for part in dataset.manifest.at(["affine"], rows) for affine in part["affine"].to_pylist())
     return {"affine": np.stack([np.full(16, np.nan) if a is None else a for a in affines]).reshape(-1, 4, 4) @ cells}
 
 
@@ -205,12 +205,12 @@ def part_file(folder: Path, part: int) -> Path:
 
 
 def missing_parts(folder: Path, about: About) -> list[int]:
-    """Return the parts that are absent, or whose footer does not say that they are whole."""
-    missing = []
+    """Return the parts that are absent, by one listing, or whose footer does not say that they are whole."""
+    missing, there = [], {path.name for path in folder.iterdir()}
     for part in range(about.parts):
         file, span = part_file(folder, part), about.span(part)
         try:
-            complete = file.is_file() and pq.read_metadata(file).num_rows == span.stop - span.start
+            complete = file.name in there and pq.read_metadata(file).num_rows == span.stop - span.start
         except (OSError, pa.ArrowException):
             complete = False
         missing += [] if complete else [part]

@@ -42,9 +42,9 @@ def to_beton(path: str | Path) -> dict[str, int]:
     Raises UserError unless it is 8-bit 2D, or if it is in a store, which FFCV cannot read.
     """
     dataset = ShardedDataset.open(path)
-    if dataset.info.dims != 2 or set(dataset.column("bits").tolist()) != {8}:
+    if dataset.info.dims != 2 or not (dataset.column("bits") == 8).all():
         raise UserError(f"path={path}: FFCV holds 8-bit images only, these are {dataset.info.dims}D of "
-                        f"{max(dataset.column('bits').tolist())} bits"
+                        f"{dataset.column('bits').max()} bits"
                         + ("; shard again with recipe.bits=8" if dataset.info.dims == 2 else ""))  # fmt: skip
     if not is_local(dataset.root):
         raise UserError(f"path={path}: FFCV maps files into memory, so copy the dataset to a disk first")
@@ -62,12 +62,14 @@ def to_beton(path: str | Path) -> dict[str, int]:
         }  # fmt: skip
         if dataset.info.label_names:
             fields["labels"] = ArrayField("<f4", (len(dataset.info.label_names),))
-        if dataset.table["mask_size"].take(rows).null_count < len(rows):
+        if dataset.has_mask(rows).any():
             fields |= {"mask_size": IntField(), "mask": BytesField()}
         try:
             with Writer(part, fields, len(rows), _largest(dataset, rows)) as writer:
-                for row in track(rows.tolist(), f"{split}.beton"):
-                    writer.add({name: value for name, value in _values(dataset, row).items() if name in fields})
+                keys = (key for part in dataset.manifest.at(["key"], rows) for key in part["key"].to_pylist())
+                for row, key in zip(track(rows, f"{split}.beton"), keys, strict=True):
+                    values = _values(dataset, int(row), key)
+                    writer.add({name: value for name, value in values.items() if name in fields})
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -84,7 +86,7 @@ def _announce(dataset: ShardedDataset) -> None:
     for rows in map(dataset.rows, dataset.splits):  # a page of records, then the samples, each within one page
         page = next(iter(pages_for(_largest(dataset, rows))), 0)
         pages, room = 1, 0
-        for size in _sizes(dataset, rows).tolist():
+        for size in map(int, _sizes(dataset, rows)):
             if size > room:
                 pages, room = pages + 1, page
             room -= size
@@ -99,16 +101,16 @@ def _announce(dataset: ShardedDataset) -> None:
         )
 
 
-def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
+def _values(dataset: ShardedDataset, row: int, key: str) -> dict[str, Any]:
     payload, mask = dataset.read(row), dataset.read_mask(row) or b""
     height, width = int(dataset.column("height")[row]), int(dataset.column("width")[row])
-    if dataset.column("codec")[row] == "jpg":
+    if dataset.cell("codec", row) == "jpg":
         image = (JPEG, height, width, payload)
     else:
         pixels = dataset.pixels(row)
         colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
         image = (RAW, height, width, colour.tobytes())
-    shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"  # which follows the image
+    shard, name = dataset.cell("shard", row), f"{key}.json"  # which follows the image
     start = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
     with dataset.file(shard).open("rb") as file:
         try:
@@ -121,7 +123,7 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
     return {
         "image": image,
         "index": row,
-        "key": np.frombuffer(dataset.column("key")[row].encode("ascii"), np.uint8),
+        "key": np.frombuffer(key.encode("ascii"), np.uint8),
         "json": sidecar + b"\0",
         "labels": dataset.labels(np.array([row]))[0],
         "mask_size": len(mask),
@@ -132,9 +134,9 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
 def _sizes(dataset: ShardedDataset, rows: np.ndarray) -> np.ndarray:
     """Bytes of each sample's image and mask: JPEGs as they are, everything else raw."""
     raw = 3 * dataset.column("height")[rows].astype(np.int64) * dataset.column("width")[rows]
-    image = np.where(dataset.column("codec")[rows] == "jpg", dataset.column("size")[rows], raw)
-    masks = np.array([size or 1 for size in dataset.table["mask_size"].take(rows).to_pylist()])
-    return image + masks
+    codecs, names = dataset.codes("codec")
+    image = np.where(codecs[rows] == names.index("jpg"), dataset.column("size")[rows], raw)
+    return np.asarray(image + np.maximum(dataset.index.records["mask_size"][rows], 1))
 
 
 def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:

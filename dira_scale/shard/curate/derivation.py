@@ -5,20 +5,25 @@ No shard is copied: the new manifest points to the existing shards, so move them
 
 import os
 import posixpath
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale import __version__
+from dira_scale.archive.finish import ROWS_AT_ONCE
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.base.errors import UserError, print_line
-from dira_scale.base.storage.atomic import write_atomic
-from dira_scale.base.storage.store import is_local, locate
+from dira_scale.base.storage.atomic import publish
+from dira_scale.base.storage.store import is_local, locate, remove
 from dira_scale.dataset.manifest import (
     INFO_FILE,
     MANIFEST_FILE,
@@ -27,7 +32,8 @@ from dira_scale.dataset.manifest import (
     DatasetInfo,
     ShardedDataset,
 )
-from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foreground
+from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE, foreground_parts
+from dira_scale.shard.curate.several import in_several
 
 
 def empty_folder(out: str | Path) -> Path:
@@ -39,11 +45,25 @@ def empty_folder(out: str | Path) -> Path:
     return folder
 
 
-def with_relative_shards(dataset: ShardedDataset, table: pa.Table, out: Path) -> pa.Table:
-    """``table``, rows of the manifest of ``dataset``, with shard paths relative to ``out``."""
-    names = {shard: _from(out, dataset.file(shard)) for shard in pc.unique(table["shard"]).to_pylist()}
-    column = pa.array([names[shard] for shard in table["shard"].to_pylist()], pa.string())
-    return table.set_column(table.schema.get_field_index("shard"), "shard", column)
+class Parent(NamedTuple):
+    """A dataset whose rows a new one has, and the paths of its shards from the new folder, by their names."""
+
+    dataset: ShardedDataset
+    paths: dict[str, str]
+
+    @classmethod
+    def of(cls, dataset: ShardedDataset, out: Path) -> "Parent":
+        """Raises UserError if the shards cannot be reached from ``out``."""
+        return cls(dataset, {shard: _from(out, dataset.file(shard)) for shard in dataset.info.shards})
+
+    def batches(self) -> Iterator[pa.Table]:
+        """Yield all rows, some at a time, with the paths of their shards."""
+        names = self.dataset.info.schema.names
+        for rows in self.dataset.manifest.batches(names):
+            rows = rows.select(names)
+            shards = rows["shard"].combine_chunks().dictionary_encode()
+            paths = pa.array([self.paths[shard] for shard in shards.dictionary.to_pylist()], pa.string())
+            yield rows.set_column(rows.schema.get_field_index("shard"), "shard", paths.take(shards.indices))
 
 
 def _from(out: Path, shard: Path) -> str:
@@ -55,53 +75,89 @@ def _from(out: Path, shard: Path) -> str:
 
 
 def write(
-    out: Path, like: DatasetInfo, name: str, recipe: dict[str, Any], table: pa.Table, parents: Sequence[ShardedDataset]
+    out: Path, like: DatasetInfo, name: str, recipe: dict[str, Any], rows: Iterable[pa.Table], parents: Sequence[Parent]
 ) -> DatasetInfo:
-    """Write ``table`` and its description: that of ``like``, updated from ``table`` and with this ``recipe``.
+    """Write ``rows`` and their description: that of ``like``, updated from the rows and with this ``recipe``.
 
-    Raises UserError if no row is left.
+    All is written into a folder ``*.tmp`` in ``out``, then moved, the manifest last: what a killed call leaves, the
+    next one removes. Raises UserError if no row is left.
     """
-    if not table.num_rows:
-        roots = ", ".join(str(parent.root) for parent in parents)
-        raise UserError(f"out={out}: no sample is left of {roots}; shard stats shows what there is")
-    sizes, sums = {}, {}
-    for parent in parents:
-        for shard, size in parent.info.shards.items():
-            path = _from(out, parent.file(shard))
-            sizes[path], sums[path] = size, parent.info.checksums.get(shard)
-    used = pc.unique(table["shard"]).to_pylist()
-    splits = pc.value_counts(table["split"]).to_pylist()
-    pairs = table.select(["patient", "split"]).group_by(["patient", "split"]).aggregate([])
-    info = replace(
-        like,
-        name=name,
-        counts={entry["values"]: entry["counts"] for entry in splits},
-        quarantined=0,  # counted in the source datasets
-        shards={shard: sizes[shard] for shard in used},
-        checksums={shard: checksum for shard in used if (checksum := sums[shard])},
-        recipe=recipe,
-        recipe_hash=identity_hash(recipe),
-        plan_hash="",
-        patients_in_two_splits=pairs.num_rows - len(pc.unique(pairs["patient"])),
-        tool_version=__version__,
-    )
+    for left in out.glob("*.tmp") if is_local(out) else ():
+        remove(left) if left.is_dir() else left.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    _put(out / QUARANTINE_FILE, QUARANTINE.empty_table())
-    parts = [read_foreground(parent.root) for parent in parents if parent.has_mask(slice(None)).any()]
-    known = [part for part in parts if part is not None]
-    if known and len(known) == len(parts):  # else crops would be drawn around what is in some of them
-        foreground = pa.concat_tables(known)
-        kept = pc.is_in(foreground["key"], value_set=table["key"].combine_chunks())
-        _put(out / FOREGROUND_FILE, foreground.filter(kept))
-    write_atomic(out / INFO_FILE, info.to_json())
-    _put(out / MANIFEST_FILE, table)  # last: a folder that has one is complete
+    scratch = Path(tempfile.mkdtemp(".tmp", ".", out if is_local(out) else None))
+    try:
+        counts, used = _write_rows(scratch / MANIFEST_FILE, like.schema, rows)
+        if not counts:
+            roots = ", ".join(str(parent.dataset.root) for parent in parents)
+            raise UserError(f"out={out}: no sample is left of {roots}; shard stats shows what there is")
+        shards = {path: (of.info, shard) for of, paths in parents for shard, path in paths.items()}
+        info = replace(
+            like,
+            name=name,
+            counts=counts,
+            quarantined=0,  # counted in the source datasets
+            shards={path: shards[path][0].shards[shards[path][1]] for path in used},
+            checksums={path: sum_ for path in used if (sum_ := shards[path][0].checksums.get(shards[path][1]))},
+            recipe=recipe,
+            recipe_hash=identity_hash(recipe),
+            plan_hash="",
+            patients_in_two_splits=_in_two_splits(scratch / MANIFEST_FILE, [*counts], sum(counts.values())),
+            tool_version=__version__,
+        )
+        pq.write_table(QUARANTINE.empty_table(), scratch / QUARANTINE_FILE, compression="zstd")
+        _write_foreground(scratch, [of for of, _ in parents])
+        (scratch / INFO_FILE).write_text(info.to_json())
+        for file in (QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, MANIFEST_FILE):  # a folder with the last is complete
+            if (scratch / file).exists():
+                publish(scratch / file, out / file)
+    except BaseException:
+        remove(scratch)
+        with suppress(OSError):  # unless it has what was there before
+            out.rmdir()
+        raise
+    remove(scratch)
     return info
 
 
-def _put(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
+def _write_rows(path: Path, schema: pa.Schema, rows: Iterable[pa.Table]) -> tuple[dict[str, int], list[str]]:
+    """Write groups of rows; how many each split has, and the shards, both in the order of the rows."""
+    counts, shards, waiting = Counter[str](), dict[str, None](), [schema.empty_table()]
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for table in rows:
+            counts.update({split["values"]: split["counts"] for split in pc.value_counts(table["split"]).to_pylist()})
+            shards |= dict.fromkeys(pc.unique(table["shard"]).to_pylist())
+            waiting.append(table)
+            if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                file.write_table(pa.concat_tables(waiting).combine_chunks(), ROWS_AT_ONCE)
+                waiting.clear()
+        if any(map(len, waiting)):
+            file.write_table(pa.concat_tables(waiting).combine_chunks(), ROWS_AT_ONCE)
+    return dict(counts), [*shards]
+
+
+def _in_two_splits(manifest: Path, splits: Sequence[str], rows: int) -> int:
+    """Return how often a patient is in one more split."""
+
+    def columns() -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+        with pq.ParquetFile(manifest) as file:
+            for batch in file.iter_batches(columns=["patient", "split"]):
+                yield batch["patient"], pc.index_in(batch["split"], pa.array(splits)).to_numpy()
+
+    return sum(len(of) - 1 for of in in_several(columns, rows).values())
+
+
+def _write_foreground(scratch: Path, parents: Sequence[ShardedDataset]) -> None:
+    """Write the parents' rows of the new volumes, 28 bytes of memory a volume; nothing unless all with masks have
+    some, else crops would be drawn around what is in some of them."""
+    masked = [parent.root for parent in parents if parent.has_mask(slice(None)).any()]
+    if parents[0].info.dims != 3 or not masked or not all((root / FOREGROUND_FILE).exists() for root in masked):
+        return
+    keys = pq.read_table(scratch / MANIFEST_FILE, columns=["key"])["key"].combine_chunks()
+    with pq.ParquetWriter(scratch / FOREGROUND_FILE, FOREGROUND, compression="zstd") as file:
+        for root in masked:
+            for part in foreground_parts(root, keys):
+                file.write_table(part)
 
 
 def print_summary(out: Path, info: DatasetInfo) -> None:

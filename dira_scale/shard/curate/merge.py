@@ -1,17 +1,19 @@
 """Join several datasets: labels matched by name, each patient in one split only."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
-from dira_scale.shard.curate.derivation import empty_folder, print_summary, with_relative_shards, write
+from dira_scale.shard.curate.derivation import Parent, empty_folder, print_summary, write
+from dira_scale.shard.curate.several import in_several
 
 GUARDED = ("test", "val", "train")  # a test patient of one dataset is never trained on in another
 
@@ -36,19 +38,24 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
                 f"{datasets[0].root} has {', '.join(first.channels) or 'one channel'}, but {dataset.root} "
                 f"{', '.join(dataset.info.channels) or 'one channel'}: merge datasets of the same channels"
             )
-    stored = {max(dataset.column("channels")): dataset.root for dataset in datasets}
+    stored = {int(dataset.column("channels").max()): dataset.root for dataset in datasets}
     if len(stored) > 1 and first.dims == 2:
         grey, colour = (root for _, root in sorted(stored.items()))
         raise UserError(f"{grey} has grey images, but {colour} images in colour: merge datasets of the same channels")
     classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
-    tables = [_relabelled(with_relative_shards(d, d.table, folder), d.info, labels) for d in datasets]
-    joined = pa.concat_tables(tables)
-    if twice := [key for key, count in Counter(joined["key"].to_pylist()).items() if count > 1]:
+    rows = sum(len(dataset.index.records) for dataset in datasets)
+    if twice := [*in_several(lambda: _columns(datasets, "key"), rows)]:
         raise UserError(
             f"{len(twice)} samples are in more than one of {', '.join(map(str, paths))}, such as {twice[0]}"
         )
-    table, left_out = _guarded(joined)
+    # Patients in several splits, with the most guarded one.
+    splits = [*dict.fromkeys(split for dataset in datasets for split in dataset.splits)]
+    best = {
+        patient: min((splits[number] for number in of), key=lambda split: (*GUARDED, split).index(split))
+        for patient, of in in_several(lambda: _columns(datasets, "patient", splits), rows).items()
+    }
+    parents = [Parent.of(dataset, folder) for dataset in datasets]
     recipe: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
     recipe["names"] = [dataset.info.name for dataset in datasets]
     for key in ("hash_key", "archive"):  # kept if equal in all: they make hashes comparable
@@ -62,9 +69,10 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
         codec=_joined(dataset.info.codec for dataset in datasets),
         licence=_joined(dataset.info.licence for dataset in datasets),
     )
-    info = write(folder, like, name, recipe, table, datasets)
+    kept = (_guarded(_relabelled(t, of.dataset.info, labels), best) for of in parents for t in of.batches())
+    info = write(folder, like, name, recipe, kept, parents)
     print_summary(folder, info)
-    if left_out:
+    if left_out := rows - sum(info.counts.values()):
         print_line(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
     return info
 
@@ -89,24 +97,31 @@ def _told(classes: list[str] | None) -> str:
     return f"the classes {', '.join(classes)}" if classes else "no classes"
 
 
+def _columns(
+    datasets: Sequence[ShardedDataset], name: str, splits: Sequence[str] | None = None
+) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+    """Yield a column's texts, each with its dataset's number, or with that of its split."""
+    for number, dataset in enumerate(datasets):
+        for batch in dataset.manifest.batches([name, "split"] if splits else [name]):
+            groups = pc.index_in(batch["split"], pa.array(splits)).to_numpy() if splits else np.full(len(batch), number)
+            yield batch[name], groups
+
+
 def _relabelled(table: pa.Table, info: DatasetInfo, labels: list[str]) -> pa.Table:
-    numbers = [info.label_names.index(label) if label in info.label_names else None for label in labels]
-    rows = [[math.nan if n is None else row[n] for n in numbers] for row in table["labels"].to_pylist()]
-    index = table.schema.get_field_index("labels")
-    return table.set_column(index, "labels", pa.array(rows, info.schema.field("labels").type)).select(info.schema.names)
+    """The rows with all ``labels``, NaN where their dataset has none of the name."""
+    count, index = len(info.label_names), table.schema.get_field_index("labels")
+    numbers = np.array([info.label_names.index(label) if label in info.label_names else -1 for label in labels], int)
+    values = pa.concat_arrays([table["labels"].combine_chunks().flatten(), pa.array([math.nan], pa.float32())])
+    places = np.where(numbers < 0, len(values) - 1, np.arange(len(table))[:, None] * count + numbers)
+    offsets = np.arange(len(table) + 1, dtype=np.int32) * len(labels)
+    lists = pa.ListArray.from_arrays(offsets, values.take(pa.array(places.ravel())))
+    return table.set_column(index, "labels", lists)
 
 
-def _guarded(table: pa.Table) -> tuple[pa.Table, int]:
-    """Drop samples of patients who are also in a more guarded split. Returns the rest, and the number dropped."""
-    rank = {split: number for number, split in enumerate(GUARDED)}
-    best: dict[str, str] = {}
-    people, splits = table["patient"].to_pylist(), table["split"].to_pylist()
-    for patient, split in zip(people, splits, strict=True):
-        if rank.get(split, len(rank)) < rank.get(best.setdefault(patient, split), len(rank)):
-            best[patient] = split
-    keep = pa.array([best[patient] == split for patient, split in zip(people, splits, strict=True)])
-    kept = table.filter(keep)
-    return kept, table.num_rows - kept.num_rows
+def _guarded(table: pa.Table, best: Mapping[str, str]) -> pa.Table:
+    """The rows without those of patients who are in a more guarded split elsewhere, their ``best``."""
+    rows = zip(table["patient"].to_pylist(), table["split"].to_pylist(), strict=True) if best else ()
+    return table.filter(pa.array([best.get(patient, split) == split for patient, split in rows])) if best else table
 
 
 def _joined(values: Any) -> str:

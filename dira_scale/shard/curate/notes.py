@@ -48,10 +48,8 @@ class Notes:
             write_atomic(path, "\n".join([self.of, *sorted(self.intact), ""]))
             file = path.open("a", buffering=1)
         except OSError as error:
-            logger.warning(
-                f"{self.folder} cannot be written ({error.strerror or error}): if verify is stopped, it starts again from "
-                "the first shard"
-            )
+            reason = f"{self.folder} cannot be written ({error.strerror or error})"
+            logger.warning(f"{reason}: if verify is stopped, it starts again from the first shard")
             yield lambda shard: None
             return
         with file:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from dira_scale.base.errors import counted, printable
 from dira_scale.base.storage.store import open_file
@@ -76,32 +75,22 @@ class Stats:
 
     @cached_property
     def splits(self) -> list[SplitStats]:
-        records, studies = self.dataset.index.records, self._hashes("study")
-        counts = [pc.list_value_length(batch["boxes"]) for batch in self.dataset.manifest.batches(["boxes"])]
+        records, dataset = self.dataset.index.records, self.dataset
+        counts = [pc.list_value_length(batch["boxes"]) for batch in dataset.manifest.batches(["boxes"])]
         boxes = np.concatenate([np.empty(0, np.int32), *(pc.fill_null(count, 0).to_numpy() for count in counts)])
         return [
             SplitStats(
                 name=name,
                 samples=len(rows),
-                patients=_distinct(self._patients[rows]),
-                studies=_distinct(studies[rows]),
+                patients=_distinct(dataset.patients.codes[rows]),
+                studies=_distinct(dataset.studies.codes[rows]),
                 megabytes=sum(int(np.maximum(records[size][rows], 0).sum()) for size in ("size", "mask_size")) / 1e6,
-                masks=int(self.dataset.has_mask(rows).sum()),
+                masks=int(dataset.has_mask(rows).sum()),
                 boxes=int(boxes[rows].sum()),
             )
             for name in self.info.counts
-            for rows in [self.dataset.rows(name)]
+            for rows in [dataset.rows(name)]
         ]
-
-    @cached_property
-    def _patients(self) -> np.ndarray:
-        return self._hashes("patient")
-
-    def _hashes(self, column: str) -> np.ndarray:
-        """Return the hashes of each row's text, uint64 [rows]; 0 without one."""
-        texts = (text for batch in self.dataset.manifest.batches([column]) for text in batch[column].to_pylist())
-        hashes = (0 if text is None else xxhash.xxh3_64_intdigest(text.encode()) for text in texts)
-        return np.fromiter(hashes, np.uint64, len(self.dataset.index.records))
 
     @cached_property
     def labels(self) -> dict[str, list[LabelStats]]:
@@ -124,7 +113,7 @@ class Stats:
     @cached_property
     def shared_patients(self) -> int:
         """Number of patients in more than one split; must be 0."""
-        return sum(split.patients for split in self.splits) - _distinct(self._patients)
+        return sum(split.patients for split in self.splits) - _distinct(self.dataset.patients.codes)
 
     @cached_property
     def copies(self) -> int:
@@ -163,14 +152,15 @@ class Stats:
     @cached_property
     def quarantine(self) -> list[tuple[str, str, int]]:
         """Stage, reason and count of rejected inputs, most frequent first."""
-        path = self.dataset.root / QUARANTINE_FILE
+        path, counts = self.dataset.root / QUARANTINE_FILE, Counter[tuple[str, str]]()
         try:
             with open_file(path) as file:
-                table = pq.read_table(file, schema=QUARANTINE)
-        except (OSError, pa.ArrowException) as error:
+                for batch in pq.ParquetFile(file).iter_batches(columns=QUARANTINE.names):
+                    texts = pa.Table.from_batches([batch]).cast(QUARANTINE).select(["stage", "reason"])
+                    columns = ([printable((text or "")[:1000]) for text in column.to_pylist()] for column in texts)
+                    counts.update(zip(*columns, strict=True))  # printable: a dataset is untrusted
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DatasetError(f"{path} cannot be read ({type(error).__name__}): copy it again") from error
-        columns = ([printable((text or "")[:1000]) for text in table[name].to_pylist()] for name in ("stage", "reason"))
-        counts = Counter(zip(*columns, strict=True))  # printable: a dataset is untrusted
         return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 
     def sides(self) -> dict[str, np.ndarray]:
@@ -210,10 +200,9 @@ class Stats:
         return self._looked_at[1]
 
 
-def _distinct(hashes: np.ndarray) -> int:
-    """Count the distinct values other than 0."""
-    ordered = np.sort(hashes)
-    return int(np.count_nonzero(np.diff(ordered, prepend=ordered.dtype.type(0))))
+def _distinct(numbers: np.ndarray) -> int:
+    """Count the distinct values, without the codes of rows that have none, which are negative."""
+    return len(np.unique(numbers[numbers >= 0]))
 
 
 def oddities(stats: Stats) -> list[str]:

@@ -28,7 +28,7 @@ def print_table(stats: Stats) -> None:
     about = [stats.info.modality, f"{stats.info.dims}D", stats.info.codec]
     if stats.info.channels:
         about.append(f"channels {', '.join(stats.info.channels)}")
-    elif stats.info.dims == 2 and max(stats.dataset.column("channels")) > 1:
+    elif stats.info.dims == 2 and stats.dataset.column("channels").max() > 1:
         about.append("in colour")
     console.print(f"{stats.info.name}: {', '.join(about)}")
     console.print(table)

@@ -1,6 +1,7 @@
 """Take a part of a dataset: some of its patients, samples of some kinds, or one of k folds."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from dira_scale.archive.sources.label_columns import key_of
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.base.storage.text import brief
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
-from dira_scale.shard.curate.derivation import empty_folder, print_summary, with_relative_shards, write
-from dira_scale.train.data.selection import fold_of, fraction_of_samples
+from dira_scale.dataset.manifest.index import Codes
+from dira_scale.shard.curate.derivation import Parent, empty_folder, print_summary, write
 
 
 @dataclass(frozen=True)
@@ -34,41 +35,59 @@ def subset(path: str | Path, out: str | Path, part: SubsetPart) -> DatasetInfo:
     folder, dataset = empty_folder(out), ShardedDataset.open(path)
     for split in part.splits:
         dataset.rows(split)  # raises if there is none
-    table = _filtered(dataset.table, dataset.info, part.where)
+    # In memory, of a row: a byte each of these two, and four for its patient's number.
+    keep, splits = _matching(dataset, part.where), [*dict.fromkeys([*dataset.splits, "train", "val"])]
+    split_of = np.empty(len(keep), np.min_scalar_type(len(splits)))
+    for number, name in enumerate(dataset.splits):
+        split_of[dataset.rows(name)] = number
     if part.folds:
-        table = _fold(table, part)
-    if part.fraction < 1:
-        keep = ~np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)  # other splits completely
-        people = table["patient"].to_numpy(zero_copy_only=False)
-        for split in part.splits:
-            rows = pc.equal(table["split"], split).to_numpy()
-            keep[rows] = fraction_of_samples(people[rows], part.fraction, part.seed)
-        table = table.filter(pa.array(keep))
+        _fold(keep, split_of, splits, dataset.patients, part)
+    for name in part.splits if part.fraction < 1 else ():  # other splits completely
+        inside = keep & (split_of == splits.index(name))
+        keep[inside] = in_fraction(_of(dataset.patients, inside), part.fraction, part.seed)
     recipe: dict[str, Any] = {"subset_of": dataset.hash, "recipe_hash": dataset.info.recipe_hash}
     recipe |= {"fraction": part.fraction, "seed": part.seed, "splits": list(part.splits), "where": dict(part.where)}
     recipe |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # they make hashes comparable
     recipe |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
     if dataset.info.published_lists and not part.folds:  # they still decide the splits
         recipe["lists"] = dataset.info.recipe["lists"]
-    table = with_relative_shards(dataset, table, folder)
-    info = write(folder, dataset.info, dataset.info.name, recipe, table, [dataset])
+    parent = Parent.of(dataset, folder)
+    rows = _kept(parent, keep, split_of, pa.array(splits))
+    info = write(folder, dataset.info, dataset.info.name, recipe, rows, [parent])
     print_summary(folder, info)
     return info
 
 
-def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> pa.Table:
-    """Rows whose split, attributes and labels match ``where``."""
-    attributes = {name for row in table["attributes"].to_pylist() for name, _ in row or ()}
+def _kept(parent: Parent, keep: np.ndarray, split_of: np.ndarray, splits: pa.Array) -> Iterator[pa.Table]:
+    """Yield the rows that are kept, each in its new split."""
+    first = 0
+    for rows in parent.batches():
+        here = slice(first, first + len(rows))
+        column = splits.take(pa.array(split_of[here]))
+        rows = rows.set_column(rows.schema.get_field_index("split"), "split", column)
+        yield rows.filter(pa.array(keep[here]))
+        first += len(rows)
+
+
+def _matching(dataset: ShardedDataset, where: Mapping[str, Any]) -> np.ndarray:
+    """Return a mask of the rows whose split, attributes and labels match ``where``."""
+    info, keep, attributes = dataset.info, np.ones(len(dataset.index.records), bool), set[str]()
+    for batch in dataset.manifest.batches(["attributes"]) if where else ():
+        attributes.update(pc.unique(batch["attributes"].combine_chunks().keys).to_pylist())
     names = ["split", "mask", *sorted(attributes), *info.label_names]
     for name, wanted in where.items():
         options = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
         if name == "split":
-            values = table["split"].to_pylist()
+            for split in (split for split in dataset.splits if split not in options):
+                keep[dataset.rows(split)] = False
         elif name == "mask":
-            values = [size is not None for size in table["mask_size"].to_pylist()]
+            keep &= _is_one(dataset.has_mask(slice(None)), options)
         elif name in attributes:
-            values = [dict(row or ()).get(name) for row in table["attributes"].to_pylist()]
-            options = [*map(str, options)]
+            first, texts = 0, pa.array([*map(str, options)])
+            for batch in dataset.manifest.batches(["attributes"]):
+                values = pc.map_lookup(batch["attributes"], pa.scalar(name), "last")
+                keep[first : first + len(batch)] &= pc.is_in(values, value_set=texts).to_numpy()
+                first += len(batch)
         elif name in info.label_names:
             number = info.label_names.index(name)
             if classes := info.classes.get(name):  # by name as tables have it: in any case, ``2.0`` for ``2``
@@ -79,23 +98,51 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
                         f"where.{name}: " + brief(f"no class '{unknown[0]}'{hint}; use {', '.join(classes)}")
                     )
                 options = [numbers[key_of(str(option))] for option in options]
-            values = [row[number] for row in table["labels"].to_pylist()]
+            keep &= _is_one(dataset.index.records["labels"][:, number], options)
         else:
             raise UserError(f"where.{name}: no such attribute or label{nearest(name, names)}; use {', '.join(names)}")
-        table = table.filter(pa.array([value in options for value in values]))
-    return table
+    return keep
 
 
-def _fold(table: pa.Table, part: SubsetPart) -> pa.Table:
+def _is_one(values: np.ndarray, options: Sequence[Any]) -> np.ndarray:
+    """Return a mask of the ``values`` that equal one of the ``options``, which may be of any type."""
+    equal = [value for value in np.unique(values).tolist() if value in options]
+    return np.isin(values, np.array(equal, values.dtype))
+
+
+def _fold(keep: np.ndarray, split_of: np.ndarray, splits: Sequence[str], patients: Codes, part: SubsetPart) -> None:
     """Deal the patients of ``splits`` into folds: one becomes val, the others train. Other splits are kept, except a
     train or val that is not in ``splits``, whose patients would mix with the folds'."""
     assert part.folds is not None
-    splits = table["split"].to_numpy(zero_copy_only=False)
-    inside = np.isin(splits, part.splits)
-    people = table["patient"].to_numpy(zero_copy_only=False)[inside]
-    if (count := len(set(people.tolist()))) < part.folds:
+    inside = keep & np.isin(split_of, [splits.index(name) for name in part.splits])
+    people, (train, val) = _of(patients, inside), map(splits.index, ("train", "val"))
+    if (count := len(np.unique(people.codes))) < part.folds:
         raise UserError(f"folds={part.folds}: only {count} patients in {', '.join(part.splits)}")
-    new = splits.copy()
-    new[inside] = np.where(fold_of(people, part.folds, part.fold, part.seed), "val", "train")
-    table = table.set_column(table.schema.get_field_index("split"), "split", pa.array(new, pa.string()))
-    return table.filter(pa.array(inside | ~np.isin(splits, ["train", "val"])))
+    keep &= inside | ~np.isin(split_of, [train, val])
+    split_of[inside] = np.where(in_fold(people, part.folds, part.fold, part.seed), val, train)
+
+
+def _of(patients: Codes, rows: np.ndarray) -> Codes:
+    return Codes(patients.codes[rows], patients.names)
+
+
+def in_fraction(patients: Codes, fraction: float, seed: int) -> np.ndarray:
+    """Return a mask of the samples [n] of the first drawn ``patients`` that together have ``fraction`` of them."""
+    order, samples = _drawn(patients, seed)
+    before = np.cumsum(samples) - samples
+    return np.isin(patients.codes, order[before < fraction * len(patients.codes)])
+
+
+def in_fold(patients: Codes, folds: int, fold: int, seed: int) -> np.ndarray:
+    """Return a mask of the samples whose patients are in ``fold``: every ``folds``-th one in the order drawn."""
+    return np.isin(patients.codes, _drawn(patients, seed)[0][fold::folds])
+
+
+def _drawn(patients: Codes, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct patients in the order of ``selection.drawn``, and how many samples each has; 32 bytes of
+    memory a patient."""
+    distinct, samples = np.unique(patients.codes, return_counts=True)
+    names = (patients.names[number] for number in distinct.tolist())
+    digests = b"".join(hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
+    order = np.lexsort(np.frombuffer(digests, ">u8").reshape(-1, 4).T[::-1])
+    return distinct[order], samples[order]

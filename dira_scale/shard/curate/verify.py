@@ -27,10 +27,7 @@ from dira_scale.dataset.pixels.codecs import DecodeError, decode
 from dira_scale.shard.curate.notes import Notes
 
 SHOWN = 20  # damages that are printed individually
-COLUMNS = (
-    "key", "offset", "size", "codec", "channels", "height", "width", "depth", "bits", "affine", "mask_offset",
-    "mask_size", "xxh3",
-)  # fmt: skip
+UNREAD = {"split", "patient", "study", "low", "high", "spacing", "labels", "boxes", "attributes"}
 
 
 class Damage(NamedTuple):
@@ -101,7 +98,8 @@ def verify_shard(path: str | Path, shard: str, of: str) -> list[Damage]:
     """The damage in one shard of the dataset that :attr:`Notes.of` identifies."""
     dataset = _opened(path, of)
     file = dataset.file(shard)
-    tables = dataset.manifest.at(COLUMNS, dataset.rows_in(shard))
+    columns = [name for name in dataset.info.schema.names if name not in UNREAD]
+    tables = dataset.manifest.at(columns, dataset.rows_in(shard))
     rows = sorted((row for table in tables for row in table.to_pylist()), key=itemgetter("offset"))
     if not file.is_file():
         return [Damage(shard, "", "missing")]

@@ -127,9 +127,11 @@ def test_a_sweeps_phase_takes_a_part_and_does_so_again_after_a_kill(whole: Path,
     assert main(words[3:]) == 0
     output = tmp_path / "cross" / run.output
     (output / "manifest.parquet").rename(output / ".manifest.parquet.0a.1.2.tmp")
+    (output / ".abc.tmp").mkdir()  # the folder of a killed call
     assert main(words[3:]) == 0
     again = subset(whole, tmp_path / "again", part(folds=3, fold=1))
     assert ShardedDataset.open(output).info.counts == again.counts
+    assert not [*output.glob("*.tmp"), *output.glob(".*.tmp")]
     with pytest.raises(UserError, match="is not empty"):
         subset(whole, output, part())
 

@@ -1,9 +1,11 @@
 """Verify finds whatever was done to a finished dataset, names the sample, and finds nothing in a whole one."""
 
+import errno
 import json
 import shutil
 import tarfile
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,9 +120,16 @@ def test_slices_and_a_stopped_call_add_up(
     assert main([*command, "slice=4/3"]) == 2 and "slice=4/3: give K/N" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_noted_all_is_verified(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_can_be_noted_all_is_verified(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     dataset.with_name("ds.verified").touch()
     assert main(["verify", f"path={dataset}"]) == 2 and "is a file" in capsys.readouterr().err
+    monkeypatch.setattr("dira_scale.shard.curate.notes.own", mock.Mock(side_effect=OSError(errno.EROFS, "Read-only")))
+    dataset.with_name("ds.verified").unlink()
+    assert main(["verify", f"path={dataset}", "workers=1"]) == 0
+    printed = capsys.readouterr()
+    assert "ds.verified cannot be written (Read-only)" in printed.err and "is intact" in printed.out
 
 
 def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

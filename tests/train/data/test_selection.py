@@ -4,13 +4,13 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import DatasetError
 from dira_scale.dataset.manifest import ShardedDataset
-from dira_scale.shard.curate.subset import SubsetPart, _fold
+from dira_scale.dataset.manifest.index import Codes
+from dira_scale.shard.curate.subset import in_fold
 from dira_scale.train.data.order import Order
 from dira_scale.train.data.selection import Selection, drawn, nested_draws, select, stratified
 
@@ -21,10 +21,10 @@ PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3
 @pytest.mark.parametrize(("seed", "rows"), [(0, [6, 9, 16, 17]), (1, [1, 8, 10, 12, 13, 20, 22])])
 def test_golden_folds(seed, rows):
     """What `shard subset` holds out of train."""
-    splits = ["test" if patient in ("p2", "p6") else "train" for patient in PATIENTS]
-    table = pa.table({"split": splits, "patient": PATIENTS, "row": range(len(PATIENTS))})
-    table = _fold(table, SubsetPart(fraction=1.0, seed=seed, splits=("train",), where={}, folds=3, fold=1))
-    assert table.filter(pa.compute.equal(table["split"], "val"))["row"].to_pylist() == rows
+    names = sorted({*PATIENTS})
+    codes = np.array([names.index(patient) for patient in PATIENTS])
+    inside = np.flatnonzero(~np.isin(PATIENTS, ["p2", "p6"]))
+    assert inside[in_fold(Codes(codes[inside], names), 3, 1, seed)].tolist() == rows
 
 
 def test_golden_draws():
