@@ -25,6 +25,7 @@ from dira_scale.base.errors import UserError, print_line
 from dira_scale.base.storage.atomic import publish
 from dira_scale.base.storage.store import is_local, locate, remove
 from dira_scale.dataset.manifest import (
+    INDEX_FILE,
     INFO_FILE,
     MANIFEST_FILE,
     QUARANTINE,
@@ -33,6 +34,7 @@ from dira_scale.dataset.manifest import (
     ShardedDataset,
 )
 from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE, foreground_parts
+from dira_scale.dataset.manifest.index_files import write_index
 from dira_scale.shard.curate.several import in_several
 
 
@@ -40,7 +42,7 @@ def empty_folder(out: str | Path) -> Path:
     """``out`` as a folder that is empty, but for what a killed call has left. Raises UserError if it is not."""
     folder = locate(out, "out")
     names = {each.name for each in folder.iterdir() if each.suffix != ".tmp"} if folder.exists() else set()
-    if names and not {QUARANTINE_FILE} <= names <= {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE}:
+    if names and not {QUARANTINE_FILE} <= names <= {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, INDEX_FILE}:
         raise UserError(f"out={out} is not empty: choose another folder")
     return folder
 
@@ -58,9 +60,7 @@ class Parent(NamedTuple):
 
     def batches(self) -> Iterator[pa.Table]:
         """Yield all rows, some at a time, with the paths of their shards."""
-        names = self.dataset.info.schema.names
-        for rows in self.dataset.manifest.batches(names):
-            rows = rows.select(names)
+        for rows in self.dataset.manifest.batches(self.dataset.info.schema.names):
             shards = rows["shard"].combine_chunks().dictionary_encode()
             paths = pa.array([self.paths[shard] for shard in shards.dictionary.to_pylist()], pa.string())
             yield rows.set_column(rows.schema.get_field_index("shard"), "shard", paths.take(shards.indices))
@@ -108,7 +108,8 @@ def write(
         pq.write_table(QUARANTINE.empty_table(), scratch / QUARANTINE_FILE, compression="zstd")
         _write_foreground(scratch, [of for of, _ in parents])
         (scratch / INFO_FILE).write_text(info.to_json())
-        for file in (QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, MANIFEST_FILE):  # a folder with the last is complete
+        write_index(scratch / MANIFEST_FILE, info, scratch / INDEX_FILE)
+        for file in (QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, INDEX_FILE, MANIFEST_FILE):  # complete with the last
             if (scratch / file).exists():
                 publish(scratch / file, out / file)
     except BaseException:

@@ -1,19 +1,18 @@
 """Join several datasets: labels matched by name, each patient in one split only."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.shard.curate.derivation import Parent, empty_folder, print_summary, write
-from dira_scale.shard.curate.several import in_several
+from dira_scale.shard.curate.several import by_split, in_several
 
 GUARDED = ("test", "val", "train")  # a test patient of one dataset is never trained on in another
 
@@ -45,15 +44,21 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
     rows = sum(len(dataset.index.records) for dataset in datasets)
-    if twice := [*in_several(lambda: _columns(datasets, "key"), rows)]:
+    splits = [*dict.fromkeys(split for dataset in datasets for split in dataset.splits)]
+
+    def column(name: str, groups: Callable[[int, str], int]) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+        for number, dataset in enumerate(datasets):
+            yield from by_split(dataset, name, [groups(number, split) for split in dataset.splits])
+
+    if twice := [*in_several(lambda: column("key", lambda number, _: number), rows)]:
         raise UserError(
             f"{len(twice)} samples are in more than one of {', '.join(map(str, paths))}, such as {twice[0]}"
         )
     # Patients in several splits, with the most guarded one.
-    splits = [*dict.fromkeys(split for dataset in datasets for split in dataset.splits)]
+    several = in_several(lambda: column("patient", lambda _, split: splits.index(split)), rows)
     best = {
         patient: min((splits[number] for number in of), key=lambda split: (*GUARDED, split).index(split))
-        for patient, of in in_several(lambda: _columns(datasets, "patient", splits), rows).items()
+        for patient, of in several.items()
     }
     parents = [Parent.of(dataset, folder) for dataset in datasets]
     recipe: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
@@ -95,16 +100,6 @@ def _same_classes(datasets: Sequence[ShardedDataset]) -> dict[str, list[str]]:
 
 def _told(classes: list[str] | None) -> str:
     return f"the classes {', '.join(classes)}" if classes else "no classes"
-
-
-def _columns(
-    datasets: Sequence[ShardedDataset], name: str, splits: Sequence[str] | None = None
-) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
-    """Yield a column's texts, each with its dataset's number, or with that of its split."""
-    for number, dataset in enumerate(datasets):
-        for batch in dataset.manifest.batches([name, "split"] if splits else [name]):
-            groups = pc.index_in(batch["split"], pa.array(splits)).to_numpy() if splits else np.full(len(batch), number)
-            yield batch[name], groups
 
 
 def _relabelled(table: pa.Table, info: DatasetInfo, labels: list[str]) -> pa.Table:

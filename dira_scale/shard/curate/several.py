@@ -4,11 +4,14 @@ In memory are 16 bytes a row, hashes and their differences, and the texts that a
 which texts to compare, so none counts that is another.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
+
+from dira_scale.dataset.manifest import ShardedDataset
 
 Columns = Callable[[], Iterable[tuple[pa.ChunkedArray, np.ndarray]]]  # texts, and the numbers of their groups
 GROUPS = np.uint64(2**16)  # at most; the other 48 bits are of a hash
@@ -32,6 +35,13 @@ def in_several(columns: Columns, rows: int) -> dict[str, list[int]]:
             of = found.setdefault(texts[row].as_py(), [])
             of += [] if groups[row] in of else [int(groups[row])]
     return {text: of for text, of in found.items() if len(of) > 1}
+
+
+def by_split(dataset: ShardedDataset, name: str, groups: Sequence[int]) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+    """Yield the texts of a column, each with the group of its split; ``groups``: of each of the dataset's."""
+    of, splits = np.array(groups), pa.array(dataset.splits)
+    for batch in dataset.manifest.batches([name, "split"]):
+        yield batch[name], of[pc.index_in(batch["split"], splits).to_numpy()]
 
 
 def _hashes(texts: pa.ChunkedArray) -> np.ndarray:

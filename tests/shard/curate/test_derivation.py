@@ -96,6 +96,7 @@ def test_the_samples_of_a_subset_are_those_of_the_whole(whole: Path, tmp_path: P
         assert small.read(number) == large.read(there[key])
     assert sorted(path.name for path in small.root.iterdir()) == [
         "dataset.json",
+        "manifest.index",
         "manifest.parquet",
         "quarantine.parquet",
     ]

@@ -126,6 +126,7 @@ def own_words(dataset: ShardedDataset) -> set[str]:
             if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in GIVEN_TO:
                 constants = [part.value for part in ast.walk(call) if isinstance(part, ast.Constant)]
                 values += [constant for constant in constants if isinstance(constant, str)]
-    pairs = {pair for cell in dataset.table["attributes"].to_pylist() for pair in cell or ()}
+    cells = (cell for batch in dataset.manifest.batches(["attributes"]) for cell in batch["attributes"].to_pylist())
+    pairs = {pair for cell in cells for pair in cell or ()}
     values += [value for name, value in pairs if name in ATTRIBUTES and re.fullmatch(ATTRIBUTES[name], value)]
     return {word for value in values for text in strings("", value) for word in tokens(text.text)}

@@ -11,13 +11,21 @@ Dense places attract many centroids of plain k-means; resampled, the centroids s
 At most fifty updates of centroids, and the half, are those of the authors' code.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pkgutil import resolve_name
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from dira_scale.base.machine.hardware import gpus
+
+TORCH = "dira_scale.judge.evaluation.nearest"  # named, not imported: archives are sharded without torch
+
 UPDATES, SETTLED = 50, 1e-4  # of centroids at most; by which share the objective must fall for another one
 STARTS = 16  # points a centroid, among which k-means++ chooses: it goes through all of them for each centroid
+SPREAD = 2**14  # centroids from which they start at random instead: of 100,000, k-means++ would take days
 NUMBERS = 2**24  # distances that are computed, or values that are read, at once
 
 
@@ -48,9 +56,10 @@ def resampled(points: np.ndarray, k: int, rounds: int, rng: np.random.Generator)
 
 def k_means(points: np.ndarray, rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Return centroids, float32 [k, d], of these ``rows`` of the points, by Lloyd's algorithm from a start of k-means++
-    in a sample of them."""
-    some = np.sort(rng.choice(rows, min(len(rows), STARTS * k), replace=False))
-    centroids, before = _spread(np.asarray(points[some], np.float32), k, rng), np.inf
+    in a sample of them, of more than ``SPREAD`` from random ones."""
+    some = np.sort(rng.choice(rows, min(len(rows), STARTS * k if k <= SPREAD else k), replace=False))
+    start = np.asarray(points[some], np.float32)
+    centroids, before = _spread(start, k, rng) if k <= SPREAD else start, np.inf
     for _ in range(UPDATES):
         sums, counts, objective = np.zeros(centroids.shape), np.zeros(k, np.int64), 0.0
         for batch, cluster, distance in _batches(points, rows, centroids):
@@ -82,12 +91,30 @@ def _batches(
     points: np.ndarray, rows: np.ndarray, centroids: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield the points of ``rows``, their nearest centroids and the squared distances."""
-    size = max(1, NUMBERS // max(centroids.shape))
+    size, find = max(1, NUMBERS // max(centroids.shape)), finder(centroids)
     for first in range(0, len(rows), size):
         batch = np.asarray(points[rows[first : first + size]], np.float32)
-        distances = squared_distances(batch, centroids)
-        cluster = distances.argmin(1).astype(np.int32)
-        yield batch, cluster, distances[np.arange(len(batch)), cluster]
+        cluster, distance = find(batch, 1)
+        yield batch, cluster[:, 0], distance[:, 0]
+
+
+def finder(centroids: np.ndarray) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
+    """Return a function of points [b, d] and a number p: the p nearest of the ``centroids`` [k, d] to each, int32
+    [b, p], in any order, and the squared distances, float32 [b, p]. It computes on a GPU where there is one."""
+    if _on_gpu():
+        return resolve_name(f"{TORCH}:finder")(centroids)
+
+    def find(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        squared = squared_distances(points, centroids)
+        number = squared.argmin(1)[:, None] if count == 1 else np.argpartition(squared, count - 1, 1)[:, :count]
+        return number.astype(np.int32), np.take_along_axis(squared, number, 1)
+
+    return find
+
+
+@cache
+def _on_gpu() -> bool:
+    return bool(gpus()[0]) and bool(find_spec("torch")) and resolve_name(f"{TORCH}:torch.cuda.is_available")()
 
 
 def _spread(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
