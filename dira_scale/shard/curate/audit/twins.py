@@ -3,29 +3,32 @@
 Copies may be recompressed, shrunk, brightened, cropped by a few percent, flipped. Bodies look alike except at fine
 scales, so images are compared after a band-pass, which removes shared anatomy and keeps individual detail.
 
-1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, for all four flips at the cost of one.
+1. All pairs, or those within cells (``candidates``): correlation of band-passed images of 32 pixels, by matrix
+   products, for all four flips at the cost of one.
 2. Pairs with a high correlation: the best correlation at 64 pixels over small shifts and scales (error rates on altered
    copies of real radiographs: docs/evidence/proof.md).
 """
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from dira_scale.base.errors import print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import parallel_map
 from dira_scale.dataset.manifest import DatasetError, ShardedDataset
+from dira_scale.shard.curate.audit import candidates
 
 SIDE = 64  # pixels of the small versions
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth
 ROWS_PER_TASK = 256
-COARSE_CORRELATION, MIN_CORRELATION = 0.75, 0.92  # minimum correlation in the two steps
-CANDIDATES = 16  # per image that are compared closely
+MIN_CORRELATION = 0.92  # in the second step
 PAIRS = 512  # per task
-ROWS = 1024  # images per side of a block of pairs
+SAMPLED = 1000  # images that are compared with all, to measure what the search in cells misses
 BAND, FINE_BAND = (0.0, 2.0), (0.67, 2.67)  # sigmas in pixels, at 32 and at 64 pixels
 SCALES = (0.96, 0.98, 1.0, 1.02, 1.04)
 FLIPS = ("", "mirrored", "upside down", "turned by 180°")
@@ -46,10 +49,10 @@ def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -
     Images that cannot be decoded are 0: ``shard verify`` names them.
     """
     dims = {dataset.info.dims for dataset in datasets}
-    shape = (sum(dataset.table.num_rows for dataset in datasets), 1 if dims == {2} else len(SLICES), SIDE, SIDE)
+    shape = (sum(len(dataset.index.records) for dataset in datasets), 1 if dims == {2} else len(SLICES), SIDE, SIDE)
     pictures = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.float16, shape)
-    jobs = ((str(dataset.root), range(n, min(n + ROWS_PER_TASK, dataset.table.num_rows)))
-            for dataset in datasets for n in range(0, dataset.table.num_rows, ROWS_PER_TASK))  # fmt: skip
+    jobs = ((str(dataset.root), range(n, min(n + ROWS_PER_TASK, len(dataset.index.records))))
+            for dataset in datasets for n in range(0, len(dataset.index.records), ROWS_PER_TASK))  # fmt: skip
     with bar("looking at", "images") as progress:
         task, start = progress.add_task("", total=shape[0]), 0
         for part in parallel_map(_of_rows, jobs, workers):
@@ -82,10 +85,24 @@ def thumbnail(dataset: ShardedDataset, row: int) -> np.ndarray:
     return np.stack([cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in scaled]).astype(np.float16)
 
 
-def near_twins(pictures: np.ndarray, group: np.ndarray, queries: int, workers: int = 1) -> list[Twins]:
+def near_twins(
+    pictures: np.ndarray, group: np.ndarray, queries: int, workers: int = 1, say: Callable[[str], None] = print_line
+) -> list[Twins]:
     """Pairs of ``pictures`` [N, K, 64, 64] that show the same image, except two of one ``group`` [N], and two after the
-    first ``queries``."""
-    pairs = np.array(list(_candidates(_vectors(pictures), group, queries)), np.int64).reshape(-1, 2)
+    first ``queries``. Of very many, ``say`` is told how many are found."""
+    with tempfile.TemporaryFile() as file:
+        vectors = _vectors(pictures, file)
+        twins = _twins_among(candidates.candidates(vectors, group, queries), pictures, workers)
+        if len(pictures) > candidates.EXACT:
+            rows = np.sort(np.random.default_rng(0).choice(queries, min(queries, SAMPLED), replace=False))
+            expected = _twins_among(candidates.candidates_of(rows, vectors, group, queries), pictures, workers)
+            found = len({twin[:2] for twin in twins} & {twin[:2] for twin in expected})
+            share = f", {100 * found / len(expected):.1f} % were found" if expected else ""
+            say(f"searched within cells: of the {len(expected)} near-duplicates of {len(rows)} random images{share}")
+    return twins
+
+
+def _twins_among(pairs: np.ndarray, pictures: np.ndarray, workers: int) -> list[Twins]:
     parts = [pairs[n : n + PAIRS] for n in range(0, len(pairs), PAIRS)]
     twins = []
     jobs = ((pictures[part[:, 0]], pictures[part[:, 1]]) for part in parts)
@@ -134,13 +151,16 @@ def _half(plane: np.ndarray) -> np.ndarray:
     return plane.reshape(len(plane) // 2, 2, -1, 2).mean((1, 3))
 
 
-def _vectors(pictures: np.ndarray) -> np.ndarray:
-    """float32 [4, N, D]: unit vectors of the band-passed images, split into parts even and odd in y and x.
+def _vectors(pictures: np.ndarray, file: Any) -> np.ndarray:
+    """float32 [N, 4, D], for very many in ``file``: unit vectors of the band-passed images, split into parts even and
+    odd in y and x.
 
     Each part is its own mirror image up to sign, so a quarter of it suffices; signed sums of the four products of parts
     give the correlations for all four flips.
     """
-    parts = np.empty((4, len(pictures), pictures[0].size // 16), np.float32)
+    shape = len(pictures), 4, pictures[0].size // 16
+    many = len(pictures) > candidates.EXACT
+    parts = np.memmap(file, np.float32, "w+", shape=shape) if many else np.empty(shape, np.float32)
     for number, picture in enumerate(pictures):
         planes = np.stack([_band(_half(plane.astype(np.float32)), BAND) for plane in picture])
         planes -= planes.mean()
@@ -149,28 +169,5 @@ def _vectors(pictures: np.ndarray) -> np.ndarray:
         for part in range(4):
             even_y = planes[:, :half] + (-1 if part & 2 else 1) * planes[:, : half - 1 : -1]
             even = even_y[..., :half] + (-1 if part & 1 else 1) * even_y[..., : half - 1 : -1]
-            parts[part, number] = even.ravel() / 2
+            parts[number, part] = even.ravel() / 2
     return parts
-
-
-def _candidates(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterator[tuple[int, int]]:
-    """Pairs that correlate by at least ``COARSE_CORRELATION`` under any flip; the ``CANDIDATES`` best per image."""
-    count = len(group)
-    for start in range(0, min(queries, count), ROWS):
-        rows = slice(start, min(start + ROWS, queries))
-        blocks = []
-        for first in range(start, count, ROWS):
-            columns = slice(first, min(first + ROWS, count))
-            ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
-            # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
-            score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
-            image, other = np.nonzero(score >= COARSE_CORRELATION)
-            score = score[image, other]
-            image, other = image + rows.start, other + columns.start
-            counts = (image < other) & (group[image] != group[other])
-            blocks.append((image[counts], other[counts], score[counts]))
-        image, other, score = (np.concatenate(column) for column in zip(*blocks, strict=True))
-        order = np.lexsort((-score, image))
-        image, other = image[order], other[order]
-        rank = np.arange(len(image)) - np.searchsorted(image, image)  # rank: 0 for each image's best
-        yield from zip(image[rank < CANDIDATES].tolist(), other[rank < CANDIDATES].tolist(), strict=True)

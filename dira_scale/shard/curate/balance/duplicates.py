@@ -21,10 +21,8 @@ SLACK = 1e-3  # for rounding
 def near_duplicates(points: np.ndarray, threshold: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return of each of the ``points``, float32 [n, d] of length 1, the kept one that it is a near-duplicate of, int64
     [n], itself if it is kept, and the cosine similarity to it, float32 [n]."""
-    rng, count = np.random.default_rng(seed), math.ceil(len(points) / CELL)
-    some = np.sort(rng.choice(len(points), min(len(points), SAMPLED * count), replace=False))
-    centroids = k_means(points, some, count, rng)
-    cell, distance = nearest(points, centroids)
+    centroids, cell, distance = cells_of(points, seed)
+    count = len(centroids)
     reach = 2 * (math.sqrt(2 - 2 * threshold) + SLACK)
     kept, cosine = np.arange(len(points)), np.ones(len(points), np.float32)
     left = np.split(np.argsort(cell, kind="stable"), np.cumsum(np.bincount(cell, minlength=count))[:-1])
@@ -57,3 +55,11 @@ def near_duplicates(points: np.ndarray, threshold: float, seed: int) -> tuple[np
                 left[here] = np.concatenate([left[here], rows[kept[rows] == rows]])
                 progress.advance(task, len(rows))
     return kept, cosine
+
+
+def cells_of(points: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the centroids of cells, [k, d], and of each point its cell and the squared distance, [n] each."""
+    rng, count = np.random.default_rng(seed), math.ceil(len(points) / CELL)
+    some = np.sort(rng.choice(len(points), min(len(points), SAMPLED * count), replace=False))
+    centroids = k_means(points, some, count, rng)
+    return centroids, *nearest(points, centroids)

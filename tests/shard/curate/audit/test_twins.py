@@ -14,8 +14,9 @@ from PIL import Image
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
-from dira_scale.shard.curate.audit import twins
+from dira_scale.shard.curate.audit import candidates
 from dira_scale.shard.curate.audit.twins import MIN_CORRELATION, compare, near_twins
+from dira_scale.shard.curate.balance import duplicates
 
 
 def body(seed: int) -> np.ndarray:
@@ -65,7 +66,7 @@ def test_a_changed_copy_is_the_same(change: str) -> None:
 
 def test_all_pairs_of_many_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 16 rows: pairs within a block, across two, and of the last, which is not full."""
-    monkeypatch.setattr(twins, "ROWS", 16)
+    monkeypatch.setattr(candidates, "ROWS", 16)
     pictures = [small(body(n)) for n in range(70)]
     planted = {(0, 69): "cropped", (3, 5): "mirrored", (15, 16): "recompressed", (20, 64): "halved"}
     planted |= {(30, 31): "upside down", (40, 60): "turned by 180°"}
@@ -78,6 +79,28 @@ def test_all_pairs_of_many_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None
     group[5] = 3  # two of one patient
     assert {(t.image, t.other) for t in near_twins(stacked, group, 70)} == set(planted) - {(3, 5)}
     assert {(t.image, t.other) for t in near_twins(stacked, np.arange(70), 10)} == {(0, 69), (3, 5)}
+
+
+@pytest.mark.parametrize(("cell", "probes"), [(10, 4), (1, 1)])
+def test_within_cells_as_many_as_is_said(monkeypatch: pytest.MonkeyPatch, cell: int, probes: int) -> None:
+    """Beside all pairs; of small cells and one probe some pairs are missed."""
+    pictures = [small(body(n)) for n in range(60)]
+    for number, change in enumerate([*CHANGES.values()] * 2):
+        pictures[59 - number] = small(change(body(number)))
+    stacked, group, said = np.stack(pictures), np.arange(60), list[str]()
+    every = [near_twins(stacked, group, queries) for queries in (60, 12)]
+    assert [len(pairs) for pairs in every] == [18, 12]
+    for name, module, value in (("EXACT", candidates, 30), ("PROBES", candidates, probes), ("ROWS", candidates, 16)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(duplicates, "CELL", cell)
+    found = [near_twins(stacked, group, queries, say=said.append) for queries in (60, 12)]
+    assert all({*some} <= {*all_} for some, all_ in zip(found, every, strict=True))
+    assert (found == every) if cell == 10 else len(found[0]) < 18
+    assert said == [
+        f"searched within cells: of the {len(all_)} near-duplicates of {queries} random images, "
+        f"{100 * len(some) / len(all_):.1f} % were found"
+        for some, all_, queries in zip(found, every, (60, 12), strict=True)
+    ]
 
 
 @pytest.fixture
