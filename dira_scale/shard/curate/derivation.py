@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,7 +34,7 @@ from dira_scale.dataset.manifest import (
 )
 from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE, foreground_parts
 from dira_scale.dataset.manifest.index_files import write_index
-from dira_scale.shard.curate.several import in_several
+from dira_scale.dataset.manifest.several import in_two_splits
 
 
 def empty_folder(out: str | Path) -> Path:
@@ -87,7 +86,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(".tmp", ".", out if is_local(out) else None))
     try:
-        counts, used = _write_rows(scratch / MANIFEST_FILE, like.schema, rows)
+        counts, used = write_rows(scratch / MANIFEST_FILE, like.schema, rows)
         if not counts:
             roots = ", ".join(str(parent.dataset.root) for parent in parents)
             raise UserError(f"out={out}: no sample is left of {roots}; shard stats shows what there is")
@@ -102,16 +101,22 @@ def write(
             recipe=recipe,
             recipe_hash=identity_hash(recipe),
             plan_hash="",
-            patients_in_two_splits=_in_two_splits(scratch / MANIFEST_FILE, [*counts], sum(counts.values())),
+            patients_in_two_splits=in_two_splits(scratch / MANIFEST_FILE, [*counts], sum(counts.values())),
             tool_version=__version__,
         )
         pq.write_table(QUARANTINE.empty_table(), scratch / QUARANTINE_FILE, compression="zstd")
-        _write_foreground(scratch, [of for of, _ in parents])
+        masked = [of.root for of, _ in parents if of.has_mask(slice(None)).any()] if info.dims == 3 else []
+        # Else crops would be drawn around what is in some of them.
+        if masked and all((root / FOREGROUND_FILE).exists() for root in masked):
+            keys = pq.read_table(scratch / MANIFEST_FILE, columns=["key"])["key"].combine_chunks()  # of volumes: few
+            with pq.ParquetWriter(scratch / FOREGROUND_FILE, FOREGROUND, compression="zstd") as file:
+                for part in (part for root in masked for part in foreground_parts(root, keys)):
+                    file.write_table(part)
         (scratch / INFO_FILE).write_text(info.to_json())
         write_index(scratch / MANIFEST_FILE, info, scratch / INDEX_FILE)
-        for file in (QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, INDEX_FILE, MANIFEST_FILE):  # complete with the last
-            if (scratch / file).exists():
-                publish(scratch / file, out / file)
+        for name in (QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, INDEX_FILE, MANIFEST_FILE):  # complete with the last
+            if (scratch / name).exists():
+                publish(scratch / name, out / name)
     except BaseException:
         remove(scratch)
         with suppress(OSError):  # unless it has what was there before
@@ -121,7 +126,7 @@ def write(
     return info
 
 
-def _write_rows(path: Path, schema: pa.Schema, rows: Iterable[pa.Table]) -> tuple[dict[str, int], list[str]]:
+def write_rows(path: Path, schema: pa.Schema, rows: Iterable[pa.Table]) -> tuple[dict[str, int], list[str]]:
     """Write groups of rows; how many each split has, and the shards, both in the order of the rows."""
     counts, shards, waiting = Counter[str](), dict[str, None](), [schema.empty_table()]
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
@@ -135,30 +140,6 @@ def _write_rows(path: Path, schema: pa.Schema, rows: Iterable[pa.Table]) -> tupl
         if any(map(len, waiting)):
             file.write_table(pa.concat_tables(waiting).combine_chunks(), ROWS_AT_ONCE)
     return dict(counts), [*shards]
-
-
-def _in_two_splits(manifest: Path, splits: Sequence[str], rows: int) -> int:
-    """Return how often a patient is in one more split."""
-
-    def columns() -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
-        with pq.ParquetFile(manifest) as file:
-            for batch in file.iter_batches(columns=["patient", "split"]):
-                yield batch["patient"], pc.index_in(batch["split"], pa.array(splits)).to_numpy()
-
-    return sum(len(of) - 1 for of in in_several(columns, rows).values())
-
-
-def _write_foreground(scratch: Path, parents: Sequence[ShardedDataset]) -> None:
-    """Write the parents' rows of the new volumes, 28 bytes of memory a volume; nothing unless all with masks have
-    some, else crops would be drawn around what is in some of them."""
-    masked = [parent.root for parent in parents if parent.has_mask(slice(None)).any()]
-    if parents[0].info.dims != 3 or not masked or not all((root / FOREGROUND_FILE).exists() for root in masked):
-        return
-    keys = pq.read_table(scratch / MANIFEST_FILE, columns=["key"])["key"].combine_chunks()
-    with pq.ParquetWriter(scratch / FOREGROUND_FILE, FOREGROUND, compression="zstd") as file:
-        for root in masked:
-            for part in foreground_parts(root, keys):
-                file.write_table(part)
 
 
 def print_summary(out: Path, info: DatasetInfo) -> None:

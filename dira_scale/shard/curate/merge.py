@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
+from dira_scale.dataset.manifest.several import by_split, in_several
 from dira_scale.shard.curate.derivation import Parent, empty_folder, print_summary, write
-from dira_scale.shard.curate.several import by_split, in_several
 
 GUARDED = ("test", "val", "train")  # a test patient of one dataset is never trained on in another
 

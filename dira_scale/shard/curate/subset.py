@@ -52,21 +52,19 @@ def subset(path: str | Path, out: str | Path, part: SubsetPart) -> DatasetInfo:
     if dataset.info.published_lists and not part.folds:  # they still decide the splits
         recipe["lists"] = dataset.info.recipe["lists"]
     parent = Parent.of(dataset, folder)
-    rows = _kept(parent, keep, split_of, pa.array(splits))
-    info = write(folder, dataset.info, dataset.info.name, recipe, rows, [parent])
+
+    def kept() -> Iterator[pa.Table]:
+        first = 0
+        for rows in parent.batches():
+            here = slice(first, first + len(rows))
+            new = pa.array(splits).take(pa.array(split_of[here]))
+            rows = rows.set_column(rows.schema.get_field_index("split"), "split", new)
+            yield rows.filter(pa.array(keep[here]))
+            first += len(rows)
+
+    info = write(folder, dataset.info, dataset.info.name, recipe, kept(), [parent])
     print_summary(folder, info)
     return info
-
-
-def _kept(parent: Parent, keep: np.ndarray, split_of: np.ndarray, splits: pa.Array) -> Iterator[pa.Table]:
-    """Yield the rows that are kept, each in its new split."""
-    first = 0
-    for rows in parent.batches():
-        here = slice(first, first + len(rows))
-        column = splits.take(pa.array(split_of[here]))
-        rows = rows.set_column(rows.schema.get_field_index("split"), "split", column)
-        yield rows.filter(pa.array(keep[here]))
-        first += len(rows)
 
 
 def _matching(dataset: ShardedDataset, where: Mapping[str, Any]) -> np.ndarray:
@@ -142,7 +140,8 @@ def _drawn(patients: Codes, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct patients in the order of ``selection.drawn``, and how many samples each has; 32 bytes of
     memory a patient."""
     distinct, samples = np.unique(patients.codes, return_counts=True)
-    names = (patients.names[number] for number in distinct.tolist())
-    digests = b"".join(hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
-    order = np.lexsort(np.frombuffer(digests, ">u8").reshape(-1, 4).T[::-1])
+    digests = np.empty(len(distinct), "S32")
+    for place, number in enumerate(distinct):
+        digests[place] = hashlib.sha256(f"{seed} {patients.names[int(number)]}".encode()).digest()
+    order = np.argsort(digests)
     return distinct[order], samples[order]

@@ -30,6 +30,10 @@ SHOWN = 20  # damages that are printed individually
 UNREAD = {"split", "patient", "study", "low", "high", "spacing", "labels", "boxes", "attributes"}
 
 
+# Once in each worker: to read a description of 100,000 shards takes longer than a shard.
+opened = lru_cache(maxsize=1)(lambda path, of: ShardedDataset.open(path, check_shards=False))
+
+
 class Damage(NamedTuple):
     """A mismatch between shard and manifest; ``key`` is the sample's, or empty for the shard itself."""
 
@@ -88,15 +92,9 @@ def print_damages(path: str | Path, damages: list[Damage], part: ShardSlice = AL
     return 1
 
 
-@lru_cache(maxsize=1)
-def _opened(path: str | Path, of: str) -> ShardedDataset:
-    """Open it once in each worker: to read a description of 100,000 shards takes longer than a shard."""
-    return ShardedDataset.open(path, check_shards=False)
-
-
 def verify_shard(path: str | Path, shard: str, of: str) -> list[Damage]:
     """The damage in one shard of the dataset that :attr:`Notes.of` identifies."""
-    dataset = _opened(path, of)
+    dataset = opened(path, of)
     file = dataset.file(shard)
     columns = [name for name in dataset.info.schema.names if name not in UNREAD]
     tables = dataset.manifest.at(columns, dataset.rows_in(shard))

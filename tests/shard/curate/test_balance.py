@@ -1,6 +1,7 @@
 """``shard balance``: clusters beside scikit-learn's, near-duplicates beside all pairs, draws beside a recursion."""
 
 import csv
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from sklearn.cluster import KMeans
 from toy_run import write
 
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.judge.evaluation import nearest as torch_nearest
 from dira_scale.shard import main
-from dira_scale.shard.curate.balance import duplicates, make
+from dira_scale.shard.curate.balance import clusters, duplicates, make
 from dira_scale.shard.curate.balance.clusters import k_means, nearest, resampled, tree
 from dira_scale.shard.curate.balance.draw import repeats
 from dira_scale.train.data.repeats import Repeats
@@ -49,9 +51,27 @@ def test_resampled_centroids_leave_the_dense_place() -> None:
         assert len({*zip(fine.tolist(), coarse.tolist(), strict=True)}) == len(np.unique(fine))  # each is in one
 
 
-@pytest.mark.parametrize("threshold", [0.8, 0.97, 1.0])
-def test_no_near_duplicate_is_missed(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the full matrix: what is dropped is near what is kept in its place, and no two that are kept are near."""
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_torch_finds_the_same(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    points = (rng.normal(size=(20, 8))[rng.integers(20, size=900)] + 0.3 * rng.normal(size=(900, 8))).astype(np.float32)
+    found = []
+    for is_there in (False, True):
+        monkeypatch.setattr(clusters, "on_gpu", lambda is_there=is_there: is_there)
+        monkeypatch.setattr(torch_nearest, "finder", partial(torch_nearest.finder, device=device))
+        centroids = k_means(points, np.arange(900), 20, np.random.default_rng(0))
+        number, distance = clusters.finder(centroids)(points, 3)
+        found.append((centroids, *nearest(points, centroids), np.sort(number, 1), np.sort(distance, 1)))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("threshold", "spread"), [(0.8, 2**14), (0.97, 2**14), (1.0, 2**14), (0.97, 0)])
+def test_no_near_duplicate_is_missed(threshold: float, spread: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the full matrix: what is dropped is near what is kept in its place, and no two that are kept are near.
+    From ``spread`` centroids on, they start at random."""
+    monkeypatch.setattr(clusters, "SPREAD", spread)
     for name, value in {"CELL": 15, "TOGETHER": 7, "AGAINST": 11}.items():
         monkeypatch.setattr(duplicates, name, value)
     rng = np.random.default_rng(2)

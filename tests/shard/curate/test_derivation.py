@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import signal
+import sys
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from archive import ingest
+from harness import finish
 from PIL import Image
+from system.faults import Job, killed_at
 
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
@@ -196,6 +200,20 @@ def test_merged_datasets_keep_their_labels_and_protect_the_test_split(
             assert value == named[name] if name in named else math.isnan(value)
     left = sum(parent.table.num_rows for parent in parents) - len(rows)
     assert f"left out: {left} samples" in capsys.readouterr().out
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["dataset.json", "manifest.parquet"])
+def test_a_killed_subset_is_made_by_the_same_command(whole: Path, tmp_path: Path, name: str) -> None:
+    words = [sys.executable, "-m", "dira_scale.shard", "subset", f"path={whole}", "fraction=0.5"]
+    command, environment = killed_at([*words, f"out={tmp_path / 'out'}"], f"os.rename:/{name}:1")
+    with Job(command, tmp_path / "out", **environment) as job:
+        assert job.end() == -signal.SIGKILL, job.printed
+    assert any((tmp_path / "out").glob(".*.tmp")) and not (tmp_path / "out" / "manifest.parquet").exists()
+    for out in ("out", "unbroken"):
+        finish([*words, f"out={tmp_path / out}"])
+    made = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("out", "unbroken")]
+    assert made[0] == made[1]
 
 
 def test_a_dataset_is_not_merged_alone_or_with_itself(whole: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 from dira_scale.base.machine.hardware import gpus
 
 TORCH = "dira_scale.judge.evaluation.nearest"  # named, not imported: archives are sharded without torch
+on_gpu = cache(lambda: bool(gpus()[0] and find_spec("torch")) and resolve_name(f"{TORCH}:torch.cuda.is_available")())
 
 UPDATES, SETTLED = 50, 1e-4  # of centroids at most; by which share the objective must fall for another one
 STARTS = 16  # points a centroid, among which k-means++ chooses: it goes through all of them for each centroid
@@ -101,7 +102,7 @@ def _batches(
 def finder(centroids: np.ndarray) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
     """Return a function of points [b, d] and a number p: the p nearest of the ``centroids`` [k, d] to each, int32
     [b, p], in any order, and the squared distances, float32 [b, p]. It computes on a GPU where there is one."""
-    if _on_gpu():
+    if on_gpu():
         return resolve_name(f"{TORCH}:finder")(centroids)
 
     def find(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +111,6 @@ def finder(centroids: np.ndarray) -> Callable[[np.ndarray, int], tuple[np.ndarra
         return number.astype(np.int32), np.take_along_axis(squared, number, 1)
 
     return find
-
-
-@cache
-def _on_gpu() -> bool:
-    return bool(gpus()[0]) and bool(find_spec("torch")) and resolve_name(f"{TORCH}:torch.cuda.is_available")()
 
 
 def _spread(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:

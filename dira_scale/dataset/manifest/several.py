@@ -5,15 +5,18 @@ which texts to compare, so none counts that is another.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import xxhash
 
-from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest.dataset import ShardedDataset
 
 Columns = Callable[[], Iterable[tuple[pa.ChunkedArray, np.ndarray]]]  # texts, and the numbers of their groups
+READ = 2**14  # rows at a time
 GROUPS = np.uint64(2**16)  # at most; the other 48 bits are of a hash
 
 
@@ -42,6 +45,17 @@ def by_split(dataset: ShardedDataset, name: str, groups: Sequence[int]) -> Itera
     of, splits = np.array(groups), pa.array(dataset.splits)
     for batch in dataset.manifest.batches([name, "split"]):
         yield batch[name], of[pc.index_in(batch["split"], splits).to_numpy()]
+
+
+def in_two_splits(manifest: Path, splits: Sequence[str], rows: int) -> int:
+    """Return how often a patient of a manifest is in one more of the ``splits``."""
+
+    def columns() -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+        with pq.ParquetFile(manifest) as file:
+            for batch in file.iter_batches(READ, columns=["patient", "split"]):
+                yield batch["patient"], pc.index_in(batch["split"], pa.array(splits)).to_numpy()
+
+    return sum(len(of) - 1 for of in in_several(columns, rows).values())
 
 
 def _hashes(texts: pa.ChunkedArray) -> np.ndarray:
