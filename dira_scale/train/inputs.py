@@ -147,15 +147,15 @@ class Inputs:
     def targets(self, split: str) -> torch.Tensor:
         """Return what all samples of a split, counted over all datasets, have of the ``labels``: float32 [N, L]."""
         assert self.labels is not None
-        parts = zip(self.datasets, map(list, self.labels.columns), strict=True)
-        values = [dataset.flags(dataset.rows(split))[:, columns] for dataset, columns in parts]
-        return self.labels.targets(torch.from_numpy(np.concatenate(values)))
+        samples = np.arange(sum(len(dataset.rows(split)) for dataset in self.datasets))
+        return self.labels.targets(torch.from_numpy(self.labels.values(self.datasets, split, samples)))
 
     def learned_targets(self) -> torch.Tensor:
         """Return those of the samples that are trained on, as often as they are."""
         targets, selection, repeats = self.targets(self.data.split), self.order.selection, self.order.repeats
         targets = targets if selection is None else targets[torch.from_numpy(selection.samples)]
-        return targets if repeats is None else targets.repeat_interleave(torch.from_numpy(repeats.counts), 0)
+        counts = np.concatenate([*repeats.every()]) if repeats else None
+        return targets if counts is None else targets.repeat_interleave(torch.from_numpy(counts), 0)
 
     def identity(self) -> dict[str, Any]:
         """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""

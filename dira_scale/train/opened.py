@@ -1,6 +1,6 @@
 """The datasets of ``data.shards``, opened, and whether they have what a run wants of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +107,7 @@ def require_channels(data: Opened, network: str, channels: int, start: str | Non
             dataset.require_channels([split], channels, learned, f"the run {start}")
 
 
-def check_labels(data: Opened, split: str, learned: np.ndarray | None) -> None:
+def check_labels(data: Opened, split: str, learned: Iterable[np.ndarray] | None) -> None:
     """Raise UserError for labels that cannot be ``learned``, as of ``Columns.check``; None: that cannot be known."""
     if data.labels is None:
         return

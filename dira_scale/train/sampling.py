@@ -1,6 +1,6 @@
 """Which samples are trained on, how often, and in which order: of ``data.*`` and the datasets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +13,7 @@ from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.train.data import random
 from dira_scale.train.data.config import Data
 from dira_scale.train.data.exclusion import excluded_patients
+from dira_scale.train.data.mapped import chunks
 from dira_scale.train.data.order import Order
 from dira_scale.train.data.repeats import Repeats
 from dira_scale.train.data.selection import Selection, select
@@ -49,7 +50,7 @@ class Sampling:
         weights = tuple(data.crops * weight for weight in weights_of(data.shards).values())
         selection = selected(data, datasets, weights)
         repeats = _repeats(data, datasets, selection)
-        if repeats and (most := repeats.counts.max() * max(weights)) >= random.OCCURRENCES:
+        if repeats and (most := max(part.max() for part in repeats.every()) * max(weights)) >= random.OCCURRENCES:
             raise UserError(
                 f"data.weights={data.weights}: with data.crops={data.crops} an image comes {most:g} times an "
                 f"epoch, at most {random.OCCURRENCES - 1:,}: use fewer crops, or shard balance with a smaller most"
@@ -59,10 +60,12 @@ class Sampling:
         return cls(parts, weights, selection, repeats, _chosen_by(data) if selection else "")
 
     @property
-    def samples(self) -> np.ndarray:
-        """int64, those that are drawn at all."""
-        samples = self.selection.samples if self.selection else np.arange(sum(self.parts))
-        return samples[self.repeats.counts > 0] if self.repeats else samples
+    def samples(self) -> Iterator[np.ndarray]:
+        """Yield those that are drawn at all, int64, some at a time."""
+        for part in chunks(sum(self.parts)):
+            place = np.arange(part.start, part.stop)
+            samples = self.selection.samples[part] if self.selection else place
+            yield samples[self.repeats.counts(place) > 0] if self.repeats else samples
 
     def orders(
         self, data: Data, datasets: Sequence[ShardedDataset], seed: int, batches: Sequence[int], ranks: int
@@ -116,7 +119,7 @@ def _repeats(data: Data, datasets: Sequence[ShardedDataset], selection: Selectio
                         f"{data.negatives}: set one of them to null")  # fmt: skip
     with at("data", KEYS):
         repeats = Repeats.open(Path(data.weights), datasets, data.split)
-    return repeats.of(selection.samples) if selection else repeats
+    return repeats.of(selection) if selection else repeats
 
 
 def _chosen_by(data: Data) -> str:

@@ -227,6 +227,6 @@ def test_what_is_no_number_grade_or_event_is_refused(
 
 def test_a_grade_decides_no_memory() -> None:
     """Each is an output: 2^24 of them would take gigabytes."""
-    Grades(("grade",))._check(np.array([[0.0], [999.0]]), "here", True)
+    Grades(("grade",))._check(np.array([[0.0], [999.0]]), np.ones(2), "here", True)
     with pytest.raises(UserError, match=r"'grade' has the value 1e\+09, and grades are 0 to 999$"):
-        Grades(("grade",))._check(np.array([[0.0], [1e9]]), "here", True)
+        Grades(("grade",))._check(np.array([[0.0], [1e9]]), np.ones(2), "here", True)

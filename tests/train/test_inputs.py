@@ -18,7 +18,7 @@ from dira_scale.fleet.forecast.estimate import planned_inputs
 from dira_scale.train.data.config import Data
 from dira_scale.train.data.geometry.fixed import centre, ten_crops
 from dira_scale.train.data.labels import LabelChoice
-from dira_scale.train.data.selection import stratified
+from dira_scale.train.data.selection import select
 from dira_scale.train.data.views import ViewSpec, fixed_views
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.methods import views_of
@@ -190,10 +190,9 @@ def test_held_out_splits_never_shrink(make_dataset: Any, tmp_path: Path) -> None
 
 def unlucky(dataset: ShardedDataset) -> int:
     """A seed at which half of the patients lack the first one, whose label `c` is the only one of 0."""
-    rows = dataset.rows("train")
-    flags = dataset.flags(rows) > 0
     for seed in range(100):
-        if not stratified(dataset.column("patient")[rows], flags, ["n", "a", "b", "c"], 0.5, seed)[0]:
+        selection = select([dataset], "train", [1.0], 0.5, seed, None)
+        if selection and 0 not in selection.samples:
             return seed
     raise AssertionError
 

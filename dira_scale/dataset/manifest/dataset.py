@@ -17,7 +17,7 @@ from dira_scale.base.storage.store import is_local, locate
 from dira_scale.dataset.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Codes, ManifestIndex, PayloadKind, numbers
 from dira_scale.dataset.manifest.index_files import index_of
 from dira_scale.dataset.manifest.info import DatasetInfo, as_flags
-from dira_scale.dataset.manifest.parquet import ManifestFile
+from dira_scale.dataset.manifest.parquet import ROWS, ManifestFile
 from dira_scale.dataset.manifest.schema import INFO_FILE, MANIFEST_FILE
 from dira_scale.dataset.manifest.shard_file import ShardFile, require_shard
 from dira_scale.dataset.pixels.arena import Allocate
@@ -89,6 +89,11 @@ class ShardedDataset:
         return self.index.hash
 
     @property
+    def identity(self) -> str:
+        """Return what differs for every other dataset, and for this one after a change to any column."""
+        return f"{self.manifest.identity} {self.info.described([*self.info.classes.items()])}"
+
+    @property
     def splits(self) -> list[str]:
         return list(self.info.counts)
 
@@ -152,6 +157,10 @@ class ShardedDataset:
     def patients(self) -> Codes:
         """Return the patient of each row."""
         return self.index.patients
+
+    def patients_in(self, keys: pa.LargeStringArray) -> np.ndarray:
+        """Return which of the patients, by their numbers, have one of the ``keys``, bool [P]."""
+        return np.asarray(pc.is_in(self.patients.names.array(), value_set=keys).to_numpy(zero_copy_only=False))
 
     @property
     def studies(self) -> Codes:
@@ -218,8 +227,10 @@ class ShardedDataset:
     @cached_property
     def number_labels(self) -> tuple[str, ...]:
         """Return the labels that are numbers: some sample has another value than 0, 1 and -1, which is no class."""
-        values = self.index.records["labels"]
-        other = (~np.isnan(values) & ~np.isin(values, (0, 1, -1))).any(0)
+        values, other = self.index.records["labels"], np.zeros(len(self.info.label_names), bool)
+        for first in range(0, len(values), ROWS):
+            part = values[first : first + ROWS]
+            other |= (~np.isnan(part) & ~np.isin(part, (0, 1, -1))).any(0)
         named = zip(self.info.label_names, other, strict=True)
         return tuple(name for name, is_one in named if is_one and name not in self.info.classes)
 

@@ -42,7 +42,7 @@ class ManifestFile:
     def __init__(self, path: Path, info: DatasetInfo) -> None:
         self.path, self.info = path, info
         with self._errors():
-            self.identity = _identity(path)
+            self.identity = identity_of(path)
 
     def batches(self, columns: Sequence[str], first: int = 0, last: int | None = None) -> Iterator[pa.Table]:
         """Yield the rows from ``first`` to ``last`` of some columns, ``ROWS`` at a time."""
@@ -112,10 +112,10 @@ class ManifestFile:
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
         with self._errors():
-            if _identity(self.path) != self.identity:
+            if identity_of(self.path) != self.identity:
                 raise DatasetError(f"{self.path} has been written to since it was opened: run the command again")
             local = is_local(self.path)
-            with nullcontext(self.path) if local else _source(self.path) as source:
+            with nullcontext(self.path) if local else source_of(self.path) as source:
                 parquet = pq.ParquetFile(source, memory_map=local, pre_buffer=not local)
                 with parquet:
                     self._require_columns(parquet)
@@ -165,7 +165,7 @@ def _together(parquet: pq.ParquetFile, first: int, last: int) -> Iterator[tuple[
 
 
 @contextmanager
-def _source(path: Path) -> Iterator[Any]:
+def source_of(path: Path) -> Iterator[Any]:
     """Open a file, of which only what is read is fetched from a store, if its server gives parts. Raises OSError."""
     if is_local(path):
         with open_file(path) as local:
@@ -185,7 +185,7 @@ def _end_of(path: Path) -> tuple[int, bytes]:
     """Return a file's size, and the bytes at its end. Raises OSError."""
 
     def attempt() -> tuple[int, bytes]:
-        with _source(path) as file:
+        with source_of(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL))
             return size, file.read(TAIL)
@@ -193,7 +193,7 @@ def _end_of(path: Path) -> tuple[int, bytes]:
     return attempt() if is_local(path) else retry(attempt, str(path))
 
 
-def _identity(path: Path) -> str:
+def identity_of(path: Path) -> str:
     """Return the place, what the file system or the store says of the file, and on a disk a checksum of its end. Raises
     OSError."""
 

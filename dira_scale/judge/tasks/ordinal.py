@@ -101,9 +101,9 @@ class Grades(Numbers):
         if len(self.names) > 1:
             raise ArgumentError("names", UNSHOWN, f"the one that is graded, of {', '.join(self.names)}")
 
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+    def _check(self, values: np.ndarray, counts: np.ndarray, where: str, learned: bool) -> None:
         """Raise LabelError also for a number that is no grade."""
-        super()._check(values, where, learned)
+        super()._check(values, counts, where, learned)
         known = values[~np.isnan(values)]
         highest = (self.grades or MOST_GRADES) - 1
         if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:

@@ -71,7 +71,7 @@ class SurvivalTask(ImageTask):
 class Times(Numbers):
     """Two labels: the time until an event, or until an image's patient was last seen, and whether the event came."""
 
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+    def _check(self, values: np.ndarray, counts: np.ndarray, where: str, learned: bool) -> None:
         """Raise DatasetError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
         samples that are ``learned`` can be compared."""
         time, event = self.names
@@ -83,9 +83,10 @@ class Times(Numbers):
         if (times < 0).any():
             raise DatasetError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
         if learned and not comparable(times, events):
+            known = counts[~np.isnan(values).any(1)].sum()
             raise LabelError(
-                f"{where}: of {len(times)} samples none is known to outlive an event of '{event}', so there is nothing "
-                "to learn"
+                f"{where}: of {known} samples none is known to outlive an event of '{event}', so there is nothing to "
+                "learn"
             )
 
 

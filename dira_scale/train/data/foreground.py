@@ -1,6 +1,8 @@
 """Draw a voxel of one of a volume's classes, which its crop is to show."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +10,19 @@ import pyarrow.compute as pc
 import xxhash
 
 from dira_scale.base.errors import DatasetError
-from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foreground
+from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, open_foreground
+from dira_scale.dataset.manifest.parquet import identity_of
 from dira_scale.train.data import random
+from dira_scale.train.data.mapped import Write, mapped_once
 from dira_scale.train.data.samples import Samples
+
+ROWS = 2**10  # whose voxels are read at a time
 
 
 class Foreground:
-    """The voxels of each class that ``foreground.parquet`` has of ``samples``, volumes. Memory: 4 bytes a voxel.
+    """The voxels of each class that ``foreground.parquet`` has of ``samples``, volumes.
+
+    A file of the node, which is mapped, has 4 bytes a voxel, 12 a class of a volume and 8 a sample.
 
     Args:
         classes: the values in masks whose voxels are drawn; None: all.
@@ -28,45 +36,79 @@ class Foreground:
 
     def __init__(self, samples: Samples, classes: Collection[int] | None = None) -> None:
         self.samples = samples
-        tables = [self._of(number, classes) for number in range(len(samples.datasets))]
-        table = pa.concat_tables(tables).sort_by("sample").combine_chunks()
-        if not table.num_rows:
-            roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
-            raise DatasetError(
-                f"no volume in split '{samples.split}' of {roots} has a voxel of a class that is learned"
-            )
-        sample, voxels = table["sample"].to_numpy(), table["voxels"].combine_chunks()
-        self._counts = pc.list_value_length(voxels).to_numpy()
-        self._starts, self._voxels = np.cumsum(self._counts) - self._counts, voxels.flatten().to_numpy()
-        self._classes = np.bincount(sample, minlength=len(samples))
-        self._first = np.cumsum(self._classes) - self._classes
-        sizes = np.prod([side.astype(np.int64) for side in samples.sides(sample)], 0)
-        if not (self._counts > 0).all() or not (self._voxels < np.repeat(sizes, self._counts)).all():
-            roots = ", ".join(str(dataset.root / FOREGROUND_FILE) for dataset in samples.datasets)
-            raise DatasetError(f"{roots}: a voxel is outside its volume: copy it again from its origin, or shard again")
-        self.identity = xxhash.xxh3_128_hexdigest(b"".join(a.tobytes() for a in (sample, self._counts, self._voxels)))
-
-    def _of(self, number: int, classes: Collection[int] | None) -> pa.Table:
-        """Return the rows of one dataset whose volumes are among the samples, with their number ``sample``."""
-        dataset, rows = self.samples.datasets[number], self.samples.rows[number]
-        table = read_foreground(dataset.root)
-        if table is None:
-            reason = "it has no masks, or an older version has written it"
-            raise DatasetError(f"{dataset.root} has no {FOREGROUND_FILE} ({reason})", lacks="foreground")
-        keys = dataset.manifest.table(["key"])["key"].take(pa.array(rows)).combine_chunks()
-        sample = pc.add(pc.index_in(table["key"], value_set=keys), sum(self.samples.sizes[:number]))
-        table = table.append_column("sample", sample).select(["sample", "value", "voxels"])
-        if classes is not None:
-            table = table.filter(pc.is_in(table["value"], value_set=pa.array(sorted(classes), pa.uint8())))
-        return table.filter(pc.is_valid(table["sample"]))
+        size, files = 0, list[str]()
+        for dataset in samples.datasets:
+            with open_foreground(dataset.root) as parquet:
+                groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+                size += sum(group.total_byte_size for group in groups)
+                files.append(identity_of(dataset.root / FOREGROUND_FILE))
+        values = None if classes is None else sorted(map(int, classes))
+        of = [[dataset.identity for dataset in samples.datasets], samples.split, files, values]
+        mapped = mapped_once("foreground", of, size, partial(_write, samples, values))
+        self._ends, self._counts = mapped["ends"], mapped["counts"]
+        self._starts, self._voxels = mapped["starts"], mapped["voxels"]
+        self.identity: str = mapped.facts["identity"]
 
     def draw(self, index: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Return a voxel of each of the samples ``index`` [b] by ``u`` [b, 2]: of a class drawn evenly, drawn evenly.
         float64 [b, 3], (z, y, x); NaN for a sample without one."""
-        voxel, known = np.full((len(index), 3), np.nan), self._classes[index] > 0
+        voxel, known = np.full((len(index), 3), np.nan), self._ends[index] < self._ends[index + 1]
         index, u = index[known], u[known]
-        of_class = random.integers(u[:, 0], self._first[index], self._first[index] + self._classes[index] - 1)
+        of_class = random.integers(u[:, 0], self._ends[index], self._ends[index + 1] - 1)
         place = self._starts[of_class] + random.integers(u[:, 1], 0, self._counts[of_class] - 1)
         row, x = np.divmod(self._voxels[place].astype(np.int64), self.samples.column("width", index))
         voxel[known] = np.stack((*np.divmod(row, self.samples.column("height", index)), x), 1)
         return voxel
+
+
+def _write(samples: Samples, classes: Sequence[int] | None, write: Write) -> dict[str, Any]:
+    """Write voxels as they come, and where those of each class of each sample are: of sample s the classes from
+    ``ends[s]`` to ``ends[s + 1] - 1``."""
+    rows = [_samples_of(samples, number, classes) for number in range(len(samples.datasets))]
+    sample = np.concatenate(rows)
+    sample, counts = sample[sample >= 0], list[np.ndarray]()
+    if not len(sample):
+        roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
+        raise DatasetError(f"no volume in split '{samples.split}' of {roots} has a voxel of a class that is learned")
+    voxels, order = write("voxels", _voxels(samples, rows, counts)), np.argsort(sample, kind="stable")
+    count = np.concatenate(counts)
+    start, count = (np.cumsum(count, dtype=np.int64) - count)[order], count[order]
+    write("starts", [start])
+    write("counts", [count])
+    write("ends", [np.cumsum(np.bincount(sample + 1, minlength=len(samples) + 1))])
+    digest = xxhash.xxh3_128(sample[order].tobytes() + count.tobytes())
+    for first, size in zip(start, count, strict=True):
+        digest.update(voxels[first : first + size].data)
+    return {"identity": digest.hexdigest()}
+
+
+def _samples_of(samples: Samples, number: int, classes: Sequence[int] | None) -> np.ndarray:
+    """Return the sample of each row of a dataset's file, int64; -1: it is another split's or class's."""
+    dataset, rows = samples.datasets[number], samples.rows[number]
+    with open_foreground(dataset.root) as parquet:
+        table = parquet.read(["key", "value"])
+    keys = dataset.manifest.table(["key"])["key"].take(pa.array(rows)).combine_chunks()
+    place = pc.fill_null(pc.index_in(table["key"], value_set=keys), -1).to_numpy()
+    learned = place >= 0
+    if classes is not None:
+        learned &= pc.is_in(table["value"], value_set=pa.array(classes, pa.uint8())).to_numpy()
+    return np.where(learned, place.astype(np.int64) + sum(samples.sizes[:number]), -1)
+
+
+def _voxels(samples: Samples, rows: Sequence[np.ndarray], counts: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the voxels of the rows that have a sample, and add how many each has to ``counts``."""
+    for dataset, of_row in zip(samples.datasets, rows, strict=True):
+        start = 0
+        with open_foreground(dataset.root) as parquet:
+            for batch in parquet.iter_batches(ROWS, columns=["voxels"]):
+                sample = of_row[start : (start := start + len(batch))]
+                lists, sample = batch["voxels"].filter(pa.array(sample >= 0)), sample[sample >= 0]
+                values, count = lists.flatten(), pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+                sizes = np.prod([side.astype(np.int64) for side in samples.sides(sample)], 0)
+                within = values.null_count == 0 and (values.to_numpy() < np.repeat(sizes, count)).all()
+                if not within or not (count > 0).all():
+                    roots = ", ".join(str(dataset.root / FOREGROUND_FILE) for dataset in samples.datasets)
+                    advice = "copy it again from its origin, or shard again"
+                    raise DatasetError(f"{roots}: a voxel is outside its volume: {advice}")
+                counts.append(count)
+                yield values.to_numpy()

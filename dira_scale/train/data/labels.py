@@ -22,7 +22,7 @@ with lazy_imports():
     import numpy as np
     import torch
 
-    from dira_scale.train.data import random
+    from dira_scale.train.data import alike, mapped, random
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,22 +67,39 @@ class Columns(ABC):
         """``labels`` float32 [b, L] as stored -> the targets; NaN, which no loss or metric counts."""
         return labels
 
-    def check(self, datasets: Sequence[ShardedDataset], split: str, learned: np.ndarray | None) -> None:
+    def values(self, datasets: Sequence[ShardedDataset], split: str, samples: np.ndarray) -> np.ndarray:
+        """Return what ``samples`` [n], counted over the whole splits, have as stored: float32 [n, L]."""
+        rows = [dataset.rows(split) for dataset in datasets]
+        ends, values = np.cumsum([*map(len, rows)]), np.empty((len(samples), len(self.names)), np.float32)
+        of = np.searchsorted(ends, samples, side="right")
+        for number, (dataset, columns) in enumerate(zip(datasets, self.columns, strict=True)):
+            here = rows[number][samples[of == number] - (ends[number] - len(rows[number]))]
+            values[of == number] = dataset.flags(here)[:, list(columns)]
+        return values
+
+    def check(self, datasets: Sequence[ShardedDataset], split: str, learned: Iterable[np.ndarray] | None) -> None:
         """Raise DatasetError, naming datasets, split and label, unless the labels can be learned or evaluated; a
         LabelError, if they could without one of them.
 
         Args:
-            learned: the samples that are trained on, int64, counted over the whole splits; None: all, and they are only
-                evaluated, where a label may have no positive or no negative, and a number one value.
+            learned: the samples that are trained on, int64, counted over the whole splits, some at a time; None: all,
+                and they are only evaluated, where a label may have no positive or no negative, and a number one value.
         """
-        parts = zip(datasets, map(list, self.columns), strict=True)
-        values = np.concatenate([dataset.flags(dataset.rows(split))[:, chosen] for dataset, chosen in parts])
+        count = sum(len(dataset.rows(split)) for dataset in datasets)
+        everyone = (np.arange(part.start, part.stop) for part in mapped.chunks(count))
+        counts: dict[bytes, int] = {}
+        for samples in everyone if learned is None else learned:
+            rows, which = alike.numbered(self.values(datasets, split, samples))
+            for row, size in zip(rows, np.bincount(which).tolist(), strict=True):
+                counts[row.tobytes()] = counts.get(row.tobytes(), 0) + size
+        values = np.frombuffer(bytearray().join(counts), np.float32).reshape(-1, len(self.names))
         where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'"
-        self._check(values if learned is None else values[learned], where, learned is not None)
+        self._check(values, np.array([*counts.values()]), where, learned is not None)
 
     @abstractmethod
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
-        """Raise DatasetError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
+    def _check(self, values: np.ndarray, counts: np.ndarray, where: str, learned: bool) -> None:
+        """Raise DatasetError as :meth:`check`, of the different ``values`` [n, L], in the order in which they come, of
+        how many samples these are [n], and whether they are learned."""
 
 
 class ColumnsChoice(Protocol):
@@ -182,7 +199,8 @@ class Labels(Columns):
         values = torch.where(labels.isnan(), self.unknown, labels)
         return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), values)
 
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+    def _check(self, values: np.ndarray, counts: np.ndarray, where: str, learned: bool) -> None:
+        samples = counts.sum()
         targets = self.targets(torch.from_numpy(values)).numpy()
         refused: dict[str, str] = {}
         for name, stored, target in zip(self.names, values.T, targets.T, strict=True):
@@ -191,12 +209,12 @@ class Labels(Columns):
                                    f"{UNCERTAIN} (uncertain) or nothing (unknown)", lacks="classes")  # fmt: skip
             if np.isnan(target).all():
                 why = " or uncertain, which is ignored" * bool((stored == UNCERTAIN).any())
-                refused[name] = f"is unknown{why} in all {len(stored)} samples"
+                refused[name] = f"is unknown{why} in all {samples} samples"
                 continue
             needed = {"positive": 1} if self.exclusive else {"positive": 1, "negative": 0}
             missing = [word for word, value in needed.items() if not (target == value).any()]
             if missing and (self.exclusive or learned):
-                refused[name] = f"has no {missing[0]} among {len(stored)} samples"
+                refused[name] = f"has no {missing[0]} among {samples} samples"
         if refused:
             problems = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
             lost, labels = ([*dict.fromkeys(n.partition(": ")[0] for n in names)] for names in (refused, self.names))
@@ -205,11 +223,11 @@ class Labels(Columns):
             raise LabelError(f"{where}: {problems}", rest, lacks="fewer classes" if of_classes else "")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
-            raise DatasetError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "
-                               "every sample needs it: shard again without these")  # fmt: skip
+            raise DatasetError(f"{where}: label '{label}' is unknown in {counts[unknown].sum()} of {samples} samples, "
+                               "and every sample needs it: shard again without these")  # fmt: skip
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
-            raise DatasetError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
-                               f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
+            raise DatasetError(f"{where}: {counts[several].sum()} of {samples} samples have none or several of the "
+                               f"labels {', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
 
 
 def columns_of(dataset: ShardedDataset, names: Sequence[str]) -> tuple[int, ...]:

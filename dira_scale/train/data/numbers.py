@@ -52,11 +52,11 @@ class Numbers(Columns):
     names: tuple[str, ...]
     columns: tuple[tuple[int, ...], ...] = ()
 
-    def _check(self, values: np.ndarray, where: str, learned: bool) -> None:
+    def _check(self, values: np.ndarray, counts: np.ndarray, where: str, learned: bool) -> None:
         for name, column in zip(self.names, values.T, strict=True):
             numbers = column[~np.isnan(column)]
             if not len(numbers):
-                raise LabelError(f"{where}: label '{name}' is unknown in all {len(column)} samples")
+                raise LabelError(f"{where}: label '{name}' is unknown in all {counts.sum()} samples")
             if learned and (numbers == numbers[0]).all():
                 raise LabelError(
                     f"{where}: label '{name}' is {numbers[0]:g} wherever it is known, so there is nothing to learn"

@@ -123,14 +123,12 @@ class Order:
             return sum(self.sizes) if self.repeats is None else len(self.repeats.ends)
         return self.selection.split_size
 
-    @property
-    def drawn(self) -> np.ndarray | None:
-        """Return whether each sample comes at all, bool [split_size]; None: all do."""
-        if self.selection is None and self.repeats is None:
-            return None
-        drawn = np.zeros(self.split_size, bool)
-        counts = True if self.repeats is None else self.repeats.counts > 0
-        drawn[slice(None) if self.selection is None else self.selection.samples] = counts
+    def draws(self, samples: np.ndarray) -> np.ndarray:
+        """Return whether each of ``samples`` [n] comes at all, bool [n]."""
+        place = samples if self.selection is None else self.selection.find(samples)
+        drawn = place >= 0
+        if self.repeats is not None:
+            drawn[drawn] = self.repeats.counts(place[drawn]) > 0
         return drawn
 
     @property

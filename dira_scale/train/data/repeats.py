@@ -11,7 +11,7 @@ rows of one split of one or several datasets, in their order:
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dira_scale.base.arguments import ArgumentError
+from dira_scale.train.data.mapped import Mapped, Write, chunks, mapped_once
+from dira_scale.train.data.selection import Selection
 
 if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
     from dira_scale.dataset.manifest import ShardedDataset
@@ -31,7 +33,7 @@ class Repeats:
     """The draws of samples: sample s has those from ``ends[s - 1]`` to ``ends[s] - 1``, of ``ends`` int64 [n], which
     are mapped from ``file``, if there is one."""
 
-    def __init__(self, ends: np.ndarray, file: Path | None = None) -> None:
+    def __init__(self, ends: np.ndarray, file: Path | Mapped | None = None) -> None:
         self.ends, self._file = ends, file
 
     @classmethod
@@ -43,8 +45,8 @@ class Repeats:
                 theirs, ours = (f"split {each['split']} of {', '.join(hash[:12] for hash in each['datasets'])}"
                                 for each in (of, content(datasets, split)))  # fmt: skip
                 raise ValueError(f"it is of {theirs}, not of {ours}")
-            counts, rows = repeats.counts, sum(len(each.rows(split)) for each in datasets)
-            if len(counts) != rows or counts.min() < 0 or counts.max() > MOST:
+            right = all(0 <= part.min() <= part.max() <= MOST for part in repeats.every())
+            if not right or len(repeats.ends) != sum(len(each.rows(split)) for each in datasets):
                 raise ValueError("it is damaged")
         except (OSError, ValueError, LookupError, TypeError, NotImplementedError, RecursionError) as error:
             raise ArgumentError("repeats", str(file), f"a file that shard balance wrote of these datasets, in this "
@@ -52,21 +54,32 @@ class Repeats:
         return repeats
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the file, too
-        return (Repeats, (self.ends,)) if self._file is None else (_reopened, (self._file,))
+        if isinstance(self._file, Path):
+            return _reopened, (self._file,)
+        return (Repeats, (self.ends,)) if self._file is None else (_selected, (self._file,))
 
     @cached_property
     def identity(self) -> str:
         """Return a hash of all repeats."""
         return hashlib.sha256(np.ascontiguousarray(self.ends).data).hexdigest()
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Return the repeats of each sample, int64 [n]."""
-        return np.diff(self.ends, prepend=0)
+    def counts(self, samples: np.ndarray) -> np.ndarray:
+        """Return the repeats of ``samples`` [m], int64 [m]."""
+        return self.ends[samples] - np.where(samples, self.ends[samples - 1], 0)
 
-    def of(self, samples: np.ndarray) -> "Repeats":
-        """Return those of ``samples`` [m], counted through these alone: 8 bytes for each."""
-        return Repeats(np.cumsum(self.counts[samples]))
+    def every(self) -> Iterator[np.ndarray]:
+        """Yield those of all samples, of some at a time."""
+        return (self.counts(np.arange(part.start, part.stop)) for part in chunks(len(self.ends)))
+
+    def of(self, selection: Selection) -> "Repeats":
+        """Return those of the samples that are selected, counted through these alone: 8 bytes for each, mapped."""
+
+        def make(write: Write) -> dict[str, Any]:
+            write("ends", [np.cumsum(self.counts(selection.samples))])
+            return {}
+
+        of = [self.identity, selection.identity]
+        return _selected(mapped_once("repeats", of, 8 * len(selection.samples), make))
 
     def sizes(self, counts: Sequence[int]) -> tuple[int, ...]:
         """Return how many draws consecutive parts of so many samples have."""
@@ -75,8 +88,8 @@ class Repeats:
     def samples(self, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return of each draw [b] its sample, which of the sample's draws it is, and how many these are."""
         sample = np.searchsorted(self.ends, draw, side="right")
-        first = np.where(sample, self.ends[sample - 1], 0)
-        return sample, draw - first, self.ends[sample] - first
+        count = self.counts(sample)
+        return sample, draw - (self.ends[sample] - count), count
 
 
 def content(datasets: Sequence["ShardedDataset"], split: str) -> dict[str, Any]:
@@ -92,6 +105,10 @@ def _mapped(file: Path) -> tuple[Repeats, Any]:
         raise ValueError("shard balance has not written it")
     (end,) = table["end"].cast(pa.int64()).chunks
     return Repeats(end.to_numpy(), file), json.loads(table.schema.metadata[KIND])
+
+
+def _selected(file: Mapped) -> Repeats:
+    return Repeats(file["ends"], file)
 
 
 def _reopened(file: Path) -> Repeats:

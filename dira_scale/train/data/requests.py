@@ -11,6 +11,7 @@ from dira_scale.base.errors import DatasetError
 from dira_scale.train.data import random
 from dira_scale.train.data.batch import Batch
 from dira_scale.train.data.foreground import Foreground
+from dira_scale.train.data.groups import COLUMNS, Groups
 from dira_scale.train.data.order import EvalOrder, Order, StepSamples
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.sizes import require_fit
@@ -23,33 +24,6 @@ from dira_scale.train.data.views.distortion import Stream
 TOGETHER = 256
 FEW = 8  # steps, of which a share draws the views at once
 Positions = Callable[[range, int, int], list[StepSamples]]
-COLUMNS = {"session": "study", "patient": "patient"}  # by ``pair``: what the images of a sample's views share
-
-
-class Groups:
-    """The samples of a split, grouped by a column: ``patient`` or ``study``; those of two datasets are different ones.
-
-    Memory: 24 bytes a sample.
-    """
-
-    def __init__(self, samples: Samples, column: str) -> None:
-        group = samples.groups(column)
-        self._members = np.argsort(group, kind="stable")  # group after group
-        position = np.empty_like(self._members)
-        position[self._members] = np.arange(len(position))
-        self._place = position  # of a sample among the members
-        counts = np.bincount(group)
-        self._start, self._count = (np.cumsum(counts) - counts)[group], counts[group]
-        self.several = bool((counts > 1).any())
-
-    def others(self, index: np.ndarray) -> np.ndarray:
-        """Return the number of further images in the groups of samples ``index`` [b]."""
-        return self._count[index] - 1
-
-    def other(self, index: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Return the further image ``number`` (from 0) of each group."""
-        within = self._place[index] - self._start[index]
-        return self._members[self._start[index] + number + (number >= within)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +85,7 @@ class Requests:
         self._foreground = Foreground(samples, classes) if views.around_foreground else None
         most = FEW if share[1] > 1 else TOGETHER
         self.together = max(1, min(TOGETHER * world * share[1] // order.batch, most))
-        self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
+        self._groups = Groups(samples, views.pair) if views.pair in COLUMNS and views.count > 1 else None
         if self._groups and isinstance(order, Order) and not self._groups.several:
             roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
             raise DatasetError(

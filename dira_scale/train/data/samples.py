@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 
 from dira_scale.base.errors import DatasetError
@@ -133,17 +132,6 @@ class Samples:
             flags = self.datasets[d].flags(rows)
             values[here] = flags if self.chosen is None else flags[:, list(self.chosen.columns[d])]
         return values
-
-    def groups(self, column: str) -> np.ndarray:
-        """For every sample a number of its ``patient`` or ``study``, int64 [n]; those of two datasets are different
-        ones, and without one a sample is alone."""
-        numbers, first = [], 0
-        for dataset, rows in zip(self.datasets, self.rows, strict=True):
-            table = dataset.manifest.table(["key", column])
-            coded = pc.coalesce(table[column], table["key"]).combine_chunks().dictionary_encode()
-            numbers.append(coded.indices.to_numpy()[rows].astype(np.int64) + first)
-            first += len(coded.dictionary)
-        return np.concatenate(numbers)
 
     def codec(self, sample: int) -> str:
         dataset, row = self.place(sample)

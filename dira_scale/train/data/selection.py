@@ -1,9 +1,9 @@
-"""Select rows of a split by patient, label, fraction and seed. Every rule of the package is here.
+"""Select rows of a split by patient, label, fraction and seed. Every rule of the package is here, but for labels'
+shares (``stratification.py``).
 
     fraction_of_samples   of a subset: patients in a drawn order, up to a share of the samples
     fold_of               of a subset: patients dealt out
     nested_draws          of a probe: several draws of a share of the patients
-    stratified            a share of the patients in which every label keeps its share
     select                what an order trains on: that share, without excluded patients, with so many negatives
 
 Patients stay whole, and with one seed a smaller fraction is a subset of a larger one. A split that is only evaluated is
@@ -11,18 +11,23 @@ always whole.
 """
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from xxhash import xxh3_128_hexdigest
 
 from dira_scale.base.arguments import UNSHOWN, ArgumentError
 from dira_scale.base.errors import DatasetError
+from dira_scale.train.data.mapped import Mapped, Write, chunks, mapped_once
+from dira_scale.train.data.stratification import in_drawn_order, stratified
 
 if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
+    import pyarrow as pa
+
     from dira_scale.dataset.manifest import ShardedDataset
 
 
@@ -66,92 +71,47 @@ def nested_draws(
     return sets
 
 
-def stratified(
-    patients: np.ndarray, positive: np.ndarray, names: Sequence[str], fraction: float, seed: int, from_end: bool = False
-) -> np.ndarray:
-    """Return a mask of a share of the ``patients`` [n], in which every label has its share of positive patients.
-
-    ``positive``: bool [n, S], one column for each of ``names``: a label, or a class of a label of classes. A patient is
-    positive if a sample is. A label that has a positive keeps one, however rare it is.
-
-    With ``from_end`` the patients that a fraction from the start leaves: a from the start and b from the end share none
-    if a + b <= 1, unless there are so few patients that one of the shares rounds to nobody, as either has one at least.
-    Of a very rare label they may have no positive, as the start has those first.
-
-    Raises ArgumentError, which names a label, if the fraction from the start is too small to keep a positive.
-    """
-    order = drawn(patients.tolist(), seed)
-    rank = {patient: i for i, patient in enumerate(order)}
-    member = np.array([rank[patient] for patient in patients.tolist()])
-    of_patient = np.zeros((len(order), positive.shape[1]), bool)
-    np.logical_or.at(of_patient, member, positive)
-    if from_end:
-        before = round(round(1 - fraction, 9) * len(order))  # 1 - 0.9 is not quite 0.1, which rounds another way
-        return ~np.isin(member, _balanced(of_patient, min(max(1, before), len(order) - 1)))
-    count = max(1, round(fraction * len(order)))
-    balanced = _balanced(of_patient, count)
-    if lost := np.flatnonzero(of_patient.any(0) & ~of_patient[balanced].any(0)).tolist():
-        seen = np.maximum.accumulate(of_patient[_balanced(of_patient, min(len(order), len(names)))])
-        enough = 1 + int(np.flatnonzero((seen == of_patient.any(0)).all(1))[0])
-        raise ArgumentError(
-            "fraction", fraction, f"{math.ceil(1e4 * enough / len(order)) / 1e4:g} or more: {count} of {len(order)} "
-            f"patients cannot have a positive of every label: '{names[lost[0]]}' would have none"
-        )  # fmt: skip
-    return np.isin(member, balanced)
-
-
-def _balanced(positive: np.ndarray, count: int) -> np.ndarray:
-    """Return the first ``count`` rows of ``positive`` [P, S] in an order whose every beginning has all columns' shares.
-
-    It begins with rows that together have every column: each time one that adds most. Then each row is the one after
-    which the columns' counts are nearest to their shares, by the sum of squares; rows without any positive count as a
-    column, too. That is iterative stratification (Sechidis et al., "On the stratification of multi-label data", ECML
-    PKDD 2011), of beginnings instead of folds. Among equal rows the first is taken. Counts stay within about one row.
-    """
-    columns = np.concatenate([positive, ~positive.any(1, keepdims=True)], 1)
-    alike, first, member, size = np.unique(columns, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    if len(alike) == 1:  # without labels
-        return np.arange(count)
-    queues = np.argsort(member, kind="stable")  # group after group of rows that are alike
-    start, taken = np.cumsum(size) - size, np.zeros_like(size)
-    # Whole numbers, so exact, in floats, whose products are fast: counts times the number of rows.
-    groups, total, held = alike.astype(float), columns.sum(0).astype(float), np.zeros(columns.shape[1])
-    missing, chosen = positive.any(0), np.empty(count, np.int64)
-    for i in range(count):
-        adds = alike[:, :-1][:, missing].sum(1)
-        left = taken < size
-        group = np.flatnonzero(left & (adds == adds[left].max()))
-        over = held * len(columns) - (i + 1) * total
-        cost = groups[group] @ (2 * over + len(columns))
-        group = group[cost == cost.min()]
-        behind = (i + 1) * size[group] - len(columns) * taken[group]
-        group = group[behind == behind.max()]
-        best = group[np.argmin(first[group])]
-        chosen[i] = queues[start[best] + taken[best]]
-        taken[best] += 1
-        held += groups[best]
-        missing &= ~alike[best, :-1]
-    return chosen
-
-
 @dataclass(frozen=True, eq=False)
 class Selection:
     """The samples that an order covers, in parts that it mixes.
 
     Attributes:
-        samples: int64, part after part; counted over the whole splits of all datasets, which have ``split_size``.
+        samples: int64, part after part, each ascending; counted over the whole splits of all datasets, which have
+            ``split_size``.
         sizes, weights: of the parts; as of an order's datasets.
+        file: that has them all, and the identity; None: they are in memory.
     """
 
     samples: np.ndarray
     split_size: int
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
+    file: Mapped | None = None
 
-    @property
+    @classmethod
+    def of(cls, file: Mapped) -> "Selection":
+        facts = file.facts
+        return cls(file["samples"], facts["split_size"], tuple(facts["sizes"]), tuple(facts["weights"]), file)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process maps the file, too
+        every = self.samples, self.split_size, self.sizes, self.weights
+        return (Selection, every) if self.file is None else (Selection.of, (self.file,))
+
+    @cached_property
     def identity(self) -> str:
         """Return a hash of what is selected: a dataset's hash does not tell its patients and labels."""
-        return hashlib.sha256(f"{self.sizes} {self.split_size}".encode() + self.samples.tobytes()).hexdigest()
+        known = self.file and self.file.facts["identity"]
+        return known or _identity(self.sizes, self.split_size, self.samples)
+
+    def find(self, samples: np.ndarray) -> np.ndarray:
+        """Return the place in ``self.samples`` of each of ``samples`` [n], int64; -1: it is not selected."""
+        places, first = np.full(len(samples), -1), 0
+        for size in self.sizes:
+            part = self.samples[first : first + size]
+            place = np.minimum(np.searchsorted(part, samples), size - 1)
+            places = np.where(part[place] == samples, first + place, places)
+            first += size
+        return places
 
 
 def select(
@@ -162,7 +122,7 @@ def select(
     seed: int,
     negatives: int | None,
     from_end: bool = False,
-    excluded: Collection[str] = (),
+    excluded: "pa.Array | None" = None,
 ) -> Selection | None:
     """Return the samples of the ``split`` of each dataset that are left; None if these are all.
 
@@ -172,52 +132,97 @@ def select(
     positive is a sample of which any label of yes and no is above 0; unknown and uncertain are none, nor are numbers
     (``ShardedDataset.number_labels``).
 
+    One process of a node looks at all patients and samples: others map what it has found.
+
     Raises ArgumentError, naming the dataset, where there are no positives or negatives, a label is lost, or nobody is
     left; DatasetError where there are no labels.
     """
-    if fraction == 1 and negatives is None and not excluded:
+    if fraction == 1 and negatives is None and excluded is None:
         return None
-    parts: list[np.ndarray] = []
-    shares: list[float] = []
-    first = 0
-    for dataset, weight in zip(datasets, weights, strict=True):
-        rows, names = dataset.rows(split), dataset.info.label_names
-        kept = [n for n, f in enumerate(dataset.info.flags) if names[f.number] not in dataset.number_labels]
-        flags = [dataset.info.flags[number] for number in kept]
-        positive, chosen = dataset.flags(rows)[:, kept] > 0, np.arange(len(rows))
-        if excluded:
-            chosen = np.flatnonzero([patient not in excluded for patient in dataset.column("patient")[rows]])
-            if not len(chosen):
-                expected = f"to leave somebody: {dataset.root} has no other patient in split '{split}'"
-                raise ArgumentError("excluded", UNSHOWN, expected)
-        if fraction < 1:
-            patients = dataset.column("patient")[rows[chosen]]
-            chosen = chosen[stratified(patients, positive[chosen], [f.name for f in flags], fraction, seed, from_end)]
-        if negatives is None:
-            parts.append(first + chosen)
-            shares.append(weight)
-        else:
-            # Labels of classes do not count: none is the others' negative.
-            positive = positive[:, [number for number, flag in enumerate(flags) if flag.value is None]]
-            where = f"split '{split}'" + f" at a fraction of {fraction:g}" * (fraction < 1)
-            has = _with_positives(dataset, where, positive[chosen], negatives)
-            count = max(1, round(weight * int(has.sum())))
-            parts += [first + chosen[has], first + chosen[~has]]
-            shares += [count / int(has.sum()), negatives * count / int((~has).sum())]
-        first += len(rows)
-    samples = np.concatenate(parts)
-    if fraction == 1 and negatives is None and len(samples) == first:
-        return None  # nobody excluded is here
-    return Selection(samples, first, tuple(map(len, parts)), tuple(shares))
+    keys = None if excluded is None else [xxh3_128_hexdigest(part or b"") for part in excluded.buffers()[1:]]
+    of = [[each.identity for each in datasets], split, [*weights], fraction, seed, negatives, from_end, keys]
+
+    def make(write: Write) -> dict[str, Any]:
+        parts: list[tuple[int, np.ndarray]] = []  # the first sample of a dataset, and which of its are chosen
+        shares: list[float] = []
+        first = 0
+        for dataset, weight in zip(datasets, weights, strict=True):
+            chosen = _Chosen(dataset, split)
+            if excluded is not None:
+                chosen.keep(~dataset.patients_in(excluded))
+                if not chosen.mask.any():
+                    expected = f"to leave somebody: {dataset.root} has no other patient in split '{split}'"
+                    raise ArgumentError("excluded", UNSHOWN, expected)
+            if fraction < 1:
+                chosen.draw(fraction, seed, from_end)
+            if negatives is None:
+                parts.append((first, chosen.mask))
+                shares.append(weight)
+            else:
+                where = f"split '{split}'" + f" at a fraction of {fraction:g}" * (fraction < 1)
+                has, others = chosen.by_label(where, negatives)
+                count = max(1, round(weight * int(has.sum())))
+                parts += [(first, has), (first, others)]
+                shares += [count / int(has.sum()), negatives * count / int(others.sum())]
+            first += len(chosen.mask)
+        sizes = [int(mask.sum()) for _, mask in parts]
+        if fraction == 1 and negatives is None and sum(sizes) == first:
+            return {}  # nobody excluded is here
+        places = ((at + part.start, mask[part]) for at, mask in parts for part in chunks(len(mask)))
+        identity = _identity(sizes, first, write("samples", (at + np.flatnonzero(mask) for at, mask in places)))
+        return {"split_size": first, "sizes": sizes, "weights": shares, "identity": identity}
+
+    made = mapped_once("selection", of, 8 * sum(len(dataset.rows(split)) for dataset in datasets), make)
+    return Selection.of(made) if made.facts else None
 
 
-def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:
-    """Return a mask of the positive samples."""
-    has = np.asarray(positive.any(1))
-    if not positive.shape[1]:
-        raise DatasetError(f"{dataset.root} has no labels, by which negatives are told", lacks="labels")
-    if not has.any() or has.all():
-        missing = "negative (a sample without a positive label)" if has.any() else "positive"
-        expected = f"null, or another dataset: {dataset.root} has no {missing} in {where}"
-        raise ArgumentError("negatives", negatives, expected)
-    return has
+class _Chosen:
+    """Which samples of a dataset's split are chosen: ``mask``, bool [n]."""
+
+    def __init__(self, dataset: "ShardedDataset", split: str) -> None:
+        self.dataset, self.rows, names = dataset, dataset.rows(split), dataset.info.label_names
+        self.mask, flags = np.ones(len(self.rows), bool), dataset.info.flags
+        self.flags = [n for n, flag in enumerate(flags) if names[flag.number] not in dataset.number_labels]
+
+    def keep(self, patients: np.ndarray) -> None:
+        """Choose none of other patients than these, bool [P]."""
+        for part in chunks(len(self.rows)):
+            self.mask[part] &= patients[self.dataset.patients.codes[self.rows[part]]]
+
+    def draw(self, fraction: float, seed: int, from_end: bool) -> None:
+        """Keep a fraction of the patients (:func:`stratified`)."""
+        codes, names = self.dataset.patients
+        present, positive = np.zeros(len(names), bool), np.zeros((len(names), len(self.flags) // 8 + 1), np.uint8)
+        for part in chunks(len(self.rows)):
+            rows = self.rows[part][self.mask[part]]
+            present[codes[rows]] = True
+            for number, has in enumerate((self.dataset.flags(rows)[:, self.flags] > 0).T):
+                positive[codes[rows[has]], number // 8] |= 128 >> number % 8
+        order = in_drawn_order(names.array(), present, seed)
+        labels = [self.dataset.info.flags[number].name for number in self.flags]
+        kept = np.zeros(len(names), bool)
+        kept[order[stratified(positive[order], labels, fraction, from_end)]] = True
+        self.keep(kept)
+
+    def by_label(self, where: str, negatives: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return masks of those with and without a positive label. Raises as :func:`select`."""
+        # Labels of classes do not count: none is the others' negative.
+        columns = [number for number in self.flags if self.dataset.info.flags[number].value is None]
+        if not columns:
+            raise DatasetError(f"{self.dataset.root} has no labels, by which negatives are told", lacks="labels")
+        has, others = self.mask.copy(), self.mask.copy()
+        for part in chunks(len(self.rows)):
+            positive = (self.dataset.flags(self.rows[part])[:, columns] > 0).any(1)
+            has[part] &= positive
+            others[part] &= ~positive
+        if not has.any() or not others.any():
+            missing = "negative (a sample without a positive label)" if has.any() else "positive"
+            expected = f"null, or another dataset: {self.dataset.root} has no {missing} in {where}"
+            raise ArgumentError("negatives", negatives, expected)
+        return has, others
+
+
+def _identity(sizes: Sequence[int], split_size: int, samples: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{tuple(sizes)} {split_size}".encode())
+    digest.update(np.ascontiguousarray(samples).data)
+    return digest.hexdigest()

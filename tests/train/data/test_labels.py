@@ -99,7 +99,7 @@ def test_columns_are_chosen_by_name_in_each_dataset_of_a_mixture(labelled: Label
     (batch,) = CpuLoader(replace(spec, labels=labels)).iterate(0, 1)
     assert labels.names == ("Mass", "Edema") and batch.labels is not None
     same(batch.labels, [[0, 1], [1, -1], [-1, NAN], [0, 0], [1, 0], [0, 1]])
-    labels.check([first, second], "train", np.arange(6))
+    labels.check([first, second], "train", [np.arange(2), np.arange(2, 6)])
 
 
 @pytest.mark.parametrize("stored", ["class numbers", "a column for each class"])
@@ -118,12 +118,12 @@ def test_one_of_several_classes(labelled: Labelled, stored: str) -> None:
     assert batch.labels is not None and len(labels.names) == 3
     numbers = class_numbers(labels.targets(batch.labels))
     assert numbers.dtype == torch.int64 and numbers.tolist() == [2, 0, UNKNOWN_CLASS, 1, 0]
-    labels.check([dataset], "train", np.arange(5))
+    labels.check([dataset], "train", [np.arange(5)])
     with pytest.raises(LabelError, match=r"toy, split 'train': label '.*' has no positive among 3 samples$"):
-        labels.check([dataset], "train", np.array([1, 3, 4]))
+        labels.check([dataset], "train", [np.array([1, 3, 4])])
     if stored == "class numbers":  # each class as yes or no: none can be left out alone
         with pytest.raises(LabelError) as caught:
-            LabelChoice(("grade",)).of([dataset]).check([dataset], "train", np.array([1, 3, 4]))
+            LabelChoice(("grade",)).of([dataset]).check([dataset], "train", [np.array([1, 3, 4])])
         assert (caught.value.rest, caught.value.lacks) == ([], "fewer classes")
 
 
@@ -171,7 +171,7 @@ def test_labels_that_cannot_be_learned_are_one_error(
 ) -> None:
     dataset = labelled(rows, ("a", "b", "c")[: len(rows[0])])
     with pytest.raises(DatasetError, match=printed):
-        LabelChoice(**choice).of([dataset]).check([dataset], "train", np.arange(len(rows)) if learned else None)
+        LabelChoice(**choice).of([dataset]).check([dataset], "train", [np.arange(len(rows))] if learned else None)
 
 
 NUMBERED = ("sick", "age", "stage", "change")
@@ -228,7 +228,7 @@ def test_what_cannot_be_learned_is_one_error(
     labelled: Labelled, rows: list[list[float]], learned: bool, printed: str
 ) -> None:
     dataset: Any = labelled(rows, ("a", "b"))
-    numbers, chosen = NumberChoice(("a", "b")).of([dataset]), np.arange(2) if learned else None
+    numbers, chosen = NumberChoice(("a", "b")).of([dataset]), [np.arange(2)] if learned else None
     if not printed:
         numbers.check([dataset], "train", chosen)
         return

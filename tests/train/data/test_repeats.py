@@ -58,8 +58,7 @@ def test_an_order_is_that_of_a_list_with_repeats(counts: list[int], epoch: int, 
     found = taken(order, epoch)
     assert [row for row, _ in found] == [rows[draw] for draw, _ in taken(plain, epoch)]
     assert len(set(found)) == len(found)  # each has views of its own
-    drawn = order.drawn
-    assert drawn is not None and {*np.flatnonzero(drawn)} == {*rows}
+    assert {*np.flatnonzero(order.draws(np.arange(order.split_size)))} == {*rows}
     for step in range(3):
         whole = order.batch_at(step)
         for name in ("index", "occurrence"):

@@ -1,9 +1,11 @@
 """Which rows are used: those of earlier versions, row by row, and the rules' promises."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dira_scale.base.arguments import ArgumentError
@@ -11,8 +13,10 @@ from dira_scale.base.errors import DatasetError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.manifest.index import Codes
 from dira_scale.shard.curate.subset import in_fold
+from dira_scale.train.data import stratification
+from dira_scale.train.data.alike import numbered
 from dira_scale.train.data.order import Order
-from dira_scale.train.data.selection import Selection, drawn, nested_draws, select, stratified
+from dira_scale.train.data.selection import Selection, drawn, nested_draws, select
 
 # 24 rows of 9 patients of 1 to 5 rows, out of order.
 PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3, 8, 8, 5, 1, 2, 8, 3, 8, 3, 6)]
@@ -56,6 +60,18 @@ def by_patient(patients: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, 
 def farthest(positive: np.ndarray, rows: np.ndarray) -> float:
     """Patients by which a label is off its share, of the label that is off most."""
     return np.abs(positive[rows].sum(0) - len(rows) * positive.mean(0)).max()
+
+
+def stratified(patients, positive, labels, fraction, seed, from_end=False) -> np.ndarray:
+    """Which samples are of the patients that are chosen."""
+    names, of_patient = by_patient(patients, positive)
+    order = stratification.in_drawn_order(pa.array(names, pa.large_string()), np.ones(len(names), bool), seed)
+    bits = np.packbits(np.pad(of_patient, ((0, 0), (0, 1))), 1)[order]
+    return np.isin(patients, names[order[stratification.stratified(bits, labels, fraction, from_end)]])
+
+
+def leaving_out(*keys: str) -> pa.Array:
+    return pa.array(keys, pa.large_string())
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -115,6 +131,42 @@ def test_every_label_keeps_its_share_or_one_positive(seed):
         assert farthest(of_patient, chosen) < 1 + min(farthest(of_patient, rows) for rows in possible)
         before = kept
     assert before.all()
+
+
+def balanced(positive: np.ndarray, count: int) -> list[int]:
+    """The order of rows, each found among all that are left; sums are exact."""
+    columns = np.concatenate([positive, ~positive.any(1, keepdims=True)], 1).astype(int)
+    total, held, missing, chosen = columns.sum(0), 0 * columns[0], positive.any(0), list[int]()
+    kinds = [row.tobytes() for row in columns]
+    size = Counter(kinds)
+    while len(chosen) < count:
+        taken = Counter(kinds[row] for row in chosen)
+        left = [row for row in range(len(columns)) if row not in chosen]
+        cost = ((held + columns) * len(columns) - (len(chosen) + 1) * total) ** 2
+        behind = [(len(chosen) + 1) * size[kind] - len(columns) * taken[kind] for kind in kinds]
+        adds, first = positive[:, missing].sum(1), [kinds.index(kind) for kind in kinds]
+        best = min(left, key=lambda row: (-adds[row], cost[row].sum(), -behind[row], first[row], row))
+        chosen.append(best)
+        held, missing = held + columns[best], missing & ~positive[best]
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_patients_are_those_of_plain_loops(seed):
+    """Also in the beginning, where labels are missing, and where no patient of some kind is left."""
+    rng = np.random.default_rng(seed)
+    patients, labels = int(rng.integers(2, 120)), int(rng.integers(0, 12))
+    positive = rng.random((patients, labels)) < rng.uniform(0.02, 0.6, labels)
+    bits, member = numbered(np.packbits(np.pad(positive, ((0, 0), (0, 1))), 1))
+    of_group = np.unpackbits(bits, 1)[:, :labels].astype(bool)
+    queues = [np.flatnonzero(member == group).tolist()[::-1] for group in range(len(bits))]
+    count = int(rng.integers(1, patients + 1))
+    groups = stratification._balanced(of_group, np.bincount(member), count)
+    assert [queues[group].pop() for group in groups] == balanced(positive, count)
+    names = [f"p{number}" for number in range(patients)]
+    present = rng.random(patients) < 0.7
+    order = stratification.in_drawn_order(pa.array(names, pa.large_string()), present, seed)
+    assert [names[number] for number in order] == drawn([names[n] for n in np.flatnonzero(present)], seed)
 
 
 def test_the_choice_depends_on_names_alone():
@@ -242,22 +294,22 @@ def test_the_end_is_chosen_in_each_dataset(labelled):
 def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled, make_dataset):
     one, two = labelled("one"), labelled("two")
     gone = set(one.column("patient")[:20])
-    selection = select([one, two], "train", [1.0, 1.0], 1.0, 0, None, excluded=gone)
+    selection = select([one, two], "train", [1.0, 1.0], 1.0, 0, None, excluded=leaving_out(*gone))
     assert selection.split_size == 120
     everyone = np.concatenate([dataset.column("patient")[dataset.rows("train")] for dataset in (one, two)])
     assert not gone & set(everyone[selection.samples])
     assert set(selection.samples) == {i for i, patient in enumerate(everyone) if patient not in gone}
     left = len(set(one.column("patient")) - gone)
-    half = select([one], "train", [1.0], 0.5, 0, None, excluded=gone)
+    half = select([one], "train", [1.0], 0.5, 0, None, excluded=leaving_out(*gone))
     assert len(patients_of(half, one)) == round(0.5 * left) and not gone & patients_of(half, one)
     images, people = [np.zeros((8, 8), np.uint8)] * len(PATIENTS), np.array(PATIENTS)
     uneven = make_dataset(images, name="uneven", patients=PATIENTS, label_names=())
-    kept = uneven.rows("train")[select([uneven], "train", [1.0], 0.5, 0, None, excluded={"p3"}).samples]
+    kept = uneven.rows("train")[select([uneven], "train", [1.0], 0.5, 0, None, excluded=leaving_out("p3")).samples]
     assert len(set(people[kept])) == 4  # of eight, with all images
     assert sorted(kept) == np.flatnonzero(np.isin(people, people[kept])).tolist()
-    assert select([one], "train", [1.0], 1.0, 0, None, excluded={"somebody else"}) is None
+    assert select([one], "train", [1.0], 1.0, 0, None, excluded=leaving_out("somebody else")) is None
     with pytest.raises(ArgumentError, match=r"excluded: .*one has no other patient in split 'train'"):
-        select([one], "train", [1.0], 1.0, 0, None, excluded=set(one.column("patient")))
+        select([one], "train", [1.0], 1.0, 0, None, excluded=leaving_out(*one.column("patient")))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,6 @@ class Substitutes:
     def __init__(self, order: Order | EvalOrder, shards: Shards, cache: ShardCache, seed: int) -> None:
         self.order, self.shards, self.cache, self.seed = order, shards, cache, seed
         self._warned: set[int] = set()
-        self._drawn = order.drawn if isinstance(order, Order) else None
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> StepSamples:
         """Return the order's batch, with other samples in place of those whose shards are missing. Raises UserError
@@ -60,8 +59,8 @@ class Substitutes:
         draws = random.uniform(self.seed, positions.epoch, index[lost], occurrence[lost], view=0, n=2, stream=STREAM)
         for i, (u_shard, u_row) in zip(np.flatnonzero(lost), draws, strict=True):
             members = self.shards.members(int(present[int(u_shard * len(present))]))
-            if self._drawn is not None:
-                members = members[self._drawn[members]]
+            if isinstance(self.order, Order):
+                members = members[self.order.draws(members)]
             index[i] = members[int(u_row * len(members))]
         occurrence[lost] = REPETITION + np.flatnonzero(lost) % REPETITION
         self.cache.seconds.add(skipped=int(lost.sum()))

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xxhash
 from train.data.volumes import make, spec
 
 from dira_scale.archive.foreground import foreground_of
@@ -16,7 +17,9 @@ from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import DatasetError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE
+from dira_scale.train.data import mapped
 from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.foreground import Foreground
 from dira_scale.train.data.labels import IGNORE
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.build import choose
@@ -80,6 +83,34 @@ def test_the_share_of_crops_shows_a_class_each_as_often_and_the_others_stay(tmp_
         small = 0.0 if number == 4 else 0.4 if classes else 0.2
         large = 0.0 if classes else 0.4 - small
         assert np.abs(shares - [1 - small - large, large, small]).max() < 0.11, (number, shares)
+
+
+@pytest.mark.parametrize("classes", [None, [2]])
+def test_identity_and_voxels_are_those_of_a_table_in_memory(
+    tmp_path: Path, classes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of the file's rows, of two datasets, and also where a node's processes map them."""
+    rows = [row for number in (0, 2, 4) for row in foreground_of(masks()[number], f"v{number}")]
+    shuffled = [rows[number] for number in (4, 1, 0, 3, 2)] + [{"key": "v9", "value": 2, "count": 1, "voxels": [0]}]
+    samples = Samples([dataset_of(tmp_path / "one"), dataset_of(tmp_path / "two", shuffled)], "train")
+    table = pa.Table.from_pylist([row | {"sample": sum(samples.sizes[:number]) + int(row["key"][1:])}
+                                  for number, of in enumerate((rows, shuffled)) for row in of if row["key"] != "v9"
+                                  and (classes is None or row["value"] in classes)]).sort_by("sample")  # fmt: skip
+    plain = [np.array(voxels, np.uint32) for voxels in table["voxels"].to_pylist()]
+    parts = table["sample"].to_numpy(), np.array([*map(len, plain)], np.int32), np.concatenate(plain)
+    identity = xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in parts))
+    index, u = np.arange(len(samples)).repeat(50), np.random.default_rng(0).random((50 * len(samples), 2))
+    expected = np.full((len(index), 3), np.nan)
+    for i, sample in enumerate(index):
+        if len(of := np.flatnonzero(parts[0] == sample)):
+            voxels = plain[of[int(u[i, 0] * len(of))]]
+            expected[i] = np.unravel_index(voxels[int(u[i, 1] * len(voxels))], (40, 40, 40))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for small in (mapped.SMALL, 0):
+        monkeypatch.setattr(mapped, "SMALL", small)
+        foreground = Foreground(samples, classes)
+        assert foreground.identity == identity
+        np.testing.assert_array_equal(foreground.draw(index, u), expected)
 
 
 def test_a_crop_is_around_its_voxel_or_as_near_as_it_stays_within(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 from train.data.loaders.backends import build, parameters
 
 from dira_scale.base.errors import UserError
+from dira_scale.train.data.groups import Groups
 from dira_scale.train.data.labels import IGNORE
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.order import EvalOrder, Order
-from dira_scale.train.data.requests import Groups
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.views import Blur, Jitter, ViewSpec
 
