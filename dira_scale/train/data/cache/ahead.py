@@ -109,9 +109,11 @@ class Ahead:
                 self._news.wait_for(lambda step=step: self._closed or step < self._now + self.window)  # type: ignore[misc]
                 if self._closed:
                     return
-            for shard in self.needed(step):
-                # Its time says that it is needed later than all that were touched before: those make room first.
-                if not self.cache.folder.touch(shard.name) and shard.name not in self._under_way:
+            shards = self.needed(step)
+            # Their time says that they are needed later than all that were touched before: those make room first.
+            absent = self.cache.folder.touch([shard.name for shard in shards])
+            for shard in shards:
+                if shard.name in absent and shard.name not in self._under_way:
                     self._under_way.add(shard.name)
                     self._pool.submit(self._fetch, shard)
 

@@ -1,6 +1,7 @@
 """A bounded folder of whole files that the processes of a node fill and read together.
 
     lock                            held for moments, by who adds or removes a name
+    ages                            totals, and when each was needed last
     STEM-CHECKSUM-SIZE.tar          complete
     STEM-CHECKSUM-SIZE.tar.part     being fetched by the process that has it locked; left by a killed one if nobody has
 
@@ -10,11 +11,8 @@ left alone.
 
 import fcntl
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 from io import FileIO
 from pathlib import Path
@@ -22,10 +20,9 @@ from pathlib import Path
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.owned import own
+from dira_scale.train.data.cache.ages import PART, Ages
 from dira_scale.train.data.cache.settings import CacheSettings
 
-PART, LOCK = ".part", "lock"
-OURS = re.compile(r".+-[0-9a-f]{16}-(?P<size>\d+)\.\w+(?P<part>\.part)?")
 MB, GB = 10**6, 10**9
 SHARE = 0.5  # of the free space, where no size is given
 
@@ -38,16 +35,6 @@ class Claim(Enum):
     FULL = "all others are being read or fetched at this moment"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A file of the cache, complete or not."""
-
-    path: Path
-    size: int  # of the complete file
-    present: int  # bytes so far
-    used: float  # when it was last needed, seconds since 1970
-
-
 class CacheFolder:
     """``most``: bytes of all files together at most, those being fetched counted in full."""
 
@@ -55,9 +42,9 @@ class CacheFolder:
         self.folder, self.most = folder, most
 
     def used(self) -> int:
-        """Bytes on the disk now. Raises OSError where the folder cannot be written to."""
-        with self._alone():
-            return sum(entry.present for entry in self._entries())
+        """Bytes of complete files. Raises OSError where the folder cannot be written to."""
+        with Ages(self.folder).held() as ages:
+            return ages.total - ages.fetching
 
     def open(self, name: str) -> int | None:
         """Return a descriptor of a complete file, which is not removed until it is closed; None if it is not there."""
@@ -68,16 +55,19 @@ class CacheFolder:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
-    def touch(self, name: str) -> bool:
-        """Note that it is needed soon: the file for which this was longest ago is the first to be removed.
+    def touch(self, names: Sequence[str]) -> list[str]:
+        """Note that they are needed soon: the file for which this was longest ago is the first to be removed.
 
-        False if it is not there.
+        Returns those that are not there.
         """
-        try:
-            os.utime(self.folder / name)
-        except FileNotFoundError:
-            return False
-        return True
+        absent = []
+        for name in names:
+            try:
+                os.utime(self.folder / name)
+            except FileNotFoundError:
+                absent.append(name)
+        Ages(self.folder).touch(names)
+        return absent
 
     def claim(self, name: str, size: int) -> FileIO | Claim:
         """Return the locked file to be filled, with what an interrupted process has left in it; or why there is none.
@@ -85,14 +75,14 @@ class CacheFolder:
         Room is made for it. Raises UserError if there is none to be made, OSError.
         """
         path = self.folder / f"{name}{PART}"
-        with self._alone():
+        with Ages(self.folder).held() as ages:
             if (self.folder / name).exists():
                 return Claim.COMPLETE
             new = not path.exists()
             file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                room = self._make_room(path, size)
+                room = self._make_room(ages, name, size)
             except BlockingIOError:
                 file.close()
                 return Claim.ELSEWHERE
@@ -102,15 +92,18 @@ class CacheFolder:
             if not room:
                 if new:
                     path.unlink()
+                    ages.remove(path.name)
                 file.close()
                 return Claim.FULL
             return file
 
     def complete(self, file: FileIO, name: str) -> int:
         """Give a filled file its name; a descriptor as :meth:`open`'s."""
-        with self._alone():
+        with Ages(self.folder).held() as ages:
             (self.folder / f"{name}{PART}").replace(self.folder / name)
-            self.touch(name)
+            os.utime(self.folder / name)
+            ages.remove(f"{name}{PART}")
+            ages.put(name)
             descriptor = os.open(self.folder / name, os.O_RDONLY)
             file.close()
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -125,62 +118,43 @@ class CacheFolder:
 
     def make_room(self, name: str, size: int) -> bool:
         """Again, for a claimed file, because others fill the disk too. Raises as :meth:`claim`."""
-        with self._alone():
-            return self._make_room(self.folder / f"{name}{PART}", size)
+        with Ages(self.folder).held() as ages:
+            return self._make_room(ages, name, size)
 
     def drop(self, name: str) -> None:
         """Remove a file whose content is wrong."""
-        with self._alone():
+        with Ages(self.folder).held() as ages:
             (self.folder / name).unlink(missing_ok=True)
+            ages.remove(name)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _entries(self) -> list[Entry]:
-        entries = []
-        for item in os.scandir(self.folder):
-            if match := OURS.fullmatch(item.name):
-                status = item.stat()
-                entries.append(Entry(Path(item.path), int(match["size"]), status.st_size, status.st_mtime))
-        return entries
-
-    def _make_room(self, file: Path, size: int) -> bool:
+    def _make_room(self, ages: Ages, name: str, size: int) -> bool:
         """Remove what was needed longest ago until ``size`` bytes fit; False if it is in use."""
         if size > self.most:
             raise UserError(
-                f"{file.name.removesuffix(PART)} has {size / MB:.1f} MB, but the cache {self.folder} may hold "
-                f"{self.most / MB:.1f} MB: give it a larger size (in GB), or a folder on a larger disk"
+                f"{name} has {size / MB:.1f} MB, but the cache {self.folder} may hold {self.most / MB:.1f} MB: give it "
+                "a larger size (in GB), or a folder on a larger disk"
             )
-        entries = sorted(self._entries(), key=lambda entry: entry.used)
-        others = [entry for entry in entries if entry.path != file]
-        present = sum(entry.present for entry in entries if entry.path == file)
-        used = sum(entry.size for entry in others)
-        free = shutil.disk_usage(self.folder).free - sum(
-            entry.size - entry.present for entry in others if _in_use(entry)
-        )
-        kept = 0
-        for entry in others:
-            if used + size <= self.most and free >= size - present:
-                return True
-            if _remove(entry.path):
-                used, free = used - entry.size, free + entry.present
+        ages.put(f"{name}{PART}")
+        free, present, in_use = shutil.disk_usage(self.folder).free, max(0, self.progress(name)), False
+        others = (other for other in ages.oldest() if other != f"{name}{PART}")
+        # Of files that others fetch all bytes count as still to come: how many are there is not looked at.
+        while ages.total > self.most or free < ages.fetching - present:
+            if other := next(others, None):
+                removed = _remove(self.folder / other)
+                if removed is None:
+                    in_use = True
+                else:
+                    ages.remove(other)
+                    free += removed
+            elif in_use:
+                return False
             else:
-                kept += 1
-        if used + size <= self.most and free >= size - present:
-            return True
-        if kept:
-            return False
-        raise UserError(
-            f"the disk of the cache {self.folder} is full: {free / MB:.1f} MB are free, {(size - present) / MB:.1f} MB "
-            "are needed, and nothing of the cache is left to remove: free some, or name a folder on another disk"
-        )
+                raise UserError(
+                    f"the disk of the cache {self.folder} is full: {free / MB:.1f} MB are free, "
+                    f"{(ages.fetching - present) / MB:.1f} MB are needed, and nothing of the cache is left to remove: "
+                    "free some, or name a folder on another disk"
+                )
+        return True
 
 
 def open_cache(settings: CacheSettings) -> CacheFolder:
@@ -203,26 +177,14 @@ def open_cache(settings: CacheSettings) -> CacheFolder:
     return cache
 
 
-def _in_use(entry: Entry) -> bool:
-    """Return whether a process is still filling this entry."""
-    if entry.path.suffix != PART:
-        return False
-    with suppress(FileNotFoundError), entry.path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _remove(path: Path) -> bool:
-    """Unless it is read or filled."""
+def _remove(path: Path) -> int | None:
+    """Return the bytes that are free then; None if it is read or filled."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+            return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        return True
+        return 0
     except BlockingIOError:
-        return False
-    return True
+        return None

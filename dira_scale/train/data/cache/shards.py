@@ -4,9 +4,10 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,11 @@ class Shard:
     in_place: bool
 
     @classmethod
-    def of(cls, dataset: ShardedDataset, name: str, device: int) -> "Shard":
-        """``device``: ``st_dev`` of the cache's disk."""
+    def of(cls, dataset: ShardedDataset, name: str, in_place: Callable[[Path], bool]) -> "Shard":
+        """``in_place``: of the shard's folder."""
         path, size, checksum = dataset.file(name), dataset.info.shards[name], dataset.info.checksums.get(name)
         key = checksum or xxhash.xxh3_64_hexdigest(f"{dataset.hash} {path}".encode())
-        in_place = is_local(path) and path.parent.is_dir() and path.parent.stat().st_dev == device
-        return cls(path, size, checksum, f"{path.stem}-{key}-{size}{path.suffix}", in_place)
+        return cls(path, size, checksum, f"{path.stem}-{key}-{size}{path.suffix}", in_place(path.parent))
 
 
 class Shards:
@@ -81,12 +81,13 @@ class Shards:
         self.samples = samples
         self.all: list[Shard] = []
         device = folder.stat().st_dev
+        in_place = cache(lambda origin: is_local(origin) and origin.is_dir() and origin.stat().st_dev == device)
         self._codes, self._first = [], []
         for dataset in samples.datasets:
             codes, names = dataset.codes("shard")
             self._codes.append(codes)
             self._first.append(len(self.all))
-            self.all += [Shard.of(dataset, name, device) for name in names]
+            self.all += [Shard.of(dataset, name, in_place) for name in names]
         self.sizes = np.array([shard.size for shard in self.all])
         self.kept = np.array([not shard.in_place for shard in self.all])
         self._members: dict[int, np.ndarray] = {}

@@ -19,8 +19,9 @@ from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.retry import PATIENCE
 from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.train.data.cache import ages as cache_ages
 from dira_scale.train.data.cache import folder as cache_folder
-from dira_scale.train.data.cache.folder import CacheFolder, Claim, open_cache
+from dira_scale.train.data.cache.folder import open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError
 from dira_scale.train.data.loaders import LoaderSpec
@@ -130,8 +131,8 @@ def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_pa
 
     def look():
         while not stop.wait(0.001):
-            with loader.cache.folder._alone():  # names do not change meanwhile
-                found = [cache_folder.OURS.fullmatch(path.name) for path in Path(settings.folder).iterdir()]
+            with cache_ages.Ages(loader.cache.folder.folder).held():  # names do not change meanwhile
+                found = [cache_ages.OURS.fullmatch(path.name) for path in Path(settings.folder).iterdir()]
             held.append(sum(int(match["size"]) for match in found if match))
 
     watch = threading.Thread(target=look)
@@ -377,31 +378,6 @@ def test_a_full_disk_is_the_users(cut_up, server, cache, monkeypatch):
         path.unlink()
     with pytest.raises(UserError, match=r"the disk of the cache .* is full: 0.0 MB are free"):
         list(stream(far(server), order_of(local), cache).iterate(0, 6))
-
-
-def test_others_files_are_left_alone_and_what_is_read_stays(tmp_path):
-    folder = CacheFolder(tmp_path, 100)
-    mine = tmp_path / "thesis-0123456789abcdef.tar"
-    mine.write_bytes(bytes(500))
-
-    def filled(number):
-        name = f"s{number}-{number:016x}-40.tar"
-        with folder.claim(name, 40) as file:
-            file.write(bytes(40))
-            return name, folder.complete(file, name)
-
-    first, reading = filled(1)
-    os.utime(tmp_path / first, (1, 1))  # the oldest, but in use
-    second, done = filled(2)
-    os.close(done)
-    third, also = filled(3)
-    assert (tmp_path / first).exists() and not (tmp_path / second).exists() and mine.stat().st_size == 500
-    assert folder.claim(f"s4-{4:016x}-40.tar", 40) is Claim.FULL
-    os.close(reading)
-    fourth, last = filled(4)
-    assert not (tmp_path / first).exists() and (tmp_path / third).exists() and (tmp_path / fourth).exists()
-    assert folder.claim(fourth, 40) is Claim.COMPLETE
-    os.close(also), os.close(last)
 
 
 def test_s3(cut_up, cache):
