@@ -3,28 +3,36 @@
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dira_scale.archive import as_data
 from dira_scale.archive.output import LOCK, PARTIAL, PLAN_FILE, differences, finished
 from dira_scale.archive.plan import PlannedShards
 from dira_scale.archive.recipe import identity_hash
+from dira_scale.archive.slices import Refused
 from dira_scale.archive.writer import Conversion, WrittenShard, write_shards
 from dira_scale.base.errors import UserError
-from dira_scale.base.storage.atomic import publish, write_json
+from dira_scale.base.storage.atomic import publish, write_atomic, write_json
 from dira_scale.base.storage.store import as_os_error, is_local, remove
-from dira_scale.dataset.manifest import MANIFEST_FILE, ShardedDataset
+from dira_scale.dataset.manifest import MANIFEST_FILE, ShardedDataset, schema_of
 
 T = TypeVar("T")
+STATE = b"dira_scale"  # in the metadata of a state's schema: what it has beside the rows
 
 
 class ShardSlice(NamedTuple):
-    """The shards that one process writes: every ``total``-th."""
+    """The shards that one process writes, which are neighbours in the plan."""
 
     number: int = 1  # from 1
     total: int = 1
@@ -42,7 +50,8 @@ class ShardSlice(NamedTuple):
 
     def shards(self, plan: PlannedShards) -> list[str]:
         """The shards of this slice."""
-        return list(plan.shards)[self.number - 1 :: self.total]
+        shards = list(plan.shards)
+        return shards[len(shards) * (self.number - 1) // self.total : len(shards) * self.number // self.total]
 
 
 ALL = ShardSlice()
@@ -68,7 +77,8 @@ def write_dataset(
         mine = part.shards(plan)
         todo = unfinished(out, mine)
         before = sum(len(plan.shards[shard]) for shard in set(mine) - set(todo))
-        write_shards(todo, plan, work, workers, scratch, partial(publish_shard, out, made_of(plan, identity)), before)
+        done = partial(publish_shard, out, made_of(plan, identity), schema_of(plan.channels))
+        write_shards(todo, plan, work, workers, scratch, done, before)
         if dataset := finished(out, identity):  # by another machine: stores have no locks
             return dataset
         return join(scratch) if part.total == 1 else None
@@ -76,17 +86,31 @@ def write_dataset(
 
 def state_file(out: Path, shard: str) -> Path:
     """The state file of a finished shard."""
-    return out / PARTIAL / f"{Path(shard).stem}.json"
+    return out / PARTIAL / f"{Path(shard).stem}.parquet"
 
 
 def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
-    """The ``shards`` without a state file."""
+    """The ``shards`` without a state file. Raises UserError if an older version has begun."""
     with as_os_error(out):
         there = {path.name for path in (out / PARTIAL).iterdir()} if (out / PARTIAL).exists() else set()
+    if any(re.fullmatch(r".+-[0-9]{6}\.json", name) for name in there):
+        raise UserError(f"out={out} was begun by an older version, with states of shards in JSON: finish it with that "
+                        "version, or delete the folder")  # fmt: skip
     return [shard for shard in shards if state_file(out, shard).name not in there]
 
 
-def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: WrittenShard) -> None:
+class ShardState(NamedTuple):
+    """What is kept of a finished shard, beside its rows of the manifest, until all are joined."""
+
+    made_of: str
+    size: int
+    xxh3: str
+    rejected: tuple[Refused, ...]
+    noted: tuple[str, ...]
+    foreground: tuple[dict[str, int | tuple[int, ...] | str], ...]  # of the masks of volumes
+
+
+def publish_shard(out: Path, made_of: str, schema: pa.Schema, name: str, part: Path, shard: WrittenShard) -> None:
     """Publish a written shard, then its state, which marks it as finished.
 
     Without locks, another machine may have finished the dataset in the meantime; then this shard is dropped.
@@ -95,7 +119,24 @@ def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: Written
         if not is_local(out) and (out / MANIFEST_FILE).exists():
             return
     publish(part, out / name)
-    write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
+    rejected = tuple(Refused(**entry) for entry in shard.rejected)
+    foreground = tuple(of_class for row in shard.rows for of_class in row.get("foreground", []))
+    state = ShardState(made_of, shard.size, shard.xxh3, rejected, tuple(shard.noted), foreground)
+    rows = [row | {"attributes": list(row["attributes"].items())} for row in shard.rows]
+    about = {STATE: as_data.write(state, as_data.NO_PATHS)}
+    file = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema.with_metadata(about)), file, compression="zstd", write_page_checksum=True
+    )
+    write_atomic(state_file(out, name), file.getvalue())
+
+
+def read_state(out: Path, shard: str, schema: pa.Schema) -> tuple[ShardState, pa.Table]:
+    """The state of a finished shard, and its rows. Raises UserError for one that is damaged."""
+    with as_data.opened(state_file(out, shard), "delete it, then run the same command again") as file:
+        rows = file.read()
+        state: ShardState = as_data.read(ShardState, rows.schema.metadata[STATE].decode(), as_data.NO_PATHS)
+        return state, rows.replace_schema_metadata().cast(schema)
 
 
 def made_of(plan: PlannedShards, identity: dict[str, Any]) -> str:
@@ -110,6 +151,47 @@ def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, part: Shar
 
     Raises UserError if another process holds the lock, or recipe or inputs differ.
     """
+    with held(out, part) as scratch:
+        begun = read_begun(out)
+        if begun is None:
+            begun = {"recipe": identity, "plan": plan.hash}
+            write_json(out / PARTIAL / PLAN_FILE, begun)
+        check_begun(out, begun["recipe"], identity)
+        if begun["plan"] != plan.hash:
+            raise UserError(f"the images, labels or splits have changed since out={out} was started: delete the folder "
+                            "and start again")  # fmt: skip
+        yield scratch
+
+
+def read_begun(out: Path) -> dict[str, Any] | None:
+    """Recipe, plan and what is stored of it, of a conversion that was begun. Raises UserError if they are damaged."""
+    state = out / PARTIAL / PLAN_FILE
+    with as_os_error(state):
+        if not state.exists():
+            return None
+        text = state.read_text()
+    try:
+        begun: dict[str, Any] = json.loads(text)
+        if isinstance(begun["recipe"], dict) and isinstance(begun["plan"], str):
+            return begun
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{state} is damaged: delete it, then run the same command again")
+
+
+def check_begun(out: Path, recipe: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raises UserError for another ``recipe`` than the one with which ``out`` was begun."""
+    if different := differences(recipe, identity):
+        raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "
+                        "use the same recipe, or delete the folder")  # fmt: skip
+
+
+@contextlib.contextmanager
+def held(out: Path, part: ShardSlice) -> Iterator[Path]:
+    """Lock ``out``, or a slice of it, for this process. Yields this machine's folder for what is unfinished.
+
+    Raises UserError if another process holds the lock.
+    """
     partial = out / PARTIAL if is_local(out) else _temporary_folder(out)
     partial.mkdir(parents=True, exist_ok=True)
     scratch = partial if part.total == 1 else partial / f"{part.number}-of-{part.total}"
@@ -120,17 +202,6 @@ def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, part: Shar
             locks.enter_context(_locked(scratch / "lock", fcntl.LOCK_EX, f"slice {part} of out={out}"))
         else:
             locks.enter_context(_locked(partial / LOCK, fcntl.LOCK_EX, f"out={out} or a slice of it"))
-        state = out / PARTIAL / PLAN_FILE
-        with as_os_error(state):
-            if not state.exists():
-                write_json(state, {"recipe": identity, "plan": plan.hash})
-            started = json.loads(state.read_text())
-        if different := differences(started["recipe"], identity):
-            raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "
-                            "use the same recipe, or delete the folder")  # fmt: skip
-        if started["plan"] != plan.hash:
-            raise UserError(f"the images, labels or splits have changed since out={out} was started: delete the folder "
-                            "and start again")  # fmt: skip
         yield scratch
 
 

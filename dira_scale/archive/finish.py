@@ -4,8 +4,9 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale import __version__
-from dira_scale.archive.claim import made_of, state_file
+from dira_scale.archive.claim import ShardState, made_of, read_state, state_file
 from dira_scale.archive.output import PARTIAL, beside
 from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
@@ -48,9 +49,9 @@ class TableWriter:
         self._schema, self._waiting, self._rows = schema, list[pa.Table](), 0
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows, each a mapping of the schema's columns, and others, which are left out."""
-        self._waiting.append(pa.Table.from_pylist(rows, self._schema))
+    def add(self, rows: pa.Table | list[dict[str, Any]]) -> None:
+        """Append rows: a table of the schema, or mappings of its columns, and others, which are left out."""
+        self._waiting.append(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, self._schema))
         self._rows += len(rows)
         if self._rows >= ROWS_AT_ONCE:
             self._write()
@@ -90,17 +91,21 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     sizes, checksums, reasons, noted = {}, {}, Counter[str](), Counter[str]()
     filled = dict[str, int]()  # by volume that lacked slices
     kept = set[str]()  # attributes that some sample has
-    for shard, state in joined(out, plan, identity, scratch):
-        sizes[shard], checksums[shard] = state["size"], state["xxh3"]
-        counts[shard.rpartition("-")[0]] += len(state["rows"])
-        lacking = (row for row in state["rows"] if FILLED in row["attributes"])
-        filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
-        kept.update(*(row["attributes"] for row in state["rows"]))
-        reasons.update(entry["reason"] for entry in state["rejected"])
-        noted.update(state["noted"])
-    names = beside(out, "rejected.csv") if reasons else None
-    if names:
-        _write_names(names, plan, scratch / QUARANTINE_FILE)
+    refusing = list[tuple[str, int]]()  # shards, with the number of refused inputs
+    for shard, state, rows in joined(out, plan, identity, scratch):
+        sizes[shard], checksums[shard] = state.size, state.xxh3
+        counts[shard.rpartition("-")[0]] += rows.num_rows
+        attributes = rows["attributes"].combine_chunks()
+        names = set(pc.unique(attributes.keys).to_pylist())
+        kept |= names
+        for key, own in zip(rows["key"].to_pylist(), attributes.to_pylist(), strict=True) if FILLED in names else ():
+            filled.update((input_of(key)[0], int(value)) for name, value in own if name == FILLED)
+        reasons.update(refused.reason for refused in state.rejected)
+        noted.update(state.noted)
+        refusing += [(shard, len(state.rejected))] if state.rejected else []
+    names_file = beside(out, "rejected.csv") if reasons else None
+    if names_file:
+        _write_names(names_file, plan, scratch / QUARANTINE_FILE, refusing)
     if not counts.total():
         with as_os_error(out):
             for shard in plan.shards:
@@ -108,11 +113,11 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         remove(out / PARTIAL)
         remove(scratch)
         most = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-        raise UserError(f"none of the {len(plan)} inputs is usable: {most} (full list: {names})")
+        raise UserError(f"none of the {len(plan)} inputs is usable: {most} (full list: {names_file})")
     modality = recipe.modality
     if not modality:
         refused = set(pq.read_table(scratch / QUARANTINE_FILE, columns=["source"])["source"].to_pylist())
-        modality = modality_of(item.record.modality for item in plan if item.key not in refused)
+        modality = modality_of(modality for key, modality in plan.modalities() if key not in refused)
     info = DatasetInfo(
         name=recipe.name,
         modality=modality,
@@ -135,7 +140,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     publish_dataset(out, scratch, info)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
     filled_in = len(filled), sum(filled.values())
-    return ConversionOutcome(info, reasons, names, filled_in, absent, noted)
+    return ConversionOutcome(info, reasons, names_file, filled_in, absent, noted)
 
 
 def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
@@ -158,40 +163,40 @@ def _patients_in_two_splits(manifest: Path) -> int:
 
 def joined(
     out: Path, plan: PlannedShards, identity: dict[str, Any], scratch: Path
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The state of each finished shard, whose rows are added to the tables in ``scratch``.
+) -> Iterator[tuple[str, ShardState, pa.Table]]:
+    """The state of each finished shard, and its rows, which are added to the tables in ``scratch``.
 
-    Raises UserError for a shard made from another plan or recipe.
+    Raises UserError for a shard made from another plan or recipe, or whose state is damaged.
     """
-    expected = made_of(plan, identity)
+    expected, schema = made_of(plan, identity), schema_of(plan.channels)
     with (
-        TableWriter(scratch / MANIFEST_FILE, schema_of(plan.channels)) as manifest,
+        TableWriter(scratch / MANIFEST_FILE, schema) as manifest,
         TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
         TableWriter(scratch / FOREGROUND_FILE, FOREGROUND) as foreground,
     ):
         for shard in plan.shards:
-            path = state_file(out, shard)
-            with as_os_error(path):
-                state = json.loads(path.read_text())
-            if state.get("made_of") != expected:  # two slices started at once with different images or recipes
+            state, rows = read_state(out, shard, schema)
+            if state.made_of != expected:  # two slices started at once with different images or recipes
                 raise UserError(f"out={out}: {shard} was made from other images or another recipe: delete it and "
-                                f"{path}, then run the same command again")  # fmt: skip
-            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
-            quarantine.add(state["rejected"])
-            foreground.add([of_class for row in state["rows"] for of_class in row.get("foreground", [])])
-            yield shard, state
+                                f"{state_file(out, shard)}, then run the same command again")  # fmt: skip
+            manifest.add(rows)
+            quarantine.add([refused._asdict() for refused in state.rejected])
+            foreground.add(list(state.foreground))
+            yield shard, state, rows
 
 
-def _write_names(path: Path, plan: ShardPlan, quarantine: Path) -> None:
-    """Write the rejected inputs by name, beside the dataset rather than in it: file names may identify patients."""
+def _write_names(path: Path, plan: ShardPlan, quarantine: Path, refusing: Sequence[tuple[str, int]]) -> None:
+    """Write the rejected inputs by name, beside the dataset rather than in it: file names may identify patients.
+    ``refusing``: the shards of the quarantine's rows, and how many are of each."""
     part = path.with_name(f".{path.name}.part")
+    entries = (entry for batch in pq.ParquetFile(quarantine).iter_batches() for entry in batch.to_pylist())
     with io.TextIOWrapper(open_new(part, private=True), "utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file)
         table.writerow(REJECTED)
-        for batch in pq.ParquetFile(quarantine).iter_batches():
-            for entry in batch.to_pylist():
+        for shard, count in refusing:
+            names = {item.key: item.record.name for item in plan.items(shard)}
+            for entry in islice(entries, count):
                 key, index = input_of(entry["source"])
-                name = plan.item(key).record.name
-                row = [f"{name}/{index}" if index else name, entry["stage"], entry["reason"]]
-                table.writerow(harmless(row))
+                name = f"{names[key]}/{index}" if index else names[key]
+                table.writerow(harmless([name, entry["stage"], entry["reason"]]))
     publish(part, path)

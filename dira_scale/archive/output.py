@@ -6,8 +6,9 @@ An unfinished dataset has a folder ``.partial``::
       plan.json            recipe, hash key, hash of the plan
       lock                 held exclusively by a full conversion, or shared by processes that write slices
       train-000000.tar     a shard being written; once complete and on disk, it is renamed into the dataset
-      train-000000.json    written after that: the shard's size, checksum, manifest rows and rejected inputs
+      train-000000.parquet written after that: its manifest rows; in the metadata size, checksum, rejected inputs
       3-of-16/             lock and unfinished shards of a process that writes a slice
+      listed/, plan/       of `shard list` (listed.py, stored_plan.py)
 
 Object stores have no locks or renames. There ``.partial`` holds only the states of finished shards; locks and
 unfinished shards are in the temporary folder, and a shard is uploaded once complete. Two machines that write the same
@@ -18,14 +19,14 @@ A dataset with a manifest is finished; a remaining ``.partial`` is removed.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from dira_scale.archive.plan import ShardPlan, input_of
+from dira_scale.archive.plan import MadePlan, input_of
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.owned import REJECTED, own_file
 from dira_scale.base.storage.store import as_os_error, is_local, locate, open_file
@@ -34,7 +35,7 @@ from dira_scale.dataset.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FIL
 PARTIAL = ".partial"
 PLAN_FILE, LOCK = "plan.json", "lock"
 # What else is in .partial: shards and their states, slices, what `words` has computed.
-OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|json)|[0-9]+-of-[0-9]+|descriptors-[0-9a-f]{16}")
+OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|parquet|json)|listed|plan|[0-9]+-of-[0-9]+|descriptors-[0-9a-f]{16}")
 
 
 def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -106,16 +107,13 @@ def beside(out: Path, name: str) -> Path:
     return path.with_name(f"{path.name}.{name}")
 
 
-def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
+def check_unchanged(dataset: ShardedDataset, plan: MadePlan) -> None:
     """Raises UserError if a finished dataset was made from another plan, i.e. its source has changed."""
     if dataset.info.plan_hash == plan.hash:
         return
-    with open_file(dataset.root / QUARANTINE_FILE) as file:
-        rejected = pq.read_table(file)["source"].to_pylist()
-    there = {input_of(key)[0] for key in (*dataset.table["key"].to_pylist(), *rejected)}
-    here = {item.key for item in plan}
-    changes = [f"{len(here - there)} images added"] if here - there else []
-    changes += [f"{len(there - here)} images removed"] if there - here else []
+    added, removed = plan.differences(input_of(key)[0] for key in _inputs(dataset.root))
+    changes = [f"{added} images added"] if added else []
+    changes += [f"{removed} images removed"] if removed else []
     what = ", ".join(changes) or "labels and their names, patients, splits, boxes, masks or files"
     raise UserError(
         f"the source has changed since out={dataset.root} was made ({what}): choose another out, or delete "
@@ -123,9 +121,16 @@ def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
     )
 
 
+def _inputs(root: Path) -> Iterator[str]:
+    for name, column in ((MANIFEST_FILE, "key"), (QUARANTINE_FILE, "source")):
+        with open_file(root / name) as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=[column]):
+                yield from batch[column].to_pylist()
+
+
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """The keys in which two recipe identities differ, with both values (the first four); empty if equal."""
-    here = json.loads(json.dumps(here))
+    there, here = json.loads(json.dumps([there, here]))
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     changes = [f"{key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} here" for key in keys[:4]]
     changes += [f"and {len(keys) - 4} more"] if len(keys) > 4 else []

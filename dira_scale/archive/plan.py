@@ -7,8 +7,10 @@ import hashlib
 import json
 import pickle
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -88,8 +90,8 @@ class PlannedShards(Protocol):
         """The items of one shard; picklable."""
 
 
-class ShardPlan:
-    """All items in manifest order; iterable.
+class ShardPlan(ABC):
+    """All items in manifest order; iterable, shard by shard.
 
     Attributes:
         shards: file name -> positions of its items in the plan.
@@ -100,22 +102,43 @@ class ShardPlan:
             covers names only as keyed hashes, and no paths of this machine.
     """
 
+    hash: str
+
     def __init__(
         self,
-        table: sqlite3.Connection,
         shards: dict[str, range],
-        hasher: Hasher,
         label_names: Sequence[str],
         classes: Mapping[str, Sequence[str]],
         channels: Sequence[str],
     ):
-        self._table, self._hasher = table, hasher
         self.shards, self.label_names, self.channels = shards, tuple(label_names), tuple(channels)
         self.classes = {label: list(names) for label, names in classes.items()}
+
+    @abstractmethod
+    def items(self, shard: str) -> list[Item]:
+        """The items of one shard."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards.values()))
+
+    def __iter__(self) -> Iterator[Item]:
+        return chain.from_iterable(map(self.items, self.shards))
+
+    def modalities(self) -> Iterator[tuple[str, str | None]]:
+        """Yield the key and the modality of each input, as its header names it."""
+        return ((item.key, item.record.modality) for item in self)
+
+
+class MadePlan(ShardPlan):
+    """A plan just made from a source's records, in a temporary table."""
+
+    def __init__(self, table: sqlite3.Connection, hasher: Hasher, shards: dict[str, range], *about: Any):
+        super().__init__(shards, *about)
+        self._table, self._hasher = table, hasher
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
-        if classes:
+        if self.classes:
             digest.update(json.dumps(self.classes).encode())
-        if channels:
+        if self.channels:
             digest.update(json.dumps(self.channels).encode())
         for item in self:
             r = item.record
@@ -123,32 +146,29 @@ class ShardPlan:
             digest.update(json.dumps([item.key, item.patient, item.study, item.split, *content]).encode())
         self.hash = digest.hexdigest()
 
-    def __len__(self) -> int:
-        return sum(map(len, self.shards.values()))
-
-    def __iter__(self) -> Iterator[Item]:
-        return self._items(range(len(self)))
-
     def items(self, shard: str) -> list[Item]:
-        """The items of one shard."""
-        return list(self._items(self.shards[shard]))
-
-    def item(self, key: str) -> Item:
-        """The item with this key."""
-        ((position,),) = self._table.execute("SELECT position FROM item JOIN place USING (number) WHERE key = ?", [key])
-        return next(self._items(range(position, position + 1)))
-
-    def _items(self, positions: range) -> Iterator[Item]:
         rows = self._table.execute(
             "SELECT key, patient, split, content FROM place JOIN item USING (number) JOIN record USING (number) "
             "WHERE position >= ? AND position < ? ORDER BY position",
-            [positions.start, positions.stop],
+            [self.shards[shard].start, self.shards[shard].stop],
         )
-        for key, patient, split, content in rows:
-            record: SourceRecord = pickle.loads(content)
-            # includes the patient: some archives number each patient's studies from 1
-            study = self._hasher("study", f"{patient} {record.study or record.name}")
-            yield Item(key, patient, study, split, record)
+        return [item_of(self._hasher, pickle.loads(content), *row) for *row, content in rows]
+
+    def differences(self, keys: Iterable[str]) -> tuple[int, int]:
+        """How many inputs are planned and not among ``keys``, and how many of these are not planned."""
+        self._table.execute("CREATE TEMP TABLE other (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._table.executemany("INSERT OR IGNORE INTO other VALUES (?)", ([key] for key in keys))
+        counts = (
+            self._table.execute(f"SELECT count(*) FROM {one} WHERE key NOT IN (SELECT key FROM {two})").fetchone()[0]
+            for one, two in (("item", "other"), ("other", "item"))
+        )
+        added, removed = counts
+        return added, removed
+
+
+def item_of(hasher: Hasher, record: SourceRecord, key: str, patient: str, split: str) -> Item:
+    """An item; its study includes the patient, as some archives number each patient's studies from 1."""
+    return Item(key, patient, hasher("study", f"{patient} {record.study or record.name}"), split, record)
 
 
 def plan_shards(
@@ -158,7 +178,7 @@ def plan_shards(
     label_names: Sequence[str] = (),
     classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
     channels: Sequence[str] = (),
-) -> ShardPlan:
+) -> MadePlan:
     """Hash, split and order the records; samples of a split are sorted by key, hence shuffled.
 
     Only records that are not rejected take part in splitting; rejected ones are put in the first split.
@@ -173,7 +193,7 @@ def plan_shards(
         _fill(table, records, hasher)
         table.executescript(NAME_PATIENTS)
         splits = draw_splits(table, recipe, hasher)
-        return ShardPlan(table, _order(table, splits, recipe.shard_size), hasher, label_names, classes, channels)
+        return MadePlan(table, hasher, _order(table, splits, recipe.shard_size), label_names, classes, channels)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"
@@ -209,21 +229,33 @@ def _order(table: sqlite3.Connection, splits: Sequence[str], shard_size: int) ->
     """Fill the table ``place``; the positions of each shard, split by split."""
     table.execute("UPDATE item SET split = ? WHERE NOT drawn", [splits[0]])
     table.execute("CREATE INDEX item_split ON item (split, key)")
-    shards, start = {}, 0
+    counts, start = dict[str, int](), 0
     for split in splits:
-        count = table.execute(
+        counts[split] = table.execute(
             "INSERT INTO place SELECT ? + row_number() OVER (ORDER BY key), number FROM item WHERE split = ?",
             [start - 1, split],
         ).rowcount
+        start += counts[split]
+    return shards_of(counts, shard_size)
+
+
+def shards_of(counts: Mapping[str, int], shard_size: int) -> dict[str, range]:
+    """The positions of each shard, split by split, with the ``counts`` of their items."""
+    shards, start = dict[str, range](), 0
+    for split, count in counts.items():
         for shard, first in enumerate(range(start, start + count, shard_size)):
             shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + shard_size, start + count))
         start += count
-    table.execute("CREATE UNIQUE INDEX place_number ON place (number)")  # rejected items are looked up by key
     return shards
 
 
-def planned_from(source: Source, recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
-    """Return the plan for all images that the recipe's source lists. Raises UserError."""
+def planned_from(
+    source: Source, recipe: Recipe, hasher: Hasher, workers: int, parts: Iterable[Any] | None = None
+) -> MadePlan:
+    """Return the plan for all images that the recipe's source lists, from ``parts`` if tasks have inspected its files.
+    Raises UserError."""
+    if parts is not None:
+        source.parts = parts  # type: ignore[attr-defined]
     try:
         about = source.label_names, classes_of(source), channels_of(source)
         with at("recipe"):

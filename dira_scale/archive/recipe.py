@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.imaging.colour import GREY, ColourMode
@@ -20,8 +21,13 @@ from dira_scale.base.config.keys import typed
 from dira_scale.base.config.registry import imported
 from dira_scale.base.config.schema import path_arguments
 from dira_scale.base.errors import UserError, nearest
+from dira_scale.base.storage.store import locate
+from dira_scale.base.storage.walk import folder_at, resolve_links
 from dira_scale.dataset.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.dataset.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
+
+if TYPE_CHECKING:
+    from dira_scale.archive.sources.inspect import Inspector
 
 AUTO = "auto"  # of recipe.volume.range
 HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
@@ -155,6 +161,31 @@ class Recipe:
             raise UserError(f"recipe.volume.clip={list(self.volume.clip)} of several channels ({', '.join(channels)}), "
                             "which have ranges of their own: use null")  # fmt: skip
         return source
+
+    @property
+    def listing(self) -> list[Any]:
+        """What decides, beside the files, what is found of each."""
+        return [self.source["_target_"], str(self.source.get("images")), self.source.get("structures") is not None]
+
+    def inspector(self) -> "tuple[Path, Inspector] | None":
+        """The folder whose files several tasks may inspect, and what inspects one; None if the source cannot be
+        divided. Raises UserError if there is no such folder."""
+        arguments, divided = self._arguments(), getattr(self._source_class(), "inspector", None)
+        inspect = divided(arguments) if divided else None
+        return (folder_at(arguments["images"]), inspect) if inspect else None
+
+    @property
+    def source_module(self) -> str:
+        return self._source_class().__module__
+
+    def folders(self) -> list[Path]:
+        """The folders that the source's arguments name, or that hold the files which they name: as they are named, and
+        without links."""
+        values = (self.source.get(name) for name in path_arguments(self._source_class()))
+        named = [each for value in values if value for each in ([value] if isinstance(value, str) else value)]
+        paths = [locate(str(each), "recipe.images") for each in named]
+        paths = [path if path.is_dir() else path.parent for path in paths]
+        return [*map(resolve_links, paths), *(path.absolute() for path in paths)]
 
     def check(self) -> None:
         """Raises UserError for what :meth:`make_source` refuses before it reads anything."""

@@ -8,7 +8,7 @@ COMMAND = Command(
     function="dira_scale.shard.commands:convert_archive", look=("dira_scale.shard.commands:check_paths",),
     output="out", in_sweeps=True, also_in_sweeps=("shard subset", "shard merge", "shard balance"), parts=True,
     slices=True, torch=False, execution=("workers",), check="dira_scale.shard.commands:check",
-    subcommands={
+    subcommands={"list": "dira_scale.shard.commands:list_archive"} | {
         name: f"dira_scale.shard.commands:{name}"
         for name in ("plan", "repair", "verify", "subset", "merge", "convert", "audit", "stats", "balance")
     },

@@ -33,6 +33,12 @@ def convert_archive(config: DictConfig) -> int:
     return 0
 
 
+def list_archive(config: DictConfig) -> int:
+    """List an archive, by several tasks, and store its plan for the slices of a conversion."""
+    conversion.list_files(_plain(config.recipe), config.out, _workers(config), config.key_file, config.slice)
+    return 0
+
+
 def check_paths(config: DictConfig) -> None:
     """Raises UserError for images and tables that are not there; which of them are folders the source says."""
     for name in ("images", "labels", "boxes"):

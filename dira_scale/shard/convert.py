@@ -1,4 +1,4 @@
-"""One complete conversion: what ``python -m dira_scale.shard`` does."""
+"""One complete conversion, or its listing: what ``python -m dira_scale.shard`` and ``shard list`` do."""
 
 import time
 from collections.abc import Mapping
@@ -6,20 +6,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dira_scale.archive.claim import ShardSlice, remove_leftovers, unfinished, write_dataset
+from dira_scale.archive.claim import ShardSlice, claimed, held, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.decoding_time import gpu_codecs_line
-from dira_scale.archive.finish import ConversionOutcome, finish
+from dira_scale.archive.deidentify import Hasher
+from dira_scale.archive.finish import finish
 from dira_scale.archive.first_look import check_first
+from dira_scale.archive.listed import Parts, is_listed, list_part
 from dira_scale.archive.outcome import print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
-from dira_scale.archive.plan import planned_from
+from dira_scale.archive.plan import MadePlan, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import with_modality
+from dira_scale.archive.stored_plan import store_plan, stored_plan
 from dira_scale.archive.writer import sharding
 from dira_scale.base.errors import UserError, counted
 from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.hardware import gpus
 from dira_scale.base.storage.store import locate
+from dira_scale.base.storage.walk import LinkResolver
 from dira_scale.dataset.manifest import ShardedDataset
 
 
@@ -39,19 +43,25 @@ def convert(
         config = completed(config, folder)
         recipe = Recipe.from_config(config)
         hasher, key_from = recipe.hasher(key_file)
-        source = recipe.make_source()
-        result: ShardedDataset | ConversionOutcome | None = finished(folder, recipe.identity(hasher))
-        if result is None:  # check before an hour of listing
-            check_output(folder, recipe.source.get("images"))
-        console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
-        plan = planned_from(source, recipe, hasher, workers)
-        recipe = with_modality(recipe, plan)
+        identity = recipe.identity(hasher)
+        if dataset := finished(folder, identity):
+            remove_leftovers(folder)
+            console.print(f"{folder} is complete: {sample_counts(dataset.info)}")
+            console.print("whether its source has changed since: `shard list` with the same keys")
+            return
+        check_output(folder, recipe.source.get("images"))  # before an hour of listing
+        plan: ShardPlan | None = stored_plan(folder, recipe, identity, hasher)
+        if plan is None:
+            if part.total > 1 and is_listed(folder):
+                raise UserError(f"out={out}: its parts are listed, but not joined: run `shard list` without slice=…")
+            console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
+            plan, _ = _planned(folder, recipe, hasher, workers)
+            recipe = with_modality(recipe, plan)
         started = time.monotonic()
-        if result is None:
-            check_first(plan, recipe, folder)
-            identity = recipe.identity(hasher)
-            join = partial(finish, folder, plan, recipe, identity)
-            result = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)
+        check_first(plan, recipe, folder)
+        identity = recipe.identity(hasher)
+        join = partial(finish, folder, plan, recipe, identity)
+        result = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)
         if result is None:  # other slices may be missing
             own, missing = part.shards(plan), unfinished(folder, plan.shards)
             console.print(f"{folder}: slice {part} is done, {len(own)} of {len(plan.shards)} shards")
@@ -61,7 +71,6 @@ def convert(
             console.print(f"{when}: run the same command without slice=… to join them into the dataset")
             return
         if isinstance(result, ShardedDataset):
-            check_unchanged(result, plan)
             remove_leftovers(folder)
             console.print(f"{folder} is complete: {sample_counts(result.info)}")
             return
@@ -73,3 +82,59 @@ def convert(
     if gpus()[0] and (line := gpu_codecs_line(ShardedDataset.open(folder))):
         console.print(line)
     print_outcome(console, folder, result, time.monotonic() - started)
+
+
+def list_files(
+    config: Mapping[str, Any], out: str | Path, workers: int, key_file: str | None = None, share: str | None = None
+) -> None:
+    """Inspect the files of a slice of the recipe ``config``; without a ``share`` join what all have found into a plan,
+    from which the slices of a conversion to ``out`` read their shards. Of a finished dataset, tell whether the source
+    is still the one that it was made from.
+
+    Raises UserError as :func:`convert`, if a slice is missing, or if a dataset's source has changed.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    part, folder = ShardSlice.parse(share), locate(out, "out")
+    try:
+        recipe = Recipe.from_config(completed(config, folder))
+        hasher, key_from = recipe.hasher(key_file)
+        dataset = finished(folder, recipe.identity(hasher))
+        check_output(folder, recipe.source.get("images"))
+        if part.total > 1:
+            if not (divided := recipe.inspector()):
+                console.print("this source is listed by one task: `shard list` without slice=…")
+                return
+            if part.number == 1:
+                recipe.make_source()  # an error in a table is known before hours of listing
+            with held(folder, part) as scratch:
+                count = list_part(folder, recipe.listing, *divided, part, workers, scratch)
+            found = "was listed before" if count is None else f"is listed: {counted(count, 'file')}"
+            console.print(f"slice {part} {found}; when all are, run the same command without slice=…")
+            return
+        if not dataset and stored_plan(folder, recipe, recipe.identity(hasher), hasher):
+            console.print(f"{folder}: the plan is stored already")
+            return
+        console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
+        plan, links = _planned(folder, recipe, hasher, workers)
+        if dataset:
+            check_unchanged(dataset, plan)
+            remove_leftovers(folder)
+            console.print(f"{folder}: its source has not changed")
+            return
+        recipe = with_modality(recipe, plan)
+        identity = recipe.identity(hasher)
+        with claimed(folder, identity, plan, ShardSlice()) as scratch:
+            store_plan(folder, plan, recipe, identity, links, scratch)
+    except OSError as error:
+        raise UserError(f"listing for {folder} failed ({error}): fix this, then run the same command again") from error
+    shards = counted(len(plan.shards), "shard")
+    console.print(
+        f"{folder}: the plan of {counted(len(plan), 'input')} in {shards} is stored; now `shard`, with slices"
+    )
+
+
+def _planned(folder: Path, recipe: Recipe, hasher: Hasher, workers: int) -> tuple[MadePlan, LinkResolver]:
+    source, divided = recipe.make_source(), recipe.inspector()
+    parts = Parts(folder, recipe.listing, divided[0]) if divided and is_listed(folder) else None
+    plan = planned_from(source, recipe, hasher, workers, parts)
+    return plan, getattr(source, "links", LinkResolver(folder))

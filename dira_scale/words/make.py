@@ -166,9 +166,9 @@ def _finish(
 ) -> None:
     """Join the shards' states into the dataset's tables."""
     counts, sizes, checksums = Counter[str](), {}, {}
-    for shard, state in joined(out, plan, identity, scratch):
-        sizes[shard], checksums[shard] = state["size"], state["xxh3"]
-        counts.update(row["split"] for row in state["rows"])
+    for shard, state, rows in joined(out, plan, identity, scratch):
+        sizes[shard], checksums[shard] = state.size, state.xxh3
+        counts[shard.rpartition("-")[0]] += rows.num_rows
     info = DatasetInfo(
         name=f"{origin.name}_words",
         modality=origin.modality,

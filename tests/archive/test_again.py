@@ -21,7 +21,7 @@ from dira_scale.archive import writer
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
-from dira_scale.shard.convert import convert
+from dira_scale.shard.convert import convert, list_files
 from dira_scale.shard.repair import repair
 
 
@@ -31,7 +31,7 @@ def started(words: list[str], shards: int) -> Iterator[Forked | Started]:
     work = Path(words[-1].removeprefix("out=")) / ".partial"
     with job([sys.executable, "-m", "dira_scale.shard", *words]) as process:
         deadline = time.monotonic() + 120
-        while not work.exists() or len(list(work.glob("*-*.json"))) < shards:
+        while not work.exists() or len(list(work.glob("*-*.parquet"))) < shards:
             assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than two minutes"
             time.sleep(0.002)
         yield process
@@ -56,7 +56,7 @@ def test_interrupted_and_run_again_is_byte_identical(tmp_path: Path, monkeypatch
     out = tmp_path / "out"
 
     def finished() -> set[str]:
-        return {path.name for path in (out / ".partial").glob("*-*.json")}
+        return {path.name for path in (out / ".partial").glob("*-*.parquet")}
 
     with started([*words, f"out={out}"], shards=1) as process:
         process.send_signal(signal.SIGINT)
@@ -106,16 +106,19 @@ def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(
         convert(config, out, workers=1)
 
 
-def test_a_source_that_has_changed_is_not_declared_complete(png_folder: Path, tmp_path: Path) -> None:
+def test_a_source_that_has_changed_is_told_by_list_alone(png_folder: Path, tmp_path: Path, capsys) -> None:
     config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
     (png_folder / "images" / "stray.png").write_text("named by no row, so its coming and going changes nothing")
     convert(config, out, workers=1)
     table, listed = (png_folder / "labels.csv"), (png_folder / "labels.csv").read_text()
-    convert(config, out, workers=1)
+    list_files(config, out, workers=1)
+    assert "has not changed" in capsys.readouterr().out
 
     def refused(words: str) -> None:
         with pytest.raises(UserError, match=f"source has changed since .*{words}.*choose another out, or delete"):
-            convert(config, out, workers=1)
+            list_files(config, out, workers=1)
+        convert(config, out, workers=1)  # which lists nothing
+        assert "is complete" in capsys.readouterr().out
 
     Image.fromarray(ingest.picture(30)).save(png_folder / "images" / "im30.png")
     table.write_text(listed + "im30.png,P0,1,,\n")
@@ -145,6 +148,14 @@ def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
     with pytest.raises(UserError, match="have changed since"):
         convert(config, out, workers=1)
     (png_folder / "labels.csv").write_text(table)
+    (state,) = (out / ".partial").glob("val-*.parquet")
+    with pytest.raises(UserError, match="begun by an older version"):
+        convert(config, out, workers=1) if state.rename(state.with_suffix(".json")) else None
+    state.with_suffix(".json").rename(state)
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{state.name} is damaged.*delete it"):
+        convert(config, out, workers=1)
+    state.unlink()
     convert(config, out, workers=1)
     assert ShardedDataset.open(out)
 

@@ -60,7 +60,7 @@ def stumble(words: list[str], out: Path, kills: int, seconds: float) -> list[tup
     dice, killed = random.Random(kills), list[tuple[str, int]]()
 
     def finished() -> int:
-        return len(list((out / ".partial").glob("*-*.json")))
+        return len(list((out / ".partial").glob("*-*.parquet")))
 
     while len(killed) < kills:
         more, moment, before = dice.choice([0, 0, 0, 1, 2, 3]), dice.random(), finished()
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
     assert main(words[3:]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "No space left on device" in line and "finished shards are kept" in line
-    states = {path.stem for path in (out / ".partial").glob("*-*.json")}
+    states = {path.stem for path in (out / ".partial").glob("*-*.parquet")}
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*.tar") if path.stem in states}
     assert kept and not list((out / ".partial").glob("*.tar")), "half a shard is left on the full disk"
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)

@@ -68,7 +68,8 @@ def test_each_image_once_patients_whole_order_of_no_matter(patients, shard_size,
     first = plan_shards(records, recipe, HASHER)
     items = list(first)
     assert items == [item for shard in first.shards for item in first.items(shard)]
-    assert all(first.item(item.key) == item for item in items)
+    keys = {item.key for item in items[1:]}
+    assert first.differences([*keys, *keys, "x", "y"]) == (1, 2)
     assert sorted(item.record.name for item in items) == sorted(r.name for r in records)
     assert len({(item.patient, item.split) for item in items}) == len(set(patients))
     for name in first.shards:
@@ -116,11 +117,17 @@ from pathlib import Path
 from test_plan import HASHER, make
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.imaging.volumes.series_index import Head, SeriesIndex
 from dira_scale.base.storage.path_index import PathIndex
 def peak(count):
     index = PathIndex()
     for n in range(count):
         index[Path(f"/archive/folder/im{n}.png")] = {"file": f"im{n}.png", "patient": f"P{n}", "nodule": "1"}
+    series = SeriesIndex()
+    for n in range(count):
+        head = Head({"patient": f"P{n}"}, f"1.2.3.{n // 4}", f"1.2.{n}", None, ("64", "64"), ("",) * 5, False)
+        series.add(Path(f"/archive/folder/im{n}.dcm"), 9, head)
+    assert sum(len(found.paths) for found in series.series()) == count
     names = (path.name for path in index)
     records = (SourceRecord(name, Path("/archive", name), f"P{n}", labels=(1.0, 0.0)) for n, name in enumerate(names))
     made = plan_shards(records, make(shard_size=100), HASHER)

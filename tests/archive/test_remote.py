@@ -148,4 +148,4 @@ def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(
     )
     with pytest.raises(UserError, match=r"sharding to .*/out failed .*finished shards are kept"):
         convert(config, tmp_path / "out", workers=1)
-    assert not list((tmp_path / "out" / ".partial").glob("*-*.json"))
+    assert not list((tmp_path / "out" / ".partial").glob("*-*.parquet"))

@@ -408,7 +408,7 @@ def test_killed_and_resumed_it_is_the_same_byte_for_byte(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen([sys.executable, "-m", "dira_scale.words", *words, f"out={b}"], env=environment)
     end = time.monotonic() + 120
-    while not (b / ".partial" / "train-000003.json").exists():
+    while not (b / ".partial" / "train-000003.parquet").exists():
         assert killed.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)

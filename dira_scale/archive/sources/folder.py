@@ -3,33 +3,30 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dira_scale.archive.deidentify import check_lesions
-from dira_scale.archive.imaging.boxes import Box
-from dira_scale.archive.imaging.dicom.header import HEADER, ObjectError, header_of
-from dira_scale.archive.imaging.files import size_of
+from dira_scale.archive.imaging.dicom.header import HEADER
 from dira_scale.archive.imaging.read import DicomFrame
-from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
+from dira_scale.archive.sources.inspect import Inspected, Inspector, inspect_image
 from dira_scale.archive.sources.label_columns import ClassColumns, ClassSpec, flags_and_numbers, number
+from dira_scale.archive.sources.published import in_threads
 from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, with_note
 from dira_scale.base.arguments import UNSHOWN, ArgumentError
 from dira_scale.base.config.schema import PathStr
 from dira_scale.base.errors import UserError, print_line
-from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.path_index import PathIndex
 from dira_scale.base.storage.store import is_local, locate
 from dira_scale.base.storage.tables import TableRow, read_table
 from dira_scale.base.storage.text import brief
-from dira_scale.base.storage.walk import files_below, folder_at, objects_below, resolve_links
+from dira_scale.base.storage.walk import LinkResolver, Met, files_below, folder_at, resolve_links, walked
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 NOT_THERE = "named in the CSV, not there"
@@ -38,7 +35,6 @@ DOCUMENTS = {  # beside images, and never one
 }  # fmt: skip
 PACKED = (".7z", ".bz2", ".rar", ".tar", ".tar.gz", ".tgz", ".xz", ".zip")
 SHOWN = 8  # columns of a table of each kind that are told
-CHUNK = 1024  # files per round of the threads
 
 
 class LabelledFile(NamedTuple):
@@ -78,6 +74,7 @@ class Folder:
     """
 
     empty = ""  # what the CSV's empty cells say
+    parts: Iterable[Inspected] | None = None  # what others have inspected below ``images``, in the order of a walk
     boxes_in: Callable[[Path], Iterator[tuple[str, Any]]] = staticmethod(read_boxes)  # files of a CSV and their boxes
 
     def __init__(
@@ -93,6 +90,7 @@ class Folder:
         attributes: Sequence[str] = (),
     ):
         self.root = folder_at(images)
+        self.links = LinkResolver(self.root)
         of_csv = {"label_columns": label_columns, "label_rules": label_rules, "class_columns": class_columns}
         of_csv |= {f"columns.{name}": (columns or {}).get(name) for name in ("study", "split", "mask")}
         if not labels and (named := [name for name, value in of_csv.items() if value]):
@@ -110,7 +108,7 @@ class Folder:
         self.numeric, self.notes = tuple(label_columns or ()), list[str]()  # printed with the listing
         self.stored = PathIndex[int]()  # in a store: the existing files and their sizes
         if not is_local(self.root):
-            self.stored.update(objects_below(self.root))
+            self.stored.update((met.path, met.size or 0) for met in walked(self.root))
         self.listed, self.class_labels = PathIndex[LabelledFile](), ClassColumns(None, (), "")
         self.no_inputs = PathIndex[None]()  # masks and tables among the images
         if self.csv:
@@ -121,50 +119,76 @@ class Folder:
         if boxes:
             self._index_boxes(resolve_links(locate(boxes, "recipe.boxes")))
 
+    @classmethod
+    def inspector(cls, arguments: Mapping[str, Any]) -> Inspector | None:
+        """What tells of each file below ``images`` all that ``parts`` must have; None: they cannot be inspected apart.
+        ``arguments`` are those of the constructor."""
+        return inspect_image
+
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed files (missing ones are rejected on reading) and files without a row."""
-        return with_note(self._all(workers))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
+            yield from with_note(self._all(workers))
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         for note in self.notes:
             print_line(note)
-        with bar("listing", "files") as progress, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values
-            task = progress.add_task("", total=None)
-            others, unknown = PathIndex[LabelledFile](), (math.nan,) * len(self.label_names)
-            for path in files_below(self.root) if is_local(self.root) else self.stored:
-                file = resolve_links(path)
-                if file not in self.no_inputs and file not in self.listed:
-                    others[file] = LabelledFile(self._name(path, file), None, unknown)
-            progress.update(task, total=len(self.listed) + len(others))
-            for index in (self.listed, others):
-                paths = iter(index)
-                while chunk := list(islice(paths, CHUNK)):  # threads, as reading headers waits for the disk
-                    facts = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
-                    for records in pool.map(self._records, chunk, *facts):
-                        progress.advance(task)
-                        yield from records
+        unknown, met = (math.nan,) * len(self.label_names), PathIndex[None]()  # rows of the CSV
+        for found in self._inspected(workers, inspect_image):
+            if listed := self.listed.get(found.path) if self.csv else None:
+                met[found.path] = None
+            name = listed.name if listed else self._name(found.link or found.path, found.path)
+            yield from self._records(found, listed or LabelledFile(name, None, unknown))
+        rest = (Met(path, path, self.stored.get(path)) for path in self.listed if path not in met)
+        for found in in_threads(inspect_image, rest, workers, "files"):
+            yield from self._records(found, self.listed[found.path])
 
-    def _records(
-        self, path: Path, listed: LabelledFile, boxes: list[Box] | None, size: int | None
-    ) -> list[SourceRecord]:
+    def _inspected(self, workers: int, inspect: Inspector) -> Iterator[Inspected]:
+        """Each file once, with a progress bar. Raises OSError."""
+        elsewhere = PathIndex[None]()  # what links, or rows, lead to: what can be met twice
+
+        def wanted(path: Path, file: Path, own: bool) -> bool:
+            if not own and not file.is_relative_to(self.root):
+                self.links.note(path, file)
+            if own or file not in elsewhere:
+                if not own:
+                    elsewhere[file] = None
+                return self._is_input(file)
+            return False
+
+        if self.parts is None:
+            walk = walked(self.root) if is_local(self.root) else (Met(path, path, n) for path, n in self.stored.items())
+            below: Iterator[Met] = (met for met in walk if wanted(met.path, met.file, met.path is met.file))
+        else:
+            yield from (found for found in self.parts if wanted(found.link or found.path, found.path, not found.link))
+            below = iter(())
+        outside = (met for met in self._outside() if wanted(met.path, met.file, False))
+        yield from in_threads(inspect, chain(below, outside), workers, "files")
+
+    def _outside(self) -> Iterator[Met]:
+        """Files that are not below the root, and not each a row of the CSV."""
+        return iter(())
+
+    def _is_input(self, file: Path) -> bool:
+        return file not in self.no_inputs
+
+    def _records(self, found: Inspected, listed: LabelledFile) -> list[SourceRecord]:
         """The file's image, or each frame of multi-frame DICOM."""
-        record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
-        try:
-            size, header = size_of(path) if size is None else size, header_of(path)
-        except ObjectError as error:
-            why = str(error)
-            return [replace(record, rejected=why) if listed.row else replace(record, aside=why)]
-        except RejectedError as error:
-            absent = listed.row is not None and isinstance(error.__cause__, FileNotFoundError)
-            reason = NOT_THERE if absent else str(error)
+        path = found.path
+        boxes = tuple(self.boxes.get(path, ())) if self.boxes else ()
+        record = SourceRecord(listed.name, path, labels=listed.labels, boxes=boxes)
+        if found.aside:
+            return [replace(record, rejected=found.aside) if listed.row else replace(record, aside=found.aside)]
+        if found.rejected:
+            reason = NOT_THERE if found.absent and listed.row is not None else found.rejected
             return [self._completed(replace(record, rejected=reason), listed.row, {})]
-        record = self._completed(replace(record, size=size), listed.row, header)
-        if "frames" not in header or record.rejected:
+        record = self._completed(replace(record, size=found.size), listed.row, found.header)
+        if "frames" not in found.header or record.rejected:
             return [record]
         if record.mask or record.boxes:
             return [replace(record, rejected="a mask or boxes for DICOM frames: does not say for which frame")]
-        frames = range(int(header["frames"]))
+        frames = range(int(found.header["frames"]))
         return [replace(record, name=f"{record.name}/{number}", image=DicomFrame(path, number)) for number in frames]
 
     def _completed(
@@ -196,7 +220,7 @@ class Folder:
             study=cells.get("study"),
             split=cells.get("split"),
             modality=header.get("modality"),
-            mask=resolve_links(self._path(mask, self.csv)) if mask and self.csv else None,
+            mask=self.links.resolve(self._path(mask, self.csv)) if mask and self.csv else None,
             attributes={name: value for name, value in attributes.items() if value},
         )
 
@@ -243,7 +267,7 @@ class Folder:
         lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
         for line, row in table():
             path_in_table = self._path(row[self.columns["file"]], path)
-            file = resolve_links(path_in_table)
+            file = self.links.resolve(path_in_table)
             if file in lines and self.listed[file].row == row:
                 repeated += 1
                 continue
@@ -256,7 +280,7 @@ class Folder:
             graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
             self.listed[file], lines[file] = LabelledFile(self._name(path_in_table, file), row, labels), line
             if mask and row[mask].strip():
-                self.no_inputs[resolve_links(self._path(row[mask], path))] = None
+                self.no_inputs[self.links.resolve(self._path(row[mask], path))] = None
         if graded and not guess:
             names = brief(",".join(graded))
             self.notes.append(
@@ -312,7 +336,7 @@ class Folder:
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
         for cell, box in self.boxes_in(path):
-            file = resolve_links(self._path(cell, path))
+            file = self.links.resolve(self._path(cell, path))
             self.boxes[file] = [*self.boxes.get(file, ()), box]
         if not any(self._exists(file) or file.is_dir() for file in self.boxes):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,7 +73,10 @@ def by_name(
 
 def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int, what: str = "images") -> Iterator[R]:
     """``function`` of each item, in order, in threads (file access is mostly waiting), with a progress bar."""
-    rest, threads = iter(items), 4 * workers
+    threads, rest = 4 * workers, iter(items)
+    if not (first := list(islice(rest, CHUNK))):
+        return
+    rest = chain(first, rest)
     columns = (TextColumn("listing"), TextColumn(f"{{task.completed}} {what}"), TimeElapsedColumn())
     with Progress(*columns) as bar, ThreadPoolExecutor(threads) as pool:
         task = bar.add_task("", total=None)

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.imaging.volumes.series import Series
 from dira_scale.archive.imaging.volumes.series_index import COPY, SCOUT, SeriesIndex
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.inspect import Inspector, inspect_volume
 from dira_scale.archive.sources.label_columns import ClassSpec
 from dira_scale.archive.sources.published import in_threads, with_size
 from dira_scale.archive.sources.structure_masks import is_patterns
@@ -105,6 +106,11 @@ class Sequences(Volumes):
         self.unread = list[SourceRecord]()  # files of no series, as their headers are damaged
         self.channels = self.names if len(self.names) > 1 and not split_sequences else ()
 
+    @classmethod
+    def inspector(cls, arguments: Mapping[str, Any]) -> Inspector | None:
+        """None for patterns of names: nothing but names is read of these files."""
+        return super().inspector(arguments) if arguments.get("series") else None
+
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         """Sessions, or each sequence of them; then the CSV's rows without any. Raises OSError as ``Folder.records``."""
         sessions = self._sessions(workers)
@@ -165,7 +171,7 @@ class Sequences(Volumes):
     def _described(self, workers: int) -> Iterator[Found]:
         """The DICOM series of each study; of what cannot be read as one, reading says why."""
         index = SeriesIndex()
-        for inspected in self._inspected(workers):
+        for inspected in self._inspected(workers, partial(inspect_volume, structures=False)):
             if inspected.head and inspected.size is not None:
                 index.add(inspected.path, inspected.size, inspected.head)
             elif inspected.rejected:

@@ -1,46 +1,29 @@
 """A folder of volumes: DICOM series, NIfTI, MetaImage, NRRD, TIFF stacks and NumPy files, with or without a CSV."""
 
 import math
-import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from dira_scale.archive.imaging.dicom.header import ObjectError
-from dira_scale.archive.imaging.dicom.structures import Structures, structures_in
-from dira_scale.archive.imaging.files import opened_for_header, size_of
 from dira_scale.archive.imaging.rejection import RejectedError
 from dira_scale.archive.imaging.volumes.channels import Channels
 from dira_scale.archive.imaging.volumes.geometry import Grid
 from dira_scale.archive.imaging.volumes.read import grid_of
-from dira_scale.archive.imaging.volumes.series_index import Head, SeriesIndex, head_of
+from dira_scale.archive.imaging.volumes.series_index import SeriesIndex
 from dira_scale.archive.sources.base import SourceImage, SourceRecord
 from dira_scale.archive.sources.boxes import box_in, read_findings
 from dira_scale.archive.sources.folder import NOT_THERE, Folder, LabelledFile
+from dira_scale.archive.sources.inspect import HEADERS, VALUES, Inspected, Inspector, inspect_volume
 from dira_scale.archive.sources.label_columns import ClassSpec
-from dira_scale.archive.sources.published import in_threads
 from dira_scale.archive.sources.structure_masks import StructureMasks
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.schema import PathStr
 from dira_scale.base.errors import counted, print_line
 from dira_scale.base.storage.path_index import PathIndex
-from dira_scale.base.storage.walk import files_below, resolve_links
-
-HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
-
-
-class Inspected(NamedTuple):
-    """The result of inspecting one file."""
-
-    path: Path
-    size: int | None
-    head: Head | None
-    rejected: str | None
-    aside: str | None = None  # a DICOM object that is no image
-    structures: Structures | None = None  # of such an object, if they are wanted
+from dira_scale.base.storage.walk import Met, is_met, walked
 
 
 class Volumes(Folder):
@@ -88,6 +71,10 @@ class Volumes(Folder):
         self.channels = tuple(channels or ())
         self.masks = None if structures is None else StructureMasks(structures)
 
+    @classmethod
+    def inspector(cls, arguments: Mapping[str, Any]) -> Inspector | None:
+        return partial(inspect_volume, structures=arguments.get("structures") is not None)
+
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         for record in self._volumes(workers):
             if not self.channels:
@@ -102,7 +89,7 @@ class Volumes(Folder):
         for note in self.notes:
             print_line(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
-        for inspected in self._inspected(workers):
+        for inspected in self._inspected(workers, partial(inspect_volume, structures=self.masks is not None)):
             row = above(inspected.path, self.listed) if self.csv else None
             if row and (inspected.head or row == inspected.path):
                 met[row] = None
@@ -122,31 +109,18 @@ class Volumes(Folder):
             if path not in met:
                 yield self._absent(path)
 
-    def _inspected(self, workers: int) -> Iterator[Inspected]:
-        """All files, with a progress bar. Raises OSError."""
-        files = ((path, self.stored.get(path), self.masks is not None) for path in self._files())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values
-            yield from in_threads(lambda file: _inspect(*file), files, workers, "files")
+    def _outside(self) -> Iterator[Met]:
+        for path in self.listed:
+            if not path.is_relative_to(self.root):
+                met = walked(path) if path.is_dir() else [Met(path, path)]
+                yield from (each for each in met if not is_met(each.file, self.root))
 
-    def _files(self) -> Iterator[Path]:
-        """Each real file once, except masks, tables and the data files of headers."""
-        linked = PathIndex[None]()
-        outside = (path for path in self.listed if not path.is_relative_to(self.root))
-        for start in (self.root, *outside):
-            for path in files_below(start) if start.is_dir() else [start]:
-                file = resolve_links(path)
-                if file != path or start != self.root:  # by a link or a row: the walk comes there itself, or never
-                    inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (or long names raise)
-                    hidden = inside and any(part.startswith(".") for part in file.relative_to(self.root).parts)
-                    if file in linked or (inside and not hidden):
-                        continue
-                    linked[file] = None
-                ending = next((ending for ending in VALUES if file.name.endswith(ending)), "")
-                stem = file.name.removesuffix(ending)
-                headers = [file.with_name(f"{stem}{suffix}") for suffix in HEADERS] if ending else []
-                if file not in self.no_inputs and not any(map(self._exists, headers)):
-                    yield file
+    def _is_input(self, file: Path) -> bool:
+        """Return whether it is no mask, no table, and no data file of a header."""
+        ending = next((ending for ending in VALUES if file.name.endswith(ending)), "")
+        stem = file.name.removesuffix(ending)
+        headers = [file.with_name(f"{stem}{suffix}") for suffix in HEADERS] if ending else []
+        return super()._is_input(file) and not any(map(self._exists, headers))
 
     def _file(self, inspected: Inspected) -> SourceRecord:
         path = inspected.path
@@ -211,19 +185,3 @@ class Volumes(Folder):
 def above(path: Path, index: PathIndex[Any]) -> Path | None:
     """The entry of ``index`` for a file: itself, or the nearest folder above it."""
     return next((above for above in (path, *path.parents) if above in index), None)
-
-
-def _inspect(path: Path, size: int | None, structures: bool) -> Inspected:
-    try:
-        size = size_of(path) if size is None else size
-        if path.suffix in HEADERS:  # a changed data file is a changed volume
-            size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
-        try:
-            return Inspected(path, size, head_of(path), None)
-        except ObjectError as error:
-            if not structures:
-                return Inspected(path, None, None, str(error), str(error))
-            with opened_for_header(path) as file:
-                return Inspected(path, None, None, str(error), str(error), structures_in(file))
-    except RejectedError as error:
-        return Inspected(path, None, None, str(error))

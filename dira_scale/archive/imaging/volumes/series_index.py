@@ -1,11 +1,13 @@
 """Group DICOM slices into series while a folder is walked."""
 
-from array import array
+import pickle
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from dira_scale.archive.imaging.volumes.slice_position import place_slices
 
 # Distinguish slices at one position, the first that does: echoes, phases, diffusion weightings, …
 PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
+UNNAMED = ""  # SQLite's own temporary file, removed when the process ends, however it ends
 SCOUT, COPY = "a localiser (scout), no volume", "a copy of another slice of its series"
 ALSO = {"modality": "Modality", "description": "SeriesDescription", "series": "SeriesInstanceUID"}  # in a head's header
 GEOMETRY_AND_IDENTITY = (
@@ -78,101 +81,116 @@ class FoundSeries(NamedTuple):
         return Series.of(above, [path.relative_to(above).as_posix() for path in self.paths])
 
 
-@dataclass
-class _ListedSlices:
-    """Compact, as there are millions: numbers in arrays, repeated values shared."""
+class _Slice(NamedTuple):
+    path: Path
+    size: int
+    head: Head
 
-    header: Mapping[str, str]
-    folders: list[Path] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    sizes: "array[int]" = field(default_factory=lambda: array("q"))
-    positions: "array[float]" = field(default_factory=lambda: array("d"))  # three each
-    kinds: list[tuple[Any, ...]] = field(default_factory=list)  # orientation, spacing, shape, parts
-    instances: "array[int]" = field(default_factory=lambda: array("q"))  # hashes of SOPInstanceUIDs
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Whose it is, if it is a scout, and its own path if it is no slice of a series."""
+        scout = "scout" if "LOCALIZER" in self.head.parts[-1].upper() else ""
+        alone = str(self.path) if self.head.frames or not self.head.series else ""
+        return " ".join(self.head.header.get(name, "") for name in ("patient", "study")), scout, alone
 
 
 class SeriesIndex:
     """Groups slices by SeriesInstanceUID; localisers (scouts) and multi-frame files are kept separate.
 
-    Equal UIDs of different patients or studies are different series: some archives reuse one UID for everybody.
+    Equal UIDs of different patients or studies are different series: some archives reuse one UID for everybody. On
+    disk: at any time the slices of one UID are in memory.
     """
 
     def __init__(self) -> None:
-        self._series: dict[tuple[str, str, str, str], _ListedSlices] = {}
-        self._shared: dict[Any, Any] = {}
+        self._table = sqlite3.connect(UNNAMED)
+        self._table.executescript("""
+            PRAGMA journal_mode = OFF;
+            CREATE TABLE slice (number INTEGER PRIMARY KEY, uid TEXT, content BLOB);
+            CREATE TABLE series (first INT, content BLOB);
+        """)
+        self._grouped = True
 
     def add(self, path: Path, size: int, head: Head) -> None:
-        scout = "scout" if "LOCALIZER" in head.parts[-1].upper() else ""
-        alone = str(path) if head.frames or not head.series else ""
-        whose = " ".join(head.header.get(name, "") for name in ("patient", "study"))
-        slices = self._series.setdefault((head.series, scout, alone, whose), _ListedSlices(head.header))
-        slices.instances.append(hash(head.instance or str(path)))
-        plane: tuple[Any, ...] = ()
-        if head.plane:
-            plane = (tuple(head.plane.right.tolist()), tuple(head.plane.down.tolist()), head.plane.spacing)
-        kind = (plane, head.shape, head.parts)
-        slices.folders.append(self._shared.setdefault(path.parent, path.parent))
-        slices.names.append(path.name)
-        slices.sizes.append(size)
-        slices.positions.extend(head.plane.position if head.plane else (np.nan,) * 3)
-        slices.kinds.append(self._shared.setdefault(kind, kind))
+        row = head.series or str(path), pickle.dumps(_Slice(path, size, head), pickle.HIGHEST_PROTOCOL)
+        self._table.execute("INSERT INTO slice (uid, content) VALUES (?, ?)", [_text(row[0]), row[1]])
+        self._grouped = False
 
     def series(self) -> Iterator[FoundSeries]:
-        """All series; those that cannot form a volume under any recipe are rejected with a reason."""
-        owners = Counter((uid, scout) for uid, scout, alone, _ in self._series if not alone)
-        for (uid, scout, alone, whose), slices in self._series.items():
-            shared = whose if owners[uid, scout] > 1 else ""
-            firsts: dict[int, int] = {}
-            for index in sorted(range(len(slices.names)), key=lambda i: (slices.folders[i], slices.names[i])):
-                if firsts.setdefault(slices.instances[index], index) != index:
-                    yield _found_series(slices, [index], "", COPY)
-            for part, members in _parts(slices, list(firsts.values())).items():
-                what, reason = "" if alone else " ".join(filter(None, [uid, shared, scout, part])), None
-                missing = 0
-                if scout:
-                    reason = SCOUT
-                elif not alone:
-                    try:
-                        members, missing = _along_normal(slices, members)  # stored in this order
-                    except RejectedError as error:
-                        reason = str(error)
-                yield _found_series(slices, members, what, reason, missing)
+        """All series, in the order of their first slices; those that cannot form a volume under any recipe are rejected
+        with a reason."""
+        if not self._grouped:
+            self._table.execute("DELETE FROM series")
+            rows = self._table.execute("SELECT uid, number, content FROM slice ORDER BY uid, number")
+            for _, same in groupby(rows, key=itemgetter(0)):
+                for first, series in _grouped({number: pickle.loads(content) for _, number, content in same}):
+                    self._table.execute("INSERT INTO series VALUES (?, ?)", [first, pickle.dumps(series)])
+            self._grouped = True
+        for (content,) in self._table.execute("SELECT content FROM series ORDER BY first, rowid"):
+            yield pickle.loads(content)
+
+
+def _text(uid: str) -> bytes:
+    return uid.encode(errors="surrogateescape")
+
+
+def _grouped(slices: Mapping[int, _Slice]) -> Iterator[tuple[int, FoundSeries]]:
+    """The series of slices of one UID, by their numbers, each with its first slice's number."""
+    groups = defaultdict[tuple[str, str, str], dict[int, _Slice]](dict)
+    for number, each in slices.items():
+        groups[each.kind][number] = each
+    owners = Counter(scout for _, scout, alone in groups if not alone)
+    for (whose, scout, alone), group in groups.items():
+        first, header, distinct = min(group), group[min(group)].head.header, dict[str, _Slice]()
+        for each in sorted(group.values(), key=lambda each: (each.path.parent, each.path.name)):
+            if distinct.setdefault(each.head.instance or str(each.path), each) is not each:
+                yield first, _found_series(header, [each], "", COPY)
+        for part, members in _parts([*distinct.values()]).items():
+            shared = whose if owners[scout] > 1 else ""
+            what = "" if alone else " ".join(filter(None, [members[0].head.series, shared, scout, part]))
+            reason, missing = None, 0
+            if scout:
+                reason = SCOUT
+            elif not alone:
+                try:
+                    members, missing = _along_normal(members)  # stored in this order
+                except RejectedError as error:
+                    reason = str(error)
+            yield first, _found_series(header, members, what, reason, missing)
 
 
 def _found_series(
-    slices: _ListedSlices, members: list[int], what: str, reason: str | None, missing: int = 0
+    header: Mapping[str, str], members: Sequence[_Slice], what: str, reason: str | None, missing: int = 0
 ) -> FoundSeries:
-    paths = tuple(slices.folders[i] / slices.names[i] for i in members)
-    return FoundSeries(what, slices.header, paths, sum(slices.sizes[i] for i in members), reason, missing)
+    paths = tuple(each.path for each in members)
+    return FoundSeries(what, header, paths, sum(each.size for each in members), reason, missing)
 
 
-def _parts(slices: _ListedSlices, members: list[int]) -> dict[str, list[int]]:
+def _parts(slices: Sequence[_Slice]) -> dict[str, Sequence[_Slice]]:
     """Split slices at equal positions by the first of PARTS that separates them; unsplit if none does or need be."""
-    positions = np.round(np.array(slices.positions).reshape(-1, 3), 2)
-    if len(np.unique(positions[members], axis=0)) < len(members):
+    if not _are_apart(slices):
         for number, tag in enumerate(PARTS):
-            groups = defaultdict(list)
-            for index in members:
-                groups[slices.kinds[index][-1][number]].append(index)
-            if all(len(np.unique(positions[group], axis=0)) == len(group) for group in groups.values()):
+            groups = defaultdict[str, list[_Slice]](list)
+            for each in slices:
+                groups[each.head.parts[number]].append(each)
+            if all(map(_are_apart, groups.values())):
                 return {f"{tag} {value}": group for value, group in groups.items()}
-    return {"": members}
+    return {"": slices}
 
 
-def _along_normal(slices: _ListedSlices, members: list[int]) -> tuple[list[int], int]:
-    """``members`` sorted along the normal, and the number missing between them.
+def _are_apart(slices: Sequence[_Slice]) -> bool:
+    positions = np.array([each.head.plane.position if each.head.plane else (np.nan,) * 3 for each in slices])
+    return len(np.unique(positions.round(2), axis=0)) == len(slices)
+
+
+def _along_normal(slices: Sequence[_Slice]) -> tuple[Sequence[_Slice], int]:
+    """``slices`` sorted along the normal, and the number missing between them.
 
     Raises RejectedError if, by their headers, these slices do not form a volume.
     """
-    kinds = [slices.kinds[index] for index in members]
-    if not all(kind[0] for kind in kinds):
+    planes = [each.head.plane for each in slices if each.head.plane]
+    if len(planes) < len(slices):
         raise RejectedError("slices without position, orientation or spacing")
-    if len({kind[1] for kind in kinds}) > 1:
+    if len({each.head.shape for each in slices}) > 1:
         raise RejectedError("slices of different sizes")
-    positions = np.array(slices.positions).reshape(-1, 3)[members]
-    planes = [
-        Plane(position, np.array(right), np.array(down), spacing)
-        for position, ((right, down, spacing), *_) in zip(positions, kinds, strict=True)
-    ]
     order, geometry = place_slices(planes, (1, 1))
-    return [members[number] for number in order], geometry.missing if isinstance(geometry, Stack) else 0
+    return [slices[number] for number in order], geometry.missing if isinstance(geometry, Stack) else 0
