@@ -185,6 +185,7 @@ def names() -> Pins:
         except UserError as error:
             yield " ".join(["name", *words]), str(error)
         else:
+            content["data"]["block"] = 1  # as a run settles it whose shards lie on a disk
             yield " ".join(["name", *words]), run_name(content | data | {"order_version": ORDER_VERSION}, EXECUTION)
 
 

@@ -35,7 +35,7 @@ def of(command: str, *overrides: str) -> dict[str, float]:
     from dira_scale.fleet.forecast.rehearsal import rehearse
 
     given = f"machine={machine()}", "plan.gpus=1", "plan.nodes=1"
-    blueprint, ranks, _ = prepared(command, compose(plan_of(command), [*overrides, *given]))
+    blueprint, ranks, *_ = prepared(command, compose(plan_of(command), [*overrides, *given]))
     config, fake = blueprint.config, fake_task(blueprint)
     if config.parallel.checkpoint_activations:
         checkpoint_activations(fake.task.module)

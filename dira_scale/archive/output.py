@@ -39,21 +39,25 @@ OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|parquet|json)|listed|plan|[0-9]+-of-[0-
 
 
 def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """The keys ``recipe``; name and modality, if null, are those of the dataset at ``out``, finished or begun.
+    """The keys ``recipe``; name, modality and shards' size, if null, are those of the dataset at ``out``, finished or
+    begun.
 
     Thus a dataset that was moved is still that of its recipe. A new one is named after its folder, and its modality
     stays null: ``slices.with_modality`` finds it in the inputs. Raises OSError.
     """
-    stored: dict[str, str] = {}
+    stored: dict[str, Any] = {}
     for file in (out / PARTIAL / PLAN_FILE, out / INFO_FILE):  # one that cannot be read is reported elsewhere
         with suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError), \
                 as_os_error(out):  # fmt: skip
             content = json.loads(file.read_text())["recipe"]
-            stored = {key: value for key, value in content.items() if isinstance(value, str)}
+            kinds = {"shard_size": int}
+            stored = {key: value for key, value in content.items() if isinstance(value, kinds.get(key, str))}
     name = Path(os.path.abspath(out)).name if is_local(out) else out.name  # noqa: PTH100 (a link keeps its name)
     name = "".join(letter if letter.isprintable() else "_" for letter in name) or "dataset"
     name = recipe.get("name") or stored.get("name") or name
-    return {**recipe, "name": name, "modality": recipe.get("modality") or stored.get("modality")}
+    open_size = recipe.get("shard_size", 0) is None and "shard_size" in stored
+    sized = {"shard_size": stored["shard_size"]} if open_size else {}
+    return {**recipe, "name": name, "modality": recipe.get("modality") or stored.get("modality"), **sized}
 
 
 def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:

@@ -18,7 +18,7 @@ from dira_scale.archive.deidentify import Hasher, coarse
 from dira_scale.archive.recipe import Recipe, channels_of, classes_of
 from dira_scale.archive.sources.base import Source, SourceRecord
 from dira_scale.archive.sources.split_lists import listed_patients
-from dira_scale.archive.splits import draw_splits
+from dira_scale.archive.splits import draw_splits, samples_a_shard
 from dira_scale.base.config.border import at
 from dira_scale.base.errors import UserError
 
@@ -98,6 +98,7 @@ class ShardPlan(ABC):
         label_names: names of the labels.
         classes: the class names of each label that is the number of a class.
         channels: the names of the channels, each with a range of its own.
+        shard_size: samples of a shard.
         hash: identity of everything planned; changes if the source does. It is published with the dataset, so it
             covers names only as keyed hashes, and no paths of this machine.
     """
@@ -107,10 +108,12 @@ class ShardPlan(ABC):
     def __init__(
         self,
         shards: dict[str, range],
+        shard_size: int,
         label_names: Sequence[str],
         classes: Mapping[str, Sequence[str]],
         channels: Sequence[str],
     ):
+        self.shard_size = shard_size
         self.shards, self.label_names, self.channels = shards, tuple(label_names), tuple(channels)
         self.classes = {label: list(names) for label, names in classes.items()}
 
@@ -190,24 +193,27 @@ def plan_shards(
     table = sqlite3.connect(UNNAMED)
     try:
         table.executescript(TABLES)
-        _fill(table, records, hasher)
+        listed = _fill(table, records, hasher)
         table.executescript(NAME_PATIENTS)
+        size = samples_a_shard(recipe.shard_size, *listed)
         splits = draw_splits(table, recipe, hasher)
-        return MadePlan(table, hasher, _order(table, splits, recipe.shard_size), label_names, classes, channels)
+        return MadePlan(table, hasher, _order(table, splits, size), size, label_names, classes, channels)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"
         ) from error
 
 
-def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Hasher) -> None:
-    number = -1
+def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Hasher) -> tuple[int, float]:
+    """Return the number of records, and the mean bytes of those whose size is known."""
+    number, known, size = -1, 0, 0
     for number, r in enumerate(records):
         patient = hasher("patient", r.patient) if r.patient else None
         study = hasher("study", r.study) if r.study else None
         alone = hasher("patient", f"study {r.study}" if r.study else f"image {r.name}")
         row = number, hasher("key", r.name), patient, study, alone, r.split, r.rejected is None
         table.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+        known, size = known + bool(r.size), size + (r.size or 0)
         table.execute("INSERT INTO record VALUES (?, ?)", (number, pickle.dumps(r, pickle.HIGHEST_PROTOCOL)))
     if number < 0:
         raise UserError(
@@ -223,6 +229,7 @@ def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Ha
         )
         name = pickle.loads(content).name
         raise UserError(f"the source names two files {name}: every image needs a name of its own") from error
+    return number + 1, size / max(1, known)
 
 
 def _order(table: sqlite3.Connection, splits: Sequence[str], shard_size: int) -> dict[str, range]:

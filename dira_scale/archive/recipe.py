@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"  # of recipe.volume.range
 HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
+STANDARD = 1000  # samples of a shard, unless there are many (``splits.samples_a_shard``)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Recipe:
     max_side: int | None
     min_side: int
     burned_in: BurnedIn
-    shard_size: int
+    shard_size: int | None  # None: as the plan has it
     slices: SliceSettings | None
     volume: VolumeSettings
     source: Mapping[str, Any]
@@ -117,7 +118,7 @@ class Recipe:
             raise UserError(f"recipe.secret={self.secret}: use true or false")
         for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):
             value = getattr(self, name)
-            if name == "max_side" and value is None:
+            if name in ("max_side", "shard_size") and value is None:
                 continue
             if not isinstance(value, int) or value < least:
                 raise UserError(f"recipe.{name}={value}: must be an integer of at least {least}")
@@ -223,7 +224,7 @@ class Recipe:
             with at("recipe"):
                 source["lists"] = checksums(split_lists(self.source["lists"]))
         colour = {} if self.colour == GREY else {"colour": self.colour}
-        return common | source | colour | {"hash_key": hasher.key_id}
+        return common | source | colour | {"hash_key": hasher.key_id, "shard_size": self.shard_size or STANDARD}
 
     @property
     def listed(self) -> bool:

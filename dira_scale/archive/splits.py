@@ -1,4 +1,5 @@
-"""Assign patients to splits by a keyed hash, so that they keep their split when a dataset grows."""
+"""Assign patients to splits by a keyed hash, so that they keep their split when a dataset grows; and the size of
+shards."""
 
 import pickle
 import sqlite3
@@ -6,10 +7,14 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 from dira_scale.archive.deidentify import Hasher
-from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.recipe import STANDARD, Recipe
 from dira_scale.archive.sources.split_lists import SPLITS
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest.checks import SPLIT
+
+MANY = 10**6  # inputs; of more a shard has more, as an open or a fetch of a small one costs as much as of a large one
+LARGEST = 10**9  # bytes of inputs that then become a shard
+LANES = 4096  # and at least so many shards, for a large run's lanes to read side by side, and for machines to write
 
 
 def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> list[str]:
@@ -99,3 +104,11 @@ def _refuse_cut(table: sqlite3.Connection) -> None:
             f"{pickle.loads(here[1]).name} in {here[0]}; correct the split column, or leave it out "
             "(recipe.columns.split=null)"
         )
+
+
+def samples_a_shard(typed: int | None, inputs: int, size: float) -> int:
+    """Return how many samples a shard has: as ``typed``, or of so many listed inputs of a mean ``size`` in bytes, 0 if
+    nobody knows it."""
+    if typed or inputs <= MANY or not size:
+        return typed or STANDARD
+    return max(STANDARD, min(int(LARGEST / size), inputs // LANES))

@@ -120,15 +120,17 @@ class StoredPlan(ShardPlan):
 
     def __init__(self, out: Path, digest: str, facts: StoredFacts, bounds: Bounds, recipe: Recipe, hasher: Hasher):
         self._folder, self._bounds, self._hasher, self.hash = out / PARTIAL / FOLDER, bounds, hasher, digest
+        size = recipe.shard_size
+        assert size  # of a conversion that was begun
         with as_os_error(out):
             there = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
-        blocks = -(-sum(-(-count // recipe.shard_size) for count in facts.counts.values()) // BLOCK)
+        blocks = -(-sum(-(-count // size) for count in facts.counts.values()) // BLOCK)
         if not all(SPLIT.fullmatch(split) and count > 0 for split, count in facts.counts.items()) or blocks > len(
             there
         ):
             raise UserError(f"{self._folder} lacks parts of the plan: {AGAIN}")
-        shards = shards_of(facts.counts, recipe.shard_size)
-        super().__init__(shards, facts.label_names, facts.classes, facts.channels)
+        shards = shards_of(facts.counts, size)
+        super().__init__(shards, size, facts.label_names, facts.classes, facts.channels)
         self._numbers = {shard: number for number, shard in enumerate(shards)}
 
     def items(self, shard: str) -> list[Item]:

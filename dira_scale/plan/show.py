@@ -1,7 +1,7 @@
 """The ``plan`` command: rehearses a run's steps with and without recomputed activations, and shows every strategy."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ WIDTH = 108  # columns of the table where the output is not a terminal
 
 def show_plan(cfg: DictConfig, command: str = "pretrain") -> None:
     """Print the table of strategies of a run of ``command``; write the figures to the file ``plan.json``, if set."""
-    blueprint, ranks, loading = prepared(command, cfg)
+    blueprint, ranks, loading, fetches = prepared(command, cfg)
     config = blueprint.config
     machine = config.plan
     if machine.json and not Path(machine.json).absolute().parent.is_dir():
@@ -37,6 +37,7 @@ def show_plan(cfg: DictConfig, command: str = "pretrain") -> None:
     with bar("rehearsing", "steps") as progress:
         task = progress.add_task("", total=2 * (len(batches_of(config)) + 1))
         plain = rehearse_run(blueprint, ranks, False, partial(progress.advance, task))
+        plain = replace(plain, remarks=(*fetches, *plain.remarks))
         recomputing = rehearse_run(blueprint, ranks, True, partial(progress.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
     rows = [estimate(config, machine, rehearsed, plain, strategy, loading) for rehearsed, strategy in cases]

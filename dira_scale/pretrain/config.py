@@ -97,6 +97,7 @@ class Pretrain(StagedTraining):
             return self.model.groups(batch)
 
     def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
+        super().keep(config, before)
         written = before.get("adversary", {}).get("precision")  # fp32, of older runs
         if self.adversary.precision == AUTO and written:
             config.adversary.precision = written

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def convert(
                 raise UserError(f"out={out}: its parts are listed, but not joined: run `shard list` without slice=…")
             console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
             plan, _ = _planned(folder, recipe, hasher, workers)
-            recipe = with_modality(recipe, plan)
+            recipe = with_modality(replace(recipe, shard_size=plan.shard_size), plan)
         started = time.monotonic()
         check_first(plan, recipe, folder)
         identity = recipe.identity(hasher)
@@ -121,7 +122,7 @@ def list_files(
             remove_leftovers(folder)
             console.print(f"{folder}: its source has not changed")
             return
-        recipe = with_modality(recipe, plan)
+        recipe = with_modality(replace(recipe, shard_size=plan.shard_size), plan)
         identity = recipe.identity(hasher)
         with claimed(folder, identity, plan, ShardSlice()) as scratch:
             store_plan(folder, plan, recipe, identity, links, scratch)

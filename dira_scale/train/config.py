@@ -1,13 +1,14 @@
 """The configuration keys that all tasks on sharded datasets share. Like all schemas it needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
 from dira_scale.base.arguments import UNSHOWN, Above, ArgumentError, AtLeast
 from dira_scale.base.config.schema import Schema, paths_field, setting, several
-from dira_scale.train.data.config import Data
+from dira_scale.train.data.config import AUTO, Data
 from dira_scale.train.engine.config import Optim, Training
 
 
@@ -49,6 +50,10 @@ class StagedTraining(Training):
         super().__post_init__()
         if not any(stage.epochs for stage in self.stages.values()):
             raise ArgumentError("stages", UNSHOWN, "one with epochs above 0; nothing would be trained")
+
+    def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
+        if self.data.block == AUTO:
+            config.data.block = self.data.block = before.get("data", {}).get("block", AUTO)
 
     def bn_groups(self, batch: int) -> int:
         """BatchNorm groups among which a global ``batch`` is divided; 0: none. Raises UserError if it cannot be."""

@@ -1,8 +1,9 @@
 """From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from dira_scale.base.config.border import at
 from dira_scale.base.errors import UserError, counted
 from dira_scale.dataset.manifest import INFO_FILE
 from dira_scale.train import opened
+from dira_scale.train.blocks import block_of
 from dira_scale.train.broken_batch import save_batch
 from dira_scale.train.config import StagedTraining
 from dira_scale.train.data.batch import UNITS, Batch
@@ -19,7 +21,7 @@ from dira_scale.train.data.config import Data
 from dira_scale.train.data.foreground import Foreground
 from dira_scale.train.data.labels import ColumnsChoice
 from dira_scale.train.data.loaders import Loader, LoaderSpec
-from dira_scale.train.data.loaders.build import choose
+from dira_scale.train.data.loaders.build import STREAM, choose
 from dira_scale.train.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.views import ViewSpec
@@ -72,13 +74,13 @@ class Inputs:
         held_out_views: ViewSpec | None = None,
         labels: ColumnsChoice | None = None,
     ) -> None:
+        data = replace(data, block=block_of(data))
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
         self.classes, self.held_out_views, self.rank, self.ranks = classes, held_out_views or views, rank, ranks
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = opened.datasets(data.shards, views.dimensions, rank, ranks)
-        cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         with at("data", KEYS):
-            self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
+            self.loader_choice = choose(data.loader, self.datasets, self.device, CacheSettings.of(data))
             self.processes = self.loader_choice.processes(data.helper, self.device, self.workers)
         sampling = Sampling.of(data, self.datasets)
         self.chosen_by = sampling.chosen_by
@@ -88,7 +90,8 @@ class Inputs:
         # A loader refuses what it cannot read when it is built: before there is a run folder.
         self._first: dict[tuple[int, int | None], Loader] = {}
         first = next(iter(self.orders))
-        self._first[first, None] = self.train(first)
+        self._first[first, None] = loader = self.train(first)
+        self._costs: Callable[[], str] = getattr(loader, "costs", str)  # your own has none
         with at("data", KEYS):
             drawn_around = Foreground(Samples(self.datasets, data.split), classes) if views.around_foreground else None
         self.foreground = drawn_around.identity if drawn_around else ""
@@ -191,12 +194,14 @@ class Inputs:
             samples = f"{len(order.selection.samples)} of {samples} ({self.chosen_by})"
         if order.repeats:
             samples = f"{sum(order.sizes)} draws (data.weights) of {samples}"
+        costs = self._costs()
         few = self.data.negatives is not None and order.selection and max(order.selection.weights[1::2]) > 0.5
         kind = "process" if self.processes else "thread"
         return [
             f"data: {samples}, {counted(order.steps_per_epoch, 'step')} an epoch",
             *[Detail(f"each epoch leaves out {order.dropped}, others in turn")] * bool(order.dropped),
             *["data.negatives: the negatives are too few for two epochs: the next has some of them again"] * bool(few),
+            *([costs if self.loader_choice.name == STREAM else Detail(costs)] if costs else []),
             Detail(f"{self.loader_choice}, {self.processes or self.workers} {kind}(s)"),
         ]
 

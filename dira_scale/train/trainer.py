@@ -6,9 +6,11 @@ from omegaconf import DictConfig
 
 from dira_scale.base.config.logs import collected_errors
 from dira_scale.base.errors import UserError
+from dira_scale.train.blocks import settle_block
 from dira_scale.train.blueprint import Blueprint, blueprint_of
 from dira_scale.train.distributed.launcher import check_launch
-from dira_scale.train.engine.run import run_task
+from dira_scale.train.distributed.world import World
+from dira_scale.train.engine.run import Train, run_task
 from dira_scale.train.runs.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from dira_scale.train.runs.reader import RunReader
 
@@ -47,7 +49,12 @@ class Trainer:
         """Train, or resume, and return the exit code of the command."""
         config = self.blueprint.config
         check_launch(config.parallel, config.precision, config.optim.clip)
-        return run_task(config, self.blueprint.cfg, self.blueprint.task, self.blueprint.before)
+
+        def before(world: World, train: Train) -> int:
+            settle_block(config, self.blueprint.cfg, world)
+            return self.blueprint.before(world, train)
+
+        return run_task(config, self.blueprint.cfg, self.blueprint.task, before)
 
 
 def train(command: str, cfg: DictConfig) -> int:

@@ -1,10 +1,12 @@
 """A command is run again: after a kill, after Ctrl-C, on a finished dataset, on one that is damaged or has changed; and
 ``shard repair``: broken shards are written again and nothing else, what cannot be as it was is refused."""
 
+import json
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from harness import job
 from here import Here
 from PIL import Image
 
-from dira_scale.archive import writer
+from dira_scale.archive import splits, writer
 from dira_scale.base.errors import UserError
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.shard import main
@@ -158,6 +160,24 @@ def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
     state.unlink()
     convert(config, out, workers=1)
     assert ShardedDataset.open(out)
+
+
+def test_a_dataset_keeps_the_size_of_its_shards(
+    png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever would be chosen today, begun or finished."""
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    assert config["shard_size"] is None
+    for name, value in {"STANDARD": 2, "MANY": 5, "LANES": 2}.items():
+        monkeypatch.setattr(splits, name, value)
+    convert(config, out, workers=1, share="1/2")
+    begun = json.loads((out / ".partial" / "plan.json").read_text())["recipe"]["shard_size"]
+    monkeypatch.undo()
+    convert(config, out, workers=1)
+    dataset = ShardedDataset.open(out)
+    most = Counter(dataset.column("shard")).most_common(1)[0][1]
+    assert dataset.info.recipe["shard_size"] == begun == most > 2
+    convert(config, out, workers=1)
 
 
 def flip(path: Path, location: int) -> None:

@@ -21,6 +21,7 @@ from dira_scale.archive.imaging.settings import VolumeSettings
 from dira_scale.archive.plan import TABLES, plan_shards
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.splits import samples_a_shard
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.config.registry import REGISTERED
 from dira_scale.base.config.schema import PathStr
@@ -251,6 +252,21 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
 def test_an_impossible_recipe_is_refused(keys: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         make(**keys)
+
+
+@pytest.mark.parametrize(
+    ("typed", "inputs", "size", "samples"),
+    [
+        (None, 10**6, 2e5, 1000),
+        (None, 10**8, 1e5, 10_000),  # of a gigabyte
+        (None, 10**7, 1e5, 2441),  # 4,096 shards
+        (None, 10**8, 8e6, 1000),  # never less than before
+        (None, 10**8, 0, 1000),  # nobody knows
+        (20, 10**8, 1e5, 20),
+    ],
+)
+def test_shards_of_many_inputs_have_more_samples(typed: int | None, inputs: int, size: float, samples: int) -> None:
+    assert samples_a_shard(typed, inputs, size) == samples
 
 
 class Plugin:

@@ -259,5 +259,6 @@ def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(
         "data.val_split=null",
     ]
     cfg = compose("plan", [*words, f"data.cache={tmp_path / 'cache'}", "data.missing=skip"])
-    assert planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1) == (6, 0.0)
+    *counted, fetches = planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1)
+    assert counted == [6, 0.0] and "the first epoch fetches" in fetches[0]
     assert not (tmp_path / "cache").exists()

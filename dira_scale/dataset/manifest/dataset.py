@@ -48,7 +48,8 @@ class ShardedDataset:
         self.numbers = numbers(info.dims)
         # Opening a shard again is a request to the server of a network file system.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._opened = lru_cache(maxsize=max(256, soft // 8))(lambda shard: ShardFile(self.file(shard)))
+        self.most_open = max(256, soft // 8)  # shards
+        self._opened = lru_cache(maxsize=self.most_open)(lambda shard: ShardFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod

@@ -17,11 +17,14 @@ from dira_scale.fleet.forecast.network import fake_task, one_rank_of
 from dira_scale.fleet.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.fleet.forecast.strategies import Memory
 from dira_scale.fleet.forecast.work import Work
+from dira_scale.train.blocks import block_of, through_cache
 from dira_scale.train.blueprint import Blueprint, blueprint_of
 from dira_scale.train.config import StagedTraining
+from dira_scale.train.data.cache.shards import Shards
+from dira_scale.train.data.cache.traffic import traffic
 from dira_scale.train.data.config import Data
 from dira_scale.train.data.loaders.build import AUTO
-from dira_scale.train.data.samples import stored_codecs
+from dira_scale.train.data.samples import Samples, stored_codecs
 from dira_scale.train.data.views import PlaneViews, ViewSpec
 from dira_scale.train.engine.graph import obstacle
 from dira_scale.train.engine.parallel import checkpoint_activations
@@ -35,16 +38,21 @@ IN_USE = 4
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
 
 
-def planned_inputs(config: StagedTraining, views: ViewSpec, ranks: int) -> tuple[int, float]:
-    """Training images of an epoch, and bytes of GPU memory that the loader needs per image of a rank's batch.
+def planned_inputs(config: StagedTraining, views: ViewSpec, ranks: int, nodes: int = 1) -> tuple[int, float, list[str]]:
+    """Training images of an epoch, bytes of GPU memory that the loader needs per image of a rank's batch, and what
+    each of ``nodes`` fetches, if it does.
 
     The machine that plans needs no DALI and no cache: ``data.loader=auto`` counts as it does on a GPU machine after its
     set-up.
     """
     batches = tuple(set(batches_of(config).values()))
     here = replace(config.data, loader="cpu", helper=False, cache=None, cache_size=None, missing="stop")
-    inputs = Inputs(here, views, config.seed, 0, ranks, batches)
-    return inputs.order.epoch_size, decoding_bytes(config.data, inputs.datasets, views)
+    here.block = block_of(config.data)
+    inputs, fetches = Inputs(here, views, config.seed, 0, ranks, batches), list[str]()
+    if through_cache(config.data):
+        shards, size = Shards(Samples(inputs.datasets, config.data.split), None), config.data.cache_size
+        fetches = [traffic(inputs.order, shards, size * GB if size else math.inf, nodes)]
+    return inputs.order.epoch_size, decoding_bytes(config.data, inputs.datasets, views), fetches
 
 
 def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSpec) -> float:
@@ -97,22 +105,23 @@ class Rehearsals:
     few: Rehearsal
     many: Rehearsal
     module: nn.Module | None = None  # what is trained
-    remarks: Sequence[str] = ()  # about its batches
+    remarks: Sequence[str] = ()  # about its batches, and what a node fetches
 
 
-def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float]:
-    """Return what is planned, with the number of images that its data has, the ranks, and the loader's bytes on the GPU
-    per image of a rank's batch.
+def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float, list[str]]:
+    """Return what is planned, with the number of images that its data has, the ranks, the loader's bytes on the GPU per
+    image of a rank's batch, and what a node fetches.
 
     Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
     """
     blueprint = blueprint_of(command, cfg)
-    config, loading = blueprint.config, 0.0
+    config, loading, fetches = blueprint.config, 0.0, list[str]()
     ranks = config.plan.nodes * config.plan.gpus
     check_division(config, ranks)
     if config.data.shards is not None:
-        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
-    return blueprint, ranks, loading
+        planned = planned_inputs(config, blueprint.views, ranks, config.plan.nodes)
+        config.plan.images, loading, fetches = planned
+    return blueprint, ranks, loading, fetches
 
 
 def rehearse_run(
@@ -233,7 +242,7 @@ class Configured:
     row: Estimate  # as in the table of ``plan``, with hours and price up to ``steps``
     images: int
     steps: int  # of the optimizer
-    remarks: Sequence[str] = ()  # what users should know about its batches
+    remarks: Sequence[str] = ()  # what users should know about its batches and data
 
 
 def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:
@@ -242,7 +251,7 @@ def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -
     Raises UserError as ``prepared``.
     """
     cfg = compose(plan_of(command), [*words, *(f"plan.{key}={value}" for key, value in machine.items())])
-    blueprint, ranks, loading = prepared(command, cfg)
+    blueprint, ranks, loading, fetches = prepared(command, cfg)
     config = blueprint.config
     plain = rehearse_run(blueprint, ranks)
     again = config.parallel.checkpoint_activations
@@ -252,4 +261,4 @@ def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -
     steps = min(total, config.steps or total)
     share = steps / total
     row = replace(row, hours=row.hours * share, price=row.price * share)
-    return Configured(row, config.plan.images, steps, plain.remarks)
+    return Configured(row, config.plan.images, steps, (*fetches, *plain.remarks))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import MISSING
 
@@ -10,6 +10,7 @@ from dira_scale.base.arguments import Above, ArgumentError, AtLeast
 from dira_scale.base.config.schema import Schema, one_of, path_field, paths_field, setting, several
 
 STORED = "stored"  # the value of ``data.spacing`` for voxels as they are
+AUTO = "auto"  # of ``data.block``
 COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}  # unknown and uncertain labels
 
 
@@ -31,7 +32,7 @@ class Data(Schema):
     pad: bool = False
     batch: int = setting(AtLeast(1))
     lanes: int | None = setting(AtLeast(1), None)
-    block: int = setting(AtLeast(1))
+    block: Any = setting(Literal["auto"] | Annotated[int, AtLeast(1)])
     window: int = setting(AtLeast(1))
     remainder: str = setting(one_of("drop", "wrap"))
     workers: int | None = setting(AtLeast(1), None)

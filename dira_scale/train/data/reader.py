@@ -1,6 +1,7 @@
 """Pixels of samples: payloads and masks from a storage, checked, decoded, and cut into views."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -19,33 +20,83 @@ from dira_scale.train.data.storage import ShardFiles, Storage
 
 T = TypeVar("T")
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
+_RUN = Arena()  # of several
+GAP = 2**16  # bytes between neighbours, read with them: that takes less time than another request
+MOST = 2**22  # bytes of a thread's read
 
 
 class SampleReader:
     """Reads ``samples`` from ``storage``; None: from the datasets' own shards. Thread-safe.
 
     All methods raise DatasetError, as ``Samples.damaged``, for what cannot be read.
+
+    Attributes:
+        near: how far apart the numbers of samples are that may be neighbours; others are not looked at.
     """
+
+    near = 8
 
     def __init__(self, samples: Samples, storage: Storage | None = None) -> None:
         self.samples, self.storage = samples, storage or ShardFiles(samples.datasets)
 
-    def read(self, sample: int, crops: Sequence[Crop], views: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    def read(
+        self, sample: int, crops: Sequence[Crop], views: Sequence[np.ndarray], payload: memoryview | None = None
+    ) -> tuple[float, float, float]:
         """Write crops of one image or volume into their views [C, *size]; returns the seconds of reading, of decoding
-        and of resampling."""
+        and of resampling. ``payload``: of the image, if it has been read."""
         codec = self.samples.codec(sample)
         if codec == "b2nd":
             cut = partial(fill_from_bricks, crops=crops, views=views, outside=self._outside(sample))
             return self._of_bricks(sample, False, cut)
         began = perf_counter()
         _PAYLOAD.reset()
-        payload = self.payload(sample, _PAYLOAD.empty)
+        payload = self.payload(sample, _PAYLOAD.empty) if payload is None else payload
         shape = self.samples.shape(sample)
         read = perf_counter() - began
         try:
             return read, *fill(payload, codec, crops, views, shape, self._outside(sample))
         except DecodeError as error:
             raise self.samples.damaged(sample, error) from error
+
+    def neighbours(self, samples: Sequence[int]) -> list[list[int]]:
+        """Divide ``samples``, in ascending order, into those that one read gets: images beside each other in a
+        shard."""
+        runs: list[list[int]] = []
+        for sample in samples:
+            if runs and sample - runs[-1][-1] <= self.near and self.adjoins(runs[-1], sample):
+                runs[-1].append(sample)
+            else:
+                runs.append([sample])
+        return runs
+
+    def adjoins(self, run: Sequence[int], sample: int) -> bool:
+        """Return whether ``sample`` lies behind a ``run`` of neighbours, which with it is not too long."""
+        (number, start), (_, before), (other, row) = map(self.samples.place, (run[0], run[-1], sample))
+        if number != other or self.samples.dimensions == 3:  # a volume is large, and in bricks
+            return False
+        first, last, record = self.samples.datasets[number].index.records[[start, before, row]]
+        gap = record["offset"] - last["offset"] - last["size"]
+        length = record["offset"] + record["size"] - first["offset"]
+        return bool(record["shard"] == first["shard"] and 0 <= gap <= GAP and length <= MOST)
+
+    def payloads(self, samples: Sequence[int], new: Allocate = _RUN.empty) -> dict[int, memoryview]:
+        """Return the encoded images of several neighbours, by one read; without those that are to be read alone, where
+        what is wrong with them is found again."""
+        found: dict[int, memoryview] = {}
+        if len(samples) == 1:
+            return found
+        _RUN.reset()
+        (number, first), *_ = places = [*map(self.samples.place, samples)]
+        records = self.samples.datasets[number].index.records[[row for _, row in places]]
+        ends = (records["offset"] + records["size"] - records["offset"][0]).tolist()
+        buffer, got = new((ends[-1],), np.uint8).data, 0
+        with suppress(OSError), self.storage.shard(number, first) as read_into:
+            got = read_into(buffer, int(records["offset"][0]))
+        for sample, end, size, checksum in zip(samples, ends, records["size"].tolist(), records["xxh3"], strict=True):
+            payload = buffer[end - size : end]
+            if end <= got and xxhash.xxh3_64_intdigest(payload) == checksum:
+                found[sample] = payload
+        return found
 
     def payload(self, sample: int, new: Allocate = np.empty) -> memoryview:
         """Return the encoded image, in memory that ``new`` makes. Its checksum is the manifest's."""

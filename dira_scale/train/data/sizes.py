@@ -9,6 +9,7 @@ from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.views import PlaneViews, ViewSpec, VolumeViews
 
 SQUARE = 0.01  # by how much a voxel's height and width may differ if views are turned, as a share
+TOGETHER = 2**20  # samples that are looked at: of 10^8 at once each column would take a gigabyte
 
 
 class SmallError(ArgumentError):
@@ -27,10 +28,10 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
     """
     for dataset in samples.datasets:
         dataset.require(views.dimensions, "this loader")
-    index, step = np.arange(len(samples)), None
+    step = None
     turned = any(entry.turned for entry in views.entries)
     if views.spacing is not None or turned:
-        spacing = samples.spacing(index)  # mm
+        spacing = samples.spacing(np.arange(len(samples)))  # mm
         step, present = views.step(spacing), (spacing > 0).all(1)
         if views.spacing is not None and not present.all():
             raise DatasetError(
@@ -51,29 +52,35 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
     if not views.pad:
         for number, entry in enumerate(views.entries):
             name = f"views.crops[{number}].extents" if views.crops else "views.extents"
-            _require_sides(samples, entry, index, step, name)
+            _require_sides(samples, entry, step, name)
 
 
-def _require_sides(
-    samples: Samples, views: PlaneViews | VolumeViews, index: np.ndarray, step: np.ndarray | None, name: str
-) -> None:
+def _require_sides(samples: Samples, views: PlaneViews | VolumeViews, step: np.ndarray | None, name: str) -> None:
     """Raise SmallError for a sample that is smaller than a crop of ``views`` of one size, the argument ``name``."""
     if (least := views.least) is None:
         return
-    sides = np.stack(samples.sides(index), 1)
-    extents = np.broadcast_to(least, sides.shape) if step is None else in_stored(np.array(least), step)
-    if (small := np.flatnonzero((sides < extents).any(1))).size:
-        size, crop = _product(sides[small[0]]), _product(least)
-        if step is not None:
-            crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
+    fit, count, first = np.full(len(least), np.inf), 0, None
+    for start in range(0, len(samples), TOGETHER):
+        index = np.arange(start, min(start + TOGETHER, len(samples)))
+        sides, steps = np.stack(samples.sides(index), 1), None if step is None else step[index]
+        extents = np.broadcast_to(least, sides.shape) if steps is None else in_stored(np.array(least), steps)
+        small = np.flatnonzero((sides < extents).any(1))
         # Crops that fit all are resized to the views' size.
-        fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
+        fit, count = np.minimum(fit, (sides if steps is None else sides / steps).min(0)), count + small.size
+        if small.size and first is None:
+            first = index[small[0]], sides[small[0]], extents[small[0]]
+    if first is not None:
+        sample, has, needs = first
+        size, crop = _product(has), _product(least)
+        if step is not None:
+            crop += f" (of its voxels {_product(np.round(needs, 1))})"
+        fit = np.floor(fit).astype(int)
         if views.turned or views.orientations:
             fit[1:] = fit[1:].min()
         fitting = ",".join(map(str, fit))
         raise SmallError(
-            f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
-            f"{len(sides)} in split '{samples.split}'",
+            f"{samples.name(sample)} has {size} voxels, fewer than a crop of {crop}, as have {count} of "
+            f"{len(samples)} in split '{samples.split}'",
             "" if views.fixed or fit.min() < 1 else f", or {name} [[{fitting}]], which fits all",
         )
 

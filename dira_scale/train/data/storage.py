@@ -23,8 +23,8 @@ class Storage(Protocol):
         """Return the encoded mask of an image that has one."""
 
     def shard(self, dataset: int, row: int) -> AbstractContextManager[ReadInto]:
-        """Open the shard of a volume in bricks: a function that fills a buffer from an offset in it, and returns how
-        many bytes it got."""
+        """Open the shard of a volume in bricks, or of images that are read at once: a function that fills a buffer from
+        an offset in it, and returns how many bytes it got."""
 
     def renew(self, dataset: int, row: int) -> bool:
         """Have that shard fetched again, after a brick was damaged. Return False where it cannot be."""

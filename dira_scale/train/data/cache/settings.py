@@ -4,10 +4,11 @@ import os
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.storage.store import is_local, locate
+from dira_scale.train.data.config import Data
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class CacheSettings:
     folder: str | None = None
     size: float | None = None
     missing: Literal["stop", "skip"] = "stop"
+
+    @classmethod
+    def of(cls, data: Data) -> "CacheSettings":
+        return cls(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
 
     @property
     def asked_for(self) -> list[str]:

@@ -62,11 +62,11 @@ class Shard:
     in_place: bool
 
     @classmethod
-    def of(cls, dataset: ShardedDataset, name: str, in_place: Callable[[Path], bool]) -> "Shard":
-        """``in_place``: of the shard's folder."""
+    def of(cls, dataset: ShardedDataset, name: str, is_here: Callable[[Path], bool]) -> "Shard":
+        """``is_here``: whether a folder is on the cache's disk."""
         path, size, checksum = dataset.file(name), dataset.info.shards[name], dataset.info.checksums.get(name)
         key = checksum or xxhash.xxh3_64_hexdigest(f"{dataset.hash} {path}".encode())
-        return cls(path, size, checksum, f"{path.stem}-{key}-{size}{path.suffix}", in_place(path.parent))
+        return cls(path, size, checksum, f"{path.stem}-{key}-{size}{path.suffix}", is_here(path.parent))
 
 
 class Shards:
@@ -74,20 +74,21 @@ class Shards:
 
     Attributes:
         all: by their numbers.
-        kept: whether it goes through the cache in ``folder``, bool [shards]; ``sizes``: bytes.
+        kept: whether it goes through the cache in ``folder``, bool [shards]; without one all do. ``sizes``: bytes.
     """
 
-    def __init__(self, samples: Samples, folder: Path) -> None:
+    def __init__(self, samples: Samples, folder: Path | None) -> None:
         self.samples = samples
         self.all: list[Shard] = []
-        device = folder.stat().st_dev
-        in_place = cache(lambda origin: is_local(origin) and origin.is_dir() and origin.stat().st_dev == device)
+        device = folder.stat().st_dev if folder else -1
+        # Of each folder once: on a network disk the answer is a request to the server.
+        is_here = cache(lambda path: is_local(path) and path.is_dir() and path.stat().st_dev == device)
         self._codes, self._first = [], []
         for dataset in samples.datasets:
             codes, names = dataset.codes("shard")
             self._codes.append(codes)
             self._first.append(len(self.all))
-            self.all += [Shard.of(dataset, name, in_place) for name in names]
+            self.all += [Shard.of(dataset, name, is_here) for name in names]
         self.sizes = np.array([shard.size for shard in self.all])
         self.kept = np.array([not shard.in_place for shard in self.all])
         self._members: dict[int, np.ndarray] = {}

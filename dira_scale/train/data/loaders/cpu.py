@@ -6,22 +6,27 @@ batch.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import reduce
 from itertools import islice
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.base.storage.store import is_local
 from dira_scale.dataset.pixels.boxes import mirrored
 from dira_scale.train.data.batch import Batch
+from dira_scale.train.data.cache.shards import Shards
+from dira_scale.train.data.cache.traffic import fetched
 from dira_scale.train.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.train.data.labels import IGNORE
 from dira_scale.train.data.loaders import LoaderSpec
+from dira_scale.train.data.order import Order
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.requests import Request, Requests
 from dira_scale.train.data.samples import Samples
@@ -54,6 +59,21 @@ class CpuLoader:
         """Return what ``reader`` reads from, once, when all else is set: the datasets' own shards."""
         return ShardFiles(self.samples.datasets)
 
+    def costs(self) -> str:
+        """Return a line on the files that an epoch opens, if these are many; else an empty text."""
+        datasets, order, world = self.samples.datasets, self.requests.order, self.requests.world
+        kept, count = min(dataset.most_open for dataset in datasets), sum(len(each.info.shards) for each in datasets)
+        # Fewer are opened once a process. On a network disk an open is a request to its server, which answers some 10^5
+        # a second to all nodes together: it counts where most images need one.
+        local = all(is_local(dataset.root) for dataset in datasets)
+        if not local or count <= kept or not isinstance(order, Order):
+            return ""
+        opens = world * fetched(order, Shards(self.samples, None).of, np.ones(count), kept, world)[1]
+        why = f"a process keeps {kept:,} of {count:,} shards open (an eighth of ulimit -n)"
+        remedy = "larger shards, or in a new run a larger data.block, open fewer"
+        line = f"each epoch opens some {opens:,.0f} files for {order.epoch_size:,} samples: {why}; {remedy}"
+        return line if opens > order.epoch_size / 2 else ""
+
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
         yield from self.copies.beside(self._host_batches(start_step, stop_step))
@@ -69,8 +89,8 @@ class CpuLoader:
                     for request in islice(requests, self.prefetch + 1 - len(pending)):
                         views = self.requests.empty_views(request, pinned=self.copies.pinned)
                         mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
-                        slots = [view.numpy() for view in views]
-                        parts = [pool.submit(self.fill, slots, mask, request, task) for task in self._tasks(request)]
+                        slots, tasks = [view.numpy() for view in views], self._tasks(request)
+                        parts = [pool.submit(self.fill, slots, mask, request, task) for task in tasks]
                         pending.append((self.requests.batch(request, views, mask), parts))
                     batch, parts = pending.popleft()
                     for part in parts:
@@ -85,23 +105,32 @@ class CpuLoader:
         """The requests of ``steps``, each asked for when there is room for its batch."""
         yield self.requests.of(steps)
 
-    def _tasks(self, request: Request) -> list[range]:
-        """Its samples in parts: several samples per task, several tasks per thread."""
-        part = -(-len(request) // (4 * self.workers)) or 1
-        return [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
+    def _tasks(self, request: Request) -> list[list[int]]:
+        """Its samples as they lie in shards, in parts: several samples per task, several tasks per thread."""
+        samples, part = np.argsort(request.index, kind="stable").tolist(), -(-len(request) // (4 * self.workers)) or 1
+        return [samples[first : first + part] for first in range(0, len(request), part)]
 
-    def fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
-        """Fill the ``slots``, per view [b, C, *size], of some samples; views of one image share its decoding."""
-        for i in samples:
-            views = range(len(slots))
-            if mask is not None:
+    def fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: Sequence[int]) -> None:
+        """Fill the ``slots``, per view [b, C, *size], of some samples; views of one image share its decoding, and
+        neighbours a read."""
+        if mask is not None:
+            for i in samples:
                 fill_masks(mask[i].numpy(), self.reader, request, i)
-            for image in dict.fromkeys(int(images[i]) for images in request.images):
-                self._fill_from(image, slots, request, i, [view for view in views if request.images[view][i] == image])
+        views, rest = range(len(slots)), iter(samples)
+        for run in self.reader.neighbours(request.index[samples].tolist()):
+            began = perf_counter()
+            if payloads := self.reader.payloads(run):
+                self.seconds.add(read=perf_counter() - began)
+            for i in islice(rest, len(run)):
+                for image in dict.fromkeys(int(images[i]) for images in request.images):
+                    showing = [view for view in views if request.images[view][i] == image]
+                    self._fill_from(image, slots, request, i, showing, payloads.get(image))
 
-    def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
+    def _fill_from(
+        self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int], payload: Any
+    ) -> None:
         crops = [request.geometries[view].crop(i) for view in views]
-        read, decode, transform = self.reader.read(image, crops, [slots[view][i] for view in views])
+        read, decode, transform = self.reader.read(image, crops, [slots[view][i] for view in views], payload)
         self.seconds.add(read=read, decode=decode, transform=transform)
 
 

@@ -194,7 +194,7 @@ class DaliLoader(CpuLoader):
             return None, []
         mask = self.requests.empty_mask(request, pinned=self.copies.pinned)
 
-        def fill(samples: range) -> None:
+        def fill(samples: Sequence[int]) -> None:
             for i in samples:
                 fill_masks(mask[i].numpy(), self.reader, request, i)
 
@@ -202,9 +202,11 @@ class DaliLoader(CpuLoader):
 
     def _read(self, images: np.ndarray) -> Payloads:
         began = perf_counter()
-        payloads = {}
+        payloads, encoded = {}, dict[int, memoryview]()
+        for run in self.reader.neighbours(images.tolist()):
+            encoded |= self.reader.payloads(run, np.empty)
         for image in images.tolist():
-            payload = self.reader.payload(image)
+            payload = encoded[image] if image in encoded else self.reader.payload(image)
             try:
                 headers.check(payload, self.samples.codec(image), self.samples.shape(image))
             except (ValueError, RuntimeError) as error:

@@ -41,6 +41,10 @@ class HelperLoader:
         self.workers = shared(processes)
         self._idle: list[Station] = []  # whose iterators have come to their end
 
+    def costs(self) -> str:
+        """Return what the inner loader says."""
+        return getattr(self.inner.build(self.spec), "costs", str)()
+
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
         yield from self.copies.beside(self._host_batches(range(start_step, stop_step)))
@@ -133,7 +137,8 @@ class Share:
         if not self.whole:
             rows = self.loader.requests.shared(samples)
             place, request = place.each_tensor(lambda tensor: tensor[rows]), made
-            self.loader.fill([view.numpy() for view in place.views], place.mask, request, range(len(request)))
+            as_stored = request.index.argsort(kind="stable").tolist()
+            self.loader.fill([view.numpy() for view in place.views], place.mask, request, as_stored)
             made = self.loader.requests.batch(request, place.views, place.mask)
         arrays, values = place.tensors(), made.tensors()
         fits = [(each.dtype, each.shape) for each in arrays] == [(each.dtype, each.shape) for each in values]

@@ -1,9 +1,10 @@
 """The stream loader: the CPU loader, over whole shards that are fetched ahead into a cache on this node's disk."""
 
 import logging
+import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from dira_scale.train.data.cache.folder import GB, open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
 from dira_scale.train.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.train.data.cache.storage import CachedShards
+from dira_scale.train.data.cache.traffic import traffic
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
 from dira_scale.train.data.order import EvalOrder, Order, StepSamples
@@ -27,7 +29,6 @@ from dira_scale.train.data.requests import Request
 logger = logging.getLogger(__name__)
 
 REPETITION = 2**15  # the first number of a substitute among its sample's occurrences: views of its own
-FEW_FETCHES = 4  # of a shard in an epoch; with more, by the size of blocks, a run warns
 STREAM = 100  # of random numbers; the views' are smaller
 
 
@@ -113,6 +114,7 @@ class StreamLoader(CpuLoader):
         self.order, settings = self.requests.order, self.settings  # without substitutes
         rank, world = self.requests.rank, self.requests.world
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self.nodes = world // math.gcd(world, node)
         at_once = self.prefetch + 1
         with inside("cache"):
             folder = open_cache(settings)
@@ -124,6 +126,12 @@ class StreamLoader(CpuLoader):
             raise ArgumentError("cache.size", settings.size, f"{enough}: views of one {pair} are from any shard")
         self.cache = ShardCache(folder, threading.Event(), self.seconds)
         return CachedShards(self.shards, self.cache)
+
+    def costs(self) -> str:
+        """Return a line on the bytes that an epoch fetches; empty where all shards are on the cache's disk."""
+        if not self.shards.kept.any() or not isinstance(self.order, Order):
+            return ""
+        return traffic(self.order, self.shards, self.cache.folder.most, self.nodes)
 
     @contextmanager
     def requested(self, steps: range) -> Iterator[Iterator[Request]]:
@@ -146,7 +154,7 @@ class StreamLoader(CpuLoader):
                 self.cache.stop.set()
             ahead.close()
 
-    def fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
+    def fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: Sequence[int]) -> None:
         try:
             super().fill(slots, mask, request, samples)
         except StoppedError as stopped:  # waited while another failed
@@ -167,14 +175,3 @@ class StreamLoader(CpuLoader):
             folder.folder, folder.most / GB, window.steps, window.count, window.bytes / GB,
             window.total / GB,
         )  # fmt: skip
-        order, count = self.order, int(self.shards.kept.sum())
-        each = order.split_size // count  # samples of a shard, about
-        read_at_once = min(count, (order.lanes or order.batch) * order.window * max(1, order.block // each))  # shards
-        again = FEW_FETCHES * order.block < each or read_at_once * window.total > folder.most * count
-        if window.total > folder.most and again:
-            logger.warning(
-                "the cache does not hold all shards, and this order comes back to each several times an epoch: raise "
-                "data.cache_size to %s, or in a new run data.block to about %d, with fewer lanes",
-                in_gb(window.total),
-                each,
-            )

@@ -1,5 +1,6 @@
 """A storage of one's own: four methods, chosen by a loader."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
@@ -16,7 +17,7 @@ from dira_scale.dataset.manifest.dataset import ReadInto
 from dira_scale.dataset.pixels.arena import Allocate
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.cpu import CpuLoader
-from dira_scale.train.data.order import EvalOrder
+from dira_scale.train.data.order import EvalOrder, Order
 from dira_scale.train.data.reader import SampleReader
 from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.storage import Storage
@@ -93,3 +94,36 @@ def test_whatever_the_storage_a_wrong_payload_is_named(make_dataset: Make) -> No
     for sample, cause in enumerate(("gone", "checksum differs from the manifest's")):
         with pytest.raises(DatasetError, match=rf"sample toy{sample} \(shard .*\) cannot be read: {cause}"):
             reader.payload(sample)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_neighbours_of_a_batch_are_one_read(make_dataset: Make, monkeypatch: pytest.MonkeyPatch, masks: bool) -> None:
+    """In whatever order the batch has them, with the masks between them; a damaged one is named as ever, and a batch of
+    others is read as before."""
+    images = [np.random.default_rng(n).integers(0, 255, (40 + n, 50), np.uint8) for n in range(24)]
+    between = {"masks": [np.uint8(image > 127) for image in images]} if masks else {}
+    dataset, reads = make_dataset(images, per_shard=12, **between), list[int]()  # type: ignore[arg-type]
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *at: reads.append(len(at[1][0])) or read(*at))
+
+    def read_by(order: EvalOrder | Order, step: int = 0) -> list[torch.Tensor]:
+        loader = CpuLoader(LoaderSpec([dataset], "train", order, ViewSpec(size=16), seed=0))
+        return [*next(loader.iterate(step, step + 1)).views]
+
+    together = read_by(EvalOrder(24, 24))
+    assert len(reads) == 4 and sum(reads) >= dataset.column("size").sum()  # a task has 6 samples
+    reads.clear()
+    shuffled = Order((24,), seed=0, batch=12, block=12, lanes=1)
+    parts = [read_by(shuffled, step) for step in (0, 1)]
+    assert len(reads) <= 9
+    reads.clear()
+    monkeypatch.setattr(SampleReader, "near", -1)
+    assert all(map(torch.equal, together, read_by(EvalOrder(24, 24)))) and len(reads) == 24
+    assert all(all(map(torch.equal, part, read_by(shuffled, step))) for step, part in enumerate(parts))
+    monkeypatch.undo()
+    shard = dataset.file("train-000000.tar")
+    content, at = bytearray(shard.read_bytes()), int(dataset.column("offset")[3]) + 40
+    content[at] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"sample toy3 .* cannot be read: checksum"):
+        read_by(EvalOrder(24, 24))

@@ -145,8 +145,8 @@ def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_pa
     assert 0 < max(held) <= 4.5 * largest
 
 
-def test_a_cache_that_is_too_small_for_the_order(cut_up, server, cache, caplog):
-    """It is refused if some steps do not fit; if a full shuffle fetches each shard often, the run warns."""
+def test_a_cache_that_is_too_small_for_the_order(cut_up, server, cache):
+    """It is refused if some steps do not fit."""
     local = cut_up(shards=16)
     settings, wide = replace(cache, size=0.6 * sum(local.info.shards.values()) / 1e9), {"batch": 16, "block": 1}
     with pytest.raises(ArgumentError, match=r"cache.size: .*reads 15 shards at once") as caught:
@@ -155,12 +155,6 @@ def test_a_cache_that_is_too_small_for_the_order(cut_up, server, cache, caplog):
     stream(far(server), order_of(local, **wide, lanes=16), replace(cache, size=size), prefetch=1)
     with pytest.raises(ArgumentError, match="at once"):
         stream(far(server), order_of(local), replace(cache, size=1e-6))
-    for block, warned in ((1, True), (EACH, False)):
-        loader = stream(far(server), order_of(local, batch=1, block=block), settings, prefetch=0)
-        with caplog.at_level(logging.WARNING), closing(loader.iterate(0, 1)) as batches:
-            next(batches)
-        assert ("comes back to each several times an epoch" in caplog.text) == warned
-        caplog.clear()
 
 
 @pytest.mark.parametrize("fault", [429, ("wrong",)])

@@ -29,5 +29,5 @@ def test_what_is_written_is_what_pretrain_takes(make_dataset: Make, images: Imag
     assert {name: config.data[name] for name in ("loader", "helper", "workers", "prefetch")} == {
         name: value for name, value in written.items() if name != "defaults"
     }
-    assert config.data.workers == 1 and config.data.prefetch in tune.PREFETCH and config.data.block == 1
+    assert config.data.workers == 1 and config.data.prefetch in tune.PREFETCH and config.data.block == "auto"
     assert "cpu, 1 thread(s)" in printed.getvalue() and "chosen" in printed.getvalue()
