@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from dira_scale.fleet.forecast.estimate import planned_inputs
 from dira_scale.train.data.config import Data
 from dira_scale.train.data.geometry.fixed import centre, ten_crops
 from dira_scale.train.data.labels import LabelChoice
+from dira_scale.train.data.samples import Samples
 from dira_scale.train.data.selection import select
+from dira_scale.train.data.sizes import SmallError, require_fit
 from dira_scale.train.data.views import ViewSpec, fixed_views
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.methods import views_of
 from dira_scale.train.opened import weights_of
+from dira_scale.train.sampling import Sampling
 
 NAN = float("nan")
 
@@ -76,6 +80,23 @@ def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: 
     dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(4)])
     expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 2}
     assert inputs([dataset.root]).identity() == expected
+
+
+def test_what_is_asked_of_all_samples_takes_no_list_of_them(make_dataset: Any, radiograph: Any) -> None:
+    """Of eight million that are the same one: none without need, a million at once where sides are compared."""
+    dataset = make_dataset([radiograph(20, 20)])
+    samples, many = Samples([dataset], "train"), 2**23
+    samples.rows, samples.sizes, samples._ends = [np.broadcast_to(0, many)], (many,), np.array([many])
+    assert Sampling((many,), (1.0,), None, None, "").samples == slice(None)
+    for views, most in ((ViewSpec(size=16), 10**5), (fixed_views(16, centre(2, 0.5)), 10**5),
+                        (fixed_views(16, centre(2, extent=(20, 20))), 10**8)):  # fmt: skip
+        tracemalloc.start()
+        require_fit(samples, views)
+        assert tracemalloc.get_traced_memory()[1] < most
+        tracemalloc.stop()
+    samples.datasets[0].index.records["height"][:] = 19
+    with pytest.raises(SmallError, match=f"fewer than a crop of 20 x 20, as have {many} of {many} in"):
+        require_fit(samples, fixed_views(16, centre(2, extent=(20, 20))))
 
 
 def test_several_crops_of_an_image_are_drawn_in_each_epoch(make_dataset: Any, radiograph: Any) -> None:

@@ -88,7 +88,8 @@ def mapped_once(kind: str, of: Any, size: int, make: Callable[[Write], dict[str,
     if size < SMALL:
         with os.fdopen(os.memfd_create(kind), "w+b") as memory:
             fill(memory)
-            return Mapped(np.asarray(np.memmap(memory, np.uint8, "r")))
+            memory.seek(0)
+            return Mapped(np.frombuffer(memory.read(), np.uint8))  # whose descriptor does not stay
     name = xxhash.xxh3_128_hexdigest(json.dumps([VERSION, of]).encode())
     try:
         return _open(made_once(f"{name}.{kind}", fill))

@@ -75,17 +75,14 @@ class Ages:
             self._add(name, -1)
 
     def oldest(self) -> Iterator[str]:
-        """Yield the files in the order in which they were needed; each may be removed before the next.
-
-        Bounds are too early where files were touched since, and are raised here.
-        """
+        """Yield the files in the order in which they were needed; each may be removed before the next."""
         bounds, blocks = self._bounds.copy(), dict[int, np.ndarray]()
         while bounds[block := int(bounds.argmin())] < NEVER:
             here = self._ages[block * BLOCK : (block + 1) * BLOCK]
             self._bounds[block] = here.min()
             ages = blocks.setdefault(block, here.copy())
             first = int(ages.argmin())
-            if ages[first] > bounds[block]:
+            if ages[first] > bounds[block]:  # files were touched since, or are passed
                 bounds[block] = ages[first]
                 continue
             ages[first], row = NEVER, block * BLOCK + first
@@ -117,7 +114,7 @@ class Ages:
 
     def _write(self, files: Mapping[str, int]) -> None:
         """Make a new file, half full at most."""
-        new = np.zeros((), _form(1 << (2 * len(files) // BLOCK).bit_length()))
+        new = np.zeros((), _form(1 + 2 * len(files) // BLOCK))
         new["ages"] = new["bounds"] = NEVER
         new["salt"] = int.from_bytes(os.urandom(8))  # so that nobody can make names that collide
         with open_new(self.folder / FILE) as file:

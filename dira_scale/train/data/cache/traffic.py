@@ -48,7 +48,7 @@ def fetched(
     Returns both, and the sum of ``sizes`` of the shards that have samples.
     """
     there = np.arange(0, order.split_size, max(1, order.split_size // (4 * len(sizes))))
-    total = float(sizes[np.unique(of(there))].sum())
+    total = max(1.0, float(sizes[np.unique(of(there))].sum()))
     steps, samples = order.steps_per_epoch, order.batch // nodes
     window = order.window * order.block * (order.lanes or order.batch) // order.batch  # steps
     window = window if set(order.weights or [1]) == {1} else 1  # with weights, samples are of all shards

@@ -5,10 +5,12 @@ import logging
 import os
 import tempfile
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from dira_scale.train.data.cache import ages as cache_ages
 from dira_scale.train.data.cache import folder as cache_folder
 from dira_scale.train.data.cache.folder import open_cache
 from dira_scale.train.data.cache.settings import CacheSettings
-from dira_scale.train.data.cache.shards import MissingShardError
+from dira_scale.train.data.cache.shards import MissingShardError, Shards
 from dira_scale.train.data.loaders import LoaderSpec
 from dira_scale.train.data.loaders.build import choose
 from dira_scale.train.data.loaders.cpu import CpuLoader
@@ -348,6 +350,12 @@ def test_shards_of_another_disk_are_staged_and_those_of_the_same_are_read_in_pla
     here = CacheSettings(str(tmp_path / "here"), 1.0)
     assert_equal(stream(local, order, here).iterate(0, 6), expected)
     assert not list((tmp_path / "here").glob("*.tar"))
+
+
+def test_the_folder_of_shards_is_asked_once_where_it_is(cut_up, tmp_path, monkeypatch):
+    local, asked, stat = cut_up(shards=8), Counter(), Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **options: asked.update([self]) or stat(self, **options))
+    assert not Shards(SimpleNamespace(datasets=[local]), tmp_path).kept.any() and asked[local.root] == 2
 
 
 def test_a_full_disk_is_the_users(cut_up, server, cache, monkeypatch):
