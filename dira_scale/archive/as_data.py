@@ -21,24 +21,7 @@ from dira_scale.base.storage.store import as_os_error
 from dira_scale.base.storage.text import brief
 
 KIND = "kind"  # of an image or mask that is not one file, beside its fields
-_MODULES = {  # by kind, of our sources; those of another source are in the module of its class
-    name: f"dira_scale.archive.{module}"
-    for module, names in {
-        "imaging.read": ("DicomFrame",),
-        "imaging.volumes.channels": ("Channels",),
-        "imaging.volumes.series": ("Series",),
-        "sources.cityscapes": ("EvaluatedClasses",),
-        "sources.jsrt": ("Film", "ScrMasks"),
-        "sources.lidc_idri": ("VoxelRows",),
-        "sources.luna16": ("CandidateBlock",),
-        "sources.medmnist": ("Member",),
-        "sources.nlm_tuberculosis": ("Union",),
-        "sources.siim_acr": ("RunLengths",),
-        "sources.structure_masks": ("StructureMask",),
-        "sources.totalsegmentator": ("StructureFiles",),
-    }.items()
-    for name in names
-}
+OURS = "dira_scale.archive."  # where the kinds of our sources are; those of another are in the module of its class
 
 
 class Notation(NamedTuple):
@@ -66,7 +49,7 @@ def read(kind: Any, text: str, notation: Notation) -> Any:
     """The value of a ``kind`` that :func:`write` wrote. Raises ValueError for anything else."""
     try:
         return _reader(kind)(json.loads(text), notation)
-    except (LookupError, TypeError, RecursionError, AttributeError) as error:
+    except (LookupError, TypeError, RecursionError, AttributeError, ImportError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -96,11 +79,9 @@ def _plain(value: Any, notation: Notation) -> Any:
         return base64.b64encode(value).decode()
     kind = type(value)
     if is_dataclass(kind) or hasattr(kind, "_fields"):
-        named = {}
-        if hasattr(kind, "read") or hasattr(kind, "paint"):
-            ours = _MODULES.get(kind.__name__) == kind.__module__
-            named = {KIND: kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}"}
-            _class_of(named[KIND], notation)
+        named = {KIND: f"{kind.__module__}.{kind.__name__}"} if hasattr(kind, "read") or hasattr(kind, "paint") else {}
+        if named and _class_of(named[KIND], notation) is not kind:
+            raise _cannot_be_kept(kind)
         readers: dict[str, Reader] = _readers(kind)  # type: ignore[arg-type]  # classes are hashable
         return named | {name: _plain(getattr(value, name), notation) for name in readers}
     if isinstance(value, Mapping):
@@ -112,9 +93,9 @@ def _plain(value: Any, notation: Notation) -> Any:
 
 def _class_of(name: str, notation: Notation) -> Any:
     module, _, own = name.rpartition(".")
-    if name not in _MODULES and not (module and module == notation.module):
+    if not module.startswith(OURS) and module != notation.module:
         raise _cannot_be_kept(name)
-    return getattr(import_module(_MODULES.get(name, module)), own)
+    return getattr(import_module(module), own)
 
 
 def _cannot_be_kept(kind: Any) -> UserError:

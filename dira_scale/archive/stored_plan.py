@@ -22,7 +22,7 @@ from dira_scale.archive.deidentify import Hasher
 from dira_scale.archive.output import PARTIAL, PLAN_FILE
 from dira_scale.archive.plan import Item, MadePlan, ShardPlan, item_of, shards_of
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.base import SourceImage, SourceRecord
+from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import publish, write_json
 from dira_scale.base.storage.store import as_os_error, is_local, locate
@@ -39,6 +39,7 @@ class StoredFacts(NamedTuple):
     """What is common to all shards."""
 
     counts: dict[str, int]  # inputs of each split
+    shard_size: int
     label_names: tuple[str, ...]
     classes: dict[str, tuple[str, ...]]
     channels: tuple[str, ...]
@@ -83,7 +84,7 @@ class Bounds:
     def record(self, text: str) -> SourceRecord:
         """What :meth:`text` has written. Raises ValueError for anything else."""
         record: SourceRecord = as_data.read(SourceRecord, text, self._notation)
-        for path in record.image.paths if isinstance(record.image, SourceImage) else ():
+        for path in getattr(record.image, "paths", ()):
             self._located(str(path))
         return record
 
@@ -110,7 +111,7 @@ def store_plan(
                 counts[items[0].split] += len(items)
         publish(part, folder / f"{first // BLOCK:06d}.parquet")
     classes = {label: tuple(names) for label, names in plan.classes.items()}
-    facts = StoredFacts(dict(counts), plan.label_names, classes, plan.channels, led)
+    facts = StoredFacts(dict(counts), plan.shard_size, plan.label_names, classes, plan.channels, led)
     stored = as_data.write(facts, as_data.NO_PATHS)
     write_json(out / PARTIAL / PLAN_FILE, {"recipe": identity, "plan": plan.hash, "stored": stored})
 
@@ -118,19 +119,15 @@ def store_plan(
 class StoredPlan(ShardPlan):
     """A plan that is read a shard at a time. Raises UserError for what :func:`store_plan` has not written."""
 
-    def __init__(self, out: Path, digest: str, facts: StoredFacts, bounds: Bounds, recipe: Recipe, hasher: Hasher):
+    def __init__(self, out: Path, digest: str, facts: StoredFacts, bounds: Bounds, hasher: Hasher):
         self._folder, self._bounds, self._hasher, self.hash = out / PARTIAL / FOLDER, bounds, hasher, digest
-        size = recipe.shard_size
-        assert size  # of a conversion that was begun
         with as_os_error(out):
             there = {path.name for path in self._folder.iterdir()} if self._folder.exists() else set()
-        blocks = -(-sum(-(-count // size) for count in facts.counts.values()) // BLOCK)
-        if not all(SPLIT.fullmatch(split) and count > 0 for split, count in facts.counts.items()) or blocks > len(
-            there
-        ):
+        known = facts.shard_size > 0 and all(SPLIT.fullmatch(s) and count > 0 for s, count in facts.counts.items())
+        if not known or sum(-(-count // facts.shard_size) for count in facts.counts.values()) > BLOCK * len(there):
             raise UserError(f"{self._folder} lacks parts of the plan: {AGAIN}")
-        shards = shards_of(facts.counts, size)
-        super().__init__(shards, size, facts.label_names, facts.classes, facts.channels)
+        shards = shards_of(facts.counts, facts.shard_size)
+        super().__init__(shards, facts.shard_size, facts.label_names, facts.classes, facts.channels)
         self._numbers = {shard: number for number, shard in enumerate(shards)}
 
     def items(self, shard: str) -> list[Item]:
@@ -166,6 +163,6 @@ def stored_plan(out: Path, recipe: Recipe, identity: dict[str, Any], hasher: Has
     check_begun(out, begun["recipe"], identity)
     try:
         facts = as_data.read(StoredFacts, begun["stored"], as_data.NO_PATHS)
-        return StoredPlan(out, begun["plan"], facts, Bounds(recipe, facts.links), recipe, hasher)
+        return StoredPlan(out, begun["plan"], facts, Bounds(recipe, facts.links), hasher)
     except ValueError as error:
         raise UserError(f"{out / PARTIAL / PLAN_FILE}: {brief(str(error))}: {AGAIN}") from error

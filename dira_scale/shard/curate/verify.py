@@ -92,7 +92,7 @@ def print_damages(path: str | Path, damages: list[Damage], part: ShardSlice = AL
     return 1
 
 
-def verify_shard(path: str | Path, shard: str, of: str) -> list[Damage]:
+def verify_shard(path: str | Path, shard: str, of: str = "") -> list[Damage]:
     """The damage in one shard of the dataset that :attr:`Notes.of` identifies."""
     dataset = opened(path, of)
     file = dataset.file(shard)
