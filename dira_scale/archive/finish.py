@@ -38,6 +38,7 @@ from dira_scale.dataset.manifest import (
 from dira_scale.dataset.manifest.croissant import croissant
 from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE
 from dira_scale.dataset.manifest.index_files import write_index
+from dira_scale.dataset.manifest.several import in_two_splits
 
 ROWS_AT_ONCE = 2**14  # per row group: about this many rows are in memory at most
 
@@ -118,6 +119,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     if not modality:
         refused = set(pq.read_table(scratch / QUARANTINE_FILE, columns=["source"])["source"].to_pylist())
         modality = modality_of(modality for key, modality in plan.modalities() if key not in refused)
+    manifest = scratch / MANIFEST_FILE
     info = DatasetInfo(
         name=recipe.name,
         modality=modality,
@@ -133,7 +135,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         recipe=identity,
         recipe_hash=identity_hash(identity),
         plan_hash=plan.hash,
-        patients_in_two_splits=_patients_in_two_splits(scratch / MANIFEST_FILE) if recipe.listed else 0,
+        patients_in_two_splits=in_two_splits(manifest, [*counts], counts.total()) if recipe.listed else 0,
         licence=recipe.licence,
         tool_version=__version__,
     )
@@ -154,11 +156,6 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
         publish(scratch / name, out / name)
     remove(out / PARTIAL)
     remove(scratch)
-
-
-def _patients_in_two_splits(manifest: Path) -> int:
-    pairs = pq.read_table(manifest, columns=["patient", "split"]).group_by(["patient", "split"]).aggregate([])
-    return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
 
 
 def joined(

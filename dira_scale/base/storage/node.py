@@ -38,7 +38,11 @@ def made_once(name: str, make: Callable[[BinaryIO], None]) -> Path:
     failed: OSError | None = None
     for parent, shared in _places():
         try:
-            folder = _owned(parent) if shared else parent
+            folder = parent / f"dira_scale-{os.getuid()}" if shared else parent
+            if shared:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if folder.stat().st_uid != os.getuid():
+                    raise PermissionError(f"{folder} belongs to another user")
             return _made(folder / "dira_scale" / "manifests", name, make)
         except TimeoutError:
             raise
@@ -70,14 +74,6 @@ def _places() -> Iterator[tuple[Path, bool]]:
     yield Path("/dev/shm"), True
 
 
-def _owned(parent: Path) -> Path:
-    folder = parent / f"dira_scale-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
-    return folder
-
-
 def _made(folder: Path, name: str, make: Callable[[BinaryIO], None]) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path, part, seen, since = folder / name, folder / f"{name}.tmp", None, time.monotonic()
@@ -99,7 +95,10 @@ def _made(folder: Path, name: str, make: Callable[[BinaryIO], None]) -> Path:
                     raise TimeoutError(text) from error
                 time.sleep(POLL)
                 continue
-            if not _is(part, file):  # whoever had it has finished it, or failed
+            ours = False
+            with suppress(FileNotFoundError):
+                ours = os.path.samestat(os.fstat(file.fileno()), part.stat())
+            if not ours:  # whoever had it has finished it, or failed
                 continue
             try:
                 file.truncate(0)
@@ -109,18 +108,8 @@ def _made(folder: Path, name: str, make: Callable[[BinaryIO], None]) -> Path:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        _remove_unused(folder)
+        for old in folder.iterdir():
+            with suppress(OSError):  # another process removes it
+                if time.time() - old.stat().st_mtime > UNUSED:
+                    old.unlink()
         return path
-
-
-def _is(path: Path, file: BinaryIO) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    return False
-
-
-def _remove_unused(folder: Path) -> None:
-    for old in folder.iterdir():
-        with suppress(OSError):  # another process removes it
-            if time.time() - old.stat().st_mtime > UNUSED:
-                old.unlink()

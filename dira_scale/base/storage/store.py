@@ -134,6 +134,11 @@ def read_ranges(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     return parts
 
 
+def in_store(path: Path) -> tuple[Any, str]:
+    """Return the file system of a path in a store, and the name that it has there."""
+    return path.fs, path.path  # type: ignore[attr-defined]
+
+
 @contextmanager
 def with_errno(path: Path, *passed: type[Exception]) -> Iterator[None]:
     """Give a store's ``OSError`` the errno that the same error has on a disk; ``passed`` as in :func:`as_os_error`."""
@@ -154,7 +159,8 @@ def remove(folder: Path) -> None:
         return shutil.rmtree(folder, ignore_errors=True)
     with as_os_error(folder):
         if folder.exists():
-            folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
+            store, name = in_store(folder)
+            store.rm(name, recursive=True)
 
 
 def size_of(folder: Path) -> int:
@@ -162,4 +168,5 @@ def size_of(folder: Path) -> int:
     if is_local(folder):
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     with as_os_error(folder):
-        return int(folder.fs.du(folder.path))  # type: ignore[attr-defined]
+        store, name = in_store(folder)
+        return int(store.du(name))

@@ -27,17 +27,15 @@ BUFFERED = 2**20  # bytes of a column that are read at a time: a row group may h
 def read_foreground(root: Path, keys: pa.Array | None = None) -> pa.Table | None:
     """Return the table of the dataset in ``root``, or its rows of ``keys``; None without one. Raises DatasetError for
     one that is damaged."""
-    parts = [*foreground_parts(root, keys)]
-    return pa.concat_tables(parts) if parts else None
+    with as_os_error(root):
+        if not (root / FOREGROUND_FILE).exists():
+            return None
+    return pa.concat_tables([FOREGROUND.empty_table(), *foreground_parts(root, keys)])
 
 
 def foreground_parts(root: Path, keys: pa.Array | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of :func:`read_foreground` a row group at a time, of those that have any; first an empty table."""
-    with as_os_error(root):
-        if not (root / FOREGROUND_FILE).exists():
-            return
+    """Yield the rows of :func:`read_foreground` a row group at a time, of those that have any."""
     with open_foreground(root) as parquet:
-        yield FOREGROUND.empty_table()
         for group in range(parquet.num_row_groups):
             here = None if keys is None else pc.is_in(parquet.read_row_group(group, ["key"])["key"], keys)
             if here is None or pc.any(here).as_py():
@@ -59,9 +57,6 @@ def open_foreground(root: Path) -> Iterator[pq.ParquetFile]:
         reason = "it has no masks, or an older version has written it"
         raise DatasetError(f"{root} has no {FOREGROUND_FILE} ({reason})", lacks="foreground") from error
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DatasetError:
-    reason = str(error).splitlines()[0]
-    return DatasetError(f"{path} cannot be read ({reason}): copy it again from its origin, or shard again")
+        reason = str(error).splitlines()[0]
+        text = f"{path} cannot be read ({reason}): copy it again from its origin, or shard again"
+        raise DatasetError(text) from error

@@ -73,10 +73,6 @@ class Names(Sequence[str]):
         ends = self._ends[first : len(self) + 1 if last is None else last + 1]
         return pa.LargeStringArray.from_buffers(len(ends) - 1, *map(pa.py_buffer, (ends, self._text)))
 
-    def check(self) -> None:
-        """Raise ValueError for names outside their text, or of other letters than UTF-8's."""
-        self.array().validate(full=True)
-
 
 class Codes(NamedTuple):
     """A column of names: for each row the number of its name, int32 [rows], -1 without one."""
@@ -188,7 +184,7 @@ class ManifestIndex:
         _within(self.spans.sum(1), -1, rows + 1, "spans")
         _within(self.spans[:, 1], 0, rows + 1, "spans")
         for _, names in (self.patients, self.studies):
-            names.check()
+            names.array().validate(full=True)  # they lie within their text, which is UTF-8
 
 
 def _kind_number(codec: Any, channels: Any, bits: Any) -> Any:

@@ -14,7 +14,7 @@ import xxhash
 
 from dira_scale.base.errors import DatasetError
 from dira_scale.base.storage.retry import retry
-from dira_scale.base.storage.store import is_local, open_file, with_errno
+from dira_scale.base.storage.store import in_store, is_local, open_file, with_errno
 from dira_scale.base.storage.streams import fetch
 from dira_scale.dataset.manifest.checks import SIDES, wrong_columns
 from dira_scale.dataset.manifest.info import DatasetInfo
@@ -51,13 +51,12 @@ class ManifestFile:
             also = SIDES if "boxes" in columns else ()
             for groups, start in _together(parquet, first, last):
                 for batch in parquet.iter_batches(ROWS, groups, list(dict.fromkeys([*columns, *also]))):
-                    end = start + len(batch)
-                    rows = pa.Table.from_batches([batch]).slice(
-                        max(0, first - start), max(0, min(last, end) - max(first, start))
-                    )
-                    start = end
+                    rows = pa.Table.from_batches([batch])[max(0, first - start) : max(0, last - start)]
+                    start += len(batch)
+                    if len(rows) and (fault := wrong_columns(rows, self.info)):
+                        raise self.damaged(fault)
                     if len(rows):
-                        yield self._checked(rows).select(columns)
+                        yield rows.select(columns)
 
     def at(self, columns: Sequence[str], rows: np.ndarray) -> Iterator[pa.Table]:
         """Yield some columns of ``rows``, ascending numbers, from the row groups that are near them."""
@@ -103,11 +102,6 @@ class ManifestFile:
     def damaged(self, cause: object) -> DatasetError:
         first_line = str(cause).splitlines()[0]
         return DatasetError(f"{self.path} is damaged ({first_line}): copy it again from its origin, or shard again")
-
-    def _checked(self, rows: pa.Table) -> pa.Table:
-        if fault := wrong_columns(rows, self.info):
-            raise self.damaged(fault)
-        return rows
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -171,7 +165,8 @@ def source_of(path: Path) -> Iterator[Any]:
         with open_file(path) as local:
             yield local
         return
-    with with_errno(path), path.fs.open(path.path, "rb", cache_type="none") as file:  # type: ignore[attr-defined]
+    store, name = in_store(path)
+    with with_errno(path), store.open(name, "rb", cache_type="none") as file:
         parts = True
         try:
             file.seek(1)
@@ -199,7 +194,8 @@ def identity_of(path: Path) -> str:
 
     def told() -> str:
         with with_errno(path):
-            return f"{path} {sorted(path.fs.info(path.path).items())}"  # type: ignore[attr-defined]
+            store, name = in_store(path)
+            return f"{path} {sorted(store.info(name).items())}"
 
     if not is_local(path):
         return retry(told, str(path))

@@ -16,15 +16,7 @@ import xxhash
 
 from dira_scale.base.errors import DatasetError
 from dira_scale.dataset.manifest.checks import wrong_records
-from dira_scale.dataset.manifest.index import (
-    CODEC_NAMES,
-    MAGIC,
-    NAMED,
-    NO_MASK,
-    IndexParts,
-    PayloadKind,
-    numbers,
-)
+from dira_scale.dataset.manifest.index import CODEC_NAMES, MAGIC, NAMED, NO_MASK, IndexParts, PayloadKind, numbers
 from dira_scale.dataset.manifest.info import DatasetInfo
 from dira_scale.dataset.manifest.parquet import ManifestFile
 from dira_scale.dataset.manifest.schema import INFO_FILE
@@ -61,7 +53,8 @@ class Scan:
         coded = [(_Coding(rows, folder), codes) for codes in (patient, study)]
         first, last, count = np.full(len(spans), rows), np.full(len(spans), -1), np.zeros(len(spans), np.int64)
         ends = np.cumsum([0, *self.info.counts.values()])
-        filled, digest, kinds, start = ends[:-1].copy(), hashlib.sha256(), _Kinds(self._splits), 0
+        filled, digest, start = ends[:-1].copy(), hashlib.sha256(), 0
+        kinds: dict[str, set[PayloadKind]] = {split: set() for split in self._splits}
         for table in self.manifest.batches([*READ, *self._numbers]):
             here = slice(start, start + len(table))
             try:
@@ -84,7 +77,8 @@ class Scan:
             count += np.bincount(shard, minlength=len(count))
             for name, (coding, _) in zip(NAMED, coded, strict=True):
                 coding.add(start, table[name].combine_chunks())
-            kinds.add(table)
+            for kind in table.group_by(["split", *PayloadKind._fields]).aggregate([]).to_pylist():
+                kinds[kind.pop("split")].add(PayloadKind(**kind))
             start = here.stop
             os.utime(file.fileno())  # a sign of life
         for name, counted in zip(self._splits, (filled - ends[:-1]).tolist(), strict=True):
@@ -98,8 +92,9 @@ class Scan:
         file.seek(layout.size)
         named = {name: coding.write(codes, file) for name, (coding, codes) in zip(NAMED, coded, strict=True)}
         facts = json.dumps({
-            "described": self.info.described(CODEC_NAMES), "hash": digest.hexdigest(), "kinds": kinds.sorted(),
-            "names": named, "manifest": self.manifest.bond() | {"xxh3": self.manifest.checksum()},
+            "described": self.info.described(CODEC_NAMES), "hash": digest.hexdigest(),
+            "kinds": {split: sorted(of) for split, of in kinds.items()}, "names": named,
+            "manifest": self.manifest.bond() | {"xxh3": self.manifest.checksum()},
         }).encode()  # fmt: skip
         facts += b" " * (-len(facts) % 8)  # keeps the length aligned
         file.write(facts + len(facts).to_bytes(8, "little"))
@@ -123,20 +118,6 @@ class Scan:
             raise ValueError("xxh3 is not 16 hexadecimal digits")
         records["xxh3"] = np.frombuffer(unhexlify(text), ">u8")
         return records
-
-
-class _Kinds:
-    """Collects the kinds of images of each split."""
-
-    def __init__(self, splits: list[str]) -> None:
-        self._found: dict[str, set[PayloadKind]] = {split: set() for split in splits}
-
-    def add(self, rows: pa.Table) -> None:
-        for row in rows.group_by(["split", *PayloadKind._fields]).aggregate([]).to_pylist():
-            self._found[row["split"]].add(PayloadKind(*(row[name] for name in PayloadKind._fields)))
-
-    def sorted(self) -> dict[str, list[PayloadKind]]:
-        return {split: sorted(kinds) for split, kinds in self._found.items()}
 
 
 class _Coding:

@@ -43,9 +43,9 @@ def to_beton(path: str | Path) -> dict[str, int]:
     """
     dataset = ShardedDataset.open(path)
     if dataset.info.dims != 2 or not (dataset.column("bits") == 8).all():
-        raise UserError(f"path={path}: FFCV holds 8-bit images only, these are {dataset.info.dims}D of "
-                        f"{dataset.column('bits').max()} bits"
-                        + ("; shard again with recipe.bits=8" if dataset.info.dims == 2 else ""))  # fmt: skip
+        found = f"these are {dataset.info.dims}D of {dataset.column('bits').max()} bits"
+        cure = "; shard again with recipe.bits=8" if dataset.info.dims == 2 else ""
+        raise UserError(f"path={path}: FFCV holds 8-bit images only, {found}{cure}")
     if not is_local(dataset.root):
         raise UserError(f"path={path}: FFCV maps files into memory, so copy the dataset to a disk first")
     for split in dataset.splits:

@@ -22,7 +22,7 @@ from dira_scale.archive.finish import ROWS_AT_ONCE
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.base.storage.atomic import publish
-from dira_scale.base.storage.store import is_local, locate, remove
+from dira_scale.base.storage.store import in_store, is_local, locate, remove
 from dira_scale.dataset.manifest import (
     INDEX_FILE,
     INFO_FILE,
@@ -55,7 +55,16 @@ class Parent(NamedTuple):
     @classmethod
     def of(cls, dataset: ShardedDataset, out: Path) -> "Parent":
         """Raises UserError if the shards cannot be reached from ``out``."""
-        return cls(dataset, {shard: _from(out, dataset.file(shard)) for shard in dataset.info.shards})
+        paths, local = dict[str, str](), is_local(out)
+        for shard, file in ((shard, dataset.file(shard)) for shard in dataset.info.shards):
+            if local != is_local(file) or not (local or in_store(out)[0] is in_store(file)[0]):
+                both = f"out={out} and {file} must both be on this machine or in one store"
+                raise UserError(f"{both}: no shard is copied")
+            if local:
+                paths[shard] = Path(os.path.relpath(os.path.realpath(file), os.path.realpath(out))).as_posix()
+            else:
+                paths[shard] = posixpath.relpath(in_store(file)[1], in_store(out)[1])
+        return cls(dataset, paths)
 
     def batches(self) -> Iterator[pa.Table]:
         """Yield all rows, some at a time, with the paths of their shards."""
@@ -63,14 +72,6 @@ class Parent(NamedTuple):
             shards = rows["shard"].combine_chunks().dictionary_encode()
             paths = pa.array([self.paths[shard] for shard in shards.dictionary.to_pylist()], pa.string())
             yield rows.set_column(rows.schema.get_field_index("shard"), "shard", paths.take(shards.indices))
-
-
-def _from(out: Path, shard: Path) -> str:
-    if is_local(out) != is_local(shard) or not (is_local(out) or out.fs is shard.fs):  # type: ignore[attr-defined]
-        raise UserError(f"out={out} and {shard} must both be on this machine or in one store: no shard is copied")
-    if is_local(out):
-        return Path(os.path.relpath(os.path.realpath(shard), os.path.realpath(out))).as_posix()
-    return posixpath.relpath(shard.path, out.path)  # type: ignore[attr-defined]
 
 
 def write(

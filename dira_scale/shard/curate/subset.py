@@ -1,6 +1,5 @@
 """Take a part of a dataset: some of its patients, samples of some kinds, or one of k folds."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from dira_scale.base.storage.text import brief
 from dira_scale.dataset.manifest import DatasetInfo, ShardedDataset
 from dira_scale.dataset.manifest.index import Codes
 from dira_scale.shard.curate.derivation import Parent, empty_folder, print_summary, write
+from dira_scale.train.data.stratification import in_drawn_order
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,14 @@ def subset(path: str | Path, out: str | Path, part: SubsetPart) -> DatasetInfo:
     split_of = np.empty(len(keep), np.min_scalar_type(len(splits)))
     for number, name in enumerate(dataset.splits):
         split_of[dataset.rows(name)] = number
-    if part.folds:
-        _fold(keep, split_of, splits, dataset.patients, part)
+    if part.folds:  # one becomes val, the others train
+        inside = keep & np.isin(split_of, [splits.index(name) for name in part.splits])
+        people, (train, val) = _of(dataset.patients, inside), map(splits.index, ("train", "val"))
+        if (count := len(np.unique(people.codes))) < part.folds:
+            raise UserError(f"folds={part.folds}: only {count} patients in {', '.join(part.splits)}")
+        # Other splits are kept, except a train or val, whose patients would mix with the folds'.
+        keep &= inside | ~np.isin(split_of, [train, val])
+        split_of[inside] = np.where(in_fold(people, part.folds, part.fold, part.seed), val, train)
     for name in part.splits if part.fraction < 1 else ():  # other splits completely
         inside = keep & (split_of == splits.index(name))
         keep[inside] = in_fraction(_of(dataset.patients, inside), part.fraction, part.seed)
@@ -108,40 +114,19 @@ def _is_one(values: np.ndarray, options: Sequence[Any]) -> np.ndarray:
     return np.isin(values, np.array(equal, values.dtype))
 
 
-def _fold(keep: np.ndarray, split_of: np.ndarray, splits: Sequence[str], patients: Codes, part: SubsetPart) -> None:
-    """Deal the patients of ``splits`` into folds: one becomes val, the others train. Other splits are kept, except a
-    train or val that is not in ``splits``, whose patients would mix with the folds'."""
-    assert part.folds is not None
-    inside = keep & np.isin(split_of, [splits.index(name) for name in part.splits])
-    people, (train, val) = _of(patients, inside), map(splits.index, ("train", "val"))
-    if (count := len(np.unique(people.codes))) < part.folds:
-        raise UserError(f"folds={part.folds}: only {count} patients in {', '.join(part.splits)}")
-    keep &= inside | ~np.isin(split_of, [train, val])
-    split_of[inside] = np.where(in_fold(people, part.folds, part.fold, part.seed), val, train)
-
-
 def _of(patients: Codes, rows: np.ndarray) -> Codes:
     return Codes(patients.codes[rows], patients.names)
 
 
 def in_fraction(patients: Codes, fraction: float, seed: int) -> np.ndarray:
     """Return a mask of the samples [n] of the first drawn ``patients`` that together have ``fraction`` of them."""
-    order, samples = _drawn(patients, seed)
-    before = np.cumsum(samples) - samples
+    samples = np.bincount(patients.codes, minlength=len(patients.names))
+    order = in_drawn_order(patients.names.array(), samples > 0, seed)
+    before = np.cumsum(samples[order]) - samples[order]
     return np.isin(patients.codes, order[before < fraction * len(patients.codes)])
 
 
 def in_fold(patients: Codes, folds: int, fold: int, seed: int) -> np.ndarray:
     """Return a mask of the samples whose patients are in ``fold``: every ``folds``-th one in the order drawn."""
-    return np.isin(patients.codes, _drawn(patients, seed)[0][fold::folds])
-
-
-def _drawn(patients: Codes, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct patients in the order of ``selection.drawn``, and how many samples each has; 32 bytes of
-    memory a patient."""
-    distinct, samples = np.unique(patients.codes, return_counts=True)
-    digests = np.empty(len(distinct), "S32")
-    for place, number in enumerate(distinct):
-        digests[place] = hashlib.sha256(f"{seed} {patients.names[int(number)]}".encode()).digest()
-    order = np.argsort(digests)
-    return distinct[order], samples[order]
+    present = np.bincount(patients.codes, minlength=len(patients.names)) > 0
+    return np.isin(patients.codes, in_drawn_order(patients.names.array(), present, seed)[fold::folds])

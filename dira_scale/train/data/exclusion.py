@@ -69,6 +69,6 @@ def _of_file(path: str, datasets: Sequence[ShardedDataset]) -> pa.LargeStringArr
         raise ArgumentError("exclude", path, f"{FORM}: this is not text") from error
     if not any(dataset.patients_in(keys).any() for dataset in datasets):
         roots = ", ".join(str(dataset.root) for dataset in datasets)
-        raise ArgumentError("exclude", path, f"patients' keys, as in the manifest's column `patient`, one a line: none "
-                            f"of its {len(keys)} lines is a patient of {roots}")  # fmt: skip
+        expected = "patients' keys, as in the manifest's column `patient`, one a line"
+        raise ArgumentError("exclude", path, f"{expected}: none of its {len(keys)} lines is a patient of {roots}")
     return keys

@@ -1,7 +1,6 @@
 """Draw a voxel of one of a volume's classes, which its crop is to show."""
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,29 @@ class Foreground:
                 files.append(identity_of(dataset.root / FOREGROUND_FILE))
         values = None if classes is None else sorted(map(int, classes))
         of = [[dataset.identity for dataset in samples.datasets], samples.split, files, values]
-        mapped = mapped_once("foreground", of, size, partial(_write, samples, values))
+
+        def make(write: Write) -> dict[str, Any]:
+            # Voxels as they come, and where those of each class of each sample are: of sample s the classes from
+            # ends[s] to ends[s + 1] - 1.
+            rows = [_samples_of(samples, number, values) for number in range(len(samples.datasets))]
+            sample = np.concatenate(rows)
+            sample, counts = sample[sample >= 0], list[np.ndarray]()
+            if not len(sample):
+                roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
+                where = f"no volume in split '{samples.split}' of {roots}"
+                raise DatasetError(f"{where} has a voxel of a class that is learned")
+            voxels, order = write("voxels", _voxels(samples, rows, counts)), np.argsort(sample, kind="stable")
+            count = np.concatenate(counts)
+            start, count = (np.cumsum(count, dtype=np.int64) - count)[order], count[order]
+            write("starts", [start])
+            write("counts", [count])
+            write("ends", [np.cumsum(np.bincount(sample + 1, minlength=len(samples) + 1))])
+            digest = xxhash.xxh3_128(sample[order].tobytes() + count.tobytes())
+            for first, size in zip(start, count, strict=True):
+                digest.update(voxels[first : first + size].data)
+            return {"identity": digest.hexdigest()}
+
+        mapped = mapped_once("foreground", of, size, make)
         self._ends, self._counts = mapped["ends"], mapped["counts"]
         self._starts, self._voxels = mapped["starts"], mapped["voxels"]
         self.identity: str = mapped.facts["identity"]
@@ -59,27 +80,6 @@ class Foreground:
         row, x = np.divmod(self._voxels[place].astype(np.int64), self.samples.column("width", index))
         voxel[known] = np.stack((*np.divmod(row, self.samples.column("height", index)), x), 1)
         return voxel
-
-
-def _write(samples: Samples, classes: Sequence[int] | None, write: Write) -> dict[str, Any]:
-    """Write voxels as they come, and where those of each class of each sample are: of sample s the classes from
-    ``ends[s]`` to ``ends[s + 1] - 1``."""
-    rows = [_samples_of(samples, number, classes) for number in range(len(samples.datasets))]
-    sample = np.concatenate(rows)
-    sample, counts = sample[sample >= 0], list[np.ndarray]()
-    if not len(sample):
-        roots = ", ".join(str(dataset.root) for dataset in samples.datasets)
-        raise DatasetError(f"no volume in split '{samples.split}' of {roots} has a voxel of a class that is learned")
-    voxels, order = write("voxels", _voxels(samples, rows, counts)), np.argsort(sample, kind="stable")
-    count = np.concatenate(counts)
-    start, count = (np.cumsum(count, dtype=np.int64) - count)[order], count[order]
-    write("starts", [start])
-    write("counts", [count])
-    write("ends", [np.cumsum(np.bincount(sample + 1, minlength=len(samples) + 1))])
-    digest = xxhash.xxh3_128(sample[order].tobytes() + count.tobytes())
-    for first, size in zip(start, count, strict=True):
-        digest.update(voxels[first : first + size].data)
-    return {"identity": digest.hexdigest()}
 
 
 def _samples_of(samples: Samples, number: int, classes: Sequence[int] | None) -> np.ndarray:

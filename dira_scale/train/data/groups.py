@@ -1,7 +1,5 @@
 """Which samples are of one patient or study, for views of two of its images."""
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,22 @@ class Groups:
     def __init__(self, samples: Samples, pair: str) -> None:
         columns: list[Codes] = [getattr(dataset, COLUMNS[pair]) for dataset in samples.datasets]
         of = [[dataset.identity for dataset in samples.datasets], samples.split, pair]
-        mapped = mapped_once("groups", of, 12 * len(samples), partial(_write, samples, columns))
+
+        def make(write: Write) -> dict[str, Any]:
+            ends = np.cumsum([len(names) for _, names in columns])
+            group = np.full(len(samples), -1, np.int32)  # alone
+            for number, ((codes, names), rows) in enumerate(zip(columns, samples.rows, strict=True)):
+                first = sum(samples.sizes[:number])
+                for part in chunks(len(rows)):
+                    code = codes[rows[part]]
+                    group[first:][part] = np.where(code < 0, -1, code + (ends[number] - len(names)))
+            counts = np.bincount(group[group >= 0], minlength=ends[-1])
+            write("group", [group])
+            write("members", [np.argsort(group, kind="stable")])
+            write("starts", [np.cumsum(np.concatenate([[(group < 0).sum()], counts]))])
+            return {"several": bool((counts > 1).any())}
+
+        mapped = mapped_once("groups", of, 12 * len(samples), make)
         self._group, self._members, self._starts = mapped["group"], mapped["members"], mapped["starts"]
         self.several: bool = mapped.facts["several"]
 
@@ -36,18 +49,3 @@ class Groups:
         """Return the further image ``number`` (from 0) of each group."""
         place = self._starts[self._group[index]] + number
         return self._members[place + (self._members[place] >= index)]  # members ascend
-
-
-def _write(samples: Samples, columns: Sequence[Codes], write: Write) -> dict[str, Any]:
-    ends = np.cumsum([len(names) for _, names in columns])
-    group = np.full(len(samples), -1, np.int32)  # alone
-    for number, ((codes, names), rows) in enumerate(zip(columns, samples.rows, strict=True)):
-        first = sum(samples.sizes[:number])
-        for part in chunks(len(rows)):
-            code = codes[rows[part]]
-            group[first:][part] = np.where(code < 0, -1, code + (ends[number] - len(names)))
-    counts = np.bincount(group[group >= 0], minlength=ends[-1])
-    write("group", [group])
-    write("members", [np.argsort(group, kind="stable")])
-    write("starts", [np.cumsum(np.concatenate([[(group < 0).sum()], counts]))])
-    return {"several": bool((counts > 1).any())}

@@ -205,8 +205,9 @@ class Labels(Columns):
         refused: dict[str, str] = {}
         for name, stored, target in zip(self.names, values.T, targets.T, strict=True):
             if (wrong := ~np.isin(stored, (0, 1, UNCERTAIN)) & ~np.isnan(stored)).any():
-                raise DatasetError(f"{where}: label '{name}' has the value {stored[wrong][0]:g}: need 0, 1, "
-                                   f"{UNCERTAIN} (uncertain) or nothing (unknown)", lacks="classes")  # fmt: skip
+                need = f"need 0, 1, {UNCERTAIN} (uncertain) or nothing (unknown)"
+                found = f"{where}: label '{name}' has the value {stored[wrong][0]:g}"
+                raise DatasetError(f"{found}: {need}", lacks="classes")
             if np.isnan(target).all():
                 why = " or uncertain, which is ignored" * bool((stored == UNCERTAIN).any())
                 refused[name] = f"is unknown{why} in all {samples} samples"
@@ -223,11 +224,11 @@ class Labels(Columns):
             raise LabelError(f"{where}: {problems}", rest, lacks="fewer classes" if of_classes else "")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
-            raise DatasetError(f"{where}: label '{label}' is unknown in {counts[unknown].sum()} of {samples} samples, "
-                               "and every sample needs it: shard again without these")  # fmt: skip
+            found = f"{where}: label '{label}' is unknown in {counts[unknown].sum()} of {samples} samples"
+            raise DatasetError(f"{found}, and every sample needs it: shard again without these")
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
-            raise DatasetError(f"{where}: {counts[several].sum()} of {samples} samples have none or several of the "
-                               f"labels {', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
+            found = f"{where}: {counts[several].sum()} of {samples} samples have none or several of the labels"
+            raise DatasetError(f"{found} {', '.join(self.names)}: one of several classes needs exactly one")
 
 
 def columns_of(dataset: ShardedDataset, names: Sequence[str]) -> tuple[int, ...]:

@@ -42,15 +42,15 @@ class Repeats:
         try:
             repeats, of = _mapped(file)
             if of != content(datasets, split):
-                theirs, ours = (f"split {each['split']} of {', '.join(hash[:12] for hash in each['datasets'])}"
-                                for each in (of, content(datasets, split)))  # fmt: skip
-                raise ValueError(f"it is of {theirs}, not of {ours}")
+                hashes = of["datasets"], [each.hash for each in datasets]
+                theirs, ours = (", ".join(hash[:12] for hash in each) for each in hashes)
+                raise ValueError(f"it is of split {of['split']} of {theirs}, not of split {split} of {ours}")
             right = all(0 <= part.min() <= part.max() <= MOST for part in repeats.every())
             if not right or len(repeats.ends) != sum(len(each.rows(split)) for each in datasets):
                 raise ValueError("it is damaged")
         except (OSError, ValueError, LookupError, TypeError, NotImplementedError, RecursionError) as error:
-            raise ArgumentError("repeats", str(file), f"a file that shard balance wrote of these datasets, in this "
-                                f"order: {error}") from error  # fmt: skip
+            expected = f"a file that shard balance wrote of these datasets, in this order: {error}"
+            raise ArgumentError("repeats", str(file), expected) from error
         return repeats
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the file, too

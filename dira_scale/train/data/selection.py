@@ -1,17 +1,14 @@
-"""Select rows of a split by patient, label, fraction and seed. Every rule of the package is here, but for labels'
-shares (``stratification.py``).
+"""Select rows of a split by patient, label, fraction and seed. Every rule of the package is here, but for those of
+``shard.curate.subset``, and labels' shares (``stratification.py``).
 
-    fraction_of_samples   of a subset: patients in a drawn order, up to a share of the samples
-    fold_of               of a subset: patients dealt out
-    nested_draws          of a probe: several draws of a share of the patients
-    select                what an order trains on: that share, without excluded patients, with so many negatives
+    nested_draws    of a probe: several draws of a share of the patients
+    select          what an order trains on: that share, without excluded patients, with so many negatives
 
 Patients stay whole, and with one seed a smaller fraction is a subset of a larger one. A split that is only evaluated is
 always whole.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,28 +26,6 @@ if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
     import pyarrow as pa
 
     from dira_scale.dataset.manifest import ShardedDataset
-
-
-def drawn(patients: Sequence[str], seed: int) -> list[str]:
-    """Return the distinct patients in a random order determined only by their names and ``seed``."""
-    return sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
-
-
-def fraction_of_samples(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return a mask of the first ``drawn`` of ``patients`` [n] that together have ``fraction`` of the samples."""
-    samples = Counter(patients.tolist())
-    chosen, count = set(), 0
-    for patient in drawn(list(samples), seed):
-        if count >= fraction * len(patients):
-            break
-        chosen.add(patient)
-        count += samples[patient]
-    return np.isin(patients, list(chosen))
-
-
-def fold_of(patients: np.ndarray, folds: int, fold: int, seed: int) -> np.ndarray:
-    """Return a mask of the samples whose patients are in ``fold``: every ``folds``-th one in the order ``drawn``."""
-    return np.isin(patients, drawn(patients.tolist(), seed)[fold::folds])
 
 
 def nested_draws(

@@ -44,11 +44,10 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
         oblong = np.abs(height - width) > SQUARE * width
         if views.spacing is None and oblong.any():
             first = oblong.argmax()
-            raise ArgumentError(
-                "spacing", UNSHOWN, f"millimetres, or views without turns and transpose, which would distort: "
-                f"{samples.name(first)} has voxels of {height[first]:.3g} x {width[first]:.3g} mm in the plane, and "
-                f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square"
-            )  # fmt: skip
+            voxels = f"{samples.name(first)} has voxels of {height[first]:.3g} x {width[first]:.3g} mm in the plane"
+            others = f"{oblong.sum()} of {len(oblong)} in split '{samples.split}' are not square"
+            expected = f"millimetres, or views without turns and transpose, which would distort: {voxels}, and {others}"
+            raise ArgumentError("spacing", UNSHOWN, expected)
     if not views.pad:
         for number, entry in enumerate(views.entries):
             name = f"views.crops[{number}].extents" if views.crops else "views.extents"

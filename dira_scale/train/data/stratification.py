@@ -16,13 +16,15 @@ if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
 
 
 def in_drawn_order(names: "pa.Array", present: np.ndarray, seed: int) -> np.ndarray:
-    """Return the numbers of those ``names``, each once, that are ``present`` bool [P], in the order of ``drawn``."""
-    numbers, digests = np.flatnonzero(present), list[bytes]()
+    """Return the numbers of those ``names``, each once, that are ``present`` bool [P], in a random order that is
+    determined only by them and ``seed``."""
+    numbers = np.flatnonzero(present)
+    digests = np.empty((len(numbers), 4), ">u8")
     for part in chunks(len(numbers)):
         of_part = (f"{seed} {name}".encode() for name in names.take(numbers[part]).to_pylist())
-        digests.append(b"".join(hashlib.sha256(text).digest() for text in of_part))
-    words = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 4)
-    return numbers[np.lexsort(words.T[::-1])]
+        joined = b"".join(hashlib.sha256(text).digest() for text in of_part)
+        digests[part] = np.frombuffer(joined, ">u8").reshape(-1, 4)
+    return numbers[np.lexsort(digests.T[::-1])]
 
 
 def stratified(positive: np.ndarray, names: Sequence[str], fraction: float, from_end: bool = False) -> np.ndarray:
@@ -47,10 +49,9 @@ def stratified(positive: np.ndarray, names: Sequence[str], fraction: float, from
     if lost := np.flatnonzero(of_group.any(0) & ~of_group[balanced].any(0)).tolist():
         seen = np.maximum.accumulate(of_group[_balanced(of_group, size, min(patients, len(names)))])
         enough = 1 + int(np.flatnonzero((seen == of_group.any(0)).all(1))[0])
-        raise ArgumentError(
-            "fraction", fraction, f"{math.ceil(1e4 * enough / patients) / 1e4:g} or more: {count} of {patients} "
-            f"patients cannot have a positive of every label: '{names[lost[0]]}' would have none"
-        )  # fmt: skip
+        why = f"{count} of {patients} patients cannot have a positive of every label"
+        expected = f"{math.ceil(1e4 * enough / patients) / 1e4:g} or more: {why}: '{names[lost[0]]}' would have none"
+        raise ArgumentError("fraction", fraction, expected)
     return _first(member, size, balanced)
 
 

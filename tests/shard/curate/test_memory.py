@@ -17,6 +17,7 @@ from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.subset import SubsetPart, subset
 from dira_scale.shard.curate.verify import verify_shard
+from dira_scale.train.data import mapped
 
 # Bytes of a row. Subset: masks, splits, the patient's number and, of each patient, a digest; merge: two hashes; stats:
 # numbers that are sorted. As Python's objects a row takes a kilobyte.
@@ -73,6 +74,7 @@ def test_no_command_holds_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (index_files, "LARGE"),
         (scan, "PART_ROWS"),
         (made_up_manifest, "GROUP"),
+        (mapped, "CHUNK"),
     )
     for module, name in parts:  # what is held at once, whatever there is
         monkeypatch.setattr(module, name, 2**10)

@@ -51,8 +51,8 @@ def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -
     dims = {dataset.info.dims for dataset in datasets}
     shape = (sum(len(dataset.index.records) for dataset in datasets), 1 if dims == {2} else len(SLICES), SIDE, SIDE)
     pictures = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.float16, shape)
-    jobs = ((str(dataset.root), range(n, min(n + ROWS_PER_TASK, len(dataset.index.records))))
-            for dataset in datasets for n in range(0, len(dataset.index.records), ROWS_PER_TASK))  # fmt: skip
+    all_rows = ((str(dataset.root), range(len(dataset.index.records))) for dataset in datasets)
+    jobs = ((root, rows[n : n + ROWS_PER_TASK]) for root, rows in all_rows for n in rows[::ROWS_PER_TASK])
     with bar("looking at", "images") as progress:
         task, start = progress.add_task("", total=shape[0]), 0
         for part in parallel_map(_of_rows, jobs, workers):

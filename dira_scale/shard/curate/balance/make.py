@@ -95,8 +95,8 @@ def _points(
             values = part["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, of.width).astype(np.float32)
             lengths = np.linalg.norm(values, axis=1, keepdims=True)
             if part["key"] != keys.slice(filled, len(part)) or not np.isfinite(lengths).all():
-                raise UserError(f"embeddings={folder} has other rows than {dataset.root}, or features that are not "
-                                "finite: look at the weights, and call embed again")  # fmt: skip
+                wrong = f"has other rows than {dataset.root}, or features that are not finite"
+                raise UserError(f"embeddings={folder} {wrong}: look at the weights, and call embed again")
             points[filled : filled + len(part)] = values / np.maximum(lengths, 1e-12)
             filled += len(part)
     return points, about

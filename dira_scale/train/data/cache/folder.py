@@ -140,12 +140,17 @@ class CacheFolder:
         # Of files that others fetch all bytes count as still to come: how many are there is not looked at.
         while ages.total > self.most or free < ages.fetching - present:
             if other := next(others, None):
-                removed = _remove(self.folder / other)
-                if removed is None:
+                try:
+                    with (self.folder / other).open("rb") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        (self.folder / other).unlink()
+                        free += os.fstat(file.fileno()).st_size
+                except BlockingIOError:  # it is read or filled
                     in_use = True
-                else:
-                    ages.remove(other)
-                    free += removed
+                    continue
+                except FileNotFoundError:
+                    pass
+                ages.remove(other)
             elif in_use:
                 return False
             else:
@@ -175,16 +180,3 @@ def open_cache(settings: CacheSettings) -> CacheFolder:
         raise ArgumentError("folder", str(folder), f"another folder: {error.strerror or error}") from error
     cache.most = int(room * SHARE if settings.size is None else settings.size * GB)
     return cache
-
-
-def _remove(path: Path) -> int | None:
-    """Return the bytes that are free then; None if it is read or filled."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            return os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return 0
-    except BlockingIOError:
-        return None
