@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dira_scale.archive.claim import ShardSlice, claimed, held, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.decoding_time import gpu_codecs_line
@@ -18,6 +18,7 @@ from dira_scale.archive.output import check_output, check_unchanged, completed, 
 from dira_scale.archive.plan import MadePlan, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import with_modality
+from dira_scale.archive.sources.base import Source
 from dira_scale.archive.stored_plan import store_plan, stored_plan
 from dira_scale.archive.writer import sharding
 from dira_scale.base.errors import UserError, counted
@@ -50,14 +51,17 @@ def convert(
             console.print(f"{folder} is complete: {sample_counts(dataset.info)}")
             console.print("whether its source has changed since: `shard list` with the same keys")
             return
+        stored = stored_plan(folder, recipe, identity, hasher)
+        source = recipe.make_source() if stored is None else None
         check_output(folder, recipe.source.get("images"))  # before an hour of listing
-        plan: ShardPlan | None = stored_plan(folder, recipe, identity, hasher)
-        if plan is None:
+        if source is not None:
             if part.total > 1 and is_listed(folder):
                 raise UserError(f"out={out}: its parts are listed, but not joined: run `shard list` without slice=…")
             console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
-            plan, _ = _planned(folder, recipe, hasher, workers)
+            plan: ShardPlan = _planned(folder, source, recipe, hasher, workers)
             recipe = with_modality(replace(recipe, shard_size=plan.shard_size), plan)
+        else:
+            plan = cast(ShardPlan, stored)
         started = time.monotonic()
         check_first(plan, recipe, folder)
         identity = recipe.identity(hasher)
@@ -116,7 +120,8 @@ def list_files(
             console.print(f"{folder}: the plan is stored already")
             return
         console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
-        plan, links = _planned(folder, recipe, hasher, workers)
+        source = recipe.make_source()
+        plan = _planned(folder, source, recipe, hasher, workers)
         if dataset:
             check_unchanged(dataset, plan)
             remove_leftovers(folder)
@@ -125,7 +130,7 @@ def list_files(
         recipe = with_modality(replace(recipe, shard_size=plan.shard_size), plan)
         identity = recipe.identity(hasher)
         with claimed(folder, identity, plan, ShardSlice()) as scratch:
-            store_plan(folder, plan, recipe, identity, links, scratch)
+            store_plan(folder, plan, recipe, identity, getattr(source, "links", LinkResolver(folder)), scratch)
     except OSError as error:
         raise UserError(f"listing for {folder} failed ({error}): fix this, then run the same command again") from error
     shards = counted(len(plan.shards), "shard")
@@ -134,8 +139,7 @@ def list_files(
     )
 
 
-def _planned(folder: Path, recipe: Recipe, hasher: Hasher, workers: int) -> tuple[MadePlan, LinkResolver]:
-    source, divided = recipe.make_source(), recipe.inspector()
+def _planned(folder: Path, source: Source, recipe: Recipe, hasher: Hasher, workers: int) -> MadePlan:
+    divided = recipe.inspector()
     parts = Parts(folder, recipe.listing, divided[0]) if divided and is_listed(folder) else None
-    plan = planned_from(source, recipe, hasher, workers, parts)
-    return plan, getattr(source, "links", LinkResolver(folder))
+    return planned_from(source, recipe, hasher, workers, parts)

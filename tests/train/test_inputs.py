@@ -87,7 +87,7 @@ def test_what_is_asked_of_all_samples_takes_no_list_of_them(make_dataset: Any, r
     dataset = make_dataset([radiograph(20, 20)])
     samples, many = Samples([dataset], "train"), 2**23
     samples.rows, samples.sizes, samples._ends = [np.broadcast_to(0, many)], (many,), np.array([many])
-    assert Sampling((many,), (1.0,), None, None, "").samples == slice(None)
+    assert len(next(Sampling((many,), (1.0,), None, None, "").samples)) <= 2**20
     for views, most in ((ViewSpec(size=16), 10**5), (fixed_views(16, centre(2, 0.5)), 10**5),
                         (fixed_views(16, centre(2, extent=(20, 20))), 10**8)):  # fmt: skip
         tracemalloc.start()

@@ -70,7 +70,7 @@ def wrong_columns(table: pa.Table, info: Described) -> str | None:
     for name, width in (("labels", len(info.label_names)), ("low", len(info.channels)), ("high", len(info.channels))):
         is_list = name in columns and pa.types.is_list(table[name].type)
         if is_list and not pc.all(pc.equal(pc.list_value_length(table[name]), width)).as_py() and table.num_rows:
-            return f"rows do not have {width} {name} each"
+            return f"{name} is not of {width} channels" if name != "labels" else f"rows do not have {width} labels each"
     known: dict[str, Container[str]] = {"codec": CODECS, "split": info.counts, "shard": info.shards}
     for name, words in known.items():
         unknown = [word for word in pc.unique(table[name]).to_pylist() if word not in words] if name in columns else []
@@ -101,8 +101,8 @@ def wrong_records(records: np.ndarray, info: Described, codecs: int) -> str | No
         return None
     sides = SIDES[3 - info.dims :]
     ranges = {"shard": (0, len(info.shards) - 1), "codec": (0, codecs - 1), "channels": (1, MAX_CHANNELS)}
-    if info.channels:
-        ranges["channels"] = len(info.channels), len(info.channels)
+    if info.channels and (records["channels"] != len(info.channels)).any():
+        return f"channels is not {len(info.channels)}"
     for name, (first, last) in {**dict.fromkeys(sides, (1, MAX_PIXELS)), **ranges}.items():
         least, most = int(records[name].min()), int(records[name].max())
         if least < first or most > last:
@@ -114,9 +114,9 @@ def wrong_records(records: np.ndarray, info: Described, codecs: int) -> str | No
     if (largest := count.max()) > limit:
         return f"an image of {largest:.3g} {'pixels' if info.dims == 2 else 'voxels'}, more than {limit}"
     low, high = (records[name].reshape(len(records), -1) for name in ("low", "high"))
-    lacking = np.isnan(low) & np.isnan(high) if info.channels else np.zeros(low.shape, bool)
-    if lacking.all(1).any():
-        return "low and high are of no channel"
+    lacking, both = (np.isnan(end) if info.channels else np.zeros(low.shape, bool) for end in (low, high))
+    if info.channels and ((lacking != both).any() or lacking.all(1).any()):
+        return "low and high are not of the same channels, or of none"
     for name, values in (("low", low), ("high", high)):
         if not (np.isfinite(values) | lacking).all():
             return f"{name} is not finite"

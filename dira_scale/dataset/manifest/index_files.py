@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ from dira_scale.base.storage.streams import stream
 from dira_scale.dataset.manifest.checks import LONGEST_TEXT
 from dira_scale.dataset.manifest.index import CODEC_NAMES, MAGIC, IndexParts, ManifestIndex
 from dira_scale.dataset.manifest.info import DatasetInfo
-from dira_scale.dataset.manifest.parquet import ManifestFile
+from dira_scale.dataset.manifest.parquet import ManifestFile, source_of
 from dira_scale.dataset.manifest.scan import Scan
 from dira_scale.dataset.manifest.schema import INDEX_FILE
 
@@ -62,13 +63,24 @@ def index_of(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
 def write_index(manifest: Path, info: DatasetInfo, path: Path) -> None:
     """Make the index of a new manifest. Raises as :meth:`Scan.write`."""
     with path.open("w+b") as file:
-        Scan(ManifestFile(manifest, info), info).write(file)
+        Scan(ManifestFile(manifest, info), info).write(file, checksum=True)
+
+
+def is_of_manifest(manifest: ManifestFile, info: DatasetInfo) -> bool:
+    """Return whether the dataset's own index is what the manifest's rows make. Raises DatasetError for rows that are
+    damaged."""
+    with tempfile.TemporaryFile() as made:
+        Scan(manifest, info).write(made, checksum=True)
+        made.seek(0)
+        with source_of(manifest.path.with_name(INDEX_FILE)) as own:
+            return all(part == own.read(2**20) for part in iter(lambda: made.read(2**20), b"")) and not own.read(1)
 
 
 def _in_memory(manifest: ManifestFile, info: DatasetInfo) -> ManifestIndex:
     with os.fdopen(os.memfd_create("index"), "w+b") as file:
         _fill(file, manifest, info)
-        return ManifestIndex.of(np.asarray(np.memmap(file, np.uint8, "r")), info, check=False)
+        file.seek(0)
+        return ManifestIndex.of(np.fromfile(file, np.uint8), info, check=False)  # a map would keep the descriptor
 
 
 def _mapped(path: Path, info: DatasetInfo) -> ManifestIndex:

@@ -85,11 +85,9 @@ class ManifestFile:
         return {"size": size, "tail": xxhash.xxh3_128_hexdigest(tail)}
 
     def checksum(self) -> str:
-        """Return the 128-bit xxHash3 of the whole file, hex; empty of one in a store, which would be fetched."""
-        if not is_local(self.path):
-            return ""
+        """Return the 128-bit xxHash3 of the whole file, hex."""
         digest = xxhash.xxh3_128()
-        with self._errors(), open_file(self.path) as file:
+        with self._errors(), source_of(self.path) as file:
             while block := file.read(2**20):
                 digest.update(block)
         return digest.hexdigest()

@@ -38,8 +38,8 @@ class Scan:
         self._numbers = numbers(info.dims)
         self._splits, self._shards = list(info.counts), pa.array(list(info.shards), pa.string())
 
-    def write(self, file: BinaryIO) -> None:
-        """Write it to an empty file.
+    def write(self, file: BinaryIO, checksum: bool = False) -> None:
+        """Write it to an empty file; with the manifest's ``checksum``, which an index that is kept beside it has.
 
         Raises DatasetError for a row that the checks refuse, or counts that differ from the description's; OSError of
         the file's disk.
@@ -94,7 +94,7 @@ class Scan:
         facts = json.dumps({
             "described": self.info.described(CODEC_NAMES), "hash": digest.hexdigest(),
             "kinds": {split: sorted(of) for split, of in kinds.items()}, "names": named,
-            "manifest": self.manifest.bond() | {"xxh3": self.manifest.checksum()},
+            "manifest": self.manifest.bond() | {"xxh3": self.manifest.checksum() if checksum else ""},
         }).encode()  # fmt: skip
         facts += b" " * (-len(facts) % 8)  # keeps the length aligned
         file.write(facts + len(facts).to_bytes(8, "little"))

@@ -19,8 +19,9 @@ from dira_scale.base.errors import counted, print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import worker_pool
 from dira_scale.base.storage.store import open_file
-from dira_scale.dataset.manifest import ShardedDataset
+from dira_scale.dataset.manifest import INDEX_FILE, ShardedDataset
 from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foreground
+from dira_scale.dataset.manifest.index_files import is_of_manifest
 from dira_scale.dataset.manifest.tar import checksum, members
 from dira_scale.dataset.pixels.bricks import BrickError, Bricks
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
@@ -55,6 +56,9 @@ def verify(path: str | Path, workers: int, part: ShardSlice = ALL) -> list[Damag
         before = f"{len(shards) - len(left)} of {counted(len(shards), 'shard')}"
         print_line(f"{before} were intact in earlier calls; to verify them again, delete {notes.folder}")
     result: dict[str, list[Damage]] = {}
+    kept = dataset.index.manifest["xxh3"]  # else it was made of the manifest
+    if part.number == 1 and kept and not is_of_manifest(dataset.manifest, dataset.info):
+        result[INDEX_FILE] = [Damage(INDEX_FILE, "", "it says otherwise than the manifest: delete it")]
     with (
         bar("verifying", "shards") as progress,
         notes.writer(part) as note,
@@ -71,7 +75,7 @@ def verify(path: str | Path, workers: int, part: ShardSlice = ALL) -> list[Damag
             progress.advance(task)
     if part == ALL:
         notes.remove()
-    return [damage for shard in left for damage in result.get(shard, ())]
+    return [damage for shard in (INDEX_FILE, *left) for damage in result.get(shard, ())]
 
 
 def print_damages(path: str | Path, damages: list[Damage], part: ShardSlice = ALL) -> int:
@@ -84,7 +88,9 @@ def print_damages(path: str | Path, damages: list[Damage], part: ShardSlice = AL
         print_line(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
     if len(damages) > SHOWN:
         print_line(f"… and {len(damages) - SHOWN} more")
-    shards = len({damage.shard for damage in damages})
+    shards = len({damage.shard for damage in damages} - {INDEX_FILE})
+    if not shards:
+        return 1
     print_line(
         f"{path} is damaged in {shards} of its shards: copy them again from an intact copy, or rewrite them from the "
         f"source: python -m dira_scale.shard repair path={path} recipe=…"

@@ -49,7 +49,7 @@ def test_a_mistake_is_named_with_what_was_meant(argv: list[str], message: str) -
 @pytest.mark.parametrize(
     ("command", "argv", "message"),
     [
-        ("shard_verify", ["dataset=somewhere"], r"unknown key dataset \(there are: path, workers\)"),
+        ("shard_verify", ["dataset=somewhere"], r"unknown key dataset \(there are: path, slice, workers\)"),
         (
             "shard",
             ["recipe=folder", "recipe.images=somewhere", "recipe.lables=here", "out=there"],

@@ -87,9 +87,9 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A line for each file of an index that was written."""
     seen, write = list[str](), Scan.write
 
-    def counted(self: Scan, file: Any) -> None:
+    def counted(self: Scan, file: Any, checksum: bool = False) -> None:
         seen.append(str(self.manifest.path))
-        write(self, file)
+        write(self, file, checksum)
 
     monkeypatch.setattr(Scan, "write", counted)
     return seen

@@ -53,6 +53,16 @@ def test_a_flipped_bit_of_an_image_names_it(dataset: Path, capsys: pytest.Captur
     assert f"{row['shard']}, sample {row['key']}" in printed and "damaged in 1 of its shards" in printed
 
 
+def test_an_index_that_says_otherwise_than_the_manifest(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bit of the first row's checksum, which no opening can know to be wrong."""
+    flip(dataset / "manifest.index", 40)
+    assert ShardedDataset.open(dataset).checksums[0] != int(ShardedDataset.open(dataset).table["xxh3"][0].as_py(), 16)
+    assert main(["verify", f"path={dataset}", "workers=1"]) == 1
+    assert capsys.readouterr().out.endswith("\nmanifest.index: it says otherwise than the manifest: delete it\n")
+    (dataset / "manifest.index").unlink()
+    assert verify(dataset, 1) == []
+
+
 def test_every_kind_of_a_damaged_shard(dataset: Path) -> None:
     shards = sorted(ShardedDataset.open(dataset).info.shards)
     assert len(shards) >= 3
