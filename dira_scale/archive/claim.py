@@ -26,9 +26,11 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.atomic import publish, write_atomic, write_json
 from dira_scale.base.storage.store import as_os_error, is_local, remove
 from dira_scale.dataset.manifest import MANIFEST_FILE, ShardedDataset, schema_of
+from dira_scale.dataset.manifest.foreground import FOREGROUND
 
 T = TypeVar("T")
 STATE = b"dira_scale"  # in the metadata of a state's schema: what it has beside the rows
+VOXELS = pa.field("foreground", pa.list_(pa.struct(list(FOREGROUND))))  # of the mask of a volume
 
 
 class ShardSlice(NamedTuple):
@@ -107,7 +109,6 @@ class ShardState(NamedTuple):
     xxh3: str
     rejected: tuple[Refused, ...]
     noted: tuple[str, ...]
-    foreground: tuple[dict[str, int | tuple[int, ...] | str], ...]  # of the masks of volumes
 
 
 def publish_shard(out: Path, made_of: str, schema: pa.Schema, name: str, part: Path, shard: WrittenShard) -> None:
@@ -120,23 +121,22 @@ def publish_shard(out: Path, made_of: str, schema: pa.Schema, name: str, part: P
             return
     publish(part, out / name)
     rejected = tuple(Refused(**entry) for entry in shard.rejected)
-    foreground = tuple(of_class for row in shard.rows for of_class in row.get("foreground", []))
-    state = ShardState(made_of, shard.size, shard.xxh3, rejected, tuple(shard.noted), foreground)
+    state = ShardState(made_of, shard.size, shard.xxh3, rejected, tuple(shard.noted))
     rows = [row | {"attributes": list(row["attributes"].items())} for row in shard.rows]
-    about = {STATE: as_data.write(state, as_data.NO_PATHS)}
+    kept = schema.append(VOXELS).with_metadata({STATE: as_data.write(state, as_data.NO_PATHS)})
     file = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema.with_metadata(about)), file, compression="zstd", write_page_checksum=True
-    )
+    pq.write_table(pa.Table.from_pylist(rows, kept), file, compression="zstd", write_page_checksum=True)
     write_atomic(state_file(out, name), file.getvalue())
 
 
-def read_state(out: Path, shard: str, schema: pa.Schema) -> tuple[ShardState, pa.Table]:
-    """The state of a finished shard, and its rows. Raises UserError for one that is damaged."""
+def read_state(out: Path, shard: str, schema: pa.Schema) -> tuple[ShardState, pa.Table, pa.Table]:
+    """The state of a finished shard, its rows, and those of ``foreground.parquet``. Raises UserError for one that is
+    damaged."""
     with as_data.opened(state_file(out, shard), "delete it, then run the same command again") as file:
         rows = file.read()
         state: ShardState = as_data.read(ShardState, rows.schema.metadata[STATE].decode(), as_data.NO_PATHS)
-        return state, rows.replace_schema_metadata().cast(schema)
+        voxels = pa.Table.from_struct_array(rows[VOXELS.name].combine_chunks().flatten()).cast(FOREGROUND)
+        return state, rows.select(schema.names).replace_schema_metadata().cast(schema), voxels
 
 
 def made_of(plan: PlannedShards, identity: dict[str, Any]) -> str:
@@ -207,8 +207,9 @@ def held(out: Path, part: ShardSlice) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path, how: int, what: str) -> Iterator[None]:
-    with path.open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
+            lock = stack.enter_context(path.open("w"))
             fcntl.flock(lock, how | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 raise BlockingIOError("the lock file was replaced by another process")

@@ -172,13 +172,13 @@ def joined(
         TableWriter(scratch / FOREGROUND_FILE, FOREGROUND) as foreground,
     ):
         for shard in plan.shards:
-            state, rows = read_state(out, shard, schema)
+            state, rows, voxels = read_state(out, shard, schema)
             if state.made_of != expected:  # two slices started at once with different images or recipes
                 raise UserError(f"out={out}: {shard} was made from other images or another recipe: delete it and "
                                 f"{state_file(out, shard)}, then run the same command again")  # fmt: skip
             manifest.add(rows)
             quarantine.add([refused._asdict() for refused in state.rejected])
-            foreground.add(list(state.foreground))
+            foreground.add(voxels)
             yield shard, state, rows
 
 

@@ -7,6 +7,7 @@
 import heapq
 import json
 import re
+import resource
 from collections.abc import Iterator
 from itertools import islice
 from operator import itemgetter
@@ -80,6 +81,8 @@ class Parts:
             shown = ", ".join(absent[:8]) + " …" * (len(absent) > 8)
             raise UserError(f"{self._folder} lacks {shown}: run `shard list` with these slices first")
         self._paths, depths = [there[name] for name in names], set[int]()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # all parts are open at once
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         for name, number in names.items():
             with as_data.opened(there[name], AGAIN) as file:
                 *part, (depth, found) = json.loads((file.schema_arrow.metadata or {})[ABOUT])

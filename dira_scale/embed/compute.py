@@ -14,6 +14,7 @@ from dira_scale.archive.claim import ShardSlice
 from dira_scale.base.errors import UserError, print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.atomic import as_user_error
+from dira_scale.base.storage.store import is_local, locate
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.judge.evaluation import embeddings as folder
 from dira_scale.judge.evaluation.config import MAP
@@ -60,7 +61,8 @@ class EmbeddingJob:
 
     def __init__(self, cfg: DictConfig, world: World) -> None:
         """Raises UserError naming key or file. Must not wait for another process."""
-        dataset, source = ShardedDataset.open(cfg.data.shards), open_source(cfg)
+        mine = is_local(locate(cfg.data.shards, "data.shards")) and (world.rank, world.ranks)
+        dataset, source = ShardedDataset.open(cfg.data.shards, mine), open_source(cfg)
         dataset.require(source.encoder.dimensions, "this encoder")
         splits = [each for each in dataset.splits if cfg.data.split in (ALL, each)]
         dataset.require_channels(splits, source.encoder.channels[0], source.channels, source.encoder.name)

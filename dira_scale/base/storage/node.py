@@ -38,7 +38,7 @@ def made_once(name: str, make: Callable[[BinaryIO], None]) -> Path:
     failed: OSError | None = None
     for parent, shared in _places():
         try:
-            folder = parent / f"dira_scale-{os.getuid()}" if shared else parent
+            folder = parent / f"dira_scale-node-{os.getuid()}" if shared else parent
             if shared:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if folder.stat().st_uid != os.getuid():

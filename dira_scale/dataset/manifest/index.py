@@ -13,6 +13,7 @@ The file is ``manifest.index`` of a dataset, or a node's copy of it::
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -150,7 +151,9 @@ class ManifestIndex:
             named = [[int(count) for count in facts["names"][column]] for column in NAMED]
             hash, kinds, manifest = str(facts["hash"]), checked_kinds(facts["kinds"], info.counts), facts["manifest"]
             manifest = {"size": int(manifest["size"]), "tail": str(manifest["tail"]), "xxh3": str(manifest["xxh3"])}
-        except (KeyError, TypeError, AttributeError) as error:
+            if not re.fullmatch("[0-9a-f]{64}", hash):
+                raise ValueError("its hash is none")
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"its facts are damaged ({error!r})") from error
         start, end, names = layout.size, len(content) - 8 - length, list[Names]()
         for count, size in named:
@@ -170,6 +173,7 @@ class ManifestIndex:
     def _check(self, info: DatasetInfo) -> None:
         rows = len(self.records)
         kinds = {_kind_number(CODEC_NAMES.index(kind.codec), *kind[1:]) for of in self.kinds.values() for kind in of}
+        met = np.zeros(rows, bool)
         for first in range(0, rows, CHECKED):
             part = slice(first, first + CHECKED)
             columns = (self.records[part][name].astype(np.int64) for name in PayloadKind._fields)
@@ -178,8 +182,11 @@ class ManifestIndex:
             if fault := wrong_records(self.records[part], info, len(CODEC_NAMES)):
                 raise ValueError(fault)
             _within(self.by_split[part], 0, rows, "by_split")
+            met[self.by_split[part]] = True
             _within(self.patients.codes[part], 0, len(self.patients.names), "patient")
             _within(self.studies.codes[part], -1, len(self.studies.names), "study")
+        if not met.all():
+            raise ValueError("a row is in no split, or in two")
         _within(self.spans[:, 0], -1, max(rows, 1), "spans")
         _within(self.spans.sum(1), -1, rows + 1, "spans")
         _within(self.spans[:, 1], 0, rows + 1, "spans")

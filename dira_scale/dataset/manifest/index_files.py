@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from dira_scale.base.errors import DatasetError
+from dira_scale.base.storage.atomic import FULL
 from dira_scale.base.storage.node import made_once
 from dira_scale.base.storage.retry import retry
 from dira_scale.base.storage.store import with_errno
@@ -105,6 +106,8 @@ def _fill(file: BinaryIO, manifest: ManifestFile, info: DatasetInfo) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
+        if error.errno in FULL:  # the node's disk: another may have room
+            raise
         raise DatasetError(f"{own} cannot be read ({error.strerror or error}): copy it again, or delete it") from error
     except (ValueError, RecursionError) as error:
         logger.warning("%s is not used: %s; shard verify checks a dataset", own, str(error).splitlines()[0])

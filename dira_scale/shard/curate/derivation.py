@@ -36,11 +36,14 @@ from dira_scale.dataset.manifest.foreground import FOREGROUND, FOREGROUND_FILE, 
 from dira_scale.dataset.manifest.index_files import write_index
 from dira_scale.dataset.manifest.several import in_two_splits
 
+SCRATCH = ".dira_scale-"  # begins the name of the folder in which a new dataset is written
+
 
 def empty_folder(out: str | Path) -> Path:
     """``out`` as a folder that is empty, but for what a killed call has left. Raises UserError if it is not."""
     folder = locate(out, "out")
-    names = {each.name for each in folder.iterdir() if each.suffix != ".tmp"} if folder.exists() else set()
+    there = [each.name for each in folder.iterdir()] if folder.exists() else []
+    names = {name for name in there if not name.startswith(SCRATCH) and not name.endswith(".tmp")}
     if names and not {QUARANTINE_FILE} <= names <= {QUARANTINE_FILE, FOREGROUND_FILE, INFO_FILE, INDEX_FILE}:
         raise UserError(f"out={out} is not empty: choose another folder")
     return folder
@@ -82,10 +85,10 @@ def write(
     All is written into a folder ``*.tmp`` in ``out``, then moved, the manifest last: what a killed call leaves, the
     next one removes. Raises UserError if no row is left.
     """
-    for left in out.glob("*.tmp") if is_local(out) else ():
+    for left in out.glob(f"{SCRATCH}*") if is_local(out) else ():
         remove(left) if left.is_dir() else left.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(".tmp", ".", out if is_local(out) else None))
+    scratch = Path(tempfile.mkdtemp("", SCRATCH, out if is_local(out) else None))
     try:
         counts, used = write_rows(scratch / MANIFEST_FILE, like.schema, rows)
         if not counts:

@@ -19,9 +19,10 @@ from dira_scale.base.errors import counted, print_line
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.machine.workers import worker_pool
 from dira_scale.base.storage.store import open_file
-from dira_scale.dataset.manifest import INDEX_FILE, ShardedDataset
+from dira_scale.dataset.manifest import INDEX_FILE, DatasetError, ShardedDataset
 from dira_scale.dataset.manifest.foreground import FOREGROUND_FILE, read_foreground
 from dira_scale.dataset.manifest.index_files import is_of_manifest
+from dira_scale.dataset.manifest.shard_file import require_shard
 from dira_scale.dataset.manifest.tar import checksum, members
 from dira_scale.dataset.pixels.bricks import BrickError, Bricks
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
@@ -51,7 +52,7 @@ def verify(path: str | Path, workers: int, part: ShardSlice = ALL) -> list[Damag
     """
     dataset = ShardedDataset.open(path, check_shards=False)
     notes, shards = Notes(dataset), list(dataset.info.shards)[part.number - 1 :: part.total]
-    left = [shard for shard in shards if shard not in notes.intact]
+    left = [shard for shard in shards if shard not in notes.intact or not _is_there(dataset, shard)]
     if len(left) < len(shards):
         before = f"{len(shards) - len(left)} of {counted(len(shards), 'shard')}"
         print_line(f"{before} were intact in earlier calls; to verify them again, delete {notes.folder}")
@@ -76,6 +77,14 @@ def verify(path: str | Path, workers: int, part: ShardSlice = ALL) -> list[Damag
     if part == ALL:
         notes.remove()
     return [damage for shard in (INDEX_FILE, *left) for damage in result.get(shard, ())]
+
+
+def _is_there(dataset: ShardedDataset, shard: str) -> bool:
+    try:
+        require_shard(dataset.file(shard), dataset.info.shards[shard])
+    except DatasetError:
+        return False
+    return True
 
 
 def print_damages(path: str | Path, damages: list[Damage], part: ShardSlice = ALL) -> int:

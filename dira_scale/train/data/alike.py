@@ -10,5 +10,5 @@ def numbered(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     kind, buffer = pa.binary(rows.itemsize * rows.shape[1]), pa.py_buffer(np.ascontiguousarray(rows))
     coded = pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, buffer]).dictionary_encode()
-    different = np.array(coded.dictionary.to_pylist(), f"V{kind.byte_width}")
-    return different.view(rows.dtype).reshape(-1, rows.shape[1]), coded.indices.to_numpy()
+    different = np.frombuffer(coded.dictionary.buffers()[1], rows.dtype, len(coded.dictionary) * rows.shape[1])
+    return different.reshape(-1, rows.shape[1]), coded.indices.to_numpy()

@@ -87,14 +87,15 @@ class Columns(ABC):
         """
         count = sum(len(dataset.rows(split)) for dataset in datasets)
         everyone = (np.arange(part.start, part.stop) for part in mapped.chunks(count))
-        counts: dict[bytes, int] = {}
+        different, sizes = [np.empty((0, len(self.names)), np.float32)], [np.empty(0, int)]
         for samples in everyone if learned is None else learned:
             rows, which = alike.numbered(self.values(datasets, split, samples))
-            for row, size in zip(rows, np.bincount(which).tolist(), strict=True):
-                counts[row.tobytes()] = counts.get(row.tobytes(), 0) + size
-        values = np.frombuffer(bytearray().join(counts), np.float32).reshape(-1, len(self.names))
+            different.append(rows)
+            sizes.append(np.bincount(which, minlength=len(rows)))
+        values, which = alike.numbered(np.concatenate(different))
+        counts = np.bincount(which, np.concatenate(sizes), len(values)).astype(int)
         where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'"
-        self._check(values, np.array([*counts.values()]), where, learned is not None)
+        self._check(values, counts, where, learned is not None)
 
     @abstractmethod
     def _check(self, values: np.ndarray, counts: np.ndarray, where: str, learned: bool) -> None:

@@ -131,12 +131,12 @@ def test_a_sweeps_phase_takes_a_part_and_does_so_again_after_a_kill(whole: Path,
     assert words[1:4] == ["-m", "dira_scale.shard", "subset"]
     assert main(words[3:]) == 0
     output = tmp_path / "cross" / run.output
-    (output / "manifest.parquet").rename(output / ".manifest.parquet.0a.1.2.tmp")
-    (output / ".abc.tmp").mkdir()  # the folder of a killed call
+    (output / ".dira_scale-abc").mkdir()  # the folder of a killed call
+    (output / "manifest.parquet").rename(output / ".dira_scale-abc" / "manifest.parquet")
     assert main(words[3:]) == 0
     again = subset(whole, tmp_path / "again", part(folds=3, fold=1))
     assert ShardedDataset.open(output).info.counts == again.counts
-    assert not [*output.glob("*.tmp"), *output.glob(".*.tmp")]
+    assert not [*output.glob(".dira_scale-*")]
     with pytest.raises(UserError, match="is not empty"):
         subset(whole, output, part())
 
@@ -209,7 +209,7 @@ def test_a_killed_subset_is_made_by_the_same_command(whole: Path, tmp_path: Path
     command, environment = killed_at([*words, f"out={tmp_path / 'out'}"], f"os.rename:/{name}:1")
     with Job(command, tmp_path / "out", **environment) as job:
         assert job.end() == -signal.SIGKILL, job.printed
-    assert any((tmp_path / "out").glob(".*.tmp")) and not (tmp_path / "out" / "manifest.parquet").exists()
+    assert any((tmp_path / "out").glob(".dira_scale-*")) and not (tmp_path / "out" / "manifest.parquet").exists()
     for out in ("out", "unbroken"):
         finish([*words, f"out={tmp_path / out}"])
     made = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("out", "unbroken")]

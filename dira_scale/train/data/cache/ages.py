@@ -117,8 +117,10 @@ class Ages:
         new = np.zeros((), _form(1 + 2 * len(files) // BLOCK))
         new["ages"] = new["bounds"] = NEVER
         new["salt"] = int.from_bytes(os.urandom(8))  # so that nobody can make names that collide
-        with open_new(self.folder / FILE) as file:
+        part = self.folder / f".{FILE}.new"  # whoever touches a row without the lock meets a whole file
+        with open_new(part) as file:
             file.write(new.tobytes())
+        part.replace(self.folder / FILE)
         self._mapped()
         for name, age in files.items():
             self.put(name, age)
