@@ -84,12 +84,12 @@ def test_what_grows_with_the_rows(
 ) -> None:
     """Private memory of each process, for docs/evidence/scale.md."""
     found = dict[str, list[list[float]]]()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2]))))
     sizes = 10**6, 4 * 10**6, 10**7
     for rows in sizes:
         root, out = with_shards(tmp_path / f"rows{rows}", rows), tmp_path / f"out{rows}"
         (root / "manifest.index").unlink()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache{rows}"))  # where nothing was opened yet
         for name in (*works(root), "fraction", "stats"):
             printed = finish([sys.executable, "-c", WATCHED, name, str(root), str(out)], seconds=1800, fresh=True)
             found.setdefault(name, []).append([*map(float, printed.splitlines()[-1].split())])

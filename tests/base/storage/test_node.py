@@ -112,14 +112,14 @@ def test_places_on_network_disks_are_passed_over(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    assert node.made_once("name", write).is_relative_to(tmp_path / "tmp" / f"dira_scale-{os.getuid()}")
+    assert node.made_once("name", write).is_relative_to(tmp_path / "tmp" / f"dira_scale-node-{os.getuid()}")
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "job"))
     assert node.made_once("name", write).is_relative_to(tmp_path / "job")
 
 
 def test_a_folder_of_another_user_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "_places", lambda: [(tmp_path, True), (tmp_path / "mine", False)])
-    (tmp_path / "dira_scale-7").mkdir()
+    (tmp_path / "dira_scale-node-7").mkdir()
     monkeypatch.setattr(os, "getuid", lambda: 7)
     assert node.made_once("name", write).is_relative_to(tmp_path / "mine")
 

@@ -1,7 +1,6 @@
 """``shard balance``: clusters beside scikit-learn's, near-duplicates beside all pairs, draws beside a recursion."""
 
 import csv
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from sklearn.cluster import KMeans
 from toy_run import write
 
 from dira_scale.dataset.manifest import ShardedDataset
-from dira_scale.judge.evaluation import nearest as torch_nearest
 from dira_scale.shard import main
 from dira_scale.shard.curate.balance import clusters, duplicates, make
 from dira_scale.shard.curate.balance.clusters import k_means, nearest, resampled, tree
@@ -49,22 +47,6 @@ def test_resampled_centroids_leave_the_dense_place() -> None:
     assert centroids.shape == (2, 1) and [len(np.unique(level)) for level in levels] == [30, 6, 2]
     for fine, coarse in pairwise(levels):
         assert len({*zip(fine.tolist(), coarse.tolist(), strict=True)}) == len(np.unique(fine))  # each is in one
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_torch_finds_the_same(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    points = (rng.normal(size=(20, 8))[rng.integers(20, size=900)] + 0.3 * rng.normal(size=(900, 8))).astype(np.float32)
-    found = []
-    for is_there in (False, True):
-        monkeypatch.setattr(clusters, "on_gpu", lambda is_there=is_there: is_there)
-        monkeypatch.setattr(torch_nearest, "finder", partial(torch_nearest.finder, device=device))
-        centroids = k_means(points, np.arange(900), 20, np.random.default_rng(0))
-        number, distance = clusters.finder(centroids)(points, 3)
-        found.append((centroids, *nearest(points, centroids), np.sort(number, 1), np.sort(distance, 1)))
-    for one, other in zip(*found, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("threshold", "spread"), [(0.8, 2**14), (0.97, 2**14), (1.0, 2**14), (0.97, 0)])
