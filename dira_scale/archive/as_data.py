@@ -1,4 +1,4 @@
-"""What a source lists, as data: JSON read by the annotations of its classes, as a listing may be a stranger's."""
+"""Writes what a source lists as JSON, and reads it by the annotations of its classes: a listing may be a stranger's."""
 
 import base64
 import json
@@ -20,16 +20,16 @@ from dira_scale.base.errors import UserError
 from dira_scale.base.storage.store import as_os_error
 from dira_scale.base.storage.text import brief
 
-KIND = "kind"  # of an image or mask that is not one file, beside its fields
+KIND = "kind"  # names the class of an image or mask that is not one file
 OURS = "dira_scale.archive."  # where the kinds of our sources are; those of another are in the module of its class
 
 
 class Notation(NamedTuple):
-    """How paths are written and read, and what other kinds there are; what they refuse raises ValueError."""
+    """Says how paths are written and read; both functions raise ValueError for a path that they refuse."""
 
     text: Callable[[Path], str]
     path: Callable[[str], Path]
-    module: str = ""  # of the source's class, whose own kinds may be named: the recipe names that class
+    module: str = ""  # holds the recipe's source class; its classes may be named, too
 
 
 def _no_path(_: Any) -> Any:
@@ -105,7 +105,7 @@ def _cannot_be_kept(kind: Any) -> UserError:
 
 @cache
 def _readers(kind: type) -> dict[str, Reader]:
-    """Of each field."""
+    """Return the reader of each field of a ``kind``."""
     hints = get_type_hints(kind)
     names = getattr(kind, "_fields", None) or [each.name for each in fields(kind)]
     return {name: _reader(hints[name]) for name in names}
@@ -113,7 +113,7 @@ def _readers(kind: type) -> dict[str, Reader]:
 
 @cache
 def _reader(kind: Any) -> Reader:
-    """What reads a value of a ``kind``, of the types that JSON has for it. Raises UserError for one that none has."""
+    """Return the function that reads a value of a ``kind`` from JSON. Raises UserError for a type that JSON lacks."""
     origin, of = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, UnionType):
         readers = {json_type: _reader(each) for each in of for json_type in _types(each)}

@@ -30,7 +30,7 @@ from dira_scale.dataset.manifest.foreground import FOREGROUND
 
 T = TypeVar("T")
 STATE = b"dira_scale"  # in the metadata of a state's schema: what it has beside the rows
-VOXELS = pa.field("foreground", pa.list_(pa.struct(list(FOREGROUND))))  # of the mask of a volume
+VOXELS = pa.field("foreground", pa.list_(pa.struct(list(FOREGROUND))))  # a row of foreground.parquet for each class
 
 
 class ShardSlice(NamedTuple):
@@ -102,7 +102,7 @@ def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
 
 
 class ShardState(NamedTuple):
-    """What is kept of a finished shard, beside its rows of the manifest, until all are joined."""
+    """The state of a finished shard keeps this beside its manifest rows until all shards are joined."""
 
     made_of: str
     size: int

@@ -29,7 +29,7 @@ from dira_scale.base.storage.store import as_os_error, is_local
 from dira_scale.base.storage.walk import WalkShare, in_order, resolve_links, walked
 
 LISTED, PART = "listed", re.compile(r"([0-9]+)-of-([0-9]+)\.parquet")
-AT_ONCE = 2048  # files in a row group: of each of some hundred parts one is in memory
+AT_ONCE = 2048  # files in a row group; the join holds one row group of each part
 ABOUT = b"dira_scale"  # what the part is of, in the metadata of its schema
 AGAIN = "delete it, and run `shard list` with its slice again"
 SCHEMA = pa.schema([("file", pa.string())])
@@ -65,10 +65,10 @@ def is_listed(out: Path) -> bool:
 
 
 class Parts:
-    """What all tasks have inspected, in the order of one walk.
+    """Iterates over what all tasks have inspected, in the order of one walk.
 
-    ``root``: of the walk. Raises UserError if a part is missing, damaged, or of another listing than the others or than
-    ``listing`` says.
+    ``root`` is where the walk began. Raises UserError if a part is missing, damaged, or of another listing than the
+    others or than ``listing`` says.
     """
 
     def __init__(self, out: Path, listing: list[Any], root: Path):

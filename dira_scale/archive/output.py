@@ -39,7 +39,7 @@ OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|parquet|json)|listed|plan|[0-9]+-of-[0-
 
 
 def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """The keys ``recipe``; name, modality and shards' size, if null, are those of the dataset at ``out``, finished or
+    """Return ``recipe``; a null name, modality or shard size is taken from the dataset at ``out``, finished or
     begun.
 
     Thus a dataset that was moved is still that of its recipe. A new one is named after its folder, and its modality

@@ -158,7 +158,7 @@ class MadePlan(ShardPlan):
         return [item_of(self._hasher, pickle.loads(content), *row) for *row, content in rows]
 
     def differences(self, keys: Iterable[str]) -> tuple[int, int]:
-        """How many inputs are planned and not among ``keys``, and how many of these are not planned."""
+        """Return how many planned inputs are not among ``keys``, and how many of ``keys`` are not planned."""
         self._table.execute("CREATE TEMP TABLE other (key TEXT PRIMARY KEY) WITHOUT ROWID")
         self._table.executemany("INSERT OR IGNORE INTO other VALUES (?)", ([key] for key in keys))
         counts = (

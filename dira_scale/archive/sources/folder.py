@@ -121,8 +121,8 @@ class Folder:
 
     @classmethod
     def inspector(cls, arguments: Mapping[str, Any]) -> Inspector | None:
-        """What tells of each file below ``images`` all that ``parts`` must have; None: they cannot be inspected apart.
-        ``arguments`` are those of the constructor."""
+        """Return the function that inspects a file for ``parts``, by the constructor's ``arguments``; None if files
+        cannot be inspected one by one."""
         return inspect_image
 
     def records(self, workers: int) -> Iterator[SourceRecord]:

@@ -1,4 +1,4 @@
-"""What is asked of each file of a folder before any image is decoded: a task of its own for each part of an archive."""
+"""Inspects each file of a folder before any image is decoded; several tasks can divide an archive's files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ class Inspected(NamedTuple):
     path: Path  # without links
     link: Path | None = None  # by which it was met, if that is another
     size: int | None = None  # bytes
-    header: Mapping[str, str] = MappingProxyType({})  # of DICOM, of an image
-    head: Head | None = None  # of DICOM, of a volume
+    header: Mapping[str, str] = MappingProxyType({})  # of a DICOM image
+    head: Head | None = None  # of a slice of a DICOM volume
     rejected: str | None = None
     absent: bool = False
     aside: str | None = None  # a DICOM object that is no image

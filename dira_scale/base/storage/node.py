@@ -78,11 +78,10 @@ def _made(folder: Path, name: str, make: Callable[[BinaryIO], None]) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path, part, seen, since = folder / name, folder / f"{name}.tmp", None, time.monotonic()
     while True:
-        with suppress(FileNotFoundError):
+        if _size(path):
             with suppress(PermissionError):  # a cache that is only read: its owner sees to it
                 os.utime(path)
-            if path.stat().st_size:
-                return path
+            return path
         with open(part, "r+b", opener=lambda path, flags: os.open(path, flags | os.O_CREAT, 0o600)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +97,9 @@ def _made(folder: Path, name: str, make: Callable[[BinaryIO], None]) -> Path:
             ours = False
             with suppress(FileNotFoundError):
                 ours = os.path.samestat(os.fstat(file.fileno()), part.stat())
-            if not ours:  # whoever had it has finished it, or failed
+            if done := ours and _size(path) > 0:  # another process has finished it between the two looks
+                part.unlink()
+            if done or not ours:  # whoever had it has finished it, or failed
                 continue
             try:
                 file.truncate(0)
@@ -113,3 +114,10 @@ def _made(folder: Path, name: str, make: Callable[[BinaryIO], None]) -> Path:
                 if time.time() - old.stat().st_mtime > UNUSED:
                     old.unlink()
         return path
+
+
+def _size(path: Path) -> int:
+    """Return a file's bytes; 0 if it is not there."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

@@ -74,6 +74,18 @@ def test_one_that_is_silent_or_killed_is_told_apart(place: Path, monkeypatch: py
     assert node.made_once("name", write).read_bytes() == CONTENT  # nothing of the killed one's is left in it
 
 
+def test_what_is_finished_between_two_looks_is_not_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def late(file: BinaryIO, how: int) -> None:
+        (place / "name").write_bytes(CONTENT)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert node.made_once("name", refuse).read_bytes() == CONTENT
+    assert [path.name for path in place.iterdir()] == ["name"]
+
+
 def test_a_place_that_cannot_keep_it_leaves_it_to_the_next(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

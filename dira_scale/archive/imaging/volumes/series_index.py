@@ -88,7 +88,7 @@ class _Slice(NamedTuple):
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """Whose it is, if it is a scout, and its own path if it is no slice of a series."""
+        """Return patient and study, whether it is a scout, and its path if it belongs to no series."""
         scout = "scout" if "LOCALIZER" in self.head.parts[-1].upper() else ""
         alone = str(self.path) if self.head.frames or not self.head.series else ""
         return " ".join(self.head.header.get(name, "") for name in ("patient", "study")), scout, alone
