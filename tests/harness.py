@@ -115,7 +115,7 @@ def losses(run: Path, split: str = "train") -> list[dict[str, float]]:
 
 def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
     """All tensors of a step's checkpoint, or of the newest."""
-    return checkpoint.load(run / "checkpoints" / f"{step:09d}" if step else checkpoint.latest(run))[0]
+    return dict(checkpoint.load(run / "checkpoints" / f"{step:09d}" if step else checkpoint.latest(run))[0])
 
 
 def distances(

@@ -213,29 +213,29 @@ MUTATIONS = (
     Mutation(
         "resumed-without-the-discriminator",
         "train/engine/state.py",
-        'side.module.load_state_dict(_under(f"{side.name}.", tensors))',
+        '_fill(side.module, f"{side.name}.", found)',
         "pass",
         ("pretrain/test_stages.py",),
     ),
     Mutation(
         "resumed-a-step-too-late",
         "train/engine/loop.py",
-        "self.state, self.stored = RunState(**state), True",
-        'self.state, self.stored = RunState(**state | {"step": state["step"] + 1}), True',
+        "self.state, self.stored, self._resumed = RunState(**found.state),",
+        'self.state, self.stored, self._resumed = RunState(**found.state | {"step": found.state["step"] + 1}),',
         ("pretrain/test_stages.py",),
     ),
     Mutation(
         "checkpoint-of-other-bytes-is-whole",
-        "train/runs/checkpoint/reading.py",
-        'if len(content) != part["size"] or checksum(content) != part["xxh3"]:',
-        'if len(content) != part["size"]:',
+        "train/runs/checkpoint/stored.py",
+        "if checksum(data) != part.sums[at]:",
+        "if not data:",
         ("train/runs/test_checkpoint.py",),
     ),
     Mutation(
         "latest-may-be-broken",
         "train/runs/checkpoint/reading.py",
-        "            verify(candidate)\n",
-        "            _index(candidate)\n",
+        "    parts.verify(rank, ranks)\n",
+        "",
         ("train/runs/test_checkpoint.py",),
     ),
     Mutation(
@@ -255,8 +255,8 @@ MUTATIONS = (
     Mutation(
         "resumed-without-the-optimizer",
         "train/engine/parallel/model.py",
-        "make(module)\n        optim.load_by_name(self.optimizer, module, OPTIMIZER, state)\n",
-        "make(module)\n",
+        "        optim.load_by_name(self.optimizer, self.module, prefix, stored)\n",
+        "        pass\n",
         ("train/engine/test_any_task.py",),
     ),
     # ------------------------------------------------------------------ from an archive to a dataset

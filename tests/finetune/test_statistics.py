@@ -84,7 +84,7 @@ def test_nothing_else_of_a_run_differs_and_short_runs_have_them(discs: Path, tmp
         more = ["data.val_split=null", "data.test_split=null"] if name == "long" else []
         steps = ["steps=1"] if name == "long" else []
         assert main([*WORDS, f"data.shards={discs}", f"run={run}", *words, *more, *steps]) == 0
-        tensors[name] = checkpoint.load(checkpoint.latest(run))[0]
+        tensors[name] = dict(checkpoint.load(checkpoint.latest(run))[0])
         assert ("validate.norm_passes" in (run / "log.txt").read_text()) == (name == "short")
     for name, value in tensors["usual"].items():
         assert torch.equal(value, tensors["short"][name]) != name.endswith(RUNNING), name
@@ -104,7 +104,7 @@ def test_two_processes_equal_one_and_choose_the_same_rate(discs: Path, tmp_path:
         command = [sys.executable, *launcher, "-m", "dira_scale.finetune", *WORDS, f"data.shards={discs}"]
         finish([*command, f"run={run}", *choose])
         assert len([*run.glob("rates/*/config.yaml")]) == 2 and (run / "results.json").exists()
-        tensors.append(checkpoint.load(checkpoint.latest(run))[0])
+        tensors.append(dict(checkpoint.load(checkpoint.latest(run))[0]))
     for name, value in tensors[0].items():
         if name.startswith("network."):  # rounding grows over the steps
             torch.testing.assert_close(tensors[1][name], value, rtol=1e-3, atol=1e-3, msg=f"{name}: ".__add__)

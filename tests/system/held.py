@@ -57,7 +57,7 @@ def main() -> None:
         if step % 2 == 0:  # of the stage before nothing may be left
             if model is not None:
                 strategy.end(model)
-            model = strategy.begin(prepare, lambda m: optim.stage_optimizer(config.optim, m, 32), {})
+            model = strategy.begin(prepare, lambda m: optim.stage_optimizer(config.optim, m, 32))
         with model.accumulating(True):
             batch = SimpleNamespace(step=step, lacking=lambda first, views: None)
             terms = model.wrapped((images, images), (images, images), batch)

@@ -86,7 +86,7 @@ def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path,
         assert len(reported) == 1 and "lost the other processes" in reported[0], job.printed
         assert job.processes() == []
     assert status(run)["state"] == "failed" and "lost the other processes" in status(run)["reason"]
-    checkpoint.load(checkpoint.latest(run))
+    dict(checkpoint.load(checkpoint.latest(run))[0])
 
 
 @pytest.mark.system
@@ -290,7 +290,7 @@ def test_a_full_disk_ends_no_run(unbroken: Path, shards: Path, tmp_path: Path) -
             job.process.send_signal(signal.SIGCONT)
             job.wait_until(lambda: "could not be written" in job.printed)
             last_good = checkpoint.latest(run)
-            checkpoint.load(last_good)
+            dict(checkpoint.load(last_good)[0])
             job.process.send_signal(signal.SIGSTOP)
             disk.free(job)
             job.process.send_signal(signal.SIGCONT)

@@ -19,7 +19,11 @@ FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def write_atomic(
-    path: Path, content: str | bytes, check: Callable[[], None] = lambda: None, private: bool = False, new: bool = False
+    path: Path,
+    content: str | bytes | bytearray,
+    check: Callable[[], None] = lambda: None,
+    private: bool = False,
+    new: bool = False,
 ) -> None:
     """Write a file, unless ``check``, called right before it becomes visible, raises.
 

@@ -75,7 +75,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         def make(module: nn.Module) -> Optimizer:
             return _with_states(optim.stage_optimizer(task.optim, module, stage.batch), gpu)
 
-        model = _Model(world, module, lambda module: task.prepare(stage, module), make, {})
+        model = _Model(world, module, lambda module: task.prepare(stage, module), make)
         beside: list[Tensor] = []
         for side in task.side_modules:
             beside += [*side.module.parameters(), *_states(_with_states(side.optimizer, gpu))]

@@ -5,8 +5,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from dira_scale.train.distributed import flight_recorder
 from dira_scale.train.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.train.distributed.long_work import gather_beside_training
@@ -51,7 +49,7 @@ class Loop:
             alive,
         )
         self.state, self.stored = RunState(), False  # whether there is a checkpoint to resume from
-        self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is created
+        self._resumed: checkpoint.Stored | None = None  # until the stage's optimizer has loaded its state
         self._resume()
         if not self.stored:
             raise_on_all(self._require_space)
@@ -93,7 +91,7 @@ class Loop:
 
     def _train_stage(self, plan: StagePlan, signals: Signals) -> str:
         """All steps of a stage. Returns why the run ends, or "" if the next stage follows."""
-        stage, self._optimizer_state = self._begin(plan), {}
+        stage = self._begin(plan)
         self.log.begin(plan)
         if self.run is not None:
             self.run.steps = self.total_steps()
@@ -126,7 +124,7 @@ class Loop:
         return ""
 
     def _begin(self, plan: StagePlan) -> StageRun:
-        """Create the stage with a new optimizer, which starts from a resumed state if there is one. Collective.
+        """Create the stage with a new optimizer, which loads a resumed state if there is one. Collective.
 
         Queue, momentum network and side modules are kept.
         """
@@ -135,8 +133,10 @@ class Loop:
         model = strategy.begin(
             lambda module: task.prepare(plan, module),
             lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
-            self._optimizer_state,
         )
+        if self._resumed is not None:
+            self.checkpointer.read_on_all(partial(model.load, self._resumed, task.tensors.optimizer))
+            self._resumed = None
         guard, means, seed, settings = NaNGuard(device), self.log.means, self.config.seed, self.config.parallel
         given = self.scale, means, seed, settings.accumulate, device, settings.attention
         modules = [model.module, *(side.module for side in task.side_modules)]
@@ -290,27 +290,24 @@ class Loop:
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""
         folder, read = self.checkpointer.folder, self.checkpointer.read_on_all
-        name = broadcast_from_main(read(lambda: self._choose_checkpoint(folder)))
-        if name is None:
+        found, damaged = checkpoint.find_latest(folder, self.world.rank, self.world.ranks, read)
+        read(lambda: self._clean_up(folder, damaged, found is None))
+        if found is None:
             return
-        tensors, state = read(lambda: checkpoint.load(folder / name))
-        self.state, self.stored = RunState(**state), True
-        self._optimizer_state = restore(tensors, self.strategy.module, self.task)
+        read(lambda: restore(found.tensors, self.strategy.module, self.task))
+        self.state, self.stored, self._resumed = RunState(**found.state), True, found.tensors
         read(lambda: self._rewind_run(folder))
 
-    def _choose_checkpoint(self, folder: Path) -> str | None:
-        """On the main process: the name of the checkpoint to resume from, after moving damaged and removing unfinished
-        ones."""
+    def _clean_up(self, folder: Path, damaged: dict[str, str], anew: bool) -> None:
+        """On the main process: move damaged checkpoints and remove unfinished ones."""
         if self.run is None:
-            return None
-        name, damaged = checkpoint.find_latest(folder)
+            return
         for bad, reason in damaged.items():
             self.run.log(f"refused {bad}: {reason}")
         self.run.lease.check()
         checkpoint.clean_up(folder, damaged)
-        if name is None:
+        if anew:
             self.run.drop_rows_after(0)
-        return name
 
     def _rewind_run(self, folder: Path) -> None:
         """On the main process: set the run's pointers and metrics back to the checkpoint that it resumes from."""

@@ -15,7 +15,8 @@ from dira_scale.base.config.border import at, constructed
 from dira_scale.base.config.registry import imported
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.train.engine.config import PLATEAU, Optim
-from dira_scale.train.models.momentum import local_shard
+from dira_scale.train.models.momentum import local_shard, local_start
+from dira_scale.train.runs.checkpoint import Stored
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # those of torch's that have fused kernels on GPUs
 # Optimizers that update each value independently, so flat partitions do not change them. Others need complete layers
@@ -200,21 +201,26 @@ def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -
     return {key: value for key, value in state.items() if value is not None}
 
 
-def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`state_by_name`, by copies with the parameters' placement; ignores other prefixes."""
+def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, stored: Stored) -> None:
+    """The inverse of :func:`state_by_name`; of each state this process reads what it holds of the parameter."""
     parts = {id(whole(part)): part for group in optimizer.param_groups for part in group["params"]}
-    for name, parameter in module.named_parameters():
-        part, start = parts.get(id(parameter), parameter), f"{prefix}.{name}."
-        for key, tensor in tensors.items():
-            if not key.startswith(start) or "." in key.removeprefix(start):
-                continue
-            if isinstance(parameter, DTensor) and tensor.ndim:  # every process takes its shard of the complete tensor
-                complete, placements = tensor.to(parameter.device), parameter.placements
-                shard = distribute_tensor(complete, parameter.device_mesh, placements, src_data_rank=None)
-                value: Tensor = shard if part is parameter else shard.to_local().clone()
-            elif tensor.ndim and tensor.shape == parameter.shape:
-                value = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-            else:  # scalars (Adam's step count) on the CPU unless the kernel needs them
-                on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-                value = tensor.to(parameter.device if on_device else "cpu", copy=True)
-            optimizer.state[part][key.removeprefix(start)] = value
+    parameters = dict(module.named_parameters())
+    for full, tensor in stored.tensors.items():
+        name, _, key = full.removeprefix(f"{prefix}.").rpartition(".")
+        if not full.startswith(f"{prefix}.") or (parameter := parameters.get(name)) is None:
+            continue
+        part = parts.get(id(parameter), parameter)
+        if tensor.shape and tensor.shape == parameter.shape:
+            value = torch.empty_like(local_shard(parameter), dtype=tensor.dtype)
+            value.copy_(stored.part_of(full, value, local_start(parameter)))
+            if isinstance(part, DTensor):
+                value = DTensor.from_local(
+                    value, part.device_mesh, part.placements, shape=part.shape, stride=part.stride()
+                )
+        elif tensor.shape and isinstance(part, DTensor):  # of another shape, as of factored second moments
+            complete, placements = stored[full].to(parameter.device), part.placements
+            value = distribute_tensor(complete, part.device_mesh, placements, src_data_rank=None)
+        else:  # scalars (Adam's step count) on the CPU unless the kernel needs them
+            on_device = tensor.shape or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+            value = stored[full].to(parameter.device if on_device else "cpu")
+        optimizer.state[part][key] = value

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from dira_scale.train.engine import optim
 from dira_scale.train.engine.config import Optim
 from dira_scale.train.engine.parallel.model import MODULE, OPTIMIZER
 from dira_scale.train.engine.task import SideModule, Task
+from dira_scale.train.models.momentum import local_shard, local_start
+from dira_scale.train.runs.checkpoint import DamagedError, Stored
 from dira_scale.train.runs.description import Tensors
 
 T = TypeVar("T")
@@ -84,18 +87,26 @@ def stored(tensors: Mapping[str, T], names: Tensors) -> dict[str, T]:
     return {f"{prefixes[prefix]}.{rest}": tensor for (prefix, _, rest), tensor in parts}
 
 
-def restore(tensors: dict[str, Tensor], module: nn.Module, task: Task) -> dict[str, Tensor]:
-    """Load a checkpoint's tensors, except those of the module's optimizer, which are returned.
+@torch.no_grad()
+def restore(found: Stored, module: nn.Module, task: Task) -> None:
+    """Load a checkpoint's tensors into the task's ``module``, as far as this process holds it, and the side modules.
 
-    That optimizer is created with each stage, over the parameters that the stage trains.
+    The module's optimizer is created with each stage, over the parameters that the stage trains, and loads its own
+    (:meth:`StageModel.load`).
+
+    Raises DamagedError if the checkpoint is of other tensors.
     """
-    module.load_state_dict(_under(f"{task.tensors.module}.", tensors))
+    _fill(module, f"{task.tensors.module}.", found)
     for side in task.side_modules:
-        side.module.load_state_dict(_under(f"{side.name}.", tensors))
-        optim.load_by_name(side.optimizer, side.module, f"optim.{side.name}", tensors)
-    states = _under(f"{task.tensors.optimizer}.", tensors)
-    return {f"{OPTIMIZER}.{name}": tensor for name, tensor in states.items()}
+        _fill(side.module, f"{side.name}.", found)
+        optim.load_by_name(side.optimizer, side.module, f"optim.{side.name}", found)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+def _fill(module: nn.Module, prefix: str, found: Stored) -> None:
+    state = {f"{prefix}{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+    stored = {name: tensor.shape for name, tensor in found.tensors.items() if name.startswith(prefix)}
+    if differing := sorted(stored.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()):
+        raise DamagedError(f"the checkpoint has not the tensors of this task's module: {differing[0][0]} differs")
+    for name in stored:  # in the order of its file
+        part = local_shard(state[name])
+        part.copy_(found.part_of(name, part, local_start(state[name])))

@@ -20,12 +20,12 @@ from dira_scale.train.models.pyramid import TimmEncoder
 from dira_scale.train.models.tensor_files import WeightsError, read_tensors
 from dira_scale.train.models.translations import TRANSLATIONS, Rules, other_axes, translate
 from dira_scale.train.models.vit import CUBICS, PlainEncoder, resampled
+from dira_scale.train.runs.lora import OPTIMIZERS
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
 _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|anchor|discriminator)([._]|$)")
 # Buffers that a network computes itself: only older files hold them.
-_OPTIMIZER = "optim."  # what a run's checkpoint calls the state of its optimizers, which nobody would expect to be used
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")
 _CUBICS = {AUTHORS: "dino", OF_TRANSFORMERS: "transformers"}  # by which positions of these layouts are resampled
 _STATISTICS = ("running_mean", "running_var")  # of BatchNorm
@@ -114,7 +114,7 @@ class StartWeights:
 
     def fill_mask_token(self, token: nn.Parameter) -> None:
         """Load ``token`` [dim], which stands for hidden patches, if the file has one of this width."""
-        names = [name for name in self._stored if name.split(".")[-1] == MASK_TOKEN and not name.startswith(_OPTIMIZER)]
+        names = [name for name in self._stored if name.split(".")[-1] == MASK_TOKEN and not name.startswith(OPTIMIZERS)]
         names = [name for name in names if self._stored[name].numel() == token.numel()]
         for name in ([name for name in names if not _COPY.search(name)] or names)[:1]:
             token.data.copy_(self._stored[name].view_as(token))
@@ -122,7 +122,7 @@ class StartWeights:
             self.loaded.append("mask token")
 
     def __str__(self) -> str:
-        kept = [name for name in self._stored if not name.startswith(_OPTIMIZER)]
+        kept = [name for name in self._stored if not name.startswith(OPTIMIZERS)]
         unused = [name for name in kept if name not in self._used and not _is_count(name)]
         loaded = f"{self.origin}: {', '.join(self.loaded)} loaded"
         listed = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"

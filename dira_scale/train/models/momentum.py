@@ -7,8 +7,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from dira_scale.train.distributed.collectives import rank
 from dira_scale.train.models.encoder import disable_randomness
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,3 +45,12 @@ def local_shard(tensor: Tensor) -> Tensor:
         return part.detach()
     held: Tensor = getattr(tensor, "ds_tensor", tensor)
     return held.detach()
+
+
+def local_start(tensor: Tensor) -> int:
+    """How many of the tensor's elements, in row-major order, are before those of :func:`local_shard`."""
+    if isinstance(tensor, DTensor):
+        _, (row, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        assert all(place == Shard(0) or place.is_replicate() for place in tensor.placements)
+        return row * math.prod(tensor.shape[1:])
+    return rank() * tensor.ds_tensor.numel() if hasattr(tensor, "ds_tensor") else 0

@@ -54,11 +54,15 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@torch.no_grad()
 def _fill(module: nn.Module, prefix: str | None, tensors: NamedTensors) -> None:
-    for name in module.state_dict():
+    """Copy the tensors one after another, as each may be read only now."""
+    for name, own in module.state_dict().items():
         if f"{prefix}.{name}" not in tensors:
             raise UserError(
                 f"the checkpoint has no {prefix}.{name}: a method must name its network encoder, decoder and head"
             )
-    with as_large_as((), FILE):  # other shapes than the checkpoint's
-        module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
+        with as_large_as((), FILE):
+            if (tensor := tensors[f"{prefix}.{name}"]).shape != own.shape:
+                raise ValueError(f"{prefix}.{name} is {list(tensor.shape)} there, and {list(own.shape)} here")
+            own.copy_(tensor)

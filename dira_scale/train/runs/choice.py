@@ -111,9 +111,9 @@ def run_weights(path: Path, stage: str | None = None, key: str = "init", name: s
         return None
     described = read_description(path)
     chosen = chosen_checkpoint(path, described, stage, "init_stage")
-    tensors = merged(checkpoint.load(chosen.folder)[0])
+    tensors = dict(merged(checkpoint.load(chosen.folder)[0]))
     head, scale = f"{described.tensors.head}.", described.output.scale
-    tensors = {name: tensor / scale if name.startswith(head) else tensor for name, tensor in tensors.items()}
+    tensors |= {name: tensor / scale for name, tensor in tensors.items() if name.startswith(head)}
     parent, _, encoder = (described.tensors.encoder or "encoder").rpartition(".")
     if encoder != "encoder":  # DINO's teacher, as probes and exports have it, in the student's place
         teacher = (name for name in [*tensors] if name.startswith(f"{parent}.{encoder}."))

@@ -1,7 +1,7 @@
 """Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -139,8 +139,9 @@ class RunReader:
             else:
                 yield TrainingData(dataset.known(present.info), present.info)
 
-    def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-        """Tensors and state of a checkpoint, and the stage in which it was written.
+    def load(self, stage: str | None) -> tuple[Mapping[str, Tensor], dict[str, Any], str]:
+        """The weights of a checkpoint, which are read when they are asked for, its state, and the stage in which it was
+        written.
 
         ``stage``: as :func:`chosen_checkpoint` takes it. Which one that is, is logged if there are others.
 
@@ -150,8 +151,8 @@ class RunReader:
         if chosen.others:
             logger.info("%s", chosen.sentence(self.folder.resolve().name, "stage", self.description.best))
         try:
-            tensors, state = checkpoint.load(chosen.folder)
-            tensors = merged(tensors)
+            stored, state = checkpoint.load(chosen.folder)
+            tensors = merged(stored)
             shaped(Position, state, f"this is the state of no run of {self.folder}")
         except checkpoint.DamagedError as error:
             raise UserError(

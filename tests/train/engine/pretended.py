@@ -169,7 +169,7 @@ def steps(device: torch.device, command: str, *overrides: str) -> list[str]:
             return optim.stage_optimizer(config.optim, module, plan.batch)
 
         with mode:
-            model = StageModel(World(accelerator, config.precision), networks[0], prepare, make, {})
+            model = StageModel(World(accelerator, config.precision), networks[0], prepare, make)
             guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
             step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate, device)
         batch: Any = fake(blueprint.shapes.batch(plan.batch), mode)

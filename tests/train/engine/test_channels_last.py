@@ -34,7 +34,7 @@ def test_by_default_maps_of_volumes_are_channels_last_where_all_layers_keep_them
 
     if sharded:
         kind: Any = kept  # what a sharded kind gets, before it needs other processes
-        model: Any = Sharded(world, given, module, kind).begin(kept, kept, {})
+        model: Any = Sharded(world, given, module, kind).begin(kept, kept)
     else:
         model = Strategy(world, given, module).module
     layouts = list[bool]()

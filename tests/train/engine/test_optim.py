@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from train.runs.writers import Kept
 
 from dira_scale.base.errors import UserError
 from dira_scale.fleet.forecast.network import one_rank_of
@@ -68,7 +69,7 @@ def test_training_goes_on_bit_for_bit_after_a_round_trip_by_name(target: str) ->
         name: tensor.contiguous() for name, tensor in optim.state_by_name(optimizer, first, "optim.generator").items()
     }
     assert any(name.startswith("optim.generator.0.weight.") for name in saved)
-    optim.load_by_name(resumed, second, "optim.generator", saved)
+    optim.load_by_name(resumed, second, "optim.generator", Kept(saved))
 
     train(first, optimizer, range(3, 6))
     train(second, resumed, range(3, 6))

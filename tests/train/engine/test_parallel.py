@@ -18,14 +18,18 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
+from train.runs.writers import Kept
 
 from dira_scale.base.config.compose import compose
+from dira_scale.train.distributed.control import gather_objects
 from dira_scale.train.engine import optim, parallel
 from dira_scale.train.engine.parallel import recompute
+from dira_scale.train.engine.parallel.model import OPTIMIZER
 from dira_scale.train.models.encoder import build_encoder
 from dira_scale.train.models.momentum import ema_update
 from dira_scale.train.models.norm import commit_statistics, convert
 from dira_scale.train.models.unet import UNet
+from dira_scale.train.runs.checkpoint import CheckpointTensor
 from dira_scale.train.validation import evaluating
 
 WAIT = 240  # seconds
@@ -105,6 +109,15 @@ def after_lars(cut: bool) -> dict[str, Tensor]:
     return {name: p.full_tensor() if cut else p for name, p in module.named_parameters()}
 
 
+def joined(pieces: dict[str, CheckpointTensor]) -> dict[str, Tensor]:
+    """The tensors of which every process has a piece."""
+    whole = {name: torch.full(piece.shape, torch.nan, dtype=piece.held.dtype) for name, piece in pieces.items()}
+    for of_one in gather_objects({name: (piece.start, piece.held) for name, piece in pieces.items()}):
+        for name, (start, held) in of_one.items():
+            whole[name].view(-1)[start : start + held.numel()] = held.reshape(-1)
+    return whole
+
+
 def after_adamw(strategy: str, stages: int = 1) -> dict[str, Tensor]:
     """Weights and states after four steps of two micro-batches, in ``stages`` that go on from each other."""
     torch.manual_seed(0)
@@ -113,13 +126,14 @@ def after_adamw(strategy: str, stages: int = 1) -> dict[str, Tensor]:
     config: Any = OmegaConf.to_object(compose("pretrain", ["optim=adamw", "data.shards=none", f"parallel={strategy}"]))
     chosen = parallel.build(world, config.parallel, nn.Sequential(*blocks))
     for steps in torch.arange(4.0).chunk(stages):
-        model = chosen.begin(lambda part: part, lambda part: optim.stage_optimizer(config.optim, part, 32), state)
+        model = chosen.begin(lambda part: part, lambda part: optim.stage_optimizer(config.optim, part, 32))
+        model.load(Kept(state), OPTIMIZER)
         for x in steps:
             for micro in range(2):
                 with model.accumulating(micro == 1):
                     model.backward(model.wrapped((x - micro).expand(1, 4)).square().sum())
             model.step()
-        state = {name: part.whole().clone() for name, part in model.pieces().items()}
+        state = joined(model.pieces())
         assert model.local_tensors().keys() == state.keys()
         chosen.end(model)
     return state

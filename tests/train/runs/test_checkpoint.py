@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -20,14 +21,18 @@ import psutil
 import pytest
 import torch
 from harness import job
-from train.runs.writers import meeting, write
+from safetensors.torch import save
+from train.runs.writers import Kept, meeting, write
 
 from dira_scale.base.errors import UserError
 from dira_scale.train.distributed.control import AgreedError
 from dira_scale.train.distributed.timings import TIMINGS
 from dira_scale.train.engine import loop
 from dira_scale.train.runs import checkpoint
-from dira_scale.train.runs.checkpoint import Checkpointer, DamagedError, NotSavedError, writer
+from dira_scale.train.runs.checkpoint import Checkpointer, CheckpointTensor, DamagedError, NotSavedError, writer
+from dira_scale.train.runs.checkpoint.reading import Newest, sealed
+from dira_scale.train.runs.checkpoint.slices import slices_of
+from dira_scale.train.runs.checkpoint.stored import CHUNK, Parts, checksum
 from dira_scale.train.runs.lease import LeaseLostError
 
 
@@ -69,12 +74,74 @@ def test_the_copy_is_taken_at_once(folder: Path) -> None:
     assert torch.equal(checkpoint.load(folder / "000000001")[0]["method.weight"], expected)
 
 
-def test_shares_cover_every_tensor_once_and_are_balanced() -> None:
-    content = {f"t{i}": torch.zeros(10 + i) for i in range(50)}
-    shares = [checkpoint.names_of_writer(checkpoint.replicated(content), rank, 4) for rank in range(4)]
-    assert sorted(name for part in shares for name in part) == sorted(content)
-    sizes = [sum(content[name].nbytes for name in part) for part in shares]
-    assert max(sizes) - min(sizes) <= max(t.nbytes for t in content.values())
+def test_each_element_is_written_by_one_process_and_copies_share_the_bytes() -> None:
+    """Of eight processes as 2 replicas of 4 shards: sharded tensors, one of fewer rows than shards, and copies."""
+    ranks, shapes = 8, {"weight": (10, 7), "few": (3, 5), "queue": (9, 11), "step": (), "none": (0, 4)}
+    tensors = {name: torch.arange(math.prod(shape), dtype=torch.float32).view(shape) for name, shape in shapes.items()}
+
+    def held(rank: int) -> dict[str, CheckpointTensor]:
+        pieces = checkpoint.replicated(tensors)
+        for name in ("weight", "few"):
+            rows = [*tensors[name].chunk(4), *[tensors[name][:0]] * 4][rank % 4]
+            start = int(rows.flatten()[0]) if rows.numel() else tensors[name].numel()
+            pieces[name] = CheckpointTensor(tensors[name].shape, rows, start, (rank // 4, 2))
+        return pieces
+
+    found: dict[str, list[tuple[int, int]]] = {name: [] for name in shapes}
+    sizes = [0] * ranks
+    for rank in range(ranks):
+        for name, (start, stop) in slices_of(held(rank), rank, ranks).items():
+            found[name].append((start, stop))
+            sizes[rank] += 4 * (stop - start)
+    for name, tensor in tensors.items():
+        assert [i for span in sorted(found[name]) for i in range(*span)] == [*range(tensor.numel())], name
+    for shard in range(4):
+        assert abs(sizes[shard] - sizes[shard + 4]) <= 8
+
+
+def as_before(folder: Path, step: int, content: dict[str, torch.Tensor], world: int) -> None:
+    """A checkpoint of format 2: whole tensors, and a checksum a file."""
+    made, names, parts = folder / f"{step:09d}", sorted(content), []
+    made.mkdir()
+    for rank in range(world):
+        data = save({name: content[name].contiguous() for name in names[rank::world]})
+        (made / f"part-1-{rank}.safetensors").write_bytes(data)
+        parts.append({"file": f"part-1-{rank}.safetensors", "size": len(data), "xxh3": checksum(data), "tensors": []})
+    index = {"format": 2, "step": step, "lease": 1, "state": {"stage": 1}, "parts": parts}
+    (made / "index.json").write_text(sealed(index))
+
+
+def test_checkpoints_of_the_format_before_are_read(folder: Path) -> None:
+    as_before(folder, 3, tensors(), 3)
+    newest, refused = checkpoint.find_latest(folder)
+    assert newest is not None and newest.name == "000000003" and newest.state["stage"] == 1 and not refused
+    for name, tensor in tensors().items():
+        assert newest.tensors[name].dtype == tensor.dtype and torch.equal(newest.tensors[name], tensor)
+    part = folder / "000000003" / "part-1-1.safetensors"
+    part.write_bytes(part.read_bytes()[:-1] + b"!")
+    with pytest.raises(DamagedError, match=r"part-1-1.safetensors: cut short or changed"):
+        dict(checkpoint.load(folder / "000000003")[0])
+
+
+def test_a_reader_reads_what_it_asks_for_and_verifies_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 24 MB of three writers, a rank's fifth of each tensor, and as much again to verify a fifth of all."""
+    content = {f"{i}": torch.randn(300, 1000, generator=torch.Generator().manual_seed(i)) for i in range(20)}
+    write(folder, 1, content, 3)
+    total, pread, read = sum(t.nbytes for t in content.values()), os.pread, [0]
+
+    def counted(file: int, size: int, at: int) -> bytes:
+        read[0] += size
+        return pread(file, size, at)
+
+    monkeypatch.setattr(os, "pread", counted)
+    stored = checkpoint.load(folder / "000000001")[0]
+    read[0], fifth = 0, 60_000
+    for name in stored:
+        assert torch.equal(stored.read(name, 2 * fifth, 3 * fifth), content[name].view(-1)[2 * fifth : 3 * fifth])
+    assert total / 5 <= read[0] <= total / 5 + 2 * len(content) * CHUNK
+    read[0] = 0
+    Parts(stored.parts.parts).verify(1, 5)
+    assert total / 5 - CHUNK <= read[0] <= total / 5 + 4 * CHUNK
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index", "state", "format"])
@@ -97,12 +164,11 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(fold
         texts = {"index": whole[:6], "state": whole.replace('"stage": 1', '"stage": 3'), "format": "{}"}
         index.write_text(texts[damage])
     with pytest.raises(DamagedError, match="000000002"):
-        checkpoint.load(folder / "000000002")
-    name, refused = checkpoint.find_latest(folder)
-    assert name == "000000001" and list(refused) == ["000000002"]
-    loaded, state = checkpoint.load(folder / name)
-    assert state["step"] == 1
-    assert torch.equal(loaded["method.weight"], tensors(1)["method.weight"])
+        dict(checkpoint.load(folder / "000000002")[0])
+    newest, refused = checkpoint.find_latest(folder)
+    assert newest is not None and newest.name == "000000001" and list(refused) == ["000000002"]
+    assert newest.state["step"] == 1
+    assert torch.equal(newest.tensors["method.weight"], tensors(1)["method.weight"])
 
 
 @pytest.mark.parametrize(("code", "file"), [(errno.ESTALE, "index.json"), (errno.EACCES, ".safetensors")])
@@ -112,14 +178,14 @@ def test_a_disk_that_does_not_give_a_file_says_nothing_of_the_checkpoint(
     """No older checkpoint is taken for the newest."""
     write(folder, 1, tensors(1))
     write(folder, 2, tensors(2))
-    read = Path.read_bytes
+    look = Path.stat
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, **how: Any) -> os.stat_result:
         if path.parent.name == "000000002" and path.name.endswith(file):
             raise OSError(code, os.strerror(code))
-        return read(path)
+        return look(path, **how)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(UserError, match=rf"000000002/.*cannot be read now .*{os.strerror(code)}") as error:
         checkpoint.find_latest(folder)
     assert not isinstance(error.value, DamagedError)
@@ -391,10 +457,13 @@ def test_a_run_resumes_by_reads_that_all_wait_for(folder: Path, monkeypatch: pyt
     def step(name: str, result: Any = None) -> Any:
         return lambda *_: (called.append((name, reading[0])), result)[1]
 
+    def find(folder: Path, rank: int, ranks: int, on_all: Callable[..., Any]) -> Any:
+        return on_all(step("find", (Newest("000000003", Kept({}), {"step": 3}), {})))
+
     parts = {"checkpointer": SimpleNamespace(folder=folder, read_on_all=read_on_all), "task": None}
-    parts |= {"strategy": SimpleNamespace(module=None), "_choose_checkpoint": step("choose", "000000003")}
-    run: Any = SimpleNamespace(**parts, _rewind_run=step("rewind"))
-    monkeypatch.setattr(loop.checkpoint, "load", step("load", ({}, {"step": 3})))
-    monkeypatch.setattr(loop, "restore", step("restore", {}))
+    parts |= {"strategy": SimpleNamespace(module=None), "world": SimpleNamespace(rank=0, ranks=1)}
+    run: Any = SimpleNamespace(**parts, _rewind_run=step("rewind"), _clean_up=step("clean"))
+    monkeypatch.setattr(loop.checkpoint, "find_latest", find)
+    monkeypatch.setattr(loop, "restore", step("restore"))
     loop.Loop._resume(run)
-    assert called == [("choose", True), ("load", True), ("restore", False), ("rewind", True)] and run.state.step == 3
+    assert called == [(name, True) for name in ("find", "clean", "restore", "rewind")] and run.state.step == 3

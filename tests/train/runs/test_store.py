@@ -60,7 +60,8 @@ def test_without_its_index_nothing_is_there_and_it_is_cleared(run: Path) -> None
     save(folder, 1)
     save(folder, 2)
     (folder / "000000002" / "index.json").unlink()  # as before the last write
-    assert checkpoint.find_latest(folder) == ("000000001", {})
+    newest, refused = checkpoint.find_latest(folder)
+    assert newest is not None and newest.name == "000000001" and not refused
     checkpoint.clean_up(folder, [])
     assert [path.name for path in folder.iterdir() if path.name.isdigit()] == ["000000001"]
 
@@ -72,14 +73,14 @@ def test_a_damaged_one_is_refused_by_name_and_set_aside(run: Path) -> None:
     part = next(path for path in (folder / "000000002").iterdir() if path.name.endswith(".safetensors"))
     content = part.read_bytes()
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    name, refused = checkpoint.find_latest(folder)
-    assert name == "000000001" and "cut short or changed" in refused["000000002"]
+    newest, refused = checkpoint.find_latest(folder)
+    assert newest is not None and newest.name == "000000001" and "cut short or changed" in refused["000000002"]
     checkpoint.clean_up(folder, refused)
     aside = folder / "000000002.damaged"
     assert sorted(path.name for path in aside.iterdir()) == ["index.json", part.name]
     assert [path.name for path in checkpoint.complete(folder)] == ["000000001"]
     save(folder, 2)
-    checkpoint.verify(folder / "000000002")
+    dict(checkpoint.load(folder / "000000002")[0])
 
 
 def test_a_store_that_does_not_answer_damages_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

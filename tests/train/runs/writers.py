@@ -1,7 +1,7 @@
 """Several writers of a checkpoint in one process."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dira_scale.train.runs import checkpoint
-from dira_scale.train.runs.checkpoint import Checkpointer
+from dira_scale.train.runs.checkpoint import Checkpointer, Stored
+from dira_scale.train.runs.checkpoint.stored import StoredTensor
 
 
 def meeting(world: int) -> list[Callable[[Any], list[Any]]]:
@@ -24,6 +25,19 @@ def meeting(world: int) -> list[Callable[[Any], list[Any]]]:
         return result
 
     return [partial(gather, rank) for rank in range(world)]
+
+
+class Kept(Stored):
+    """These tensors, as if they were in a checkpoint."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.kept, self.tensors = tensors, {name: StoredTensor(t.dtype, t.shape, []) for name, t in tensors.items()}
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        return self.kept[name].reshape(-1)[start:stop].clone()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.kept[name].clone()
 
 
 def write(

@@ -18,8 +18,8 @@ from dira_scale.base.machine.graphs import launch
 from dira_scale.train.distributed.collectives import world as processes
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
-from dira_scale.train.models.momentum import local_shard
-from dira_scale.train.runs.checkpoint import CheckpointTensor
+from dira_scale.train.models.momentum import local_shard, local_start
+from dira_scale.train.runs.checkpoint import CheckpointTensor, Stored
 
 Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -41,7 +41,6 @@ class StageModel:
         module: unsharded, on the device.
         prepare: sets what the stage trains; returns what training calls.
         make: creates the module's optimizer.
-        state: of the optimizer, by :meth:`pieces`' names; empty for a new one.
     """
 
     module: nn.Module
@@ -49,16 +48,18 @@ class StageModel:
     optimizer: Optimizer
     differentiable = fuses = True
 
-    def __init__(
-        self, world: World, module: nn.Module, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, world: World, module: nn.Module, prepare: Prepare, make: MakeOptimizer) -> None:
         self.world, self.module = world, module
         if world.ranks > 1:  # other processors may have drawn other weights
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.detach(), 0)
         self.wrapped = prepare(module).train()
         self.optimizer = make(module)
-        optim.load_by_name(self.optimizer, module, OPTIMIZER, state)
+
+    def load(self, stored: Stored, prefix: str) -> None:
+        """Load the optimizer's state, which has the names of :meth:`pieces` with ``prefix`` in the place of OPTIMIZER:
+        what this process holds of it."""
+        optim.load_by_name(self.optimizer, self.module, prefix, stored)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Around both passes of a micro-batch. Sharded strategies average over ranks only in the ``last`` one."""
@@ -85,13 +86,13 @@ class StageModel:
         self.optimizer.zero_grad(set_to_none=True)
 
     def pieces(self) -> dict[str, CheckpointTensor]:
-        """Module and optimizer for a checkpoint."""
+        """Module and optimizer for a checkpoint: what this process holds of them."""
         tensors = {f"{MODULE}.{name}": tensor for name, tensor in self.module.state_dict().items()}
         tensors |= optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
         return {name: piece(tensor) for name, tensor in tensors.items()}
 
     def local_tensors(self) -> dict[str, Tensor]:
-        """This process's parts of all that :meth:`pieces` gathers, by readable names."""
+        """This process's parts of all that :meth:`pieces` has, by readable names."""
         tensors = {f"{MODULE}.{name}": local_shard(t) for name, t in self.module.state_dict(keep_vars=True).items()}
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for i, (parameter, state) in enumerate(self.optimizer.state.items()):
@@ -136,7 +137,11 @@ class GradientMeans:
 
 
 def piece(tensor: Tensor) -> CheckpointTensor:
-    """The checkpoint entry of a replicated tensor, or of a DTensor."""
-    if isinstance(tensor, DTensor):
-        return CheckpointTensor(tensor.shape, tensor.dtype, lambda: tensor.full_tensor().detach())
-    return CheckpointTensor(tensor.shape, tensor.dtype, lambda: tensor.detach())
+    """The checkpoint entry of a replicated tensor, or of a DTensor, whose copies share the writing."""
+    if not isinstance(tensor, DTensor):
+        return CheckpointTensor(tensor.shape, tensor.detach())
+    mesh, number, copies = tensor.device_mesh, 0, 1
+    for dim, place in enumerate(tensor.placements):
+        if place.is_replicate():
+            number, copies = number * mesh.size(dim) + mesh.get_local_rank(dim), copies * mesh.size(dim)
+    return CheckpointTensor(tensor.shape, local_shard(tensor), local_start(tensor), (number, copies))

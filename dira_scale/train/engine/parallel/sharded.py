@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from dira_scale.train.distributed.world import World
@@ -24,11 +25,9 @@ class ShardedModel(StageModel):
         module: nn.Module,
         prepare: Prepare,
         make: MakeOptimizer,
-        state: dict[str, Tensor],
     ) -> None:
         self.world, self.module, self._original, self._prepare = world, module, original, prepare
         self._shard(prepare(module), make)
-        self._load(state)
 
     def averaging(self) -> Callable[[], list[Tensor]]:
         return self.gradients
@@ -51,8 +50,8 @@ class ShardedModel(StageModel):
     def gather_into(self, unsharded: nn.Module) -> None:
         """Copy the sharded module's values to ``unsharded``, on the CPU. Collective."""
         values = unsharded.state_dict()  # the tensors themselves: a rank never holds two whole modules
-        for name, part in self._module_pieces().items():
-            values[name].copy_(part.whole())
+        for name, tensor in self.module.state_dict(keep_vars=True).items():
+            values[name].copy_(self._whole(tensor).detach())
 
     def release(self) -> None:
         """Release the sharded module before the next stage."""
@@ -66,12 +65,13 @@ class ShardedModel(StageModel):
     def _module_pieces(self) -> dict[str, CheckpointTensor]:
         return {name: piece(tensor) for name, tensor in self.module.state_dict(keep_vars=True).items()}
 
+    def _whole(self, tensor: Tensor) -> Tensor:
+        """All of a tensor of the module. Collective."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         """Shard ``module``, which ``forward`` calls; sets ``wrapped`` and ``optimizer``."""
         raise NotImplementedError
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        optim.load_by_name(self.optimizer, self.module, OPTIMIZER, state)
 
 
 def copied(module: nn.Module) -> nn.Module:

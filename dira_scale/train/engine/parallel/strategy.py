@@ -71,9 +71,9 @@ class Strategy:
         # Unsharded, as the last stage has left it; it is read, or loaded into, only between stages.
         self.module = on_device(module, world, parallel, channels_last=parallel.channels_last)
 
-    def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
+    def begin(self, prepare: Prepare, make: MakeOptimizer) -> StageModel:
         """The model of the next stage (see :class:`StageModel`). Collective."""
-        return StageModel(self.world, self.module, prepare, make, state)
+        return StageModel(self.world, self.module, prepare, make)
 
     def end(self, model: StageModel) -> None:
         """End the stage of ``model``, which must not be used after this. Collective."""
@@ -87,7 +87,7 @@ class Sharded(Strategy):
     def __init__(self, world: World, parallel: Parallel, module: nn.Module, kind: type[ShardedModel]) -> None:
         self.world, self.parallel, self.module, self.kind = world, parallel, module, kind
 
-    def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
+    def begin(self, prepare: Prepare, make: MakeOptimizer) -> StageModel:
         # Parameters are flattened, so they must be contiguous; feature maps follow the layout of the image.
         module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
         channels_last = self.parallel.channels_last
@@ -95,7 +95,7 @@ class Sharded(Strategy):
             channels_last = keeps_channels_last(module)
         for encoder in (part for part in module.modules() if isinstance(part, Encoder)):
             encoder.channels_last = channels_last
-        return self.kind(self.world, self.module, module, prepare, make, state)
+        return self.kind(self.world, self.module, module, prepare, make)
 
     def end(self, model: StageModel) -> None:
         assert isinstance(model, ShardedModel)

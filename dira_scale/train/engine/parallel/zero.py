@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, through Accelerate
 (``train/distributed/deepspeed.py``)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.base.errors import UserError
-from dira_scale.train.distributed.collectives import rank, world
+from dira_scale.train.distributed.collectives import rank
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
 from dira_scale.train.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, piece
 from dira_scale.train.engine.parallel.sharded import ShardedModel
-from dira_scale.train.models.momentum import local_shard
-from dira_scale.train.runs.checkpoint import CheckpointTensor
+from dira_scale.train.models.momentum import local_shard, local_start
+from dira_scale.train.runs.checkpoint import CheckpointTensor, Stored
+
+ALONE = 0, 1  # no other process holds the same
 
 
 class ZeROModel(ShardedModel):
@@ -92,7 +94,15 @@ class ZeROModel(ShardedModel):
         if not self.stage3:
             return super()._module_pieces()
         tensors = self.module.state_dict(keep_vars=True)
-        return {name: _gathered(t) if isinstance(t, nn.Parameter) else piece(t) for name, t in tensors.items()}
+        return {name: _partition(t) if isinstance(t, nn.Parameter) else piece(t) for name, t in tensors.items()}
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        if not self.stage3 or not isinstance(tensor, nn.Parameter):
+            return tensor
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([tensor]):
+            return tensor.detach().clone()
 
     def _states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
         """Name and parameter, with the optimizer's state of the partition that contains it."""
@@ -110,48 +120,53 @@ class ZeROModel(ShardedModel):
         zero._lazy_init_hp_params_optimizer_state()
 
     def pieces(self) -> dict[str, CheckpointTensor]:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        def state(parameter: nn.Parameter, key: str) -> Callable[[], Tensor]:
-            return lambda: safe_get_full_optimizer_state(parameter, key).view(shape(parameter))
-
         pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
         if not self.stage3:
             self._link_states()
         for name, parameter, states in self._states():
             for key, value in optim.state_tensors(states, self.optimizer, OPTIMIZER).items():
-                scalar = not value.ndim
-                part = (
-                    piece(value) if scalar else CheckpointTensor(shape(parameter), value.dtype, state(parameter, key))
-                )
+                part = piece(value)  # a scalar
+                if value.ndim:
+                    held, start = self._fragment(parameter, key)
+                    part = CheckpointTensor(shape(parameter), held, start, ALONE)
                 pieces[f"{OPTIMIZER}.{name}.{key}"] = part
         return pieces
 
-    def _load(self, state: dict[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+    def load(self, stored: Stored, prefix: str) -> None:
+        from deepspeed.utils import safe_set_local_optimizer_state
 
-        stored: list[tuple[nn.Parameter, str, Tensor]] = []
+        found: list[tuple[nn.Parameter, str, str]] = []
         for name, parameter, states in self._states():
-            start = f"{OPTIMIZER}.{name}."
-            for full, tensor in state.items():
-                key = full.removeprefix(start)
+            for full, tensor in stored.tensors.items():
+                key = full.removeprefix(start := f"{prefix}.{name}.")
                 if not full.startswith(start) or "." in key:
                     continue
-                if tensor.ndim:
-                    stored.append((parameter, key, tensor))
-                states.setdefault(key, tensor.clone() if not tensor.ndim else None)  # type: ignore[arg-type]
+                if tensor.shape:
+                    found.append((parameter, key, full))
+                states.setdefault(key, None if tensor.shape else stored[full])  # type: ignore[arg-type]
         for flat in self._flat():
             states = self.optimizer.state[flat]
             states |= {key: torch.zeros_like(flat) for key, value in states.items() if value is None}
-        if stored and not self.stage3:
+        if found and not self.stage3:
             self._link_states()
-        for parameter, key, tensor in stored:
-            if self.stage3:  # DeepSpeed's setter of full states fails if a parameter does not divide evenly
-                part = local_shard(parameter).numel()
-                padded = F.pad(tensor.flatten(), (0, part * world() - tensor.numel()))
-                safe_set_local_optimizer_state(parameter, padded.narrow(0, rank() * part, part), key)
+        for parameter, key, full in found:
+            held, first = self._fragment(parameter, key)
+            values = stored.part_of(full, held, first)
+            if self.stage3:  # the state itself may be on the CPU
+                safe_set_local_optimizer_state(parameter, F.pad(values, (0, _padding(parameter))), key)
             else:
-                safe_set_full_optimizer_state(parameter, tensor.to(self.world.device), key)
+                held.copy_(values)
+
+    def _fragment(self, parameter: nn.Parameter, key: str) -> tuple[Tensor, int]:
+        """What this process holds of the parameter's state ``key``, and how many of its elements are before that."""
+        if self.stage3:
+            from deepspeed.utils import safe_get_local_optimizer_state
+
+            return _unpadded(parameter, safe_get_local_optimizer_state(parameter, key)), local_start(parameter)
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is None:
+            return torch.empty(0), 0
+        return fragment.get_optim_state_fragment(key), fragment.lp_fragment_address.start
 
 
 class _DictOutput(nn.Module):
@@ -220,11 +235,14 @@ def _unpadded(tensor: Tensor, part: Tensor) -> Tensor:
     return part.flatten()[: max(0, int(tensor.ds_numel) - rank() * part.numel())]
 
 
-def _gathered(parameter: nn.Parameter) -> CheckpointTensor:
-    def gather() -> Tensor:
-        from deepspeed.runtime.zero import GatheredParameters
+def _padding(parameter: nn.Parameter) -> int:
+    """How many numbers this process's partition has behind the parameter's own."""
+    part = local_shard(parameter)
+    return part.numel() - _unpadded(parameter, part).numel()
 
-        with GatheredParameters([parameter]):
-            return parameter.detach().clone()
 
-    return CheckpointTensor(shape(parameter), parameter.dtype, gather)
+def _partition(parameter: nn.Parameter) -> CheckpointTensor:
+    """Stage 3's part of a parameter."""
+    return CheckpointTensor(
+        shape(parameter), _unpadded(parameter, local_shard(parameter)), local_start(parameter), ALONE
+    )

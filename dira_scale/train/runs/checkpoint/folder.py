@@ -48,28 +48,41 @@ def require_space(folder: Path, size: int) -> None:
         )
 
 
-def read_file(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most ``most`` bytes; of a larger one nothing is read.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such file.
-        ValueError: it is larger.
-        UserError: the disk or the store fails, which tells nothing about the file.
-    """
+@contextmanager
+def unless_absent(path: Path) -> Iterator[None]:
+    """Turn a failing read of ``path`` inside into a ``UserError``, which tells nothing about the file; that there is no
+    such file is raised as it is."""
     try:
         with as_os_error(path):
-            about = path.stat()
-            if not stat.S_ISREG(about.st_mode):  # a link to /dev/zero has no end
-                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
-            if about.st_size <= most:
-                return path.read_bytes()
+            yield
     except ABSENT:
         raise
     except OSError as error:
         raise UserError(
             f"{path} cannot be read now ({type(error).__name__}: {error}): fix access, disk or network, or try again"
         ) from error
-    raise ValueError(f"{about.st_size:,} bytes, more than {most:,}")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes; of a larger one nothing is read.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such file.
+        ValueError: it is larger.
+        UserError: the disk or the store fails.
+    """
+    with unless_absent(path):
+        if (size := size_of_file(path)) <= most:
+            return path.read_bytes()
+    raise ValueError(f"{size:,} bytes, more than {most:,}")
+
+
+def size_of_file(path: Path) -> int:
+    """Bytes of a regular file: a link to /dev/zero has no end. Raises OSError."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    return about.st_size
 
 
 def remedy(folder: Path, error: OSError) -> str:

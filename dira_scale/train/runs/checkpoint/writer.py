@@ -3,15 +3,11 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
-from safetensors.torch import save as serialize
-from torch import Tensor
 
 from dira_scale.base.storage.atomic import write_atomic
 from dira_scale.base.storage.store import as_os_error
@@ -20,42 +16,15 @@ from dira_scale.train.distributed.long_work import Gather, LongWork
 from dira_scale.train.distributed.timings import TIMINGS
 from dira_scale.train.runs.checkpoint.folder import folder_name, publish, remedy, remove, unfinished_path
 from dira_scale.train.runs.checkpoint.pointers import best_checkpoints, update_pointers
-from dira_scale.train.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
+from dira_scale.train.runs.checkpoint.reading import FORMAT_VERSION, sealed
+from dira_scale.train.runs.checkpoint.slices import NAMES, CheckpointTensor, part_file, slices_of
+from dira_scale.train.runs.checkpoint.stored import checksums
 from dira_scale.train.runs.complete import complete
 from dira_scale.train.runs.lease import LeaseLostError
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CheckpointTensor:
-    """A tensor of the next checkpoint; each process may hold only a part of it."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    whole: Callable[[], Tensor]  # collective: every process calls it, for all tensors in the same order
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
-
-
-def replicated(tensors: Mapping[str, Tensor]) -> dict[str, CheckpointTensor]:
-    """Checkpoint entries of tensors that every process holds completely."""
-    return {name: CheckpointTensor(t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
-
-
-def names_of_writer(pieces: Mapping[str, CheckpointTensor], rank: int, world: int) -> list[str]:
-    """The names that ``rank`` writes: the largest first, each goes to the writer with the fewest bytes so far."""
-    load, mine = [0] * world, []
-    for name in sorted(pieces, key=lambda n: (-pieces[n].nbytes, n)):
-        writer = load.index(min(load))
-        load[writer] += pieces[name].nbytes
-        if writer == rank:
-            mine.append(name)
-    return mine
 
 
 class NotSavedError(RunEndedError):
@@ -73,7 +42,7 @@ class Refusal:
 class Checkpointer:
     """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
 
-    Every rank passes tensors of the same names and sizes, and writes its share of the bytes. If the disk or the store
+    Every rank passes tensors of the same names, and writes its share of what it holds. If the disk or the store
     refuses a checkpoint, it is skipped and training continues: all ranks know (:attr:`failed`), the main one has the
     warning (:meth:`take_warnings`).
 
@@ -107,19 +76,17 @@ class Checkpointer:
         self._failure: BaseException | None = None
 
     def save(self, step: int, pieces: dict[str, CheckpointTensor], state: dict[str, Any], best: dict[str, int]) -> None:
-        """Copy this rank's share of ``pieces`` now, write it while training continues. Collective.
+        """Copy this rank's share of ``pieces`` now, write it while training continues.
 
         ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. An unexpected error of an earlier write
         (not a refusal of the disk) is raised here or in :meth:`wait`.
         """
         self.wait()
-        mine, copies = set(names_of_writer(pieces, self.rank, self.world)), {}
-        for name in sorted(pieces):
-            tensor = pieces[name].whole()
-            if name in mine:
-                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        state, best = json.loads(json.dumps(state)), dict(best)  # copies: training changes them
-        self._thread = threading.Thread(target=self._write, args=(step, copies, state, best), daemon=True)
+        content = part_file(pieces, slices_of(pieces, self.rank, self.world))
+        about = {name: (NAMES[piece.held.dtype], list(piece.shape)) for name, piece in pieces.items()}
+        index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "tensors": about}
+        index |= {"state": json.loads(json.dumps(state))}  # a copy: training changes it
+        self._thread = threading.Thread(target=self._write, args=(step, content, index, dict(best)), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -172,14 +139,14 @@ class Checkpointer:
         """Set LATEST to ``step`` and BEST to the steps in ``best``; remove pointers to checkpoints that are gone."""
         update_pointers(self.folder, step, best, self.check_lease)
 
-    def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+    def _write(self, step: int, content: bytearray, index: dict[str, Any], best: dict[str, int]) -> None:
         what = f"the checkpoint of step {step}"
         failing = f"{what} is not written"
         try:
-            parts = self.long_work.results_of_all(lambda: self._part(step, copies), failing, NotSavedError)
+            parts = self.long_work.results_of_all(lambda: self._part(step, content), failing, NotSavedError)
             refused_part = next((part for part in parts if isinstance(part, Refusal)), None)
             (refused, *_) = self.long_work.results_of_all(
-                lambda: self._conclude(step, parts, state, best, refused_part), failing, NotSavedError
+                lambda: self._conclude(step, index | {"parts": parts}, best, refused_part), failing, NotSavedError
             )
             self.failed = f"{what} could not be written ({refused.why})" if refused else ""
             self._remedy = refused.remedy if refused else ""
@@ -188,29 +155,27 @@ class Checkpointer:
         except BaseException as failure:
             self._failure = failure  # raised in the training thread by the next wait()
 
-    def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
+    def _part(self, step: int, content: bytearray) -> dict[str, Any] | Refusal:
         """Write this rank's part. Returns its row in the index, or why it could not be written."""
         self.check_lease()
         path = unfinished_path(self.folder, folder_name(step), self.lease)
         path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
-        content = serialize(copies)
         try:
             with as_os_error(path):
                 path.parent.mkdir(exist_ok=True)
                 write_atomic(path, content)
         except OSError as error:
             return self._refusal(error)
-        return {"file": path.name, "size": len(content), "xxh3": checksum(content), "tensors": sorted(copies)}
+        return {"file": path.name, "size": len(content), "xxh3": checksums(content)}
 
     def _conclude(
-        self, step: int, parts: list[Any], state: dict[str, Any], best: dict[str, int], refused: Refusal | None
+        self, step: int, index: dict[str, Any], best: dict[str, int], refused: Refusal | None
     ) -> Refusal | None:
-        """On the main process: publish the parts as a checkpoint, or remove them. Returns the refusal, if any."""
+        """On the main process: publish all parts as a checkpoint, or remove them. Returns the refusal, if any."""
         if self.rank:
             return None
         written = unfinished_path(self.folder, folder_name(step), self.lease)
         if refused is None:
-            index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
             try:
                 with as_os_error(self.folder, LeaseLostError):
                     publish(written, self.folder / folder_name(step), sealed(index), self.check_lease)
