@@ -144,10 +144,14 @@ def tiers(strategies: list[str], system: str) -> list[Any]:
     return [pytest.param(name, marks=mark) for name, mark in marks.items()]
 
 
+def script(name: str, ranks: int) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*launch, str(Path(__file__).with_name(name))]
+
+
 def held(strategy: str, ranks: int) -> dict[str, int]:
     """Bytes that a process keeps between steps: ``all``, of them the ``method``'s and the ``optimizer``'s states."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    printed = finish([*launch, str(Path(__file__).with_name("held.py")), strategy])
+    printed = finish([*script("held.py", ranks), strategy])
     sizes: dict[str, int] = json.loads(printed.split("HELD ")[1].splitlines()[0])
     return sizes
 
@@ -307,6 +311,30 @@ def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: P
     assert_exported_elsewhere(run)
     finish(exactly(command(run, shards, "moco", f"parallel={after}", ranks=1)))
     assert_exactly(run, plain("moco", exact=True))
+
+
+HEADER = 50_000  # bytes of a part beside its tensors'
+CHAIN = [("fsdp2", 4), ("fsdp2", 2), ("fsdp2", 1), ("ddp", 2), ("zero3", 2), ("zero1", 3), ("fsdp2", 2)]
+
+
+@pytest.mark.parametrize("chain", [pytest.param(CHAIN, marks=pytest.mark.system)])
+def test_a_checkpoint_goes_from_hand_to_hand_and_stays_the_same(chain: list[tuple[str, int]], tmp_path: Path) -> None:
+    """Weights, momentum network, queue and Adam's moments, bit for bit. Of each file a process writes, and of each
+    checkpoint it reads, besides its share to verify, what it holds."""
+    source, first = "-", dict[str, Any]()
+    for number, (strategy, ranks) in enumerate(chain):
+        target = tmp_path / str(number)
+        target.mkdir()
+        printed = finish([*script("converted.py", ranks), strategy, source, str(target)])
+        content, source = dict(checkpoint.load(target / "000000002")[0]), str(target)
+        if number == 0:
+            first = content
+        assert content.keys() == first.keys()
+        assert all(torch.equal(content[name].view(-1), first[name].view(-1)) for name in first)
+        written = [path.stat().st_size for path in target.glob("0*/*.safetensors")]
+        total = sum(tensor.nbytes for tensor in first.values())
+        assert len(written) == ranks and max(written) - total / ranks < 2 * HEADER
+        print(strategy, ranks, total, [line for line in printed.splitlines() if line.startswith("READ")])
 
 
 @pytest.mark.torture

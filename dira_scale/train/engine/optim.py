@@ -204,10 +204,10 @@ def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -
 def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, stored: Stored) -> None:
     """The inverse of :func:`state_by_name`; of each state this process reads what it holds of the parameter."""
     parts = {id(whole(part)): part for group in optimizer.param_groups for part in group["params"]}
-    parameters = dict(module.named_parameters())
+    owners = {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
     for full, tensor in stored.tensors.items():
-        name, _, key = full.removeprefix(f"{prefix}.").rpartition(".")
-        if not full.startswith(f"{prefix}.") or (parameter := parameters.get(name)) is None:
+        owner, _, key = full.rpartition(".")
+        if (parameter := owners.get(owner)) is None:
             continue
         part = parts.get(id(parameter), parameter)
         if tensor.shape and tensor.shape == parameter.shape:

@@ -136,11 +136,11 @@ class ZeROModel(ShardedModel):
         from deepspeed.utils import safe_set_local_optimizer_state
 
         found: list[tuple[nn.Parameter, str, str]] = []
-        for name, parameter, states in self._states():
-            for full, tensor in stored.tensors.items():
-                key = full.removeprefix(start := f"{prefix}.{name}.")
-                if not full.startswith(start) or "." in key:
-                    continue
+        owners = {f"{prefix}.{name}": (parameter, states) for name, parameter, states in self._states()}
+        for full, tensor in stored.tensors.items():
+            owner, _, key = full.rpartition(".")
+            if owner in owners:
+                parameter, states = owners[owner]
                 if tensor.shape:
                     found.append((parameter, key, full))
                 states.setdefault(key, None if tensor.shape else stored[full])  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from dira_scale.train.runs.checkpoint.pointers import (
     stages_with_best,
     stored_checkpoints,
 )
-from dira_scale.train.runs.checkpoint.reading import find_latest, load
+from dira_scale.train.runs.checkpoint.reading import Newest, find_latest, load
 from dira_scale.train.runs.checkpoint.slices import CheckpointTensor, replicated
 from dira_scale.train.runs.checkpoint.stored import DamagedError, LazyTensors, Stored
 from dira_scale.train.runs.checkpoint.writer import Checkpointer, NotSavedError
@@ -32,6 +32,7 @@ __all__ = [
     "Checkpointer",
     "DamagedError",
     "LazyTensors",
+    "Newest",
     "NotSavedError",
     "Stored",
     "StoredCheckpoint",

@@ -139,7 +139,7 @@ class Parts:
     def _open(self, number: int) -> BinaryIO:
         part = self.parts[number]
         if (size := size_of_file(part.path)) != part.size:
-            raise DamagedError(f"{part.path}: {size:,} bytes, and {part.size:,} were written")
+            raise DamagedError(f"{part.path}: cut short or changed since it was written ({size:,} bytes)")
         self._files[number] = file = part.path.open("rb", buffering=0)
         if len(self._files) > KEPT:
             self._files.popitem(last=False)[1].close()
