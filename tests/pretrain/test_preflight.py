@@ -119,6 +119,8 @@ def test_one_process_where_accelerate_was_asked_for_several(
     ("words", "message"),
     [
         ("parallel.strategy=fsdp2 parallel.offload=true", "parallel.offload=true: expected false with strategy fsdp2"),
+        ("parallel.strategy=zero3 parallel.shard=2", "parallel.shard=2: expected auto with strategy zero3: fsdp2"),
+        ("parallel.strategy=fsdp2 parallel.shard=0", "parallel.shard=0: expected auto, or a whole number of at"),
         ("parallel.strategy=zero2 parallel.compile=true", "parallel.compile=true: expected false with strategy zero2"),
     ],
 )

@@ -38,9 +38,11 @@ def set_timeout(timeout: timedelta) -> None:
     _timeout = timeout
 
 
-def new_group(name: str, ranks: Sequence[int] | None = None, backend: str | None = None) -> Any:
-    """``torch.distributed.new_group`` with the timeout of :func:`set_timeout`; ``name`` is what records call it."""
-    return dist.new_group(ranks, timeout=_timeout, backend=backend, group_desc=name)
+def new_group(name: str, ranks: Sequence[int] | None = None, backend: str | None = None, among: bool = False) -> Any:
+    """``torch.distributed.new_group`` with the timeout of :func:`set_timeout`; ``name`` is what records call it.
+    ``among``: only its members call this."""
+    settings: Any = {"backend": backend, "use_local_synchronization": among, "group_desc": name}
+    return dist.new_group(ranks, timeout=_timeout, **settings)
 
 
 @cache

@@ -27,6 +27,7 @@ class Parallel(Schema):
     device: str | None = setting(one_of("cpu"), None)
     graph: Any = setting(Literal["auto"] | bool)
     attention: str = setting(one_of(EXACT, FAST))
+    shard: Any = setting(Threads, AUTO)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,3 +38,11 @@ class Parallel(Schema):
             )
         if self.offload is True and not zero:
             raise ArgumentError("offload", True, f"false with strategy {self.strategy}: zero1, zero2 and zero3 offload")
+        if self.shard != AUTO and self.strategy != "fsdp2":
+            raise ArgumentError("shard", self.shard, f"{AUTO} with strategy {self.strategy}: fsdp2 shards parameters")
+
+    def check(self, ranks: int) -> None:
+        """Raise ArgumentError unless ``shard`` divides so many processes."""
+        if self.shard != AUTO and ranks % self.shard:
+            divisors = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+            raise ArgumentError("shard", self.shard, f"{AUTO}, or a divisor of {ranks} processes: {divisors}")

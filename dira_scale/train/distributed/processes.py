@@ -14,6 +14,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from dira_scale.base.config.border import at
 from dira_scale.base.errors import UserError, local_rank
 from dira_scale.base.machine.device import compute_device
 from dira_scale.base.machine.hardware import CPUS_PER_TASK, usable_cpus
@@ -41,10 +42,12 @@ SPARE = 512  # open files of shards, loaders, logs, checkpoints, libraries and o
 def start(parallel: Parallel, precision: str) -> World:
     """Join the process group if there is a launcher; choose device, threads and, if it is ``auto``, precision.
 
-    Raises UserError if torch cannot use this machine's GPUs, the processes do not reach each other, or may not have as
-    many sockets as that takes.
+    Raises UserError if ``parallel.shard`` does not divide the processes, torch cannot use this machine's GPUs, or the
+    processes do not reach each other or may not have as many sockets as that takes.
     """
     set_launch_variables(os.environ)
+    with at("parallel"):
+        parallel.check(int(os.environ.get("WORLD_SIZE", "1")))
     device, share = compute_device(parallel.device), default_threads()
     cuda = device.type == "cuda"
     idle = share if cuda else min(share, idle_cores(share))

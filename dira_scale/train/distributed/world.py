@@ -14,12 +14,14 @@ from dira_scale.train.distributed import precision
 class World:
     """This process and how many there are; strategies need Accelerate's ``accelerator``.
 
-    ``idle``: the cores for this process's threads that other programs left idle when it started.
+    ``idle``: the cores for this process's threads that other programs left idle when it started. ``shard``: over how
+    many processes FSDP2 shards; 0 if nothing is, or that is still to be chosen.
     """
 
     accelerator: Accelerator
     precision: str
     idle: int = 1
+    shard: int = 0
 
     @property
     def rank(self) -> int:
@@ -37,6 +39,14 @@ class World:
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What ``auto`` stands for, as the run records it."""
+        used: dict[str, Any] = {"precision_used": self.precision}
+        if self.ranks == 1 and self.device.type == "cpu":
+            used["threads_used"] = torch.get_num_threads()
+        return used | ({"mesh_used": [self.ranks // self.shard, self.shard]} if self.shard else {})
 
     def autocast(self) -> AbstractContextManager[Any]:
         return precision.autocast(self.device, self.precision)

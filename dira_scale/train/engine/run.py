@@ -33,7 +33,7 @@ from dira_scale.train.distributed.precision import set_fp32
 from dira_scale.train.distributed.rendezvous import is_connection_lost
 from dira_scale.train.distributed.timings import TIMINGS
 from dira_scale.train.distributed.world import World
-from dira_scale.train.engine import preflight
+from dira_scale.train.engine import parallel, preflight
 from dira_scale.train.engine.config import Training
 from dira_scale.train.engine.loop import Loop
 from dira_scale.train.engine.nan_guard import NotFiniteError
@@ -92,7 +92,7 @@ def run_task(
 
 def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
     """Keep what ``auto`` stood for in the run in the folder: ``precision`` on whatever machine it began,
-    ``parallel.threads`` of a single process as far as this machine has cores.
+    ``parallel.threads`` of a single process as far as this machine has cores, ``parallel.shard`` of as many processes.
 
     A run that began with a precision of its own keeps it, too: ``cfg`` gets what was written then. Collective.
     """
@@ -103,6 +103,10 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
     alone = world.ranks == 1 and world.device.type == "cpu"
     if config.parallel.threads == AUTO and alone and before and "threads_used" in before:
         torch.set_num_threads(min(before["threads_used"], processes.default_threads()))
+    world = replace(world, shard=0 if config.parallel.shard == AUTO else config.parallel.shard)
+    match before and before.get("mesh_used"):
+        case [int(replicas), int(shard)] if shard > 0 and replicas * shard == world.ranks:
+            world = replace(world, shard=world.shard or shard)
     if config.precision != AUTO:
         return world
     if before:
@@ -132,9 +136,8 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     """
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
-    content |= task.data.identity() | task.identity() | {"precision_used": world.precision}
-    if world.ranks == 1 and world.device.type == "cpu":
-        content |= {"threads_used": torch.get_num_threads()}
+    world = parallel.with_shard(world, config.parallel, task.module)
+    content |= task.data.identity() | task.identity() | world.used
     run = on_main(world, lambda: RunFolder(folder, content, task.describe(content)))
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")
@@ -237,12 +240,14 @@ def _summary(trainer: Loop) -> list[str]:
     on = f"{world.device.type}, {several}{counted(torch.get_num_threads(), 'thread')}, {world.precision}"
     page = f"page: python -m dira_scale.report {shlex.quote(f'run={config.run}')} at any time; details: log.txt there"
     crowded = processes.crowded(world.idle, "parallel.threads") if world.ranks == 1 else ""
+    sharded = f"fsdp2 shards over {world.shard} of {world.ranks} processes (parallel.shard)"
     fast = config.parallel.attention == FAST and adds_in_any_order(trainer.strategy.module, world.device)
     differing = "attention: the fastest, whose sums have no fixed order: two runs may differ (parallel.attention=fast)"
     return [
         f"{first}, on {on}",
         *task.summary(trainer.strategy.module),
         Detail(f"this run fits {', '.join(map(str, task.process_counts()))} processes"),
+        *([Detail(sharded)] if world.shard and world.ranks > 1 else []),
         *([crowded] if crowded else []),
         *([Detail(differing)] if fast else []),
         page,

@@ -13,8 +13,8 @@ from dira_scale.commands import COMMANDS
 # may a file of permutations, not its `views_content`, and one of weights, not its `repeats`; in what a protocol
 # `differs` is told in words; what was `used`, `leak`, `started` and `optim.chosen` are recorded by the run.
 FREE = (
-    "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "leak", "started",
-    "optim.chosen", "protocol.differs", "views.corruptions.order.file", "data.weights",
+    "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "mesh_used", "leak",
+    "started", "optim.chosen", "protocol.differs", "views.corruptions.order.file", "data.weights",
 )  # fmt: skip
 
 # Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name

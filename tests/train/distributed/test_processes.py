@@ -1,6 +1,7 @@
 """Who is who under srun; processes that cannot meet; memory; open files. (Whole nodes: tests/system/test_nodes.py.)"""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -147,6 +148,18 @@ def test_gpus_that_torch_cannot_use_end_a_run_before_it_starts(monkeypatch: pyte
     with pytest.raises(UserError, match=r"driver 570\.86 shows 1 GPU"):
         start(Parallel("fsdp2", 1, 1, False, False, False, False, 60), "fp32")
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shard", "divisors"), [("12", 5, "1, 2, 3, 4, 6, 12"), ("1", 2, "1"), ("3", 6, "1, 3")]
+)
+def test_processes_that_shards_do_not_divide_are_refused(
+    ranks: str, shard: int, divisors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    message = f"parallel.shard={shard}: expected auto, or a divisor of {ranks} processes: {divisors}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        start(Parallel("fsdp2", 1, 1, False, False, False, False, 60, shard=shard), "fp32")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``python regression.py RUN STRATEGY STEPS ACCUMULATE``: a second task for the engine, a linear regression of its own.
+"""``python regression.py RUN STRATEGY STEPS ACCUMULATE SHARD``: a second task for the engine, a linear regression.
 
 y = w·x + b on fixed numbers, in two stages: first the weights alone, then all. Nothing of it is an image or a method.
 """
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dira_scale.base.termination import leave
-from dira_scale.train.distributed.config import EXACT, Parallel
+from dira_scale.train.distributed.config import AUTO, EXACT, Parallel
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine.config import CheckpointConfig, Optim, Training
 from dira_scale.train.engine.run import run_task
@@ -159,6 +159,7 @@ class Regression:
                 "profile",
                 "precision_used",
                 "threads_used",
+                "mesh_used",
             ),
             unit=self.unit,
         )
@@ -212,9 +213,12 @@ def train(
     precision: str = "fp32",
     threads: int | str = 1,
     attention: str = EXACT,
+    shard: int | str = AUTO,
 ) -> int:
     """The exit code."""
-    parallel = Parallel(strategy, accumulate, threads, False, False, False, False, 120, attention=attention)
+    parallel = Parallel(
+        strategy, accumulate, threads, False, False, False, False, 120, attention=attention, shard=shard
+    )
     config = Training(run, 0, steps, precision, parallel, CheckpointConfig(1000, 2, None), 120, 10)
     made: list[Regression] = []
     code = run_task(config, OmegaConf.structured(config), lambda world: made.append(Regression(world)) or made[0])
@@ -225,4 +229,6 @@ def train(
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(lambda: train(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))))
+    run, strategy, steps, accumulate, shard = sys.argv[1:]
+    of = AUTO if shard == AUTO else int(shard)
+    raise SystemExit(leave(lambda: train(run, strategy, int(steps), int(accumulate), shard=of)))

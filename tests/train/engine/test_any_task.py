@@ -12,6 +12,7 @@ from train.engine.regression import BATCH, EPOCH, FEATURES, STAGES, TRUE, sample
 from dira_scale.train.distributed import processes
 from dira_scale.train.engine import optim
 from dira_scale.train.runs import checkpoint
+from dira_scale.train.runs.folder import recorded_in
 
 STEPS = sum(stage.steps for stage in STAGES)
 
@@ -122,8 +123,13 @@ def test_two_processes_learn_what_one_does(
     script, run = str(Path(__file__).with_name("regression.py")), tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
     for steps in stops:
-        printed = finish([*launcher, str(run), strategy, str(steps), str(accumulate)])
+        shard = "1" if strategy == "fsdp2" and steps == STEPS else "auto"  # first parts, then replicas
+        printed = finish([*launcher, str(run), strategy, str(steps), str(accumulate), shard])
         assert "find_unused_parameters" not in printed  # DDP's warning, which a user cannot act on
+    if strategy == "fsdp2":
+        assert recorded_in(run, None)["mesh_used"] == [2, 1]
+        told = [line.partition("fsdp2 shards over ")[2] for line in (run / "log.txt").read_text().splitlines()]
+        assert [line for line in told if line] == [f"{n} of 2 processes (parallel.shard)" for n in (2, 1)]
     ours, theirs = weights(run), weights(whole)
     for name in ("line.weight", "line.bias", "scale.weight"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)

@@ -122,7 +122,7 @@ def after_adamw(strategy: str, stages: int = 1) -> dict[str, Tensor]:
     """Weights and states after four steps of two micro-batches, in ``stages`` that go on from each other."""
     torch.manual_seed(0)
     blocks, state = [nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(5)], dict[str, Tensor]()
-    world: Any = SimpleNamespace(device=torch.device("cpu"), ranks=1)
+    world: Any = SimpleNamespace(device=torch.device("cpu"), ranks=1, shard=0, precision="fp32")
     config: Any = OmegaConf.to_object(compose("pretrain", ["optim=adamw", "data.shards=none", f"parallel={strategy}"]))
     chosen = parallel.build(world, config.parallel, nn.Sequential(*blocks))
     for steps in torch.arange(4.0).chunk(stages):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,7 +17,12 @@ from dira_scale.train.runs.checkpoint import CheckpointTensor
 
 
 class ShardedModel(StageModel):
-    """``original`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded."""
+    """``original`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded.
+
+    ``group``: the processes over which it is; None: all.
+    """
+
+    group: Any = None
 
     def __init__(
         self,
@@ -38,7 +44,7 @@ class ShardedModel(StageModel):
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
         total = get_total_norm(gradients).square().to(self.world.device)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total.sqrt()
 
     def unsharded(self) -> nn.Module:

@@ -12,10 +12,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.torch_version import TorchVersion
 
 from dira_scale.train.distributed.config import Parallel
+from dira_scale.train.distributed.precision import AUTOCAST
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
 from dira_scale.train.engine.parallel.compiled import compile_module, take_uncompiled
+from dira_scale.train.engine.parallel.mesh import mesh_of
 from dira_scale.train.engine.parallel.model import MakeOptimizer, Prepare, StageModel
+from dira_scale.train.engine.parallel.narrow import narrow
 from dira_scale.train.engine.parallel.recompute import checkpoint_activations, groups
 from dira_scale.train.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.train.engine.parallel.zero import ZeROModel
@@ -53,10 +56,16 @@ class FullyShardedModel(ShardedModel):
         return [part for group in self.optimizer.param_groups for part in group["params"]]
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
-        mesh = init_device_mesh(self.world.device.type, (dist.get_world_size(),))
+        device, ranks = self.world.device, dist.get_world_size()
+        shard = self.world.shard or ranks
+        mesh = init_device_mesh(device.type, (ranks,)) if shard == ranks else mesh_of(device.type, ranks, shard)
+        self.group = mesh.get_group(mesh.ndim - 1)
         for group in groups(self.module):
             fully_shard(group, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
+        dtype = AUTOCAST.get(self.world.precision)
+        if dtype and shard > 1 and self.differentiable:  # torch 2.11 moves what it pads, and forgets what narrow did
+            narrow(self.module, dtype, device)
         self.wrapped = forward.train()
         self.optimizer = make(self.module)
 
