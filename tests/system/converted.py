@@ -1,8 +1,9 @@
-"""``torchrun converted.py STRATEGY FROM TO``: loads the checkpoint in FROM (``-``: trains two steps instead), writes
-it to TO, and says what it read."""
+"""``torchrun converted.py STRATEGY SHARD FROM TO``: loads the checkpoint in FROM (``-``: trains two steps instead),
+writes it to TO, and says what it read."""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +29,10 @@ def bytes_read() -> int:
     return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
 
 
-def main(strategy: str, source: str, target: str) -> None:
+def main(strategy: str, shard: str, source: str, target: str) -> None:
     cfg = compose("pretrain", [*SETTINGS, "model.bn_groups=1", "method.base.queue=96", f"parallel={strategy}"])
     config: Any = OmegaConf.to_object(cfg)
-    world = start(config.parallel, config.precision)
+    world = replace(start(config.parallel, config.precision), shard=int(shard))
     torch.manual_seed(0 if source == "-" else 1)  # other weights than are read
     method = methods.build(cfg.method, cfg.model, ViewSpec(size=32), batch=24)
     chosen = parallel.build(world, config.parallel, method)

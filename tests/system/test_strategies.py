@@ -314,18 +314,21 @@ def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: P
 
 
 HEADER = 50_000  # bytes of a part beside its tensors'
-CHAIN = [("fsdp2", 4), ("fsdp2", 2), ("fsdp2", 1), ("ddp", 2), ("zero3", 2), ("zero1", 3), ("fsdp2", 2)]
+CHAIN = [("fsdp2", 4, 2), ("fsdp2", 2, 2), ("fsdp2", 1, 1), ("ddp", 2, 0), ("zero3", 2, 0), ("zero1", 3, 0)]
+CHAIN += [("fsdp2", 4, 4), ("fsdp2", 2, 1)]
 
 
 @pytest.mark.parametrize("chain", [pytest.param(CHAIN, marks=pytest.mark.system)])
-def test_a_checkpoint_goes_from_hand_to_hand_and_stays_the_same(chain: list[tuple[str, int]], tmp_path: Path) -> None:
+def test_a_checkpoint_goes_from_hand_to_hand_and_stays_the_same(
+    chain: list[tuple[str, int, int]], tmp_path: Path
+) -> None:
     """Weights, momentum network, queue and Adam's moments, bit for bit. Of each file a process writes, and of each
     checkpoint it reads, besides its share to verify, what it holds."""
     source, first = "-", dict[str, Any]()
-    for number, (strategy, ranks) in enumerate(chain):
+    for number, (strategy, ranks, shard) in enumerate(chain):
         target = tmp_path / str(number)
         target.mkdir()
-        printed = finish([*script("converted.py", ranks), strategy, source, str(target)])
+        printed = finish([*script("converted.py", ranks), strategy, str(shard), source, str(target)])
         content, source = dict(checkpoint.load(target / "000000002")[0]), str(target)
         if number == 0:
             first = content

@@ -40,6 +40,12 @@ class Links:
         latencies = machine.latency_within, machine.latency_between
         return cls(per_node, machine.within * GB, machine.between * GB, *latencies, machine.links)
 
+    def of_replicas(self, shards: int) -> "Links":
+        """Return the links of a rank with those that hold the same of ``shards``, whose neighbours use them, too."""
+        beside = min(shards, self.per_node)
+        between = min(self.within, self.links * self.between / beside)
+        return replace(self, per_node=self.per_node // beside, between=between, links=1)
+
     def bandwidth(self, ranks: int) -> float:
         """bytes/s at the bottleneck of rings over ``ranks`` GPUs, which enter and leave each node by each link once.
 
@@ -146,10 +152,11 @@ class Workload:
     def step(self, ranks: int) -> StepTimes:
         """A step on ``ranks`` GPUs."""
         traffic, gather, reduce = self.traffic, self.links.gather, self.links.all_reduce
-        messages = self.messages(ranks)
+        messages, shards = self.messages(ranks), self.traffic.shards or ranks
+        across = self.links.of_replicas(shards).all_reduce
 
-        def total(count: float, collective: Callable[[float, int], float]) -> float:
-            return traffic.messages * collective(count / traffic.messages, ranks) if count else 0.0
+        def total(count: float, collective: Callable[[float, int], float], of: int = ranks) -> float:
+            return traffic.messages * collective(count / traffic.messages, of) if count else 0.0
 
         def own(asynchronous: bool) -> float:
             return sum(self.links.seconds(message) for message in messages if message.asynchronous == asynchronous)
@@ -160,8 +167,10 @@ class Workload:
             self.alone,
             blocking=own(asynchronous=False) + total(traffic.after, gather) + late,
             asynchronous=own(asynchronous=True),
-            ahead=total(traffic.ahead, gather),
-            behind=total(traffic.behind, gather) + (reduced if beside is None else 0.0),
+            ahead=total(traffic.ahead, gather, shards),
+            behind=total(traffic.behind, gather, shards)
+            + total(traffic.across, across, ranks // shards)
+            + (reduced if beside is None else 0.0),
             buckets=traffic.messages,
             control=2 * (ranks - 1) * self.control / interval(ranks),  # a ring, however small the message
         )

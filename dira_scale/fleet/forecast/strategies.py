@@ -48,10 +48,14 @@ class Traffic:
     behind: float = 0.0  # gathered again for backward passes, or scattered from them
     after: float = 0.0  # gathered after the optimizer's step
     messages: int = 1  # that each of these is split into
+    across: float = 0.0  # all-reduced between replicas, whose shards go on together
+    shards: int = 0  # ranks among which ``ahead`` and ``behind`` go; 0: all
 
     def sent(self, ranks: int) -> float:
         """Bytes a rank sends: a ring all-reduce 2 (W - 1) / W of the total, a gather or scatter half of that."""
-        return (ranks - 1) / ranks * (2 * self.reduced + self.ahead + self.behind + self.after)
+        shards = self.shards or ranks
+        within = (shards - 1) / shards * (self.ahead + self.behind)
+        return within + (ranks - 1) / ranks * (2 * self.reduced + self.after) + 2 * (1 - shards / ranks) * self.across
 
 
 def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False, loader: float = 0.0) -> Memory:
@@ -113,8 +117,14 @@ def operations(strategy: str, step: Rehearsal) -> int:
     return step.operations + (GROUP * (1 + len(step.groups)) if strategy == "fsdp2" else 0)
 
 
-def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
-    """Return the bytes that ``strategy`` moves in a step of ``accumulate`` micro-batches.
+def checkpointed(step: Rehearsal) -> float:
+    """Return the bytes of a checkpoint."""
+    return step.trained + step.idle + step.momentum + step.buffers - step.teachers + step.optimizer + step.adversary
+
+
+def traffic(strategy: str, step: Rehearsal, accumulate: int, shards: int = 0, narrow: float = 1.0) -> Traffic:
+    """Return the bytes that ``strategy`` moves in a step of ``accumulate`` micro-batches. ``shards``: over how many
+    ranks ``fsdp2`` shards; 0: all. ``narrow``: what it gathers, as a share of fp32's bytes.
 
     ``ddp`` and ``zero1`` reduce after the last micro-batch; ``zero2`` and ``zero3`` after each, since they keep only
     sharded gradients. ``fsdp2`` gathers a group for every pass through it and scatters its gradients after every pass
@@ -131,7 +141,8 @@ def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
         looked = sum(group.size * group.looking for group in step.groups)
         root = (everything - sum(group.size for group in step.groups)) * accumulate  # gathered once a micro-batch
         scattered = again / accumulate + gradients - sum(group.size for group in learning)
-        return Traffic(ahead=root + again + looked, behind=again + scattered, messages=max(1, len(learning)))
+        sizes = {"ahead": narrow * (root + again + looked), "behind": narrow * again + scattered}
+        return Traffic(**sizes, messages=max(1, len(learning)), across=gradients / max(1, shards), shards=shards)
     if strategy == "zero3":
         behind = 2 * gradients * accumulate
         return Traffic(ahead=everything * accumulate, behind=behind, messages=max(1, step.blocks))

@@ -81,7 +81,7 @@ def after(ranks: int, shard: int, kind: str, optimizer: str, steps: int = 3) -> 
     world: Any = SimpleNamespace(device=device, ranks=ranks, shard=shard, precision=autocast)
     images, norms = torch.randn(3, 16, 1, 4, 4), torch.ones(steps)
     chosen = parallel.build(world, config.parallel, network)
-    model = chosen.begin(lambda part: part, lambda part: optim.stage_optimizer(config.optim, part, 256), {})
+    model = chosen.begin(lambda part: part, lambda part: optim.stage_optimizer(config.optim, part, 256))
     for step in range(steps):
         for i, micro in enumerate(images[step].chunk(ranks)[dist.get_rank() if ranks > 1 else 0].chunk(accumulate)):
             with model.accumulating(i + 1 == accumulate):
@@ -189,7 +189,7 @@ def refuse_outside_of_autocast() -> None:
     """A layer that computes in 32 bits, of weights that would be gathered in 16."""
     world: Any = SimpleNamespace(device=torch.device("cpu"), shard=0, precision="bf16")
     chosen = parallel.build(world, settings("adamw", "fsdp2").parallel, nn.Sequential(nn.Linear(4, 4)))
-    model = chosen.begin(lambda part: part, lambda part: torch.optim.SGD(part.parameters()), {})
+    model = chosen.begin(lambda part: part, lambda part: torch.optim.SGD(part.parameters()))
     with pytest.raises(RuntimeError, match=re.escape("Linear(in_features=4, out_features=4, bias=True) computes out")):
         model.wrapped(torch.zeros(1, 4))
 
