@@ -14,13 +14,14 @@ from dira_scale.base.machine.console import Console
 from dira_scale.base.machine.progress import bar
 from dira_scale.base.storage.atomic import write_json
 from dira_scale.base.storage.owned import own_file
-from dira_scale.fleet.forecast.estimate import Estimate, Rehearsals, estimate, prepared, rehearse_run
+from dira_scale.fleet.forecast.estimate import Estimate, Rehearsals, estimate, prepared, rehearse_run, shards_of
 from dira_scale.fleet.forecast.links import GB
-from dira_scale.fleet.forecast.strategies import FLOAT, STRATEGIES
+from dira_scale.fleet.forecast.strategies import FLOAT, STRATEGIES, checkpointed
 from dira_scale.train.data.batch import UNITS
 from dira_scale.train.planned import Machine
 from dira_scale.train.schedule import batches_of
 
+COPY = 5e9  # bytes/s from a GPU to memory that is not pinned, at least
 WIDTH = 108  # columns of the table where the output is not a terminal
 
 
@@ -78,7 +79,14 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
             f"The peak includes an estimate of {loader / GB:.2f} GB for decoding on the GPU (data.loader=dali)."
         )
     notes += [f"{remark[0].upper()}{remark[1:]}." for remark in plain.remarks]
+    saved = checkpointed(stage)
+    notes.append(
+        f"A checkpoint has {saved / GB:.1f} GB: training waits while each process copies {saved / ranks / 1e6:,.0f} "
+        f"MB, {saved / ranks / COPY:.2g} s. A run that resumes verifies as much, and reads what each process holds."
+    )
     if ranks > 1:
+        shards = shards_of(config, machine, plain)
+        notes.append(f"fsdp2 shards over {shards} of {ranks:,} processes (parallel.shard).")
         notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
     console.print("\n" + "\n".join(notes), style="dim", highlight=False)
 

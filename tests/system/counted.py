@@ -1,7 +1,6 @@
 """What a process of a run costs until its end: connections, requests to the store, files, bytes, memory; as JSON."""
 
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch.distributed as dist
 
 from dira_scale.train.distributed import processes
 from dira_scale.train.distributed.world import World
-
 
 ALIVE: list[Any] = []
 
@@ -83,7 +81,7 @@ def install(folder: str) -> None:
         count = len(psutil.Process().net_connections("tcp"))
         figures = dict(asked) | {"connections": count, "read": io("rchar") - began, "private": private()}
         Path(folder, f"{world.rank}.json").write_text(
-            json.dumps(figures | {"threads": len(os.listdir("/proc/self/task"))})
+            json.dumps(figures | {"threads": len([*Path("/proc/self/task").iterdir()])})
         )
         end(world)
 

@@ -8,6 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 from torch import nn
 
+from dira_scale.base.config.border import at
 from dira_scale.base.config.compose import compose
 from dira_scale.dataset.manifest import ShardedDataset
 from dira_scale.dataset.pixels.codecs import DECODED_ON_GPU
@@ -26,8 +27,10 @@ from dira_scale.train.data.config import Data
 from dira_scale.train.data.loaders.build import AUTO
 from dira_scale.train.data.samples import Samples, stored_codecs
 from dira_scale.train.data.views import PlaneViews, ViewSpec
+from dira_scale.train.distributed.precision import AUTOCAST
 from dira_scale.train.engine.graph import obstacle
 from dira_scale.train.engine.parallel import checkpoint_activations
+from dira_scale.train.engine.parallel.mesh import SHARE, smallest
 from dira_scale.train.engine.task import StagePlan
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.planned import Machine, plan_of
@@ -118,6 +121,8 @@ def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float, list
     config, loading, fetches = blueprint.config, 0.0, list[str]()
     ranks = config.plan.nodes * config.plan.gpus
     check_division(config, ranks)
+    with at("parallel"):
+        config.parallel.check(ranks)
     if config.data.shards is not None:
         planned = planned_inputs(config, blueprint.views, ranks, config.plan.nodes)
         config.plan.images, loading, fetches = planned
@@ -160,17 +165,20 @@ def estimate(
     """
     ranks, accumulate, offload = rehearsed.ranks, config.parallel.accumulate, config.parallel.offload
     stage = rehearsed.stages[rehearsed.heaviest]
+    shards = shards_of(config, machine, rehearsed) if strategy == "fsdp2" else ranks
+    narrow = 0.5 if config.precision in AUTOCAST else 1.0  # nearly all of a network's weights are cast
     given = strategy, accumulate, rehearsed is not plain, config.precision
     captured = config.parallel.graph is True and not obstacle(*given, rehearsed.module or nn.Module())
     # Steps with and without monitors are two recordings, each of which keeps its gradients and what is sent of them.
     kept = captured * (1 + (ranks > 1)) * stage.trained
-    memory = strategies.memory(strategy, ranks, stage, offload, loading)
+    memory = strategies.memory(strategy, shards, stage, offload, loading)
     memory = replace(memory, gradients=memory.gradients + kept, peak=memory.peak + kept)
     usable = USABLE * machine.memory * GB
-    most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable - kept, offload, loading)
+    most = strategies.largest(strategy, shards, rehearsed.few, rehearsed.many, usable - kept, offload, loading)
     factor = measured_factor(machine, plain)
     works = {
-        name: workload(machine, step, strategy, accumulate, factor, captured) for name, step in rehearsed.stages.items()
+        name: workload(machine, step, strategy, accumulate, factor, captured, shards % ranks, narrow)
+        for name, step in rehearsed.stages.items()
     }
     times = {name: work.seconds(ranks) for name, work in works.items()}
     plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
@@ -183,13 +191,22 @@ def estimate(
         memory=memory,
         fits=memory.peak <= usable,
         largest=most // accumulate,
-        sent=strategies.traffic(strategy, stage, accumulate).sent(ranks) + sum(own),
+        sent=works[rehearsed.heaviest].traffic.sent(ranks) + sum(own),
         step=times[rehearsed.heaviest],
         launching=works[rehearsed.heaviest].step(ranks).parts(ranks)["host"] > 0,
         images_per_second=stage.images * ranks / times[rehearsed.heaviest],
         hours=hours,
         price=hours * ranks * machine.price,
     )
+
+
+def shards_of(config: StagedTraining, machine: Machine, rehearsed: Rehearsals) -> int:
+    """Return over how many ranks ``fsdp2`` shards: ``parallel.shard``, or as a run chooses it on this machine."""
+    if config.parallel.shard != AUTO:
+        return int(config.parallel.shard)
+    step = rehearsed.stages[rehearsed.heaviest]
+    held = 4 * (step.trained + step.idle) + step.momentum
+    return smallest(held, SHARE * machine.memory * GB, rehearsed.ranks, machine.gpus)
 
 
 def arithmetic(machine: Machine, work: Work) -> float:
@@ -217,10 +234,18 @@ def measured_factor(machine: Machine, plain: Rehearsals) -> float:
 
 
 def workload(
-    machine: Machine, step: Rehearsal, strategy: str, accumulate: int, factor: float = 1.0, captured: bool = False
+    machine: Machine,
+    step: Rehearsal,
+    strategy: str,
+    accumulate: int,
+    factor: float = 1.0,
+    captured: bool = False,
+    shards: int = 0,
+    narrow: float = 1.0,
 ) -> Workload:
     """One optimizer step: arithmetic, ``factor`` times as long as ``machine`` has it, and the communication that this
-    does not hide; or the host's work, none where the step is ``captured``, and which a measured speed has in it."""
+    does not hide; or the host's work, none where the step is ``captured``, and which a measured speed has in it.
+    ``shards`` and ``narrow``: as :func:`strategies.traffic` takes them."""
     launched = machine.images_per_second is None and not captured
     host = strategies.operations(strategy, step) * machine.dispatch if launched else 0.0
     forward, backward, beside = (
@@ -229,7 +254,7 @@ def workload(
     return Workload(
         Links.of(machine, machine.gpus),
         StepTimes(forward, backward, beside, host=host, jitter=JITTER),
-        strategies.traffic(strategy, step, accumulate),
+        strategies.traffic(strategy, step, accumulate, shards, narrow),
         messages=lambda ranks: step.collectives,
         control=machine.control,
     )

@@ -13,7 +13,7 @@ from dira_scale.base.config.compose import compose
 from dira_scale.fleet.forecast import estimate
 from dira_scale.fleet.forecast.estimate import Rehearsals, decoding_bytes, measured_factor, workload
 from dira_scale.fleet.forecast.ledger import LiveBytes
-from dira_scale.fleet.forecast.links import JITTER
+from dira_scale.fleet.forecast.links import JITTER, Links, StepTimes, Workload
 from dira_scale.fleet.forecast.rehearsal import NetworkGroup, Rehearsal
 from dira_scale.fleet.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, largest, memory, traffic
 from dira_scale.fleet.forecast.work import Product, Work
@@ -111,6 +111,20 @@ def test_traffic_of_four_ranks() -> None:
     root = 160 - 90
     forward, backward, scattered = root + 2 * 60 + 30, 2 * 60, 2 * 60 + (100 - 60)
     assert traffic("fsdp2", STEP, 1).sent(4) == 0.75 * (forward + backward + scattered)
+
+
+def test_traffic_over_a_mesh() -> None:
+    """Two replicas of two shards: half of each gather, in 16 bits, and the replicas reduce half of the gradients."""
+    root, gathered, scattered = 160 - 90, 2 * 60 + 30 + 2 * 60, 2 * 60 + (100 - 60)
+    moved = traffic("fsdp2", STEP, 1, shards=2, narrow=0.5)
+    assert moved.sent(4) == 0.5 * (0.5 * (root + gathered) + scattered) + 2 * 0.5 * (100 / 2)
+    assert moved.sent(2) == 0.5 * (0.5 * (root + gathered) + scattered)
+    links = Links(per_node=2, within=100.0, between=10.0, latency_within=0, latency_between=0, links=2)
+    alone = StepTimes(forward=0, backward=0)
+    parts = Workload(links, alone, moved).step(4)
+    assert parts.ahead == pytest.approx(0.5 * moved.ahead / 100)
+    # The two shards of a node reduce at once, by a link each, as trees or rings of two.
+    assert parts.behind == pytest.approx(0.5 * moved.behind / 100 + 2 * 0.5 * 50 / 10)
 
 
 def test_accumulation_costs_replicas_nothing_and_sharded_gradients_much() -> None:
