@@ -53,6 +53,23 @@ def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Pat
     assert written == pytest.approx([row["loss"] for row in rows(unbroken)], rel=1e-6)
 
 
+UNUSED = {"scipy", "sklearn", "pandas", "matplotlib", "skimage", "boto3", "wandb", "tensorboard", "monai", "deepspeed"}
+MODULES = """
+import sys
+from dira_scale.pretrain import main
+assert main(sys.argv[1:]) == 0
+print("\\n", len(sys.modules), *UNUSED & {*sys.modules})
+"""
+
+
+def test_a_trainer_imports_what_it_uses(shards: Path, tmp_path: Path) -> None:
+    """A process that does not write for all, up to and after a validation: it had 4,224 modules."""
+    words = pretrain(tmp_path / "run", shards, SMALL, "steps=2", "tracker=none")[3:]
+    script = MODULES.replace("UNUSED", str(UNUSED))
+    printed = finish([sys.executable, "-c", script, *words], fresh=True).splitlines()[-1].split()
+    assert printed[1:] == [] and int(printed[0]) < 3400, printed
+
+
 def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (unbroken / "checkpoints").iterdir()}
     finish(pretrain(unbroken, shards, *EACH))

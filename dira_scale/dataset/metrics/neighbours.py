@@ -7,11 +7,7 @@ with weight exp(s / 0.07). Labels are independent, so each has its own vote.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from etils.epy import lazy_imports
 from torch import Tensor
-
-with lazy_imports():
-    from sklearn import metrics
 
 CHUNK, TABLE = 1024, 2**27  # queries at once; similarities, at most
 
@@ -62,8 +58,20 @@ def mean_auc(scores: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
         known = ~(np.isnan(label) | np.isnan(score))
         positive = label[known] >= 0.5
         if positive.any() and not positive.all():
-            areas.append(metrics.roc_auc_score(positive, score[known]))
+            areas.append(_roc_auc(positive, score[known]))
     return float(np.mean(areas)) if areas else float("nan")
+
+
+def _roc_auc(positive: np.ndarray, scores: np.ndarray) -> float:
+    """What scikit-learn's ``roc_auc_score`` returns, to the last bit: each training process has 600 modules less."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
+    true = np.cumsum(positive[order])[ends]
+    false = 1 + ends - true
+    if len(ends) > 2:  # points on a line between others change the rounding
+        corner = np.concatenate([[True], (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0), [True]])
+        true, false = true[corner], false[corner]
+    return float(np.trapezoid(np.append(0, true) / true[-1], np.append(0, false) / false[-1]))
 
 
 def _votes(similarity: Tensor, labels: Tensor, k: int, temperature: float) -> Tensor:

@@ -23,12 +23,15 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_array
+from etils.epy import lazy_imports
 
 from dira_scale.dataset.pixels.arena import Allocate
 from dira_scale.dataset.pixels.boxes import CropBox, around
 from dira_scale.dataset.pixels.codecs import DecodeError, decode
 from dira_scale.dataset.pixels.headers import Payload
+
+with lazy_imports():
+    from scipy import sparse  # not of whole boxes of 8 bits
 
 _MOST = 0.5  # of a row
 
@@ -125,7 +128,7 @@ def _transposed(pixels: np.ndarray, flip: bool, out: np.ndarray | None) -> np.nd
     return cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE, out) if flip else cv2.transpose(pixels, out)
 
 
-def triangles(start: float, length: float, source: int, size: int) -> csr_array:
+def triangles(start: float, length: float, source: int, size: int) -> "sparse.csr_array":
     """Weights [size, source] of the pixels 0 to ``source`` - 1 for ``size`` steps from ``start`` over ``length``."""
     step = length / size
     reach = max(step, 1.0)
@@ -135,4 +138,4 @@ def triangles(start: float, length: float, source: int, size: int) -> csr_array:
     weight = np.clip(1 - np.abs(pixel + 0.5 - centre) / reach, 0, None)
     weight /= weight.sum(1, keepdims=True)
     ends = np.arange(0, size * width + 1, width, dtype=np.int32)
-    return csr_array((weight.astype(np.float32).ravel(), pixel.ravel(), ends), shape=(size, source))
+    return sparse.csr_array((weight.astype(np.float32).ravel(), pixel.ravel(), ends), shape=(size, source))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from dira_scale.dataset.metrics import neighbours
 from dira_scale.dataset.metrics.neighbours import knn_scores, mean_auc
@@ -60,3 +61,7 @@ def test_area_is_the_share_of_pairs_in_order_over_labels_with_both_classes(data)
     alone = np.column_stack([labels[:, :2], np.ones(60), np.full(60, np.nan)])
     assert mean_auc(scores, alone) == pytest.approx(np.mean(areas))
     assert np.isnan(mean_auc(scores[:, 2:], alone[:, 2:]))
+    for seed in range(200):  # to the last bit
+        generator = np.random.default_rng(seed)
+        label, score = np.append([0, 1], generator.integers(0, 2, seed)), generator.random(seed + 2).round(1 + seed % 4)
+        assert mean_auc(score[:, None], label[:, None] * 1.0) == roc_auc_score(label, score)
