@@ -33,9 +33,12 @@ logger = logging.getLogger(__name__)
 WATCHED = 0.3  # seconds
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 # gloo connects every process to every other in each of its groups of all processes, and says ``Too many open files``
-# where that fails. The groups are of control messages (or the default one), of checkpoints and of signals; each has
-# a listening socket, an epoll and a pipe beside its connections.
+# where that fails. The groups are of control messages (or the default one), of checkpoints and, on CPUs, of signals;
+# each has a listening socket, an epoll and a pipe beside its connections.
 GROUPS, PER_GROUP = 3, 4
+# From so many processes on, two connect when one first sends to the other: of 1,024 each would ask the store 3,000
+# times, for 25 MB. All have sent what a run sends once the first step has ended.
+LAZY = 64
 SPARE = 512  # open files of shards, loaders, logs, checkpoints, libraries and other groups, by a generous guess
 
 
@@ -96,7 +99,8 @@ def start(parallel: Parallel, precision: str) -> World:
 
 
 def allow_open_files() -> None:
-    """Raise this process's limit to the hard one, before the processes of a run connect to each other.
+    """Raise this process's limit to the hard one, before the processes of a run connect to each other, of LAZY or more
+    when they first need to.
 
     Warns, on the first process of a machine, of a limit that training may exceed.
 
@@ -105,9 +109,13 @@ def allow_open_files() -> None:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
         return
+    if ranks >= LAZY:
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    least = psutil.Process().num_fds() + GROUPS * (ranks - 1 + PER_GROUP)
+    lazy = os.environ.get("TORCH_GLOO_LAZY_INIT") == "1"
+    others = min(ranks - 1, 2 + 2 * ranks.bit_length()) if lazy else ranks - 1  # of a ring, and of trees
+    least = psutil.Process().num_fds() + GROUPS * (others + PER_GROUP)
     if hard == resource.RLIM_INFINITY or hard >= least + SPARE:
         return
     enough = 1 << (least + SPARE - 1).bit_length()  # a power of 2

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dira_scale.train.distributed.collectives import new_group, world
+from dira_scale.train.distributed.collectives import control_group, new_group, world
 
 REPEAT_SECONDS = 2.0  # one Ctrl-C may arrive twice: from the terminal, and from the launcher, which forwards it
 RANKS_A_STEP = 256  # of a ring of two hops a rank, some 20 ms: so many ranks' message is out before a step has ended
@@ -58,8 +58,9 @@ class Signals:
 
     def listen(self) -> None:
         """Handle signals from now on. Collective."""
-        # Its own CPU group: the question in each step waits neither for the device nor for a checkpoint's messages.
-        self._group = new_group("signals", backend="gloo") if world() > 1 else None
+        # The question in each step waits neither for the device nor for a checkpoint's messages, which another thread
+        # sends. It has a group of its own where the control messages' is that of the gradients.
+        self._group = None if world() == 1 else control_group() or new_group("signals", backend="gloo")
         self._arrivals, self._pipe = socket.socketpair()
         self._pipe.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -317,17 +318,18 @@ except UserError as error:
     print(error)
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
-REFUSED = "allows a process 1024 open files, and connecting 341 processes takes at least 10"
+REFUSED = "allows a process 200 open files, and connecting 63 processes takes at least 20"
 
 
 @pytest.mark.parametrize(
     ("hard", "rank", "ranks", "expected"),
     [
-        (4096, 1, 340, []),
+        (4096, 1, 63, []),
         (1024, 1, 2, []),  # what most machines have
-        (1024, 0, 200, ["WARNING"]),
-        (1024, 1, 200, []),  # once for a machine
-        (1024, 1, 341, [REFUSED]),  # three sockets to each of the others
+        (700, 0, 63, ["WARNING"]),
+        (700, 1, 63, []),  # once for a machine
+        (200, 1, 63, [REFUSED]),  # three sockets to each of the others
+        (1024, 0, 1024, []),  # connects only those that need it
     ],
 )
 def test_the_limit_is_raised_as_far_as_it_may_be_and_said_where_that_is_too_low(
@@ -345,3 +347,64 @@ def test_the_limit_is_raised_as_far_as_it_may_be_and_said_where_that_is_too_low(
 def test_one_process_keeps_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert finish([sys.executable, "-c", LIMITED, "1024"]).split() == ["200"]
+
+
+# What a run sends until its first checkpoint has ended, then the same again without a store.
+EIGHT = """
+import os, sys
+from datetime import timedelta
+import torch.distributed as dist
+from dira_scale.train.distributed import control, long_work, processes
+from dira_scale.train.engine.signals import Signals
+
+folder, rank, processes.LAZY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.environ["WORLD_SIZE"] = "8"
+
+class Counting(dist.Store):
+    store, asked, there = dist.FileStore(f"{folder}/meet", 8), 0, True
+    def get(self, key):
+        assert self.there
+        self.asked += 1
+        return self.store.get(key)
+    def set(self, key, value):
+        self.store.set(key, value)
+    def add(self, key, value):
+        return self.store.add(key, value)
+    def wait(self, *keys_and_timeout):
+        self.store.wait(*keys_and_timeout)
+    def set_timeout(self, timeout):
+        self.store.set_timeout(timeout)
+
+def sockets():
+    return sum(os.readlink(f"/proc/self/fd/{fd}").startswith("socket:") for fd in os.listdir("/proc/self/fd")[:-1])
+
+processes.allow_open_files()
+store, before = Counting(), sockets()
+dist.init_process_group("gloo", store=store, rank=rank, world_size=8, timeout=timedelta(seconds=60))
+gather = long_work.gather_beside_training()
+with Signals() as signals:
+    signals.listen()
+    for _ in range(2):
+        control.check_equal({"seed": "0"})
+        control.broadcast_from_main(rank)
+        gather(rank)
+        signals.agreed(wait=True)
+        dist.barrier()
+        store.there = False
+    print(sockets() - before - 2, store.asked)  # two of Signals
+    dist.barrier()
+os._exit(0)  # gloo would abort a process that ends with its connections broken
+"""
+
+
+@pytest.mark.parametrize(("lazy", "most"), [(9, 7), (8, 5)])  # of a ring two, of trees and barriers log2(8)
+def test_from_many_processes_on_each_connects_to_those_that_it_needs(lazy: int, most: int, tmp_path: Path) -> None:
+    """Three groups, each with a socket that listens. Nothing is asked of the store after the first step."""
+    with ExitStack() as ending:
+        commands = [[sys.executable, "-c", EIGHT, str(tmp_path), str(rank), str(lazy)] for rank in range(8)]
+        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
+        assert {process.wait(120) for process in processes} == {0}, [p.printed() for p in processes]
+        counts = [[int(word) for word in process.printed().split()] for process in processes]
+    opened, asked = zip(*counts, strict=True)
+    assert max(opened) <= 3 * (most + 1) and max(asked) <= 3 * (most + 1), counts
+    assert lazy == 8 or {*opened} == {24}, counts

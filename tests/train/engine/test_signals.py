@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from harness import job
 
+from dira_scale.train.distributed import collectives
+from dira_scale.train.engine import signals
+
 LIFE = """
 import os, signal, sys
 from dira_scale.train.engine.signals import STOP_SIGNALS, Signals
@@ -161,3 +164,19 @@ def test_no_process_waits_for_one_that_is_still_in_its_step(tmp_path: Path) -> N
 def test_a_process_that_dies_is_noticed_within_a_step(tmp_path: Path) -> None:
     for line in lines_of_three("dies", tmp_path, codes=(0, 9, 0)):
         assert line.partition(": ")[2] in ("lost: True at step 3", "lost: True at step 4"), line
+
+
+@pytest.mark.parametrize(("backend", "made"), [("nccl", ["control"]), ("gloo", ["signals"])])
+def test_the_question_shares_the_group_of_control_messages_not_of_gradients(
+    backend: str, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[str] = []
+    for module in (collectives, signals):
+        monkeypatch.setattr(module, "world", lambda: 2)
+        monkeypatch.setattr(module, "new_group", lambda name, backend: groups.append(name) or name)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: backend)
+    collectives.control_group.cache_clear()
+    with signals.Signals() as listening:
+        listening.listen()
+    collectives.control_group.cache_clear()
+    assert groups == made
