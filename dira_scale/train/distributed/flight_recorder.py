@@ -17,6 +17,7 @@ import torch
 from dira_scale.train.distributed.collectives import world
 
 LAST = 30  # collectives that are written for people to read
+FOUND, POLL = "parted.txt", 0.1  # where the processes part, beside their records; seconds
 DUMPS = ("_dump_fr_trace_json", "_dump_nccl_trace_json")  # torch's, of gloo and, where there is one, of NCCL
 
 _begun: deque[tuple[int, int]] = deque(maxlen=2000)  # when each step began, in nanoseconds, and its number
@@ -52,30 +53,51 @@ def recorded() -> list[RecordedCollective]:
     return record
 
 
-def exchange(stacks: Path, seconds: float) -> str:
-    """Write this process's record, wait until all have, for at most ``seconds``, and say where they part.
-
-    Says nothing where one has not: the others wait for it, wherever they are.
+def exchange(stacks: Path, seconds: float, partly: bool = False) -> str:
+    """Write this process's record, and say where all of them part, for which one process reads them: the lowest rank
+    that has written one. The others wait for what it finds, so that no launcher ends it before.
 
     Args:
         stacks: ``rank-N.txt``, to which the last collectives are appended; ``rank-N.json`` beside it gets all.
+        seconds: in which all should have written; what is found comes within twice as long.
+        partly: compare those that have. Else nothing is said if one has not: the others wait for it, wherever they are.
     """
     if world() == 1:
         return ""
-    record, unready = recorded(), stacks.with_suffix(".part")
+    record, unready, found = recorded(), stacks.with_suffix(".part"), stacks.with_name(FOUND)
     stacks.parent.mkdir(exist_ok=True)
     with stacks.open("a") as file:
         print(f"\nThe last {LAST} collectives of this process, the newest last; * has not ended:", file=file)
         for group, number, call, step, ended in record[-LAST:]:
             print(f"step {step}: {call}, number {number} of group {group}{'' if ended else ' *'}", file=file)
     unready.write_text(json.dumps(record))
-    unready.replace(stacks.with_suffix(".json"))
-    paths, deadline = [stacks.with_name(f"rank-{rank}.json") for rank in range(world())], time.monotonic() + seconds
-    while not all(path.exists() for path in paths):
-        if time.monotonic() > deadline:
-            return ""
-        time.sleep(0.1)
-    return parting([[RecordedCollective(*fields) for fields in json.loads(path.read_text())] for path in paths])
+    own, began = unready.replace(stacks.with_suffix(".json")), time.monotonic()
+    first = own.stem == "rank-0" or (not _appears(found, seconds / 2) and own == min(_written(own.parent).items())[1])
+    if not first:
+        return found.read_text() if _appears(found, 1.5 * seconds) else ""
+    while len(paths := _written(own.parent)) < world() and time.monotonic() < began + seconds:
+        time.sleep(POLL)
+    text = ""
+    if partly or len(paths) == world():
+        records = {number: json.loads(path.read_text()) for number, path in paths.items()}
+        text = parting([[RecordedCollective(*row) for row in records.get(i, ())] for i in range(world())])
+    if text and (lacking := [str(i) for i in range(world()) if i not in paths]):
+        text += f"; rank {', '.join(lacking)} has written nothing"
+    unready.write_text(text)
+    unready.replace(found)
+    return text
+
+
+def _appears(path: Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (there := path.exists()) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return there
+
+
+def _written(folder: Path) -> dict[int, Path]:
+    """The records so far, by rank."""
+    return {int(path.stem.removeprefix("rank-")): path for path in folder.glob("rank-*.json")}
 
 
 def parting(records: Sequence[Sequence[RecordedCollective]]) -> str:

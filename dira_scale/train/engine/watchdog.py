@@ -57,8 +57,9 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        for suffix in (".txt", ".json"):  # of an earlier hang
-            self._stacks.with_suffix(suffix).unlink(missing_ok=True)
+        found = [self._stacks.with_name(flight_recorder.FOUND)] * (rank() == 0)
+        for path in (self._stacks, self._stacks.with_suffix(".json"), *found):  # of an earlier hang
+            path.unlink(missing_ok=True)
         self._thread.start()
         return self
 
@@ -90,7 +91,7 @@ class Watchdog:
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
             where = f"Where every process stood: {self._stacks.parent}{lacking}"
             self._report(f"{reason}. {where}. The same command resumes from the newest checkpoint", "hung")
-            if parted := flight_recorder.exchange(self._stacks, TIMINGS.linger):  # last: CUDA may block it
+            if parted := flight_recorder.exchange(self._stacks, TIMINGS.linger, partly=True):  # last: CUDA may block it
                 self._report(parted, "parted")
         except OSError as error:
             print(f"{logs.command() or logs.PACKAGE}: {reason}; {error}; this process stood:", file=sys.stderr)

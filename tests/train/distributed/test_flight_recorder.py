@@ -1,12 +1,15 @@
 """Two processes call collectives that do not fit: both say where, and their files have the last ones."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import current_thread
 
 import pytest
 from harness import job
 
+from dira_scale.train.distributed import flight_recorder
 from dira_scale.train.distributed.flight_recorder import RecordedCollective, parting
 
 # Two steps are right, with the collectives of FSDP2. In the third the second process makes a mistake, after which each
@@ -92,3 +95,29 @@ def test_what_one_process_no_longer_has_is_not_compared() -> None:
     behind = parting([record("a"), record("d", first=4)])
     assert behind.endswith("collective 4 of group 0 all: rank 0 called nothing; rank 1 called d")
     assert parting([record("a", "b"), []]) == ""
+
+
+@pytest.mark.parametrize("absent", [set[int](), {0, 1, 9}])
+def test_one_of_many_processes_reads_all_records(
+    absent: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without rank 0 it is the lowest that has written one; the others read what it has found."""
+    read, opened = Path.read_text, list[str]()
+    monkeypatch.setattr(Path, "read_text", lambda path: opened.append(path.name) or read(path))
+    monkeypatch.setattr(flight_recorder, "world", lambda: 64)
+    calls = {rank: record("a", "x" if rank == 50 else "b") for rank in {*range(64)} - absent}
+    monkeypatch.setattr(flight_recorder, "recorded", lambda: calls[int(current_thread().name)])
+
+    def exchanged(rank: int, partly: bool) -> str:
+        current_thread().name = str(rank)
+        return flight_recorder.exchange(tmp_path / str(partly) / f"rank-{rank}.txt", 2, partly)
+
+    for partly in (True, False):
+        (tmp_path / str(partly)).mkdir()
+        opened.clear()
+        with ThreadPoolExecutor(64) as pool:
+            (said,) = set(pool.map(exchanged, calls, [partly] * 64))
+        assert ("rank 50 called x" in said) == (partly or not absent)
+        assert said.endswith("; rank 0, 1, 9 has written nothing") == (partly and bool(absent))
+        assert opened.count("parted.txt") == len(calls) - 1
+        assert len(opened) == len(calls) - 1 + len(calls) * (partly or not absent)
