@@ -19,6 +19,7 @@ from dira_scale.pretrain.step import Pretraining
 from dira_scale.train.data.batch import UNITS, Batch
 from dira_scale.train.data.labels import UNCERTAIN
 from dira_scale.train.distributed.collectives import gather, world
+from dira_scale.train.distributed.control import on_main
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine.task import Detail, StagePlan, StagePosition
 from dira_scale.train.methods.adversary import Adversary
@@ -114,8 +115,9 @@ class PretrainTask(Pretraining, DatasetTask):
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.start = stages, data, method.start
         self.diagnosis = Diagnosis(config, continues=method.start is not None)
-        for row in read_rows(Path(config.run) / "metrics.jsonl", f"{UNITS[data.views.dimensions]}_per_second")[0]:
-            if row["split"] == "val":  # of the run that is resumed
+        rate = f"{UNITS[data.views.dimensions]}_per_second"
+        for row in on_main(world, lambda: read_rows(Path(config.run) / "metrics.jsonl", rate)[0]) or ():
+            if row["split"] == "val":  # of the run that is resumed; only the main process warns
                 self.diagnosis.held_out(row)
         self.taken, self.taught_by = taken, [teacher.summary for teacher in teachers_in(method)]
         self.adversary = adversary

@@ -1,5 +1,7 @@
 """Start-up checks: launcher against configuration, what differs between processes."""
 
+import sys
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from harness import job
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.base import errors
@@ -151,6 +154,36 @@ def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyP
     (tmp_path / "leases").mkdir()
     (tmp_path / "leases" / "000001.json").touch()
     preflight.check_shared(tmp_path, "000001.json")
+
+
+FOUR = """
+import os, socket, sys
+from pathlib import Path
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from dira_scale.train.distributed import control
+from dira_scale.train.engine import preflight
+
+folder, rank, read, opened = sys.argv[1], int(sys.argv[2]), Path.read_bytes, []
+socket.gethostname = lambda: "aabb"[rank]
+Path.read_bytes = lambda path: opened.append(path) or read(path) + b"#" * (rank == 2)
+dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=4)
+try:
+    preflight.check_alike(OmegaConf.create({"seed": 0, "parallel": {"device": "cpu"}}), {})
+except control.AgreedError as error:
+    print(len(opened), error, flush=True)
+os._exit(0)  # gloo would abort a process that ends with its connections broken
+"""
+
+
+def test_one_process_of_each_machine_reads_the_code(tmp_path: Path) -> None:
+    with ExitStack() as ending:
+        commands = [[sys.executable, "-c", FOUR, str(tmp_path), str(rank)] for rank in range(4)]
+        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
+        assert {process.wait(120) for process in processes} == {0}, [p.printed() for p in processes]
+        (main, said), *others = [process.printed().split(" ", 1) for process in processes]
+    assert said.startswith("rank(s) 2, 3 on b differ from rank 0 on a in the code of dira_scale (")
+    assert int(main) > 500 and others == [["0", said], [main, said], ["0", said]]
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ stores. Over gloo, so no device is needed or waited for.
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
@@ -126,6 +127,9 @@ def check_equal(facts: Mapping[str, str]) -> None:
 
     Raises AgreedError, which names the processes and machines that differ from the main process, and in what.
     """
+    content = repr(sorted(facts.items())).encode()
+    if len({*gather_objects(sha256(content).digest())}) == 1:  # of very many processes the facts themselves are long
+        return
     by_rank = gather_objects((socket.gethostname(), dict(facts)))
     main_host, main = by_rank[0]
     different: dict[str, list[str]] = {}

@@ -17,7 +17,7 @@ import torch
 from dira_scale.train.distributed.collectives import world
 
 LAST = 30  # collectives that are written for people to read
-FOUND, POLL = "parted.txt", 0.1  # where the processes part, beside their records; seconds
+FOUND, POLL = "parted", 0.1  # where the processes part, beside their records; seconds
 DUMPS = ("_dump_fr_trace_json", "_dump_nccl_trace_json")  # torch's, of gloo and, where there is one, of NCCL
 
 _begun: deque[tuple[int, int]] = deque(maxlen=2000)  # when each step began, in nanoseconds, and its number

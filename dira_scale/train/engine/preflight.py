@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from dira_scale.base.config.keys import leaves
 from dira_scale.base.errors import UserError
 from dira_scale.train.distributed import control
+from dira_scale.train.distributed.collectives import rank
 from dira_scale.train.runs.environment import PACKAGES, version_of
 
 # Keys that may differ between machines.
@@ -27,7 +28,7 @@ DIGITS = 12  # of a hash, in messages
 
 
 def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
-    """Compare code, packages, configuration and GPUs of all processes. Collective.
+    """Compare code, packages, configuration and GPUs of all processes. One of each machine reads the code. Collective.
 
     Args:
         cfg: the resolved configuration.
@@ -35,16 +36,13 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
 
     Raises AgreedError, which names processes, machines and what differs, or the processes that share a GPU.
     """
-    package, code = Path(__file__).parents[2], hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        code.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
-    everything = {"the code of dira_scale": code.hexdigest()[:DIGITS], "python": platform.python_version()}
-    everything |= {name: str(version_of(name)) for name in (*PACKAGES, "deepspeed", "transformers")}
-    everything |= {key: str(value) for key, value in leaves(cfg) if not key.startswith(PER_MACHINE)}
-    control.check_equal(everything | dict(facts))
     on_gpu = torch.cuda.is_available() and cfg.parallel.device != "cpu"
-    gpu = str(torch.cuda.get_device_properties().uuid) if on_gpu else ""
-    gpus = control.gather_objects((socket.gethostname(), gpu))
+    gpu, host = str(torch.cuda.get_device_properties().uuid) if on_gpu else "", socket.gethostname()
+    gpus = control.gather_objects((host, gpu))
+    looking = next(other for other, (name, _) in enumerate(gpus) if name == host)  # for all of this machine
+    installed = control.gather_objects(_installed() if looking == rank() else {})[looking]
+    keys = {key: str(value) for key, value in leaves(cfg) if not key.startswith(PER_MACHINE)}
+    control.check_equal(installed | keys | dict(facts))
     (host, shared), count = Counter(gpus).most_common(1)[0]
     if shared and count > 1:
         ranks = ", ".join(str(rank) for rank, place in enumerate(gpus) if place == (host, shared))
@@ -52,6 +50,15 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
             f"ranks {ranks} share GPU {shared} of {host}: start one process per GPU (--nproc_per_node, "
             "--num_processes, --gpus-per-node)"
         )
+
+
+def _installed() -> dict[str, str]:
+    """Hash the code and look up the packages on this machine."""
+    package, code = Path(__file__).parents[2], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        code.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
+    versions = {name: str(version_of(name)) for name in (*PACKAGES, "deepspeed", "transformers")}
+    return {"the code of dira_scale": code.hexdigest()[:DIGITS], "python": platform.python_version()} | versions
 
 
 def check_shared(run: Path, lease: str) -> None:
