@@ -1,6 +1,7 @@
 """Pretraining as a task of the engine: a method trained through its stages on its data."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -31,7 +32,7 @@ from dira_scale.train.runs.description import Description
 from dira_scale.train.runs.files import read_rows
 from dira_scale.train.runs.folder import RunFolder
 from dira_scale.train.runs.remarks import no_better_than_mean, worse_features
-from dira_scale.train.schedule import batches_of, few_steps, groups_of
+from dira_scale.train.schedule import batches_of, few_steps, groups_of, spare_nodes
 from dira_scale.train.task import DatasetTask
 from dira_scale.train.validation import HeldOutValidation
 
@@ -116,7 +117,10 @@ class PretrainTask(Pretraining, DatasetTask):
         self.stages, self.data, self.start = stages, data, method.start
         self.diagnosis = Diagnosis(config, continues=method.start is not None)
         rate = f"{UNITS[data.views.dimensions]}_per_second"
-        for row in on_main(world, lambda: read_rows(Path(config.run) / "metrics.jsonl", rate)[0]) or ():
+        rows = on_main(world, lambda: read_rows(Path(config.run) / "metrics.jsonl", rate)[0]) or ()
+        nodes = world.ranks // int(os.environ.get("LOCAL_WORLD_SIZE", world.ranks))
+        self.spare = [] if rows else spare_nodes(config, world.ranks, nodes)  # a run keeps its batch
+        for row in rows:
             if row["split"] == "val":  # of the run that is resumed; only the main process warns
                 self.diagnosis.held_out(row)
         self.taken, self.taught_by = taken, [teacher.summary for teacher in teachers_in(method)]
@@ -174,6 +178,7 @@ class PretrainTask(Pretraining, DatasetTask):
             *(Detail(f"teacher: {summary}") for summary in self.taught_by),
             *map(Detail, remarks(self.config, module)),
             *few_steps(self.config, self.stages),
+            *self.spare,
         ]
 
     def set_progress(self, module: nn.Module, share: float) -> None:

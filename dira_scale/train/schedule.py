@@ -14,6 +14,7 @@ from dira_scale.train.engine.config import PLATEAU, RUN
 from dira_scale.train.engine.task import StagePlan
 
 LEAST, FALLS = 5, 0.05  # of still_falling
+MANY_NODES, MANY_RANKS, NEAR = 8, 64, 0.1  # of spare_nodes: from which on one is lost every few weeks; of the batch
 
 
 def batches_of(config: StagedTraining) -> dict[str, int]:
@@ -112,6 +113,32 @@ def process_counts(config: StagedTraining) -> list[int]:
     groups = groups_of(config)
     numbers = range(1, min(groups) + 1)
     return [n for n in numbers if not any(_problems(config, batch, count, n) for batch, count in groups.items())]
+
+
+def spare_nodes(config: StagedTraining, ranks: int, nodes: int) -> list[str]:
+    """Return a line if another batch, near that of all stages, fits more processes than it does where some of many
+    ``nodes``, at most a quarter, are lost."""
+    (batch, *others), parts = {*batches_of(config).values()}, ranks * config.parallel.accumulate
+    if others or (nodes < MANY_NODES and ranks < MANY_RANKS):
+        return []
+    left = [node * ranks // nodes for node in range(nodes - 1, 0, -1) if 4 * node >= 3 * nodes]
+
+    def fitting(batch: int) -> list[int]:
+        with suppress(UserError):
+            groups = config.bn_groups(batch)
+            fits = [count for count in (ranks, *left) if not _problems(config, batch, groups, count)]
+            return fits[1:] if fits[:1] == [ranks] else []
+        return []
+
+    near = [parts * i for i in range(1, 2 * batch // parts) if abs(parts * i - batch) <= NEAR * batch]
+    best = max(near, key=lambda other: (fitting(other)[:1], -abs(other - batch)), default=batch)
+    now, then = (", ".join(map(str, fitting(each))) for each in (batch, best))
+    if fitting(best)[:1] <= fitting(batch)[:1]:
+        return []
+    return [
+        f"should nodes be lost, data.batch={batch} fits {now or 'no number'} of the {left[-1]} to {left[0]} processes "
+        f"that are left, data.batch={best} would fit {then}"
+    ]
 
 
 def groups_of(config: StagedTraining) -> dict[int, int]:

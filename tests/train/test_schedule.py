@@ -1,6 +1,7 @@
 """Stages in steps, and the processes among which they divide, held against brute force."""
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale.base.config.compose import compose
 from dira_scale.base.errors import UserError
 from dira_scale.train.engine.task import StagePlan
-from dira_scale.train.schedule import check_division, few_steps, process_counts, stage_plans, still_falling
+from dira_scale.train.schedule import (
+    check_division,
+    few_steps,
+    process_counts,
+    spare_nodes,
+    stage_plans,
+    still_falling,
+)
 
 IMAGES = 75_312  # of ChestX-ray14 that the paper trains on
 
@@ -125,6 +133,33 @@ def test_the_processes_that_fit_are_those_of_brute_force(groups: int, accumulate
             continue  # refused elsewhere, for any number of processes
         expected = [n for n in range(1, batch + 1) if _whole(batch, lanes or batch, groups, accumulate, n)]
         assert process_counts(made) == expected, (batch, lanes)
+
+
+def test_a_batch_that_fewer_nodes_fit_is_that_of_brute_force() -> None:
+    """Of all batches within a tenth: the most nodes that are left, then the nearest."""
+    for batch, nodes, each, groups, lanes in product((96, 320, 512), (8, 11, 16), (1, 2), (1, 4), (None, 32)):
+        made, ranks = config(f"data.batch={batch}", f"data.lanes={lanes or 'null'}"), nodes * each
+        made.model.bn_groups = groups
+        left = [each * n for n in range(1, nodes) if 4 * n >= 3 * nodes]
+
+        def most(other: int) -> int:
+            fits = [n for n in (ranks, *left) if not other % groups and _whole(other, lanes or other, groups, 1, n)]  # noqa: B023
+            return max(fits[1:], default=0) if fits[:1] == [ranks] else 0  # noqa: B023
+
+        best = max(range(1, 2 * batch), key=lambda b: (most(b) * (abs(b - batch) <= batch / 10), -abs(b - batch)))
+        lines = spare_nodes(made, ranks, nodes)
+        assert bool(lines) == (most(best) > most(batch)), (batch, nodes, each, groups, lanes)
+        assert all(f"data.batch={best} would fit {most(best)}" in line for line in lines), (lines, best)
+
+
+def test_a_thousand_processes_have_a_batch_for_fewer_nodes() -> None:
+    (line,) = spare_nodes(config("data.batch=65536"), 1024, 128)
+    assert line == (
+        "should nodes be lost, data.batch=65536 fits no number of the 768 to 1016 processes that are left, "
+        "data.batch=64512 would fit 1008, 896, 768"
+    )
+    assert spare_nodes(config("data.batch=64512"), 1024, 128) == []
+    assert spare_nodes(config("data.batch=56"), 7, 7) == [] == spare_nodes(config("stages.di.batch=64"), 64, 8)
 
 
 def test_what_does_not_divide_is_one_message_with_what_would() -> None:

@@ -34,7 +34,7 @@ from dira_scale.train.engine.parallel.mesh import SHARE, smallest
 from dira_scale.train.engine.task import StagePlan
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.planned import Machine, plan_of
-from dira_scale.train.schedule import batches_of, check_division, stage_plans
+from dira_scale.train.schedule import batches_of, check_division, spare_nodes, stage_plans
 
 # Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.
 IN_USE = 4
@@ -113,7 +113,7 @@ class Rehearsals:
 
 def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float, list[str]]:
     """Return what is planned, with the number of images that its data has, the ranks, the loader's bytes on the GPU per
-    image of a rank's batch, and what a node fetches.
+    image of a rank's batch, and remarks: what a node fetches, and a batch for fewer nodes.
 
     Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
     """
@@ -126,7 +126,7 @@ def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float, list
     if config.data.shards is not None:
         planned = planned_inputs(config, blueprint.views, ranks, config.plan.nodes)
         config.plan.images, loading, fetches = planned
-    return blueprint, ranks, loading, fetches
+    return blueprint, ranks, loading, [*fetches, *spare_nodes(config, ranks, config.plan.nodes)]
 
 
 def rehearse_run(
