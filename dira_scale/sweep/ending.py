@@ -24,6 +24,7 @@ from dira_scale.train.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 # torchrun's summary names the process that failed first, and then its exit code: negative for a signal.
 ROOT = re.compile(r"Root Cause.*?host\s*: (\S+).*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
+SILENT = re.compile(r"nothing yet from rank ([\d, ]+):")  # of train.engine.watchdog
 
 
 def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> str:
@@ -94,6 +95,16 @@ def first_task(sweep: SweepFolder, run: Run, job: JobEnvironment) -> str:
     """Read what the task that ended first, other than the first task itself, has written down; empty if none has."""
     files = [*_of_tasks(sweep, run, job).iterdir()]
     return min(files, key=lambda file: file.stat().st_mtime).read_text() if files else ""
+
+
+def silent_nodes(sweep: SweepFolder, run: Run, job: JobEnvironment, log: Path) -> list[str]:
+    """Name the nodes that a hang has left without a sign of life: by ``log`` none of their processes has written its
+    stacks, and no task there has ended."""
+    if not (found := SILENT.findall(end_of(log))):
+        return []
+    each, ended = job.num_tasks // job.num_nodes, {int(file.name) for file in _of_tasks(sweep, run, job).iterdir()}
+    silent = {int(rank) for rank in found[-1].split(",")} - ended
+    return [host for i, host in enumerate(job.hostnames) if silent.issuperset(range(i * each, (i + 1) * each))]
 
 
 def last_message(log: Path, name: str) -> str:

@@ -131,8 +131,11 @@ class Job(Checkpointable):
             if following != "retry" or job.cluster == "slurm":
                 break
         if following in ("requeue", "retry") and job.cluster == "slurm":
+            if silent := ending.silent_nodes(sweep, run, job, sweep.log(run.id, ended.number)):
+                ended.reason = f"{ended.reason}; not on {', '.join(silent)} again"
+                sweep.write(run.id, ended)
             try:
-                queue.requeue(job)
+                queue.requeue(job, silent)
             except UserError as error:
                 ended.reason = f"{ended.reason}; not requeued: {error}".removeprefix("; ")
                 sweep.write(run.id, ended)

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from submitit import JobEnvironment
@@ -110,17 +110,25 @@ def is_preempted(job: JobEnvironment) -> bool:
     return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", job_text))
 
 
-def requeue(job: JobEnvironment) -> None:
-    """Have SLURM start this job again.
+def requeue(job: JobEnvironment, without: Sequence[str] = ()) -> None:
+    """Have SLURM start this job again, on other nodes than those ``without`` which it must go on: of itself SLURM
+    avoids only nodes that it knows to be down.
 
     Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
 
     Raises UserError if SLURM does not start it again.
     """
-    match = re.search(r"\bRestarts=(\d+)", _scontrol("show", "job", "--oneliner", job.job_id))
+    shown = _scontrol("show", "job", "--oneliner", job.job_id)
+    match = re.search(r"\bRestarts=(\d+)", shown)
     if match is None or int(match[1]) != restarts():
         raise UserError("SLURM has restarted the job")
     _scontrol("requeue", job.job_id)
+    if without:  # SLURM changes the list of waiting jobs alone; this one's end leaves the time
+        nodes = [*re.findall(r"\bExcNodeList=([^\s(]+)", shown), *without]
+        try:
+            _scontrol("update", f"JobId={job.job_id}", f"ExcNodeList={','.join(nodes)}")
+        except UserError as error:
+            logger.warning("job %s may start on %s again: %s", job.job_id, ", ".join(without), error)
 
 
 def restarts() -> int:

@@ -74,7 +74,8 @@ def test_what_follows(
 
 
 def task(rank: int) -> Any:
-    return SimpleNamespace(job_id="5_3", global_rank=rank, node=rank // 2, hostnames=["n3", "n4"])
+    place = {"node": rank // 2, "hostnames": ["n3", "n4"], "num_tasks": 4, "num_nodes": 2}
+    return SimpleNamespace(job_id="5_3", global_rank=rank, **place)
 
 
 def test_the_task_that_ended_first_is_named_with_signal_and_step(
@@ -93,7 +94,13 @@ def test_the_task_that_ended_first_is_named_with_signal_and_step(
     ending.record_task(sweep, run, task(1), 1)
     why = "rank 3 on n4: killed by SIGKILL at step 56: often memory (raise cluster.memory)"
     assert ending.first_task(sweep, run, task(0)) == why and sweep.tries(run.id) == []
+    (log := tmp_path / "log").write_text("hung; nothing yet from rank 2, 3: stopped, gone, or slower\nparted")
+    assert ending.silent_nodes(sweep, run, task(0), log) == []  # a task there has ended
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # the job's next life
+    assert ending.silent_nodes(sweep, run, task(0), log) == ["n4"]
+    for text in ("nothing yet from rank 1, 2: stopped", "di step 56"):
+        log.write_text(text)
+        assert ending.silent_nodes(sweep, run, task(0), log) == []
     assert ending.first_task(sweep, run, task(0)) == ""
     ending.record_task(sweep, run, task(1), 1)
     assert ending.first_task(sweep, run, task(0)) == "rank 1 on n3: RuntimeError: CUDA error: no device"

@@ -16,6 +16,7 @@ import submitit
 from harness import add_command
 
 from dira_scale.command import Command
+from dira_scale.sweep import queue
 from dira_scale.sweep.job import Job, _stopped, command, start
 from dira_scale.sweep.records import Launch, Run, SweepFolder
 
@@ -173,6 +174,12 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SHOW, REQUEUE = "show job --oneliner 5_3", "requeue 5_3"
 KILLED = "killed by SIGKILL at step 4: often memory (raise cluster.memory)"
+
+
+def test_a_requeued_job_leaves_out_a_silent_node_beside_those_that_its_user_has(controller: Controller) -> None:
+    log = controller(preempted="None ExcNodeList=n7", away=":")
+    queue.requeue(SimpleNamespace(job_id="5_3"), ["n2"])  # type: ignore[arg-type]
+    assert log.read_text().splitlines() == [SHOW, REQUEUE, "update JobId=5_3 ExcNodeList=n7,n2"]
 
 
 @pytest.mark.usefixtures("task")
