@@ -85,12 +85,13 @@ def job(command: list[str], fresh: bool = False, before: str = "", **environment
         process.close()
 
 
-def together(commands: list[list[str]]) -> None:
-    """Processes of one thread that need each other, each to its end with exit code 0."""
+def together(commands: list[list[str]]) -> list[str]:
+    """What processes of one thread that need each other print, each to its end with exit code 0."""
     with ExitStack() as ending:
         processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
         for process in processes:
             assert process.wait(SECONDS) == 0, process.printed()
+        return [process.printed() for process in processes]
 
 
 def error_lines(printed: str) -> list[str]:

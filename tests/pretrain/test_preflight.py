@@ -1,7 +1,6 @@
 """Start-up checks: launcher against configuration, what differs between processes."""
 
 import sys
-from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from harness import job
+from harness import together
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.base import errors
@@ -177,11 +176,8 @@ os._exit(0)  # gloo would abort a process that ends with its connections broken
 
 
 def test_one_process_of_each_machine_reads_the_code(tmp_path: Path) -> None:
-    with ExitStack() as ending:
-        commands = [[sys.executable, "-c", FOUR, str(tmp_path), str(rank)] for rank in range(4)]
-        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
-        assert {process.wait(120) for process in processes} == {0}, [p.printed() for p in processes]
-        (main, said), *others = [process.printed().split(" ", 1) for process in processes]
+    printed = together([[sys.executable, "-c", FOUR, str(tmp_path), str(rank)] for rank in range(4)])
+    (main, said), *others = [text.split(" ", 1) for text in printed]
     assert said.startswith("rank(s) 2, 3 on b differ from rank 0 on a in the code of dira_scale (")
     assert int(main) > 500 and others == [["0", said], [main, said], ["0", said]]
 

@@ -2,12 +2,11 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from threading import current_thread
 
 import pytest
-from harness import job
+from harness import together
 
 from dira_scale.train.distributed import flight_recorder
 from dira_scale.train.distributed.flight_recorder import RecordedCollective, parting
@@ -71,11 +70,8 @@ os._exit(0)  # gloo would abort a process that ends with its connections broken
     ],
 )
 def test_a_mistake_is_named(mistake: str, counts: tuple[int, int], said: str, last: str, tmp_path: Path) -> None:
-    with ExitStack() as ending:
-        commands = [[sys.executable, "-c", TWO, mistake, str(r), str(counts[r]), str(tmp_path)] for r in (0, 1)]
-        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
-        assert [process.wait(240) for process in processes] == [0, 0], [p.printed() for p in processes]
-        assert [process.printed().splitlines()[-1] for process in processes] == [said, said]
+    commands = [[sys.executable, "-c", TWO, mistake, str(r), str(counts[r]), str(tmp_path)] for r in (0, 1)]
+    assert [printed.splitlines()[-1] for printed in together(commands)] == [said, said]
     written = (tmp_path / "stacks" / "rank-0.txt").read_text().splitlines()
     assert len(written) == 2 + min(counts[0], 30) and written[-1] == last
 

@@ -6,14 +6,13 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
-from harness import finish, job
+from harness import finish, job, together
 
 from dira_scale.base.errors import UserError, local_rank
 from dira_scale.base.machine import device
@@ -360,20 +359,16 @@ from dira_scale.train.engine.signals import Signals
 folder, rank, processes.LAZY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 os.environ["WORLD_SIZE"] = "8"
 
+def passed_on(name):
+    return lambda self, *given: getattr(self.store, name)(*given)
+
 class Counting(dist.Store):
     store, asked, there = dist.FileStore(f"{folder}/meet", 8), 0, True
+    set, add, wait, set_timeout = map(passed_on, ("set", "add", "wait", "set_timeout"))
     def get(self, key):
         assert self.there
         self.asked += 1
         return self.store.get(key)
-    def set(self, key, value):
-        self.store.set(key, value)
-    def add(self, key, value):
-        return self.store.add(key, value)
-    def wait(self, *keys_and_timeout):
-        self.store.wait(*keys_and_timeout)
-    def set_timeout(self, timeout):
-        self.store.set_timeout(timeout)
 
 def sockets():
     return sum(os.readlink(f"/proc/self/fd/{fd}").startswith("socket:") for fd in os.listdir("/proc/self/fd")[:-1])
@@ -400,11 +395,8 @@ os._exit(0)  # gloo would abort a process that ends with its connections broken
 @pytest.mark.parametrize(("lazy", "most"), [(9, 7), (8, 5)])  # of a ring two, of trees and barriers log2(8)
 def test_from_many_processes_on_each_connects_to_those_that_it_needs(lazy: int, most: int, tmp_path: Path) -> None:
     """Three groups, each with a socket that listens. Nothing is asked of the store after the first step."""
-    with ExitStack() as ending:
-        commands = [[sys.executable, "-c", EIGHT, str(tmp_path), str(rank), str(lazy)] for rank in range(8)]
-        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
-        assert {process.wait(120) for process in processes} == {0}, [p.printed() for p in processes]
-        counts = [[int(word) for word in process.printed().split()] for process in processes]
+    commands = [[sys.executable, "-c", EIGHT, str(tmp_path), str(rank), str(lazy)] for rank in range(8)]
+    counts = [[int(word) for word in printed.split()] for printed in together(commands)]
     opened, asked = zip(*counts, strict=True)
     assert max(opened) <= 3 * (most + 1) and max(asked) <= 3 * (most + 1), counts
     assert lazy == 8 or {*opened} == {24}, counts
