@@ -15,7 +15,7 @@ from dira_scale.base.errors import DimensionsError, UserError
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe
 from dira_scale.pretrain.step import Pretraining, freeze_blocks
-from dira_scale.pretrain.task import PretrainTask, remarks
+from dira_scale.pretrain.task import PretrainTask, remarks, rows_before
 from dira_scale.train import methods
 from dira_scale.train.blueprint import Blueprint, MakeDistort, Networks, in_stage
 from dira_scale.train.data.config import as_stored
@@ -147,7 +147,8 @@ class PretrainBlueprint(Blueprint):
         moved(adversary, world.device, config.parallel.channels_last)
         now = run.sentence if run else None
         taken = on_main(world, lambda: taken_at_first(config, now))
-        return PretrainTask(config, world, method, adversary, stages, data, taken)
+        rows = on_main(world, lambda: rows_before(config, self.views.dimensions)) or ()
+        return PretrainTask(config, world, method, adversary, stages, data, taken, rows)
 
     def _check_random(self) -> None:
         """Raise UserError for an anchor, and blocks, that stay as the network starts, which is at random."""

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from dira_scale.pretrain.step import Pretraining
 from dira_scale.train.data.batch import UNITS, Batch
 from dira_scale.train.data.labels import UNCERTAIN
 from dira_scale.train.distributed.collectives import gather, world
-from dira_scale.train.distributed.control import on_main
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine.task import Detail, StagePlan, StagePosition
 from dira_scale.train.methods.adversary import Adversary
@@ -101,6 +100,7 @@ class PretrainTask(Pretraining, DatasetTask):
     Args:
         stages: the stages to train.
         taken: which checkpoint of a run it starts from, in words.
+        rows: of metrics, of the run that is resumed; on the main process, which alone warns.
     """
 
     def __init__(
@@ -112,16 +112,15 @@ class PretrainTask(Pretraining, DatasetTask):
         stages: list[StagePlan],
         data: "Inputs",
         taken: str | None = None,
+        rows: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.start = stages, data, method.start
         self.diagnosis = Diagnosis(config, continues=method.start is not None)
-        rate = f"{UNITS[data.views.dimensions]}_per_second"
-        rows = on_main(world, lambda: read_rows(Path(config.run) / "metrics.jsonl", rate)[0]) or ()
         nodes = world.ranks // int(os.environ.get("LOCAL_WORLD_SIZE", world.ranks))
         self.spare = [] if rows else spare_nodes(config, world.ranks, nodes)  # a run keeps its batch
         for row in rows:
-            if row["split"] == "val":  # of the run that is resumed; only the main process warns
+            if row["split"] == "val":
                 self.diagnosis.held_out(row)
         self.taken, self.taught_by = taken, [teacher.summary for teacher in teachers_in(method)]
         self.adversary = adversary
@@ -220,6 +219,11 @@ class PretrainTask(Pretraining, DatasetTask):
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return self.diagnosis.warnings(row, position)
+
+
+def rows_before(config: Pretrain, dimensions: int) -> list[dict[str, Any]]:
+    """Read the rows of metrics of the run that is resumed; none of a new one. Raises UserError if they are damaged."""
+    return read_rows(Path(config.run) / "metrics.jsonl", f"{UNITS[dimensions]}_per_second")[0]
 
 
 def remarks(config: Pretrain, method: Method) -> list[str]:

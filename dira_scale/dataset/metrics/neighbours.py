@@ -58,11 +58,11 @@ def mean_auc(scores: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
         known = ~(np.isnan(label) | np.isnan(score))
         positive = label[known] >= 0.5
         if positive.any() and not positive.all():
-            areas.append(_roc_auc(positive, score[known]))
+            areas.append(roc_auc(positive, score[known]))
     return float(np.mean(areas)) if areas else float("nan")
 
 
-def _roc_auc(positive: np.ndarray, scores: np.ndarray) -> float:
+def roc_auc(positive: np.ndarray, scores: np.ndarray) -> float:
     """What scikit-learn's ``roc_auc_score`` returns, to the last bit: each training process has 600 modules less."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
