@@ -27,6 +27,7 @@ from dira_scale.train.engine import optim, parallel, preflight
 from dira_scale.train.engine.task import StagePlan, StepTask
 from dira_scale.train.methods.adversary import Adversary, adversary_of
 from dira_scale.train.methods.method import Method
+from dira_scale.train.models.cut import built
 from dira_scale.train.models.discriminator import check_size
 from dira_scale.train.models.hub import local, weights_fact
 from dira_scale.train.models.network import Encoder, moved
@@ -138,9 +139,13 @@ class PretrainBlueprint(Blueprint):
 
         data, stages, run = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))
+        share = parallel.share(world, config.parallel, self.networks)
         torch.manual_seed(config.seed)
         tensors, about = run.tensors if run else None, (config.channels, config.normalise)
-        method = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, *about)
+        method = built(
+            lambda: methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, *about),
+            share,
+        )
         check_equal({"the weights of method.teachers": " ".join(teacher.hash for teacher in teachers_in(method))})
         adversary = self.adversary()
         self.try_stages((method, adversary))  # so that an error shows now, not hours later

@@ -18,6 +18,7 @@ from dira_scale.train.distributed.collectives import rank
 from dira_scale.train.distributed.processes import start
 from dira_scale.train.engine import optim, parallel
 from dira_scale.train.engine.parallel.strategy import Sharded
+from dira_scale.train.models.momentum import local_shard
 
 SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.threads=1", "method.base.queue=64"]
 
@@ -26,7 +27,7 @@ def storages(tensors: list[Tensor]) -> dict[int, int]:
     """Size of each piece of memory that the tensors lie in, by its address."""
     sizes = {}
     for tensor in tensors:
-        part = getattr(tensor, "_local_tensor", tensor)
+        part = local_shard(tensor)
         if part.numel():
             storage = part.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()

@@ -1,6 +1,5 @@
 """Frozen features: whole images through encoders in evaluation mode; levels averaged over space, or tokens."""
 
-import copy
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from dira_scale.train.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.train.distributed.precision import set_fp32
 from dira_scale.train.distributed.processes import default_workers
 from dira_scale.train.models.heads import global_average
-from dira_scale.train.models.network import Encoder, moved
+from dira_scale.train.models.network import Encoder, moved, on_meta
 
 Layer = int | str  # a level of the pyramid, or tokens
 # Of transformers that have a class token: the last block's, or those of the last four, alone or beside the mean patch.
@@ -180,7 +179,7 @@ def mapped(encoder: Encoder, images: Tensor, layer: Layer) -> Tensor:
 def map_sides(encoder: Encoder, layer: Layer, size: Sequence[int]) -> list[int]:
     """Return the sides of the maps of images of ``size``, by a pass without values."""
     images = torch.empty(1, encoder.channels[0], *size, device="meta")
-    return list(mapped(copy.deepcopy(encoder).to("meta").eval(), images, layer).shape[2:])
+    return list(mapped(on_meta(encoder).eval(), images, layer).shape[2:])
 
 
 def width(encoder: Encoder, layer: Layer) -> int:

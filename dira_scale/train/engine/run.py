@@ -136,7 +136,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     """
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
-    world = parallel.with_shard(world, config.parallel, task.module)
+    world = parallel.with_shard(world, config.parallel, lambda: task.module)
     content |= task.data.identity() | task.identity() | world.used
     run = on_main(world, lambda: RunFolder(folder, content, task.describe(content)))
     try:

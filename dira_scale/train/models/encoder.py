@@ -1,6 +1,5 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
-import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from dira_scale.base.arguments import ArgumentError
 from dira_scale.base.errors import nearest
 from dira_scale.train.models.drop_path import drop_by_position
+from dira_scale.train.models.network import on_meta
 from dira_scale.train.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.train.models.vit import PlainEncoder
 
@@ -185,7 +185,7 @@ def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
     checked = f"{_key(encoder.name, encoder.arguments)} {in_channels} {size}"
     if checked in _CHECKED:
         return
-    maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
+    maps = on_meta(encoder).eval()(torch.empty(1, in_channels, size, size, device="meta"))
     shapes = [tuple(features.shape) for features in maps]
     expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
     if shapes != expected:

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from dira_scale.train.distributed.collectives import rank
+from dira_scale.train.models.cut import Cut
 from dira_scale.train.models.encoder import disable_randomness
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -39,7 +40,9 @@ def ema_update(average: Iterable[nn.Parameter], trained: Iterable[nn.Parameter],
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """This process's part, sharing its memory: the whole tensor, FSDP2's local tensor, or ZeRO-3's partition."""
+    """This process's part, sharing its memory: the whole tensor, its rows, or ZeRO-3's partition."""
+    if isinstance(tensor, Cut):
+        return tensor.local
     if isinstance(tensor, DTensor):
         part: Tensor = tensor.to_local()
         return part.detach()
@@ -49,6 +52,8 @@ def local_shard(tensor: Tensor) -> Tensor:
 
 def local_start(tensor: Tensor) -> int:
     """How many of the tensor's elements, in row-major order, are before those of :func:`local_shard`."""
+    if isinstance(tensor, Cut):
+        return tensor.share.start(len(tensor)) * math.prod(tensor.shape[1:])
     if isinstance(tensor, DTensor):
         _, (row, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
         assert all(place == Shard(0) or place.is_replicate() for place in tensor.placements)

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from dira_scale.train.data.batch import CHANNELS_LAST
 from dira_scale.train.models import bf16
 from dira_scale.train.models.translations import Rules
 
+Module = TypeVar("Module", bound=nn.Module)
 # Layers by an image's dimensions.
 CONVOLUTIONS: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -42,20 +43,29 @@ def keeps_channels_last(module: nn.Module) -> bool:
     return not (volumes and any(isinstance(layer, _InstanceNorm | nn.GroupNorm) for layer in layers))
 
 
+def on_meta(module: Module) -> Module:
+    """Return a copy of ``module`` on the meta device, for which no values are copied."""
+    memo: dict[int, Tensor] = {id(x): nn.Parameter(x.to("meta"), x.requires_grad) for x in module.parameters()}
+    return copy.deepcopy(module, memo | {id(x): x.to("meta") for x in module.buffers()})
+
+
 def moved(module: nn.Module, device: torch.device, channels_last: bool | None = None) -> nn.Module:
     """``module`` on ``device``, its weights contiguous, or those of convolutions channels last.
 
-    ``channels_last``: ``parallel.channels_last``; None: if the module :func:`keeps_channels_last`. Raises UserError as
-    :func:`check_torch`.
+    ``channels_last``: ``parallel.channels_last``; None: if the module :func:`keeps_channels_last`. What is on the meta
+    device stays there. Raises UserError as :func:`check_torch`.
     """
     if channels_last is None:
         channels_last = keeps_channels_last(module)
     check_torch(module, device)
     if device.type == "cpu":
         bf16.guard(module)
-    if not channels_last:
-        return module.to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return module.to(device)._apply(lambda x: x.to(memory_format=CHANNELS_LAST.get(x.dim(), torch.preserve_format)))
+    layouts = CHANNELS_LAST if channels_last else dict.fromkeys(CHANNELS_LAST, torch.contiguous_format)
+
+    def place(x: Tensor) -> Tensor:
+        return x if x.is_meta else x.to(device).to(memory_format=layouts.get(x.dim(), torch.preserve_format))
+
+    return module._apply(place)
 
 
 @dataclass
@@ -169,7 +179,7 @@ def pyramid_sizes(encoder: Encoder, size: Sequence[int]) -> list[list[int]]:
     """Return the spatial sizes of the maps with features that ``encoder`` makes of a view of ``size``, finest first.
     Nothing is computed."""
     view = torch.empty(1, 1, *size, device="meta")
-    pyramid: list[Tensor] = copy.deepcopy(encoder).to("meta").eval()(view)
+    pyramid: list[Tensor] = on_meta(encoder).eval()(view)
     return [[*level.shape[2:]] for level in pyramid if level.shape[1]]
 
 

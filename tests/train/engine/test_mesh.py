@@ -94,8 +94,9 @@ def after(ranks: int, shard: int, kind: str, optimizer: str, steps: int = 3) -> 
         model.step()
         commit_statistics(model.module)
         ema_update(model.module.average.parameters(), model.module.trained.parameters(), 0.1)
+    whole = {name: getattr(x, "full_tensor", x.clone)() for name, x in model.module.state_dict().items()}
     chosen.end(model)
-    return {"norms": norms, **chosen.module.state_dict()}
+    return {"norms": norms, **whole}
 
 
 def gathered(shard: int, wide: bool) -> set[int]:
@@ -167,7 +168,7 @@ def test_auto_shards_over_a_machine_or_as_many_more_as_it_takes(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=local * 80 * 10**9))
     accelerator = SimpleNamespace(num_processes=ranks, device=torch.device("cpu"))
-    world = mesh.with_shard(World(accelerator, "fp32"), settings("adamw", "fsdp2").parallel, module)
+    world = mesh.with_shard(World(accelerator, "fp32"), settings("adamw", "fsdp2").parallel, lambda: module)
     assert world.used["mesh_used"] == [ranks // expected, expected]
 
 

@@ -1,6 +1,7 @@
 """Over which processes FSDP2 shards: groups of successive ones, which are replicas of each other."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -10,21 +11,27 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from dira_scale.train.distributed.collectives import new_group
+from dira_scale.train.distributed.collectives import new_group, rank
+from dira_scale.train.distributed.collectives import world as processes
 from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.distributed.control import broadcast_from_main
 from dira_scale.train.distributed.world import World
+from dira_scale.train.models.cut import Cut, Share
 
 REPLICATE, SHARD = "replicate", "shard"
 SHARE = 0.5  # of a process's memory, for what is sharded: activations, gathered groups and the loader take the rest
 
 
-def with_shard(world: World, parallel: Parallel, module: nn.Module) -> World:
-    """Return ``world`` with its ``shard``, unless that is known chosen by the size of ``module``. Collective."""
+def with_shard(world: World, parallel: Parallel, made: Callable[[], nn.Module]) -> World:
+    """Return ``world`` with its ``shard``, unless that is known chosen by the size of the module that is ``made``, or
+    as that is cut. Collective."""
     if parallel.strategy != "fsdp2":
         return replace(world, shard=0)
     if world.shard:
         return world
+    module = made()
+    if cut := next((p.share.shards for p in module.parameters() if isinstance(p, Cut)), 0):
+        return replace(world, shard=cut)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cuda = world.device.type == "cuda"
     memory = torch.cuda.get_device_properties().total_memory if cuda else psutil.virtual_memory().total // local
@@ -32,6 +39,22 @@ def with_shard(world: World, parallel: Parallel, module: nn.Module) -> World:
     held = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in module.parameters())
     shard = smallest(held, SHARE * memory, world.ranks, local)
     return replace(world, shard=broadcast_from_main(shard))  # machines may differ in memory
+
+
+def share(world: World, parallel: Parallel, networks: Callable[[], Sequence[nn.Module]]) -> Share:
+    """Return which rows of the first of ``networks``, which have no values yet, this process holds. Collective."""
+
+    def without_memory() -> nn.Module:
+        with torch.device("meta"):
+            return networks()[0]
+
+    return rows_of(with_shard(world, parallel, without_memory)) if parallel.strategy == "fsdp2" else Share()
+
+
+def rows_of(world: World) -> Share:
+    """Return which rows of the parameters this process holds between stages."""
+    shard = world.shard or processes()
+    return Share(rank() % shard, shard)
 
 
 def smallest(held: int, budget: float, ranks: int, local: int) -> int:

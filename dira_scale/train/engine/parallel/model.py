@@ -103,7 +103,8 @@ class StageModel:
         return tensors
 
     def unsharded(self) -> nn.Module:
-        """The unsharded module, for one process to evaluate alone. Collective; on the CPU if it had to be gathered."""
+        """The unsharded module, for the main process to evaluate alone. Collective; on the CPU if it was gathered:
+        then the others' has no values."""
         return self.module
 
 

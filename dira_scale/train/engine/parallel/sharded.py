@@ -1,9 +1,11 @@
 """The base of the sharded strategies: each process holds parts of the module, which is sharded anew for every stage."""
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -17,7 +19,7 @@ from dira_scale.train.runs.checkpoint import CheckpointTensor
 
 
 class ShardedModel(StageModel):
-    """``original`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded.
+    """``original`` stays on the CPU; ``module``, a copy on the device, is sharded.
 
     ``group``: the processes over which it is; None: all.
     """
@@ -48,20 +50,26 @@ class ShardedModel(StageModel):
         return total.sqrt()
 
     def unsharded(self) -> nn.Module:
-        gathered = copied(self._original)
+        gathered = copied(self._original, "cpu" if self.world.main else "meta")
         self._prepare(gathered)
         self.gather_into(gathered)
         return gathered
 
     def gather_into(self, unsharded: nn.Module) -> None:
-        """Copy the sharded module's values to ``unsharded``, on the CPU. Collective."""
+        """Copy the sharded module's values to ``unsharded``, on the CPU, one tensor at a time; on the meta device they
+        are dropped. Collective."""
         values = unsharded.state_dict()  # the tensors themselves: a rank never holds two whole modules
         for name, tensor in self.module.state_dict(keep_vars=True).items():
             values[name].copy_(self._whole(tensor).detach())
 
+    def hand_back(self, original: nn.Module) -> None:
+        """Give ``original`` the values, as the stage has left them. Collective."""
+        self.gather_into(original)
+
     def release(self) -> None:
         """Release the sharded module before the next stage."""
         del self.wrapped, self.optimizer, self.module
+        gc.collect()  # torch's sharded modules refer to themselves
 
     def pieces(self) -> dict[str, CheckpointTensor]:
         pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
@@ -80,7 +88,11 @@ class ShardedModel(StageModel):
         raise NotImplementedError
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """A deep copy that shares the process groups."""
-    groups = [m.process_group for m in module.modules() if isinstance(m, GroupedBatchNorm)]
-    return copy.deepcopy(module, {id(group): group for group in groups})
+def copied(module: nn.Module, device: str | None = None) -> nn.Module:
+    """A deep copy that shares the process groups. ``device``: where its parameters lie, without values; None: as the
+    module's."""
+    memo = {id(m.process_group): m.process_group for m in module.modules() if isinstance(m, GroupedBatchNorm)}
+    for parameter in module.parameters() if device else ():
+        memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        memo[id(parameter)] = nn.Parameter(memory, parameter.requires_grad)
+    return copy.deepcopy(module, memo)

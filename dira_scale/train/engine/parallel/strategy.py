@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.torch_version import TorchVersion
 
 from dira_scale.train.distributed.config import Parallel
@@ -16,12 +17,13 @@ from dira_scale.train.distributed.precision import AUTOCAST
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
 from dira_scale.train.engine.parallel.compiled import compile_module, take_uncompiled
-from dira_scale.train.engine.parallel.mesh import mesh_of
+from dira_scale.train.engine.parallel.mesh import mesh_of, rows_of
 from dira_scale.train.engine.parallel.model import MakeOptimizer, Prepare, StageModel
 from dira_scale.train.engine.parallel.narrow import narrow
 from dira_scale.train.engine.parallel.recompute import checkpoint_activations, groups
 from dira_scale.train.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.train.engine.parallel.zero import ZeROModel
+from dira_scale.train.models.cut import Cut, cut_all
 from dira_scale.train.models.momentum import local_shard
 from dira_scale.train.models.network import Encoder, keeps_channels_last, moved
 
@@ -63,11 +65,40 @@ class FullyShardedModel(ShardedModel):
         for group in groups(self.module):
             fully_shard(group, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
+        self._fill()
         dtype = AUTOCAST.get(self.world.precision)
         if dtype and shard > 1 and self.differentiable:  # torch 2.11 moves what it pads, and forgets what narrow did
             narrow(self.module, dtype, device)
         self.wrapped = forward.train()
         self.optimizer = make(self.module)
+
+    @torch.no_grad()
+    def _fill(self) -> None:
+        """Give the shards, which have no memory yet, the rows of the original, which keeps none."""
+        named = dict(self._original.named_parameters())
+        originals = {id(shard): named[name] for name, shard in self.module.named_parameters()}
+
+        def filled(tensor: Tensor) -> Tensor:
+            if not (isinstance(tensor, DTensor) and tensor.is_meta):
+                return tensor
+            original, mesh = originals[id(tensor)], tensor.device_mesh
+            local = local_shard(original).to(mesh.device_type)
+            if isinstance(original, Cut):
+                original.local = local.new_empty(0)
+            if mesh.ndim > 1:  # other processors may have drawn other weights
+                dist.broadcast(local, group=mesh.get_group(0), group_src=0)
+            return DTensor.from_local(local, mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride())
+
+        self.module._apply(filled)
+
+    @torch.no_grad()
+    def hand_back(self, original: nn.Module) -> None:
+        shards = self.module.state_dict(keep_vars=True)
+        for name, tensor in original.state_dict(keep_vars=True).items():
+            if isinstance(tensor, Cut):
+                tensor.local = local_shard(shards[name]).cpu()
+            else:
+                tensor.copy_(local_shard(shards[name]))
 
 
 class Strategy:
@@ -89,16 +120,21 @@ class Strategy:
 
 
 class Sharded(Strategy):
-    """Sharded kinds: ``module`` is on the CPU, its sharded copy exists during a stage."""
+    """Sharded kinds: ``module`` is on the CPU, its sharded copy exists during a stage. FSDP2's has this process's rows
+    (:class:`Cut`), and during a stage no values."""
 
     kind: type[ShardedModel]
 
     def __init__(self, world: World, parallel: Parallel, module: nn.Module, kind: type[ShardedModel]) -> None:
         self.world, self.parallel, self.module, self.kind = world, parallel, module, kind
+        self.by_rows = parallel.strategy == "fsdp2"
+        if self.by_rows:
+            cut_all(module, rows_of(world))
 
     def begin(self, prepare: Prepare, make: MakeOptimizer) -> StageModel:
         # Parameters are flattened, so they must be contiguous; feature maps follow the layout of the image.
-        module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
+        module = copied(self.module, "meta" if self.by_rows else None)
+        module = on_device(module, self.world, self.parallel, channels_last=False)
         channels_last = self.parallel.channels_last
         if channels_last is None:
             channels_last = keeps_channels_last(module)
@@ -108,12 +144,12 @@ class Sharded(Strategy):
 
     def end(self, model: StageModel) -> None:
         assert isinstance(model, ShardedModel)
-        model.gather_into(self.module)
+        model.hand_back(self.module)
         model.release()
 
 
 def build(world: World, parallel: Parallel, module: nn.Module, sides: Iterable[nn.Module] = ()) -> Strategy:
-    """The strategy ``parallel.strategy`` for ``module``, unsharded and on the CPU. ``sides``: side modules, on the
+    """The strategy ``parallel.strategy`` for ``module``, whole or cut, on the CPU. ``sides``: side modules, on the
     device, which stay whole and are compiled too if configured."""
     take_uncompiled()  # of an earlier run of this process
     for side in sides if parallel.compile is True else ():
