@@ -20,7 +20,7 @@ from dira_scale.base.config.files import folder
 from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.models.architecture import architecture
 from dira_scale.train.models.cut import CannotCutError, Cut, Share, built, cut_all, cutting
-from dira_scale.train.models.momentum import local_rows, momentum_copy
+from dira_scale.train.models.momentum import local_shard, local_start, momentum_copy
 from dira_scale.train.models.network import on_meta
 from dira_scale.train.models.start import start_weights
 
@@ -32,7 +32,7 @@ VOLUMES = {
     "ResEnc": {"features": [8, 8, 16, 16, 32, 32], "blocks": [1, 1, 1, 1, 1, 1]},
     "SwinUNETR": {"feature_size": 12},
     "UNet3D": {"width": 0.25, "norm": "batch", "up": "transposed"},
-    "ViT3D": {"embed_dim": 96, "depth": 2, "num_heads": 3, "reg_tokens": 2},
+    "ViT3D": {"embed_dim": 90, "depth": 2, "num_heads": 3, "reg_tokens": 2},
     "InflatedViT": {"encoder": "vit_tiny_patch16_224", "patch_size": 8},
 }
 
@@ -57,7 +57,7 @@ def assert_cut(make: Callable[[], nn.Module], shards: int = 3) -> nn.Module:
         cut_all(module, share)
         for (name, expected), (same, actual) in zip(whole.named_parameters(), module.named_parameters(), strict=True):
             assert name == same and actual.shape == expected.shape and actual.requires_grad == expected.requires_grad
-            assert torch.equal(local_rows(actual)[0], rows(expected, index, shards)), name
+            assert torch.equal(local_shard(actual), rows(expected, index, shards)), name
         for (name, expected), (same, actual) in zip(whole.named_buffers(), module.named_buffers(), strict=True):
             assert name == same and torch.equal(actual, expected), name
     return module
@@ -125,22 +125,21 @@ def test_what_a_constructor_does_is_known_or_the_network_is_whole(by: Callable[[
         cut_all(module, Share(index, 3))
         assert module.second is module.shared and isinstance(module.second, Cut)
         for expected, actual in zip(whole.parameters(), module.parameters(), strict=True):
-            assert torch.equal(local_rows(actual)[0], rows(expected, index, 3))
+            assert torch.equal(local_shard(actual), rows(expected, index, 3))
 
 
 @pytest.mark.parametrize("index", [6, 7])
 def test_more_shards_than_rows_and_another_type(index: int) -> None:
     module, copied = (Looking(lambda weight: None) for _ in range(2))
     cut_all(module, Share(index, 8))
-    assert [local_rows(p)[1] for p in module.parameters()] == [index, index, index] and not module.second.share.of(
-        torch.ones(3, 2)
-    ).numel()
+    assert [local_start(p) for p in module.parameters()] == [3 * index, 3 * index, index]
+    assert not module.second.share.of(torch.ones(3, 2)).numel()
     cut_all(module.double(), Share(index, 8))
-    assert all(p.dtype == local_rows(p)[0].dtype == torch.float64 for p in module.parameters())
+    assert all(p.dtype == local_shard(p).dtype == torch.float64 for p in module.parameters())
     module.load_state_dict(copied.double().state_dict())
     for twin in (module, momentum_copy(module), deepcopy(module)):
         for expected, actual in zip(copied.parameters(), twin.parameters(), strict=True):
-            assert torch.equal(local_rows(actual)[0], rows(expected, index, 8))
+            assert torch.equal(local_shard(actual), rows(expected, index, 8))
     with pytest.raises(CannotCutError, match="of rows"):
         module.first.weight.sum()
 
@@ -165,5 +164,6 @@ def test_a_process_needs_its_share_and_the_largest_tensor() -> None:
     for rank, peak in enumerate(json.loads(printed.split("PEAKS ")[1].splitlines()[0])):
         slack = 8e6  # of 203 MB
         assert peak["share"] == pytest.approx(203e6 / 4, rel=0.02)
-        assert peak["stages"] < peak["share"] + peak["largest"] + slack
+        padded = 3 if rank == 3 else 1  # FSDP2 copies the rows of the last, which has fewer, to pad them
+        assert peak["stages"] < peak["share"] + padded * peak["largest"] + slack
         assert peak["gathered"] < (rank == 0) * 203e6 + peak["share"] + 12 * peak["largest"] + slack  # torch's own
