@@ -19,7 +19,6 @@ from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim, parallel
 from dira_scale.train.methods.build import SIZE, check_dimensions
 from dira_scale.train.models import norm
-from dira_scale.train.models.cut import built
 from dira_scale.train.models.network import Network
 from dira_scale.train.models.start import RANDOM, Start, start_weights
 from dira_scale.train.runs.description import FILE, read_description
@@ -75,7 +74,7 @@ def build(config: Finetune, supervision: Supervision, views: ViewSpec, world: Wo
         freeze(network, config, start.loaded if start else ())
         return network, start
 
-    network, start = raise_on_all(lambda: built(started, share))
+    network, start = raise_on_all(lambda: parallel.built(started, share))
     check_stages(config, network)
     now = start.taken if start else None
     return Built(network, start, on_main(world, lambda: taken_at_first(config, now)))

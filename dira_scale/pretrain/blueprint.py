@@ -27,7 +27,6 @@ from dira_scale.train.engine import optim, parallel, preflight
 from dira_scale.train.engine.task import StagePlan, StepTask
 from dira_scale.train.methods.adversary import Adversary, adversary_of
 from dira_scale.train.methods.method import Method
-from dira_scale.train.models.cut import built
 from dira_scale.train.models.discriminator import check_size
 from dira_scale.train.models.hub import local, weights_fact
 from dira_scale.train.models.network import Encoder, moved
@@ -142,7 +141,7 @@ class PretrainBlueprint(Blueprint):
         share = parallel.share(world, config.parallel, self.networks)
         torch.manual_seed(config.seed)
         tensors, about = run.tensors if run else None, (config.channels, config.normalise)
-        method = built(
+        method = parallel.built(
             lambda: methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, *about),
             share,
         )

@@ -49,7 +49,7 @@ class Loop:
             alive,
         )
         self.state, self.stored = RunState(), False  # whether there is a checkpoint to resume from
-        self._resumed: checkpoint.Stored | None = None  # until the stage's optimizer has loaded its state
+        self._resumed: checkpoint.StoredTensors | None = None  # until the stage's optimizer has loaded its state
         self._resume()
         if not self.stored:
             raise_on_all(self._require_space)

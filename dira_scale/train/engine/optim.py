@@ -16,7 +16,7 @@ from dira_scale.base.config.registry import imported
 from dira_scale.base.errors import UserError, nearest
 from dira_scale.train.engine.config import PLATEAU, Optim
 from dira_scale.train.models.momentum import local_shard, local_start
-from dira_scale.train.runs.checkpoint import Stored
+from dira_scale.train.runs.checkpoint import StoredTensors
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # those of torch's that have fused kernels on GPUs
 # Optimizers that update each value independently, so flat partitions do not change them. Others need complete layers
@@ -201,7 +201,7 @@ def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -
     return {key: value for key, value in state.items() if value is not None}
 
 
-def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, stored: Stored) -> None:
+def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, stored: StoredTensors) -> None:
     """The inverse of :func:`state_by_name`; of each state this process reads what it holds of the parameter."""
     parts = {id(whole(part)): part for group in optimizer.param_groups for part in group["params"]}
     owners = {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}

@@ -13,7 +13,7 @@ from dira_scale.train.engine.config import Optim
 from dira_scale.train.engine.parallel.model import MODULE, OPTIMIZER
 from dira_scale.train.engine.task import SideModule, Task
 from dira_scale.train.models.momentum import local_shard, local_start
-from dira_scale.train.runs.checkpoint import DamagedError, Stored
+from dira_scale.train.runs.checkpoint import DamagedError, StoredTensors
 from dira_scale.train.runs.description import Tensors
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def stored(tensors: Mapping[str, T], names: Tensors) -> dict[str, T]:
 
 
 @torch.no_grad()
-def restore(found: Stored, module: nn.Module, task: Task) -> None:
+def restore(found: StoredTensors, module: nn.Module, task: Task) -> None:
     """Load a checkpoint's tensors into the task's ``module``, as far as this process holds it, and the side modules.
 
     The module's optimizer is created with each stage, over the parameters that the stage trains, and loads its own
@@ -102,7 +102,7 @@ def restore(found: Stored, module: nn.Module, task: Task) -> None:
         optim.load_by_name(side.optimizer, side.module, f"optim.{side.name}", found)
 
 
-def _fill(module: nn.Module, prefix: str, found: Stored) -> None:
+def _fill(module: nn.Module, prefix: str, found: StoredTensors) -> None:
     state = {f"{prefix}{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
     stored = {name: tensor.shape for name, tensor in found.tensors.items() if name.startswith(prefix)}
     if differing := sorted(stored.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()):

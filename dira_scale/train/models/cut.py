@@ -25,7 +25,7 @@ class CannotCutError(Exception):
 
 
 @dataclass(frozen=True)
-class Share:
+class RowShare:
     """The part of a sharded module that a process holds: number ``index`` of ``shards``; by default all of it."""
 
     index: int = 0
@@ -37,11 +37,11 @@ class Share:
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return its rows of ``tensor``, whose memory they share."""
-        following = Share(self.index + 1, self.shards)
+        following = RowShare(self.index + 1, self.shards)
         return tensor[self.start(len(tensor)) : following.start(len(tensor))]
 
 
-_share: ContextVar[Share] = ContextVar("share")
+_share: ContextVar[RowShare] = ContextVar("share")
 
 
 class Rows:
@@ -53,7 +53,7 @@ class Rows:
     last: ClassVar["Rows | None"] = None  # the one that has its whole
     room: ClassVar[Tensor] = torch.empty(0)  # of all wholes: between rows, what is freed would stay with the process
 
-    def __init__(self, local: Tensor, share: Share) -> None:
+    def __init__(self, local: Tensor, share: RowShare) -> None:
         self.local, self.share, self.whole = local, share, None
 
     whole: Tensor | None
@@ -113,7 +113,7 @@ class Cut(Tensor):
         raise CannotCutError(f"{func} of rows")
 
     @property
-    def share(self) -> Share:
+    def share(self) -> RowShare:
         return self.rows.share
 
     @property
@@ -146,11 +146,8 @@ class Cut(Tensor):
         memo[id(self)] = nn.Parameter(Cut(rows, self.shape), self.requires_grad)
         return memo[id(self)]
 
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"Cut({tuple(self.shape)}, {self.share})"
 
-
-def built(make: Callable[[], T], share: Share) -> T:
+def built(make: Callable[[], T], share: RowShare) -> T:
     """``make()``, its modules' matrices cut to ``share`` as they are registered; by vectors constructors may decide.
 
     Where a constructor needs a whole matrix, all are whole.
@@ -165,9 +162,9 @@ def built(make: Callable[[], T], share: Share) -> T:
 
 
 @contextmanager
-def cutting(share: Share) -> Iterator[None]:
-    """Cut matrices as they are registered in modules; ``Share()`` keeps them whole, also where others are cut."""
-    hook, before = register_module_parameter_registration_hook(_cut_matrix), _share.set(share)
+def cutting(share: RowShare) -> Iterator[None]:
+    """Cut matrices as they are registered in modules; ``RowShare()`` keeps them whole, also where others are cut."""
+    hook, before = register_module_parameter_registration_hook(cut_matrix), _share.set(share)
     try:
         yield
     finally:
@@ -177,7 +174,7 @@ def cutting(share: Share) -> Iterator[None]:
         Rows.room = torch.empty(0)
 
 
-def cut_all(module: nn.Module, share: Share) -> None:
+def cut_all(module: nn.Module, share: RowShare) -> None:
     """Cut what is still whole of the parameters of ``module``."""
     if share.shards > 1:
         made = {id(parameter): _cut(parameter, share) for parameter in module.parameters()}
@@ -187,9 +184,9 @@ def cut_all(module: nn.Module, share: Share) -> None:
                     setattr(part, name, made[id(parameter)])
 
 
-def _cut_matrix(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+def cut_matrix(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
     """In place, so that whoever has the tensor has its rows."""
-    share = _share.get(Share())
+    share = _share.get(RowShare())
     if parameter is not None and parameter.dim() > 1 and share.shards > 1:
         cut = _cut(parameter, share)
         if cut is not parameter:
@@ -199,9 +196,9 @@ def _cut_matrix(module: nn.Module, name: str, parameter: nn.Parameter | None) ->
                 raise CannotCutError(str(error)) from error
 
 
-def _cut(parameter: nn.Parameter, share: Share) -> nn.Parameter:
+def _cut(parameter: nn.Parameter, share: RowShare) -> nn.Parameter:
     if type(parameter) is not nn.Parameter or not parameter.dim() or parameter.is_meta:
         return parameter
     part = share.of(parameter.detach())
-    longest = part.new_empty(Share(0, share.shards).of(parameter).shape)  # FSDP2 pads, and freed memory should fit
+    longest = part.new_empty(RowShare(0, share.shards).of(parameter).shape)  # FSDP2 pads, and freed memory should fit
     return nn.Parameter(Cut(Rows(longest[: len(part)].copy_(part), share), parameter.shape), parameter.requires_grad)

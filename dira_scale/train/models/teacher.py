@@ -19,7 +19,7 @@ from dira_scale.train.models.architecture import (
     exported_architecture,
     exported_input,
 )
-from dira_scale.train.models.cut import Share, cutting
+from dira_scale.train.models.cut import RowShare, cutting
 from dira_scale.train.models.encoder import timm_arguments, timms
 from dira_scale.train.models.hub import Address, is_hub, local, name_of
 from dira_scale.train.models.network import Encoder, Tokens
@@ -85,7 +85,7 @@ class Teacher(nn.Module):
             raise ArgumentError("mean", list(self.input.mean), expected)
         self.weight, self.size = settings.weight, settings.size or _whole(model, max(sides[-2:]))
         other = {} if input.channels == model.channels else {"channels": input.channels}
-        with cutting(Share()), torch.random.fork_rng(devices=[]):  # the student is the same whoever teaches it
+        with cutting(RowShare()), torch.random.fork_rng(devices=[]):  # the student is the same whoever teaches it
             torch.manual_seed(0)
             encoder = model.build_encoder(self.size, **other)
         if isinstance(encoder, PlainEncoder):

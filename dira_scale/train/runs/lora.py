@@ -26,13 +26,13 @@ def merged(tensors: Mapping[str, Tensor]) -> LazyTensors:
         if base and rest == "weight":
             if not {layer + A, layer + B, f"{layer}.{SCALE}"} <= tensors.keys():
                 raise UserError(f"the checkpoint has {layer}{BASE}weight without what LoRA adds to it: it is damaged")
-            result[f"{layer}.weight"] = partial(_weight, tensors, layer)
+            result[f"{layer}.weight"] = partial(changed_weight, tensors, layer)
         elif not name.startswith(OPTIMIZERS) and not name.endswith((A, B, f".{SCALE}")):
             result[f"{layer}.{rest}" if base else name] = partial(tensors.__getitem__, name)
     return LazyTensors(result)
 
 
-def _weight(tensors: Mapping[str, Tensor], layer: str) -> Tensor:
+def changed_weight(tensors: Mapping[str, Tensor], layer: str) -> Tensor:
     weight, a, b, scale = (tensors[layer + rest] for rest in (f"{BASE}weight", A, B, f".{SCALE}"))
     if a.ndim != 2 or b.ndim != 2 or (len(b), a.shape[1]) != weight.shape or len(a) != b.shape[1] or scale.ndim:
         raise UserError(f"the checkpoint's LoRA of {layer} has other shapes than its weight: it is damaged")

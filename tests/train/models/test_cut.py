@@ -19,7 +19,7 @@ from dira_scale.base.config.compose import compose
 from dira_scale.base.config.files import folder
 from dira_scale.train.blueprint import blueprint_of
 from dira_scale.train.models.architecture import architecture
-from dira_scale.train.models.cut import CannotCutError, Cut, Share, built, cut_all, cutting
+from dira_scale.train.models.cut import CannotCutError, Cut, RowShare, built, cut_all, cutting
 from dira_scale.train.models.momentum import local_shard, local_start, momentum_copy
 from dira_scale.train.models.network import on_meta
 from dira_scale.train.models.start import start_weights
@@ -48,7 +48,7 @@ def assert_cut(make: Callable[[], nn.Module], shards: int = 3) -> nn.Module:
     torch.manual_seed(5)
     whole, following = make(), torch.rand(1)
     for index in range(shards):
-        share = Share(index, shards)
+        share = RowShare(index, shards)
         torch.manual_seed(5)
         with cutting(share):
             module = make()
@@ -119,10 +119,10 @@ def test_what_a_constructor_does_is_known_or_the_network_is_whole(by: Callable[[
         torch.manual_seed(1)
         whole, following = Looking(by), torch.rand(1)
         torch.manual_seed(1)
-        module = built(lambda: Looking(by), Share(index, 3))
+        module = built(lambda: Looking(by), RowShare(index, 3))
         assert torch.equal(torch.rand(1), following) and module.second is module.shared
         assert isinstance(module.second, Cut) is bool(cuts)
-        cut_all(module, Share(index, 3))
+        cut_all(module, RowShare(index, 3))
         assert module.second is module.shared and isinstance(module.second, Cut)
         for expected, actual in zip(whole.parameters(), module.parameters(), strict=True):
             assert torch.equal(local_shard(actual), rows(expected, index, 3))
@@ -131,10 +131,10 @@ def test_what_a_constructor_does_is_known_or_the_network_is_whole(by: Callable[[
 @pytest.mark.parametrize("index", [6, 7])
 def test_more_shards_than_rows_and_another_type(index: int) -> None:
     module, copied = (Looking(lambda weight: None) for _ in range(2))
-    cut_all(module, Share(index, 8))
+    cut_all(module, RowShare(index, 8))
     assert [local_start(p) for p in module.parameters()] == [3 * index, 3 * index, index]
     assert not module.second.share.of(torch.ones(3, 2)).numel()
-    cut_all(module.double(), Share(index, 8))
+    cut_all(module.double(), RowShare(index, 8))
     assert all(p.dtype == local_shard(p).dtype == torch.float64 for p in module.parameters())
     module.load_state_dict(copied.double().state_dict())
     for twin in (module, momentum_copy(module), deepcopy(module)):

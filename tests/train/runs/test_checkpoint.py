@@ -32,7 +32,7 @@ from dira_scale.train.runs import checkpoint
 from dira_scale.train.runs.checkpoint import Checkpointer, CheckpointTensor, DamagedError, NotSavedError, writer
 from dira_scale.train.runs.checkpoint.reading import Newest, sealed
 from dira_scale.train.runs.checkpoint.slices import slices_of
-from dira_scale.train.runs.checkpoint.stored import CHUNK, Parts, checksum
+from dira_scale.train.runs.checkpoint.stored import CHUNK, PartFiles, checksum
 from dira_scale.train.runs.lease import LeaseLostError
 
 
@@ -140,7 +140,7 @@ def test_a_reader_reads_what_it_asks_for_and_verifies_it(folder: Path, monkeypat
         assert torch.equal(stored.read(name, 2 * fifth, 3 * fifth), content[name].view(-1)[2 * fifth : 3 * fifth])
     assert total / 5 <= read[0] <= total / 5 + 2 * len(content) * CHUNK
     read[0] = 0
-    Parts(stored.parts.parts).verify(1, 5)
+    PartFiles(stored.parts.parts).verify(1, 5)
     assert total / 5 - CHUNK <= read[0] <= total / 5 + 4 * CHUNK
 
 

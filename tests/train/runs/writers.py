@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dira_scale.train.runs import checkpoint
-from dira_scale.train.runs.checkpoint import Checkpointer, Stored
+from dira_scale.train.runs.checkpoint import Checkpointer, StoredTensors
 from dira_scale.train.runs.checkpoint.stored import StoredTensor
 
 
@@ -27,7 +27,7 @@ def meeting(world: int) -> list[Callable[[Any], list[Any]]]:
     return [partial(gather, rank) for rank in range(world)]
 
 
-class Kept(Stored):
+class Kept(StoredTensors):
     """These tensors, as if they were in a checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

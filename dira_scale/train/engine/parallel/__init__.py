@@ -6,6 +6,7 @@ from dira_scale.train.engine.parallel.model import GradientMeans, StageModel
 from dira_scale.train.engine.parallel.recompute import blocks, checkpoint_activations, groups
 from dira_scale.train.engine.parallel.strategy import Strategy, build
 from dira_scale.train.engine.parallel.zero import refuse_layerwise
+from dira_scale.train.models.cut import built
 
 __all__ = [
     "GradientMeans",
@@ -13,6 +14,7 @@ __all__ = [
     "Strategy",
     "blocks",
     "build",
+    "built",
     "checkpoint_activations",
     "groups",
     "refuse_layerwise",

@@ -16,7 +16,7 @@ from dira_scale.train.distributed.collectives import world as processes
 from dira_scale.train.distributed.config import Parallel
 from dira_scale.train.distributed.control import broadcast_from_main
 from dira_scale.train.distributed.world import World
-from dira_scale.train.models.cut import Cut, Share
+from dira_scale.train.models.cut import Cut, RowShare
 
 REPLICATE, SHARD = "replicate", "shard"
 SHARE = 0.5  # of a process's memory, for what is sharded: activations, gathered groups and the loader take the rest
@@ -41,20 +41,20 @@ def with_shard(world: World, parallel: Parallel, made: Callable[[], nn.Module]) 
     return replace(world, shard=broadcast_from_main(shard))  # machines may differ in memory
 
 
-def share(world: World, parallel: Parallel, networks: Callable[[], Sequence[nn.Module]]) -> Share:
+def share(world: World, parallel: Parallel, networks: Callable[[], Sequence[nn.Module]]) -> RowShare:
     """Return which rows of the first of ``networks``, which have no values yet, this process holds. Collective."""
 
     def without_memory() -> nn.Module:
         with torch.device("meta"):
             return networks()[0]
 
-    return rows_of(with_shard(world, parallel, without_memory)) if parallel.strategy == "fsdp2" else Share()
+    return rows_of(with_shard(world, parallel, without_memory)) if parallel.strategy == "fsdp2" else RowShare()
 
 
-def rows_of(world: World) -> Share:
+def rows_of(world: World) -> RowShare:
     """Return which rows of the parameters this process holds between stages."""
     shard = world.shard or processes()
-    return Share(rank() % shard, shard)
+    return RowShare(rank() % shard, shard)
 
 
 def smallest(held: int, budget: float, ranks: int, local: int) -> int:

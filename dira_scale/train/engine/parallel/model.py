@@ -19,7 +19,7 @@ from dira_scale.train.distributed.collectives import world as processes
 from dira_scale.train.distributed.world import World
 from dira_scale.train.engine import optim
 from dira_scale.train.models.momentum import local_shard, local_start
-from dira_scale.train.runs.checkpoint import CheckpointTensor, Stored
+from dira_scale.train.runs.checkpoint import CheckpointTensor, StoredTensors
 
 Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -56,7 +56,7 @@ class StageModel:
         self.wrapped = prepare(module).train()
         self.optimizer = make(module)
 
-    def load(self, stored: Stored, prefix: str) -> None:
+    def load(self, stored: StoredTensors, prefix: str) -> None:
         """Load the optimizer's state, which has the names of :meth:`pieces` with ``prefix`` in the place of OPTIMIZER:
         what this process holds of it."""
         optim.load_by_name(self.optimizer, self.module, prefix, stored)

@@ -60,7 +60,7 @@ class ShardedModel(StageModel):
         are dropped. Collective."""
         values = unsharded.state_dict()  # the tensors themselves: a rank never holds two whole modules
         for name, tensor in self.module.state_dict(keep_vars=True).items():
-            values[name].copy_(self._whole(tensor).detach())
+            values[name].copy_(self.whole(tensor).detach())
 
     def hand_back(self, original: nn.Module) -> None:
         """Give ``original`` the values, as the stage has left them. Collective."""
@@ -72,14 +72,14 @@ class ShardedModel(StageModel):
         gc.collect()  # torch's sharded modules refer to themselves
 
     def pieces(self) -> dict[str, CheckpointTensor]:
-        pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
+        pieces = {f"{MODULE}.{name}": part for name, part in self.module_pieces().items()}
         states = optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
         return pieces | {name: piece(state) for name, state in states.items()}
 
-    def _module_pieces(self) -> dict[str, CheckpointTensor]:
+    def module_pieces(self) -> dict[str, CheckpointTensor]:
         return {name: piece(tensor) for name, tensor in self.module.state_dict(keep_vars=True).items()}
 
-    def _whole(self, tensor: Tensor) -> Tensor:
+    def whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor of the module. Collective."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

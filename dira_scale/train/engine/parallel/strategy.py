@@ -65,7 +65,7 @@ class FullyShardedModel(ShardedModel):
         for group in groups(self.module):
             fully_shard(group, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
-        self._fill()
+        self.fill()
         dtype = AUTOCAST.get(self.world.precision)
         if dtype and shard > 1 and self.differentiable:  # torch 2.11 moves what it pads, and forgets what narrow did
             narrow(self.module, dtype, device)
@@ -73,7 +73,7 @@ class FullyShardedModel(ShardedModel):
         self.optimizer = make(self.module)
 
     @torch.no_grad()
-    def _fill(self) -> None:
+    def fill(self) -> None:
         """Give the shards, which have no memory yet, the rows of the original, which keeps none."""
         named = dict(self._original.named_parameters())
         originals = {id(shard): named[name] for name, shard in self.module.named_parameters()}

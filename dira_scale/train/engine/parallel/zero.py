@@ -18,7 +18,7 @@ from dira_scale.train.engine import optim
 from dira_scale.train.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, piece
 from dira_scale.train.engine.parallel.sharded import ShardedModel
 from dira_scale.train.models.momentum import local_shard, local_start
-from dira_scale.train.runs.checkpoint import CheckpointTensor, Stored
+from dira_scale.train.runs.checkpoint import CheckpointTensor, StoredTensors
 
 ALONE = 0, 1  # no other process holds the same
 
@@ -90,13 +90,17 @@ class ZeROModel(ShardedModel):
                     tensors[f"{OPTIMIZER}.{name}.{key}"] = _unpadded(parameter, part)
         return tensors
 
-    def _module_pieces(self) -> dict[str, CheckpointTensor]:
+    def module_pieces(self) -> dict[str, CheckpointTensor]:
         if not self.stage3:
-            return super()._module_pieces()
+            return super().module_pieces()
         tensors = self.module.state_dict(keep_vars=True)
-        return {name: _partition(t) if isinstance(t, nn.Parameter) else piece(t) for name, t in tensors.items()}
+        pieces = {name: piece(tensor) for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
+        for name, parameter in self.module.named_parameters():
+            held = _unpadded(parameter, local_shard(parameter))
+            pieces[name] = CheckpointTensor(shape(parameter), held, local_start(parameter), ALONE)
+        return pieces
 
-    def _whole(self, tensor: Tensor) -> Tensor:
+    def whole(self, tensor: Tensor) -> Tensor:
         if not self.stage3 or not isinstance(tensor, nn.Parameter):
             return tensor
         from deepspeed.runtime.zero import GatheredParameters
@@ -120,7 +124,7 @@ class ZeROModel(ShardedModel):
         zero._lazy_init_hp_params_optimizer_state()
 
     def pieces(self) -> dict[str, CheckpointTensor]:
-        pieces = {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()}
+        pieces = {f"{MODULE}.{name}": part for name, part in self.module_pieces().items()}
         if not self.stage3:
             self._link_states()
         for name, parameter, states in self._states():
@@ -132,7 +136,7 @@ class ZeROModel(ShardedModel):
                 pieces[f"{OPTIMIZER}.{name}.{key}"] = part
         return pieces
 
-    def load(self, stored: Stored, prefix: str) -> None:
+    def load(self, stored: StoredTensors, prefix: str) -> None:
         from deepspeed.utils import safe_set_local_optimizer_state
 
         found: list[tuple[nn.Parameter, str, str]] = []
@@ -153,7 +157,9 @@ class ZeROModel(ShardedModel):
             held, first = self._fragment(parameter, key)
             values = stored.part_of(full, held, first)
             if self.stage3:  # the state itself may be on the CPU
-                safe_set_local_optimizer_state(parameter, F.pad(values, (0, _padding(parameter))), key)
+                safe_set_local_optimizer_state(
+                    parameter, F.pad(values, (0, local_shard(parameter).numel() - values.numel())), key
+                )
             else:
                 held.copy_(values)
 
@@ -163,7 +169,7 @@ class ZeROModel(ShardedModel):
             from deepspeed.utils import safe_get_local_optimizer_state
 
             return _unpadded(parameter, safe_get_local_optimizer_state(parameter, key)), local_start(parameter)
-        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        fragment = vars(parameter)["_hp_mapping"]
         if fragment is None:
             return torch.empty(0), 0
         return fragment.get_optim_state_fragment(key), fragment.lp_fragment_address.start
@@ -233,16 +239,3 @@ def _unpadded(tensor: Tensor, part: Tensor) -> Tensor:
     if not hasattr(tensor, "ds_numel"):
         return part
     return part.flatten()[: max(0, int(tensor.ds_numel) - rank() * part.numel())]
-
-
-def _padding(parameter: nn.Parameter) -> int:
-    """How many numbers this process's partition has behind the parameter's own."""
-    part = local_shard(parameter)
-    return part.numel() - _unpadded(parameter, part).numel()
-
-
-def _partition(parameter: nn.Parameter) -> CheckpointTensor:
-    """Stage 3's part of a parameter."""
-    return CheckpointTensor(
-        shape(parameter), _unpadded(parameter, local_shard(parameter)), local_start(parameter), ALONE
-    )

@@ -23,7 +23,7 @@ from dira_scale.train.runs.checkpoint.pointers import (
 )
 from dira_scale.train.runs.checkpoint.reading import Newest, find_latest, load
 from dira_scale.train.runs.checkpoint.slices import CheckpointTensor, replicated
-from dira_scale.train.runs.checkpoint.stored import DamagedError, LazyTensors, Stored
+from dira_scale.train.runs.checkpoint.stored import DamagedError, LazyTensors, StoredTensors
 from dira_scale.train.runs.checkpoint.writer import Checkpointer, NotSavedError
 from dira_scale.train.runs.complete import complete, find_folder, locate_folder
 
@@ -34,8 +34,8 @@ __all__ = [
     "LazyTensors",
     "Newest",
     "NotSavedError",
-    "Stored",
     "StoredCheckpoint",
+    "StoredTensors",
     "as_user_error",
     "best",
     "clean_up",

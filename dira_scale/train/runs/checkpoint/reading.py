@@ -11,7 +11,7 @@ from dira_scale.base.errors import UserError
 from dira_scale.train.distributed.control import broadcast_from_main, gather_objects
 from dira_scale.train.runs.checkpoint.folder import ABSENT, as_user_error, read_file
 from dira_scale.train.runs.checkpoint.slices import DTYPES, Entry
-from dira_scale.train.runs.checkpoint.stored import CHUNK, DamagedError, Part, Parts, Stored, checksum
+from dira_scale.train.runs.checkpoint.stored import CHUNK, DamagedError, PartFile, PartFiles, StoredTensors, checksum
 from dira_scale.train.runs.complete import INDEX, complete
 from dira_scale.train.runs.files import MOST_JSON
 from dira_scale.train.runs.shape import STEP, shaped
@@ -43,11 +43,11 @@ class Newest(NamedTuple):
     """The newest intact checkpoint, its tensors and its state."""
 
     name: str
-    tensors: Stored
+    tensors: StoredTensors
     state: dict[str, Any]
 
 
-def load(folder: Path) -> tuple[Stored, dict[str, Any]]:
+def load(folder: Path) -> tuple[StoredTensors, dict[str, Any]]:
     """Tensors by name, which are read when they are asked for, and the state of a checkpoint.
 
     Raises, also where a tensor is read:
@@ -55,9 +55,9 @@ def load(folder: Path) -> tuple[Stored, dict[str, Any]]:
         UserError: the disk or the store does not answer, or access is denied.
     """
     index = _index(folder)
-    parts = Parts(_parts(folder, index))
+    parts = PartFiles(_parts(folder, index))
     headers = [parts.header(number) for number in range(len(parts.parts))]
-    return Stored(folder, parts, headers, _about(index)), index["state"] | {"step": index["step"]}
+    return StoredTensors(folder, parts, headers, _about(index)), index["state"] | {"step": index["step"]}
 
 
 def find_latest(
@@ -85,12 +85,12 @@ def find_latest(
         read = partial(_caught, _index, folder / name)
         index, why = broadcast_from_main(on_all(lambda read=read: (None, "") if rank else read()))
         if not why:
-            parts = Parts(_parts(folder / name, index))
-            examined = gather_objects(on_all(partial(_caught, _examined, parts, rank, ranks)))
+            parts = PartFiles(_parts(folder / name, index))
+            examined = gather_objects(on_all(partial(_caught, examine, parts, rank, ranks)))
             why = next((reason for _, reason in examined if reason), "")
         if not why:
             headers = [examined[number % ranks][0][number // ranks] for number in range(len(parts.parts))]
-            tensors, why = _caught(Stored, folder / name, parts, headers, _about(index))
+            tensors, why = _caught(StoredTensors, folder / name, parts, headers, _about(index))
         if not why:
             assert tensors is not None
             return Newest(name, tensors, index["state"] | {"step": index["step"]}), refused
@@ -113,7 +113,7 @@ def _caught(read: Callable[..., T], *of: Any) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _examined(parts: Parts, rank: int, ranks: int) -> list[list[Entry]]:
+def examine(parts: PartFiles, rank: int, ranks: int) -> list[list[Entry]]:
     parts.verify(rank, ranks)
     return [parts.header(number) for number in range(rank, len(parts.parts), ranks)]
 
@@ -139,14 +139,14 @@ def _index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _parts(folder: Path, index: dict[str, Any]) -> list[Part]:
+def _parts(folder: Path, index: dict[str, Any]) -> list[PartFile]:
     parts = []
     for part in index["parts"]:
         name, size, sums = part["file"], part["size"], part["xxh3"]
         chunk = CHUNK if isinstance(sums, list) else max(1, size)
         if PurePath(name).name != name:
             raise DamagedError(f"{folder / INDEX}: names {name}, which is no file in its folder")
-        parts.append(Part(folder / name, size, sums if isinstance(sums, list) else [sums], chunk))
+        parts.append(PartFile(folder / name, size, sums if isinstance(sums, list) else [sums], chunk))
         if len(parts[-1].sums) != -(-size // chunk):
             raise DamagedError(f"{folder / INDEX}: has not one checksum for each chunk of {name}")
     return parts

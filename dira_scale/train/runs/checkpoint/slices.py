@@ -15,11 +15,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+NAMES = dict(
+    zip(
+        (
+            torch.float64,
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+            torch.int64,
+            torch.int32,
+            torch.int16,
+            torch.int8,
+        ),
+        ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"),
+        strict=True,
+    )
+) | {torch.uint8: "U8", torch.bool: "BOOL"}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 SLICE = re.compile(r"(.*)\[([0-9]{1,18}):([0-9]{1,18})\]", re.DOTALL)
 
 

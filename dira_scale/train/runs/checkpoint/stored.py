@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,7 +26,7 @@ class DamagedError(UserError):
     """A checkpoint is truncated, changed or of another format."""
 
 
-class Part(NamedTuple):
+class PartFile(NamedTuple):
     """A safetensors file of a checkpoint; ``sums`` are of ``chunk`` bytes each."""
 
     path: Path
@@ -65,11 +66,11 @@ class LazyTensors(Mapping[str, Tensor]):
         return len(self._reads)
 
 
-class Parts:
+class PartFiles:
     """Reads files of tensors. All methods raise DamagedError for what is not as it was written, and UserError where the
     disk or the store fails."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[PartFile]) -> None:
         self.parts = parts
         self._files, self._chunks = OrderedDict[int, BinaryIO](), OrderedDict[tuple[int, int], bytes]()
 
@@ -128,36 +129,32 @@ class Parts:
             with unless_absent(part.path):
                 if not is_local(part.path):
                     return read_ranges(part.path, [(begin, end)])[0]
-                file = self._files.get(number) or self._open(number)
-                content = os.pread(file.fileno(), end - begin, begin)
+                if number not in self._files:
+                    if (size := size_of_file(part.path)) != part.size:
+                        raise DamagedError(f"{part.path}: cut short or changed since it was written ({size:,} bytes)")
+                    self._files[number] = part.path.open("rb", buffering=0)
+                    if len(self._files) > KEPT:
+                        self._files.popitem(last=False)[1].close()
+                content = os.pread(self._files[number].fileno(), end - begin, begin)
         except ABSENT as error:
             raise DamagedError(f"{part.path}: cannot be read ({type(error).__name__}: {error})") from error
         if len(content) != end - begin:
             raise DamagedError(f"{part.path}: cut short since it was written")
         return content
 
-    def _open(self, number: int) -> BinaryIO:
-        part = self.parts[number]
-        if (size := size_of_file(part.path)) != part.size:
-            raise DamagedError(f"{part.path}: cut short or changed since it was written ({size:,} bytes)")
-        self._files[number] = file = part.path.open("rb", buffering=0)
-        if len(self._files) > KEPT:
-            self._files.popitem(last=False)[1].close()
-        return file
 
-
-class Stored(LazyTensors):
+class StoredTensors(LazyTensors):
     """The tensors of the checkpoint in ``folder``, by their names; an index gives each one whole.
 
     Args:
-        headers: of all parts, as :meth:`Parts.header` gives them.
+        headers: of all parts, as :meth:`PartFiles.header` gives them.
         about: type and shape of each tensor; None: all are whole.
 
     Raises DamagedError if the slices of a tensor are not all there, or some more than once.
     """
 
     def __init__(
-        self, folder: Path, parts: Parts, headers: Sequence[Sequence[Entry]], about: Mapping[str, Any] | None
+        self, folder: Path, parts: PartFiles, headers: Sequence[Sequence[Entry]], about: Mapping[str, Any] | None
     ) -> None:
         tensors = dict[str, StoredTensor]()
         for number, entries in enumerate(headers):
@@ -176,11 +173,12 @@ class Stored(LazyTensors):
             raise DamagedError(f"{folder}: {min(lost)} is in none of its files")
         # In the order of the first part, so that whoever takes one after another reads each chunk once.
         self.tensors = dict(sorted(tensors.items(), key=lambda item: item[1].extents[0][2:]))
-        super().__init__({name: self._whole(name) for name in self.tensors})
+        super().__init__({name: partial(self.whole, name) for name in self.tensors})
         self.parts = parts
 
-    def _whole(self, name: str) -> Callable[[], Tensor]:
-        return lambda: self.read(name, 0, self.tensors[name].shape.numel()).view(self.tensors[name].shape)
+    def whole(self, name: str) -> Tensor:
+        shape = self.tensors[name].shape
+        return self.read(name, 0, shape.numel()).view(shape)
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Elements of a tensor, [stop - start], in row-major order."""
