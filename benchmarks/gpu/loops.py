@@ -50,7 +50,6 @@ class Ours:
         self.model = strategy.begin(
             lambda module: task.prepare(plan, module),
             lambda module: optim.stage_optimizer(config.optim, module, plan.batch, strategy.kind.fuses),
-            {},
         )
         guard, scale, self.means = NaNGuard(world.device), LossScale(config.precision == "fp16"), Means()
         given = config.seed, self.accumulate, world.device, config.parallel.attention

@@ -157,7 +157,7 @@ def test_a_damaged_change_is_refused_before_it_is_multiplied() -> None:
     assert merged(of).keys() == {"x.weight"}
     for name, value in {"lora_A.default.weight": a[:, :5], "lora_B.default.weight": b[:, :1], "lora_scale": a}.items():
         with pytest.raises(UserError, match=r"LoRA of x has other shapes than its weight"):
-            merged(of | {f"x.{name}": value})
+            dict(merged(of | {f"x.{name}": value}))
     del of["x.lora_B.default.weight"]
     with pytest.raises(UserError, match=r"without what LoRA adds to it"):
         merged(of)

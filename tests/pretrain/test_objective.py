@@ -209,7 +209,7 @@ def stepping(rate: float, accumulate: int = 2) -> tuple[Step, nn.Module, list[fl
         after_step=lambda module: None,
     )
     optimizer = torch.optim.SGD(module.parameters(), lr=rate)
-    model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer, {})
+    model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer)
     plan, guard = StagePlan("di", 2, 1, 1), NaNGuard(torch.device("cpu"))
     step = Step(task, plan, model, guard, LossScale(False), Means(), 3, accumulate, torch.device("cpu"))
     return step, module, drawn, SimpleNamespace(split=lambda n: [SimpleNamespace(to=lambda device: None)] * n)

@@ -27,6 +27,7 @@ from dira_scale.train.data.config import Data
 from dira_scale.train.data.loaders.build import AUTO
 from dira_scale.train.data.samples import Samples, stored_codecs
 from dira_scale.train.data.views import PlaneViews, ViewSpec
+from dira_scale.train.distributed.config import check_shard
 from dira_scale.train.distributed.precision import AUTOCAST
 from dira_scale.train.engine.graph import obstacle
 from dira_scale.train.engine.parallel import checkpoint_activations
@@ -122,7 +123,7 @@ def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float, list
     ranks = config.plan.nodes * config.plan.gpus
     check_division(config, ranks)
     with at("parallel"):
-        config.parallel.check(ranks)
+        check_shard(config.parallel.shard, ranks)
     if config.data.shards is not None:
         planned = planned_inputs(config, blueprint.views, ranks, config.plan.nodes)
         config.plan.images, loading, fetches = planned

@@ -41,8 +41,9 @@ class Parallel(Schema):
         if self.shard != AUTO and self.strategy != "fsdp2":
             raise ArgumentError("shard", self.shard, f"{AUTO} with strategy {self.strategy}: fsdp2 shards parameters")
 
-    def check(self, ranks: int) -> None:
-        """Raise ArgumentError unless ``shard`` divides so many processes."""
-        if self.shard != AUTO and ranks % self.shard:
-            divisors = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
-            raise ArgumentError("shard", self.shard, f"{AUTO}, or a divisor of {ranks} processes: {divisors}")
+
+def check_shard(shard: Any, ranks: int) -> None:
+    """Raise ArgumentError unless ``shard``, of ``parallel``, divides so many processes."""
+    if shard != AUTO and ranks % shard:
+        divisors = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+        raise ArgumentError("shard", shard, f"{AUTO}, or a divisor of {ranks} processes: {divisors}")

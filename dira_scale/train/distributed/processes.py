@@ -20,7 +20,7 @@ from dira_scale.base.machine.device import compute_device
 from dira_scale.base.machine.hardware import CPUS_PER_TASK, usable_cpus
 from dira_scale.base.termination import end_at_once
 from dira_scale.train.distributed.collectives import set_timeout
-from dira_scale.train.distributed.config import AUTO, FAST, Parallel
+from dira_scale.train.distributed.config import AUTO, FAST, Parallel, check_shard
 from dira_scale.train.distributed.deepspeed import plugin
 from dira_scale.train.distributed.precision import choose, set_fp32
 from dira_scale.train.distributed.rendezvous import meet
@@ -50,7 +50,7 @@ def start(parallel: Parallel, precision: str) -> World:
     """
     set_launch_variables(os.environ)
     with at("parallel"):
-        parallel.check(int(os.environ.get("WORLD_SIZE", "1")))
+        check_shard(parallel.shard, int(os.environ.get("WORLD_SIZE", "1")))
     device, share = compute_device(parallel.device), default_threads()
     cuda = device.type == "cuda"
     idle = share if cuda else min(share, idle_cores(share))

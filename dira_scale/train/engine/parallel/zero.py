@@ -94,10 +94,13 @@ class ZeROModel(ShardedModel):
         if not self.stage3:
             return super().module_pieces()
         tensors = self.module.state_dict(keep_vars=True)
-        pieces = {name: piece(tensor) for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
-        for name, parameter in self.module.named_parameters():
-            held = _unpadded(parameter, local_shard(parameter))
-            pieces[name] = CheckpointTensor(shape(parameter), held, local_start(parameter), ALONE)
+        pieces = dict[str, CheckpointTensor]()
+        for name, tensor in tensors.items():
+            if isinstance(tensor, nn.Parameter):
+                held = _unpadded(tensor, local_shard(tensor))
+                pieces[name] = CheckpointTensor(shape(tensor), held, local_start(tensor), ALONE)
+            else:
+                pieces[name] = piece(tensor)
         return pieces
 
     def whole(self, tensor: Tensor) -> Tensor:

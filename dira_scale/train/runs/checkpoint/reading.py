@@ -85,7 +85,9 @@ def find_latest(
         read = partial(_caught, _index, folder / name)
         index, why = broadcast_from_main(on_all(lambda read=read: (None, "") if rank else read()))
         if not why:
-            parts = PartFiles(_parts(folder / name, index))
+            files, why = _caught(_parts, folder / name, index)
+        if not why:
+            parts = PartFiles(files or [])
             examined = gather_objects(on_all(partial(_caught, examine, parts, rank, ranks)))
             why = next((reason for _, reason in examined if reason), "")
         if not why:

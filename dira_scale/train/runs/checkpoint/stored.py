@@ -72,6 +72,7 @@ class PartFiles:
 
     def __init__(self, parts: Sequence[PartFile]) -> None:
         self.parts = parts
+        self._sized = set[int]()
         self._files, self._chunks = OrderedDict[int, BinaryIO](), OrderedDict[tuple[int, int], bytes]()
 
     def verify(self, share: int, shares: int) -> None:
@@ -127,11 +128,12 @@ class PartFiles:
         begin, end = first * part.chunk, min(last * part.chunk, part.size)
         try:
             with unless_absent(part.path):
+                if number not in self._sized and (size := size_of_file(part.path)) != part.size:
+                    raise DamagedError(f"{part.path}: cut short or changed since it was written ({size:,} bytes)")
+                self._sized.add(number)
                 if not is_local(part.path):
                     return read_ranges(part.path, [(begin, end)])[0]
                 if number not in self._files:
-                    if (size := size_of_file(part.path)) != part.size:
-                        raise DamagedError(f"{part.path}: cut short or changed since it was written ({size:,} bytes)")
                     self._files[number] = part.path.open("rb", buffering=0)
                     if len(self._files) > KEPT:
                         self._files.popitem(last=False)[1].close()
