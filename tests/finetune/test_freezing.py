@@ -139,7 +139,7 @@ def test_lora_begins_as_the_network_and_ends_as_ordinary_weights(kind: str) -> N
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
-    changed, tensors = network(x), merged(network.state_dict())
+    changed, tensors = network(x), dict(merged(network.state_dict()))
     assert (changed - before).abs().max() > 1e-3 and tensors.keys() == plain.keys()
     for name, parameter in network.named_parameters():
         if "lora_B" in name:  # W is W; by the network without LoRA's layers, which B = 0 is
